@@ -1,0 +1,388 @@
+"""The contract of a stage: a request and an input artifact in, an artifact and a report out.
+
+A stage is a program, `python -m stages.NAME`, in a folder that it shares with the other stages (the
+volume, `/artifacts` in a container). It reads `requests/NAME.json` there if there is one, and its
+command line, which wins. It writes its artifact and `reports/NAME.json`, each under a temporary
+name first, so that neither is ever seen half-written. docs/contract.md describes both files.
+
+Exit status: 0 with an artifact, 1 with an error in the report, 2 for a wrong command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+import traceback
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
+
+# Samples are spread over the cores, each of them computed in one thread (see stages.samples).
+# OpenMP reads this once, when the first framework is imported, which is after this module.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SCHEMA = 1
+PROGRESS_MARK = "@progress "
+
+
+class StageError(Exception):
+    """An error whose cause and remedy are known.
+
+    `blame` is 'input' when the user's model, inputs or options are at fault, else 'stage'.
+    """
+
+    def __init__(self, message: str, remedy: str = "", blame: str = "stage") -> None:
+        super().__init__(message)
+        self.remedy = remedy
+        self.blame = blame
+
+
+class InputError(StageError):
+    """The user's model, inputs or options are at fault."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message, remedy, blame="input")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output of a model.
+
+    `name` is the same in every stage; `node` is what the artifact at hand calls it (a tensor of a
+    graph, `input:0`). `low` and `high` bound generated values: [low, high) for integers, a uniform
+    distribution for floats; without them floats are drawn from the standard normal distribution.
+    """
+
+    name: str
+    shape: Tuple[int, ...]
+    dtype: str
+    node: str = ""
+    low: Optional[float] = None
+    high: Optional[float] = None
+
+    @staticmethod
+    def of(data: Dict[str, Any]) -> Tensor:
+        return Tensor(**{**data, "shape": tuple(data["shape"])})
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs and outputs of an artifact, in the order of the PyTorch model's own."""
+
+    inputs: Tuple[Tensor, ...]
+    outputs: Tuple[Tensor, ...]
+
+    @staticmethod
+    def of(data: Dict[str, Any]) -> Signature:
+        return Signature(
+            tuple(Tensor.of(t) for t in data["inputs"]),
+            tuple(Tensor.of(t) for t in data["outputs"]),
+        )
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a stage: in a request under `options`, on its command line as `--name`."""
+
+    name: str
+    type: Callable[[str], Any]
+    default: Any
+    help: str
+
+
+def flag(text: str) -> bool:
+    """`true` or `false`, as an option's type."""
+    return {"true": True, "false": False}[text.lower()]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage module declares; `main` does the rest.
+
+    `convert` writes the artifact to `job.output` and returns its signature. `check` compares the
+    published artifact with the reference outputs; None if there is nothing to compare with.
+    """
+
+    name: str
+    summary: str
+    consumes: str
+    produces: str
+    packages: Tuple[str, ...]
+    convert: Callable[[Job], Signature]
+    check: Callable[[Job], Optional[Dict[str, Any]]]
+    options: Tuple[Option, ...] = ()
+
+
+@dataclass
+class Job:
+    """One run of a stage: where things are, what was asked for, and what to report."""
+
+    stage: Stage
+    volume: Path
+    input: Path
+    output: Path
+    artifact: Path
+    options: Dict[str, Any]
+    request: Dict[str, Any]
+    signature: Optional[Signature] = None
+    report: Dict[str, Any] = field(default_factory=dict)
+
+    def note(self, text: str) -> None:
+        """Say something aloud that the user should know, in the log and in the report."""
+        print(f"note: {text}", flush=True)
+        self.report["notes"].append(text)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a part of the work, and name it as the place of any error within."""
+        self.report["phase"] = name
+        progress(name)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = self.report["phases"].get(name, 0.0) + time.perf_counter() - start
+            self.report["phases"][name] = round(seconds, 3)
+
+    def upstream_signature(self) -> Optional[Signature]:
+        """The input artifact's signature: the request's, or that in the report of its maker."""
+        if self.request.get("signature"):
+            return Signature.of(self.request["signature"])
+        for path in sorted((self.volume / "reports").glob("*.json")):
+            try:
+                report = json.loads(path.read_text())
+            except ValueError:
+                continue  # of a stage that has not run yet
+            made = report.get("artifact") or {}
+            if made.get("path") == self.input.name and made.get("sha256") == sha256(self.input):
+                return Signature.of(report["signature"])
+        return None
+
+
+_last_progress = 0.0
+
+
+def progress(phase: str, done: int = 0, total: int = 0) -> None:
+    """Tell the runner how far the stage is; at most ten times a second, never in a plain run."""
+    global _last_progress
+    if os.environ.get("RUNNER_PROGRESS") != "1":
+        return
+    now = time.monotonic()
+    if done and done != total and now - _last_progress < 0.1:
+        return
+    _last_progress = now
+    print(PROGRESS_MARK + json.dumps({"phase": phase, "done": done, "total": total}), flush=True)
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def describe_file(path: Path) -> Dict[str, Any]:
+    return {"path": path.name, "sha256": sha256(path), "bytes": path.stat().st_size}
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Give a finished file its final name, after its bytes are on disk."""
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, final)
+
+
+def write_json(path: Path, data: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
+    publish(temporary, path)
+
+
+def run_as_program(stage: Stage) -> None:
+    """Run a stage and end the process at once: taking TensorFlow down takes it most of a second."""
+    status = main(stage)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def main(stage: Stage, argv: Optional[Sequence[str]] = None) -> int:
+    """Run a stage from its command line; its exit status."""
+    arguments = _parser(stage).parse_args(argv)
+    volume = Path(arguments.volume).resolve()
+    request_file = volume / "requests" / f"{stage.name}.json"
+    request = json.loads(request_file.read_text()) if request_file.is_file() else {}
+    requested = request.get("options", {})
+    options = {}
+    for option in stage.options:
+        given = getattr(arguments, option.name)
+        options[option.name] = (
+            requested.get(option.name, option.default) if given is None else given
+        )
+    input_name = arguments.input or request.get("input", {}).get("path") or stage.consumes
+    artifact = volume / (arguments.output or request.get("output") or stage.produces)
+    job = Job(
+        stage=stage,
+        volume=volume,
+        input=volume / input_name,
+        output=artifact.with_name(f".{artifact.name}.part"),
+        artifact=artifact,
+        options=options,
+        request=request,
+    )
+    return _run(job)
+
+
+def _run(job: Job) -> int:
+    report = job.report
+    report.update(
+        schema=SCHEMA,
+        stage=job.stage.name,
+        status="failed",
+        started=_utc(_process_start()),
+        seconds=0.0,
+        phases={},
+        phase="start",
+        peak_memory_bytes=0,
+        platform={"python": platform.python_version(), "machine": platform.machine()},
+        versions={},
+        options=job.options,
+        notes=[],
+        input=None,
+        artifact=None,
+        signature=None,
+        operators={},
+        check=None,
+        error=None,
+    )
+    try:
+        _verify_options(job)
+        _verify_input(job)
+        with job.phase("convert"):
+            job.signature = job.stage.convert(job)
+            publish(job.output, job.artifact)
+        report["artifact"] = describe_file(job.artifact)
+        report["signature"] = asdict(job.signature)
+        with job.phase("check"):
+            report["check"] = job.stage.check(job)
+        report["status"] = "ok"
+    except BaseException as error:  # whatever happens is reported, a model's sys.exit() too
+        traceback.print_exc()
+        report["error"] = _describe_error(error, report["phase"])
+    finally:
+        if job.output.exists():
+            job.output.unlink()
+        report.pop("phase")
+        report["versions"] = _imported_versions(job.stage.packages)
+        report["seconds"] = round(time.time() - _process_start(), 3)
+        report["peak_memory_bytes"] = _peak_memory()
+        write_json(job.volume / "reports" / f"{job.stage.name}.json", report)
+    return 0 if report["status"] == "ok" else 1
+
+
+def _verify_options(job: Job) -> None:
+    """Give the request's options their types. Raises `InputError` for one that has another."""
+    for option in job.stage.options:
+        value = job.options[option.name]
+        try:
+            if type(value) is not type(option.default):
+                # Text comes from a command line; a number of another type is a mistake.
+                value = option.type(value.lower() if option.type is flag else value + "")
+        except (AttributeError, KeyError, ValueError, TypeError):
+            kind = "true or false" if option.type is flag else f"of type {option.type.__name__}"
+            raise InputError(
+                f"The option {job.stage.name}.{option.name} cannot be {value!r}: {option.help}.",
+                f"It is {kind}; the default is {option.default!r}.",
+            ) from None
+        job.options[option.name] = value
+
+
+def _verify_input(job: Job) -> None:
+    if not job.input.is_file():
+        raise InputError(
+            f"The volume holds no '{job.input.name}' for the stage '{job.stage.name}'.",
+            f"Put it into {job.volume}, or name another file with --input.",
+        )
+    job.report["input"] = describe_file(job.input)
+    expected = job.request.get("input", {}).get("sha256")
+    if expected and expected != job.report["input"]["sha256"]:
+        raise StageError(
+            f"'{job.input.name}' is not the file that the request names (its sha256 differs).",
+            "Something changed the volume between two stages; run the conversion again.",
+        )
+
+
+def _parser(stage: Stage) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m stages.{stage.name.replace('-', '_')}", description=stage.summary
+    )
+    parser.add_argument(
+        "--volume",
+        default=os.environ.get("ARTIFACTS", "/artifacts"),
+        help="the folder that holds the artifacts (default: %(default)s)",
+    )
+    parser.add_argument("--input", help=f"the input artifact there (default: {stage.consumes})")
+    parser.add_argument("--output", help=f"the artifact to write (default: {stage.produces})")
+    for option in stage.options:
+        parser.add_argument(
+            f"--{option.name.replace('_', '-')}",
+            dest=option.name,
+            type=option.type,
+            help=f"{option.help} (default: {option.default})",
+        )
+    return parser
+
+
+def _describe_error(error: BaseException, phase: str) -> Dict[str, Any]:
+    name, message = type(error).__name__, str(error).strip()
+    return {
+        "phase": phase,
+        "type": name,
+        # Some say little by themselves: KeyError('x') is just 'x'.
+        "message": message if " " in message else f"{name}: {message}".rstrip(": "),
+        "remedy": getattr(error, "remedy", ""),
+        "blame": getattr(error, "blame", "stage"),
+        "traceback": traceback.format_exception(type(error), error, error.__traceback__)[-20:],
+    }
+
+
+def _imported_versions(packages: Sequence[str]) -> Dict[str, str]:
+    """Versions of those packages that this process really imported, by distribution name."""
+    versions = {}
+    for package in packages:
+        module = sys.modules.get(package.replace("-", "_"))
+        if module is not None:
+            # The module's own word: a stand-in's distribution has another name.
+            stated = getattr(module, "__version__", None)
+            versions[package] = stated or importlib.metadata.version(package)
+    return versions
+
+
+def _process_start() -> float:
+    """When this process started, in seconds since the epoch (the interpreter's start included)."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    started_after_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    return time.time() - (uptime - started_after_boot)
+
+
+def _peak_memory() -> int:
+    """Bytes of the peak resident set. VmHWM, since ru_maxrss survives exec from the parent."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _utc(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).isoformat("T", "seconds")

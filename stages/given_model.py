@@ -1,0 +1,120 @@
+"""What the stages for models made elsewhere share: their inputs, and a first look at their runs.
+
+`what` is 'model' or 'graph', as the user is told about it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from stages.contract import InputError, Job
+
+# A size that the model leaves open has a name, or '?'.
+Size = Union[int, str]
+
+
+def matched(job: Job, what: str, names: Sequence[str]) -> Dict[str, Dict[str, Any]]:
+    """The requested inputs by the model's names: by name, else by position.
+
+    Where none are requested, the user's own arrays say which shapes they have.
+    """
+    specs: List[Dict[str, Any]] = job.request.get("inputs") or []
+    arrays = job.request.get("check", {}).get("inputs")
+    if not specs and arrays:
+        return _of_arrays(job, str(arrays), names)
+    given = [spec.get("name", "") for spec in specs]
+    unknown = [name for name in given if name not in names]
+    if any(given) and unknown:
+        raise InputError(
+            f"The {what} has no input '{unknown[0] or '(unnamed)'}'.",
+            f"Its inputs: {', '.join(names)}.",
+        )
+    if specs and not any(given) and len(specs) != len(names):
+        raise InputError(
+            f"{len(specs)} inputs are given, and the {what} has {len(names)}: {', '.join(names)}.",
+            "Give all of them, or those that need it by name: --input NAME=1x3x224x224.",
+        )
+    return dict(zip(given if any(given) else names, specs))
+
+
+def _of_arrays(job: Job, file: str, names: Sequence[str]) -> Dict[str, Dict[str, Any]]:
+    try:
+        loaded = np.load(job.volume / file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"The inputs file cannot be read: {error}") from None
+    arrays = [loaded] if isinstance(loaded, np.ndarray) else [loaded[n] for n in loaded.files]
+    found = names if isinstance(loaded, np.ndarray) or len(arrays) == 1 else loaded.files
+    return {name: {"samples_of": array.shape} for name, array in zip(found, arrays)}
+
+
+def fixed_shape(
+    job: Job, what: str, name: str, own: Optional[Sequence[Size]], spec: Dict[str, Any]
+) -> Tuple[int, ...]:
+    """An input's shape: its own, an open batch size as 1, other open sizes as requested.
+
+    `own` is None where the model does not even say how many axes there are.
+    """
+    asked = spec.get("shape") or _shape_of_samples(own, spec.get("samples_of"))
+    shown = "x".join(map(str, own or ()))
+    if asked is not None:
+        agrees = own is None or (
+            len(asked) == len(own)
+            and all(isinstance(d, str) or d == size for d, size in zip(own, asked))
+        )
+        if not agrees:
+            raise InputError(
+                f"The {what}'s input '{name}' has shape {shown}; {'x'.join(map(str, asked))} is "
+                "given.",
+                "Leave --input out, or give sizes only for those that are open there.",
+            )
+        return tuple(asked)
+    if own is None or any(isinstance(size, str) for size in own[1:]):
+        raise InputError(
+            f"The {what}'s input '{name}' has the shape {shown or '(unknown)'}, and TensorFlow "
+            "Lite of 2020 needs fixed sizes.",
+            f"Give its shape: --input {name}={'x'.join('N' for _ in own or ()) or '1x3x224x224'}.",
+        )
+    if own and isinstance(own[0], str):
+        job.note(f"The batch size of '{name}' ({shown}) is open: 1 is taken.")
+        return (1, *(int(size) for size in own[1:]))
+    return tuple(int(size) for size in own)
+
+
+def _shape_of_samples(
+    own: Optional[Sequence[Size]], samples: Optional[Sequence[int]]
+) -> Optional[Tuple[int, ...]]:
+    """The shape of an input whose samples have this shape, counted by their first axis."""
+    if samples is None or own is None or not any(isinstance(size, str) for size in own):
+        return None
+    return (1, *samples[1:]) if len(samples) == len(own) else tuple(samples[1:])
+
+
+def look_at_run(
+    predict: Callable[..., Any], drawn: Any, job: Job, what: str, names: Sequence[str]
+) -> bool:
+    """Run the first sample twice; whether the outputs differ. Raises `InputError`."""
+    first = [array[0] for array in drawn.input_arrays]
+    try:
+        outputs, again = predict(first), predict(first)
+    except Exception as error:  # each framework raises types of its own
+        shapes = ", ".join(f"{t.name} {'x'.join(map(str, t.shape))}" for t in drawn.inputs)
+        raise InputError(
+            f"The {what} does not run on inputs of shape {shapes}: {str(error).splitlines()[0]}",
+            "Check the shapes (the batch size first) and the types given by --input.",
+        ) from error
+    random = False
+    for name, one, other in zip(names, outputs, again):
+        if not isinstance(one, (np.ndarray, np.generic)) or one.dtype.kind not in "fiub":
+            raise InputError(
+                f"The {what}'s output '{name}' is not a tensor of numbers.",
+                "Export the model without it: TensorFlow Lite has nothing like it.",
+            )
+        if not np.array_equal(one, other) and not np.isnan(one).any():
+            random = True
+            job.note(
+                f"The {what}'s own output '{name}' differs between two runs on one input: it is "
+                "random, and its conversion cannot be checked."
+            )
+    return random

@@ -1,0 +1,244 @@
+"""The stage `onnx`: an ONNX model made elsewhere, checked and given fixed shapes.
+
+Where there is no PyTorch model, the given model itself is the reference, as ONNX Runtime runs it
+without optimizing it. Samples and reference outputs are made here, as the stage `torch` does it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, List, Optional, Sequence
+
+import numpy as np
+
+from stages.contract import InputError, Job, Option, Signature, Stage, Tensor, run_as_program
+from stages.given_model import Size, fixed_shape, look_at_run, matched
+from stages.torch import check, parse_inputs
+
+_EXPORT_AGAIN = (
+    "Export it again for opset 11: torch.onnx.export(..., opset_version=11), with dynamo=False in "
+    "torch 2.5 and later."
+)
+_NO_NOISE_FLOOR = (
+    "There is no PyTorch model to run in float64, and ONNX Runtime 1.4 has no float64 convolutions."
+)
+
+
+def convert(job: Job) -> Signature:
+    """Write the model with fixed shapes, the samples, and ONNX Runtime's outputs for them."""
+    import onnxruntime
+
+    from stages import samples
+
+    model = _load(job)
+    inputs = _inputs(job, model)
+    folder = job.volume / "samples"
+    settings = job.request.get("check", {})
+    with job.phase("samples"):
+        if settings.get("inputs"):
+            count = samples.import_inputs(folder, job.volume / settings["inputs"], inputs)
+        else:
+            count = settings.get("samples", 1000)
+            samples.generate_inputs(folder, inputs, count, settings.get("seed", 0))
+    names = [value.name for value in model.graph.output]
+    with job.phase("reference"):
+        predict = _predictor(onnxruntime, model, [tensor.name for tensor in inputs])
+        draft = samples.Samples(folder, count, tuple(inputs), ())
+        random = look_at_run(predict, draft, job, "model", names)
+        reference = samples.write_reference(folder, inputs, count, names, lambda: predict)
+    job.report["noise_floor"] = {"samples": 0, "outputs": None, "reason": _NO_NOISE_FLOOR}
+    reference = replace(reference, noise_floor=job.report["noise_floor"], random=random)
+    samples.save(reference)
+    job.note(
+        f"The reference is the given model run by ONNX Runtime {onnxruntime.__version__} without "
+        "its optimizations, not PyTorch."
+    )
+    _fix_shapes(model.graph, [*inputs, *reference.outputs])
+    job.output.write_bytes(model.SerializeToString(deterministic=True))
+    job.report["parameters"] = sum(int(np.prod(t.dims)) for t in model.graph.initializer)
+    return Signature(
+        tuple(replace(t, node=t.name) for t in inputs),
+        tuple(replace(t, node=t.name) for t in reference.outputs),
+    )
+
+
+def _load(job: Job) -> Any:
+    """The given model, as far as onnx 1.7.0 can read it. Raises `InputError` where it cannot."""
+    import onnx
+
+    name = job.input.name
+    try:
+        model = onnx.ModelProto.FromString(job.input.read_bytes())
+    except Exception as error:  # protobuf's DecodeError has no public base class
+        raise InputError(
+            f"'{name}' is not an ONNX model: {error}", "Copy or export it again."
+        ) from None
+    if not model.graph.node:
+        raise InputError(f"'{name}' is not an ONNX model with a graph.", "Export it again.")
+    _refuse_external_data(name, model)
+    _refuse_newer_operators(name, model)
+    if model.ir_version > onnx.IR_VERSION:
+        job.note(
+            f"The file is of ONNX IR version {model.ir_version}, newer than onnx 1.7.0's "
+            f"{onnx.IR_VERSION}; its operators are not, so it is read as version "
+            f"{onnx.IR_VERSION}."
+        )
+        model.ir_version = onnx.IR_VERSION
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # the checker raises types of its own
+        raise InputError(
+            f"'{name}' is not a valid ONNX model for onnx 1.7.0: {error}", _EXPORT_AGAIN
+        ) from None
+    return model
+
+
+def _refuse_external_data(name: str, model: Any) -> None:
+    import onnx
+
+    outside = [
+        t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL
+    ]
+    if outside:
+        raise InputError(
+            f"'{name}' keeps its weights in other files ({len(outside)} tensors, such as "
+            f"'{outside[0]}').",
+            "Put them into one file, where the other files lie: "
+            "python -c \"import onnx; onnx.save(onnx.load('FILE.onnx'), 'ONE.onnx')\".",
+        )
+
+
+def _refuse_newer_operators(name: str, model: Any) -> None:
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and opset.version > newest:
+            raise InputError(
+                f"'{name}' is of ONNX operator set {opset.version}; onnx 1.7.0, and ONNX Runtime "
+                f"1.4 and onnx-tf 1.6 with it, read up to {newest}.",
+                _EXPORT_AGAIN + " Or lower it with a newer onnx: onnx.version_converter."
+                f"convert_version(model, {newest}).",
+            )
+    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
+    if foreign:
+        found = next(node for node in model.graph.node if node.domain == foreign[0])
+        raise InputError(
+            f"'{name}' has operators from outside ONNX, such as '{found.op_type}' of the domain "
+            f"'{found.domain}', which onnx-tf 1.6 cannot convert.",
+            "Export the model without custom operators or local functions, and before any "
+            "optimizer of ONNX Runtime has rewritten it.",
+        )
+
+
+def _inputs(job: Job, model: Any) -> List[Tensor]:
+    """The model's inputs in its own order, with the shapes asked for where it leaves them open."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    values = [value for value in model.graph.input if value.name not in constants]
+    if not values:
+        raise InputError("The model has no inputs.", "There is nothing to convert: it is constant.")
+    if not job.request.get("inputs"):
+        job.request["inputs"] = parse_inputs(job.options["inputs"])
+    by_name = matched(job, "model", [value.name for value in values])
+    tensors = []
+    for value in values:
+        spec = by_name.get(value.name, {})
+        tensor = Tensor(
+            value.name,
+            fixed_shape(job, "model", value.name, _sizes(value), spec),
+            _dtype(value),
+            low=spec.get("low"),
+            high=spec.get("high"),
+        )
+        tensors.append(_with_range(job, model.graph, tensor))
+    return tensors
+
+
+def _sizes(value: Any) -> Optional[List[Size]]:
+    kind = value.type.tensor_type
+    if not kind.HasField("shape"):
+        return None
+    return [d.dim_value if d.dim_value > 0 else d.dim_param or "?" for d in kind.shape.dim]
+
+
+def _dtype(value: Any) -> str:
+    import onnx
+
+    elem = value.type.tensor_type.elem_type
+    dtype = onnx.mapping.TENSOR_TYPE_TO_NP_TYPE.get(elem)
+    if not value.type.HasField("tensor_type") or dtype is None or dtype.kind not in "fiub":
+        raise InputError(
+            f"The model's input '{value.name}' is not a tensor of numbers.",
+            "Strings, sequences and maps have no counterpart in TensorFlow Lite.",
+        )
+    return str(dtype.name)
+
+
+def _with_range(job: Job, graph: Any, tensor: Tensor) -> Tensor:
+    """Bounds for generated integers: the rows of the table that they index, if they do."""
+    if np.dtype(tensor.dtype).kind not in "iu" or tensor.high is not None:
+        return tensor
+    tables = {t.name: t.dims[0] for t in graph.initializer if t.dims}
+    same = {tensor.name}  # and what only a cast or a change of shape lies before
+    rows = []
+    for node in graph.node:
+        if node.op_type in ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"):
+            same.update(node.output if node.input[0] in same else ())
+        elif node.op_type == "Gather" and node.input[1] in same and node.input[0] in tables:
+            rows.append(tables[node.input[0]])
+    high = min(rows, default=10)
+    if not job.request.get("check", {}).get("inputs"):
+        reason = "the rows of the smallest table it indexes" if rows else "for want of a range"
+        job.note(
+            f"Values of '{tensor.name}' are drawn from 0 to {high - 1} ({reason}); a model's .toml "
+            "can give a range."
+        )
+    return replace(tensor, low=0, high=high)
+
+
+def _predictor(runtime: Any, model: Any, names: Sequence[str]) -> Any:
+    """Runs the model as it stands: unoptimized, each call in the caller's thread."""
+    settings = runtime.SessionOptions()
+    settings.log_severity_level = 3
+    settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    try:
+        session = runtime.InferenceSession(model.SerializeToString(), settings)
+    except Exception as error:  # ONNX Runtime raises a type for each of its statuses
+        raise InputError(
+            f"ONNX Runtime {runtime.__version__} cannot load the model: {error}", _EXPORT_AGAIN
+        ) from None
+    outputs = [value.name for value in model.graph.output]
+
+    def predict(values: Sequence[np.ndarray]) -> List[np.ndarray]:
+        return session.run(outputs, dict(zip(names, values)))  # type: ignore[no-any-return]
+
+    return predict
+
+
+def _fix_shapes(graph: Any, tensors: Sequence[Tensor]) -> None:
+    """Write the shapes of inputs and outputs; drop those inside, inferred from others."""
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    for value in [*graph.input, *graph.output]:
+        if value.name in shapes:
+            shape = value.type.tensor_type.shape
+            shape.ClearField("dim")  # an empty shape, a scalar's, is a shape too
+            shape.SetInParent()
+            for size in shapes[value.name]:
+                shape.dim.add().dim_value = size
+    del graph.value_info[:]
+
+
+STAGE = Stage(
+    name="onnx",
+    summary=__doc__ or "",
+    consumes="given.onnx",
+    produces="model.onnx",
+    packages=("onnx", "onnxruntime", "numpy"),
+    convert=convert,
+    check=check,
+    options=(Option("inputs", str, "", "inputs as NAME=1x3x224x224:float32, comma-separated"),),
+)
+
+if __name__ == "__main__":
+    run_as_program(STAGE)

@@ -1,0 +1,179 @@
+"""The stage `onnx-tf`: an ONNX model to a frozen TensorFlow graph, by onnx-tensorflow 1.6.0."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import replace
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from stages import fixes
+from stages.contract import (
+    InputError,
+    Job,
+    Option,
+    Signature,
+    Stage,
+    StageError,
+    Tensor,
+    flag,
+    run_as_program,
+)
+from stages.tf_common import import_tensorflow, load_graph
+
+
+def convert(job: Job) -> Signature:
+    """Write the frozen graph; its signature, with the graph's own tensor names."""
+    import onnx
+
+    tf = import_tensorflow()
+    try:
+        model = onnx.load(str(job.input))
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf and the checker raise types of their own
+        raise InputError(
+            f"'{job.input.name}' is not a valid ONNX model: {error}",
+            "Export it again; onnx 1.7.0 reads opsets up to 12.",
+        ) from None
+    backend = _onnx_tf_backend(job)
+    chosen = [fix.name for fix in fixes.select(job.options["fixes"], "onnx-tf")]
+    job.report["fixes"] = []
+    if chosen:
+        from stages.fixes import for_onnx_tf
+
+        upstream = job.upstream_signature()
+        representation, job.report["fixes"] = for_onnx_tf.convert(
+            model, chosen, upstream.inputs if upstream else ()
+        )
+    else:
+        representation = backend.prepare(model, device="CPU", logging_level="WARNING")
+    representation.export_graph(str(job.output))
+    graph_def = tf.compat.v1.GraphDef.FromString(job.output.read_bytes())
+    if _has_variables(representation.graph):
+        graph_def = _freeze(tf, representation, graph_def)
+    # export_graph writes a node's attributes in the order of a hash table, which differs from run
+    # to run; sorted, the same graph is always the same file.
+    job.output.write_bytes(graph_def.SerializeToString(deterministic=True))
+    return _signature(job, representation)
+
+
+def check(job: Job) -> Optional[Dict[str, Any]]:
+    """Run the frozen graph over all samples, in one session."""
+    from stages.samples import compare, open_samples
+
+    samples = open_samples(job.volume)
+    graph = load_graph(job.artifact)
+    job.report["operators"] = dict(Counter(node.type for node in graph.get_operations()))
+    if samples is None:
+        job.note("The volume holds no samples, so the graph was not checked.")
+        return None
+    tf = import_tensorflow()
+    # One session and one callable for all samples: TensorflowRep.run opens a session each call.
+    # Negative: operators run in the thread that calls, so each of our threads has a core.
+    config = tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1
+    )
+    # The graph is run as it is: optimizing the thousands of operators that a grouped convolution
+    # becomes takes longer than running them on all samples, and gains nothing.
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    with tf.compat.v1.Session(graph=graph, config=config) as session:
+        assert job.signature is not None
+        call = session.make_callable(
+            [tensor.node for tensor in job.signature.outputs],
+            feed_list=[tensor.node for tensor in job.signature.inputs],
+        )
+        return compare(
+            job, samples, f"TensorFlow {tf.__version__}", lambda: lambda values: call(*values)
+        )
+
+
+def _onnx_tf_backend(job: Job) -> Any:
+    """onnx-tf's backend, made to emit the CPU's graph whatever the machine shows.
+
+    At prepare(), onnx-tf 1.6.0 asks the machine whether it has a GPU and lays out convolutions
+    accordingly (NCHW, which no CPU runs); `device=` is ignored. onnx/onnx-tensorflow issue 31.
+    TensorFlow itself keeps the GPU, for running the graph.
+    """
+    import onnx_tf.backend
+
+    if not job.options["prepare_sees_gpu"]:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("onnx_tf") and callable(getattr(module, "supports_device", None)):
+                module.supports_device = lambda device: device == "CPU"  # type: ignore[attr-defined]
+    return onnx_tf.backend
+
+
+def _has_variables(graph: Any) -> bool:
+    return any(op.type in ("VariableV2", "VarHandleOp") for op in graph.get_operations())
+
+
+def _freeze(tf: Any, representation: Any, graph_def: Any) -> Any:
+    """The graph with its variables (recurrent layers have some) replaced by their values."""
+    outputs = [
+        _node_of(representation, name)[0].partition(":")[0] for name in representation.outputs
+    ]
+    graph = representation.graph
+    with graph.as_default(), tf.compat.v1.Session(graph=graph) as session:
+        session.run(tf.compat.v1.global_variables_initializer())
+        return tf.compat.v1.graph_util.convert_variables_to_constants(session, graph_def, outputs)
+
+
+def _node_of(representation: Any, output: str) -> Tuple[str, Any]:
+    """The name that export_graph gives an output, and its tensor.
+
+    It renames the operation of a first output (`:0`) after the ONNX output, and no other.
+    """
+    tensor = representation.tensor_dict[output]
+    # With fixes an output has its final name already.
+    first = tensor.name.endswith(":0") and not getattr(representation, "keeps_names", False)
+    return (f"{output}:0" if first else tensor.name), tensor
+
+
+def _signature(job: Job, representation: Any) -> Signature:
+    upstream = job.upstream_signature()
+    inputs = [
+        _describe(name, representation.tensor_dict[name].name, representation.tensor_dict[name])
+        for name in representation.inputs
+    ]
+    outputs = [_describe(name, *_node_of(representation, name)) for name in representation.outputs]
+    if upstream is None:
+        return Signature(tuple(inputs), tuple(outputs))
+    # TensorFlow often loses an output's static shape; the stage before knows it.
+    return Signature(_with_nodes(upstream.inputs, inputs), _with_nodes(upstream.outputs, outputs))
+
+
+def _with_nodes(known: Sequence[Tensor], found: List[Tensor]) -> Tuple[Tensor, ...]:
+    nodes = {tensor.name: tensor.node for tensor in found}
+    missing = [tensor.name for tensor in known if tensor.name not in nodes]
+    if missing:
+        raise StageError(f"onnx-tf lost these inputs or outputs: {', '.join(missing)}.")
+    return tuple(replace(tensor, node=nodes[tensor.name]) for tensor in known)
+
+
+def _describe(name: str, node: str, tensor: Any) -> Tensor:
+    shape = tensor.shape.as_list() if tensor.shape.rank is not None else []
+    return Tensor(name, tuple(-1 if d is None else d for d in shape), tensor.dtype.name, node)
+
+
+STAGE = Stage(
+    name="onnx-tf",
+    summary=__doc__ or "",
+    consumes="model.onnx",
+    produces="model.pb",
+    packages=("onnx-tf", "tensorflow", "tensorflow-addons", "onnx", "numpy"),
+    convert=convert,
+    check=check,
+    options=(
+        Option("fixes", str, "all", "repairs to apply: all, none, NAME,... or -NAME,..."),
+        Option(
+            "prepare_sees_gpu",
+            flag,
+            False,
+            "let onnx-tf look for a GPU, and lay the graph out for it",
+        ),
+    ),
+)
+
+
+if __name__ == "__main__":
+    run_as_program(STAGE)

@@ -1,0 +1,348 @@
+"""Load what `--model` may be, under PyTorch 1.5.1: TorchScript, a pickled module, a state_dict."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from stages.contract import InputError
+
+# Where training scripts put the weights among the rest of a checkpoint.
+_CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
+
+Note = Callable[[str], None]
+
+
+def load_model(path: Path, arch: str, arch_args: Mapping[str, Any], note: Note) -> Any:
+    """The model in eval mode on the CPU, in float32. Raises `InputError`.
+
+    `arch` is empty, `FILE.py`, `FILE.py:CALLABLE` or `MODULE:CALLABLE`; the callable builds the
+    module that a state_dict belongs to, with the keyword arguments `arch_args`.
+    """
+    import torch
+
+    build = _architecture(arch)
+    loaded = _load_file(path)
+    if isinstance(loaded, torch.nn.Module):
+        model = loaded
+        if build is not None and not isinstance(loaded, torch.jit.ScriptModule):
+            note("The file holds a whole model, so the callable of --arch was not called.")
+    elif isinstance(loaded, Mapping):
+        state = _state_dict(loaded, note)
+        if isinstance(state, torch.nn.Module):
+            model = state
+        elif build is None:
+            raise InputError(
+                "The file holds a state_dict, weights without the model they belong to.",
+                "Name what builds the model: --arch FILE.py:CALLABLE or "
+                "--arch torchvision.models:mobilenet_v2 (and --arch-args as JSON).",
+            )
+        else:
+            model = _build(build, arch, arch_args)
+            _load_weights(model, state, arch, note)
+    else:
+        raise InputError(
+            f"The file holds a {type(loaded).__name__}, neither a model nor a state_dict.",
+            "Save the model with torch.save(model, FILE) or torch.jit.save(traced, FILE).",
+        )
+    model.eval()
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if kinds - {torch.float32}:
+        names = ", ".join(sorted(str(kind) for kind in kinds))
+        note(f"The model's weights are {names}; it is converted in float32.")
+        model.float()
+    return model
+
+
+def parameter_count(model: Any) -> int:
+    return sum(int(parameter.numel()) for parameter in model.parameters())
+
+
+def forward_names(model: Any) -> Sequence[str]:
+    """The names of forward()'s positional parameters, as far as they can be told."""
+    import torch
+
+    if isinstance(model, torch.jit.ScriptModule):
+        try:
+            return [argument.name for argument in model.forward.schema.arguments[1:]]
+        except (AttributeError, RuntimeError):
+            return []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(model.forward).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind in kinds]
+
+
+def required_inputs(model: Any) -> Optional[int]:
+    """How many inputs forward() cannot do without; None if that cannot be told."""
+    import torch
+
+    if isinstance(model, torch.jit.ScriptModule):
+        return len(forward_names(model)) or None
+    parameters = inspect.signature(model.forward).parameters.values()
+    names = set(forward_names(model))
+    return sum(p.name in names and p.default is inspect.Parameter.empty for p in parameters)
+
+
+def _architecture(arch: str) -> Optional[Callable[..., Any]]:
+    """Import what `--arch` names; its callable, if it names one."""
+    if not arch:
+        return None
+    source, _, attribute = arch.partition(":")
+    module = _import_file(Path(source)) if source.endswith(".py") else _import_module(source)
+    if not attribute:
+        return None
+    target: Any = module
+    for part in attribute.split("."):
+        if not hasattr(target, part):
+            raise InputError(f"{source} has no '{attribute}'.", "Check the part after the colon.")
+        target = getattr(target, part)
+    if not callable(target):
+        raise InputError(
+            f"'{attribute}' in {source} is not callable.",
+            "Name a class or a function that returns an nn.Module.",
+        )
+    return target  # type: ignore[no-any-return]
+
+
+def _import_file(path: Path) -> Any:
+    """Import a Python file under its own name, and show its classes to pickles made by it.
+
+    A model pickled by a script says that its classes are in `__main__`.
+    """
+    spec = importlib.util.spec_from_file_location(path.stem, str(path))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    sys.path.append(str(path.parent))  # for the files beside it
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's own code may raise anything
+        raise InputError(
+            f"{path.name} cannot be imported: {type(error).__name__}: {error}",
+            "It must run under Python 3.8 with the packages of the torch image alone.",
+        ) from error
+    main_module = sys.modules["__main__"]
+    for name, value in vars(module).items():
+        if (inspect.isclass(value) or inspect.isfunction(value)) and not hasattr(main_module, name):
+            setattr(main_module, name, value)
+    return module
+
+
+def _import_module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"--arch: the module '{name}' is not in the torch image: {error}",
+            "Give the Python file itself: --arch FILE.py:CALLABLE.",
+        ) from None
+
+
+def _load_file(path: Path) -> Any:
+    import torch
+
+    try:
+        return torch.jit.load(str(path), map_location="cpu")
+    except RuntimeError as script_error:
+        try:
+            return torch.load(str(path), map_location="cpu")
+        except (AttributeError, ImportError) as error:
+            raise InputError(
+                f"The pickled model needs Python code that is not here: {error}",
+                "Give the file that defines its classes: --arch FILE.py.",
+            ) from error
+        except Exception as error:  # unpickling runs code of any origin
+            words = f"{script_error} / {error}" if _is_zip(path) else str(error)
+            raise InputError(
+                f"PyTorch {torch.__version__} cannot load this file: {words}",
+                "Save it again: torch.save(model, FILE, _use_new_zipfile_serialization=False).",
+            ) from error
+
+
+def _is_zip(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _state_dict(loaded: Mapping[str, Any], note: Note) -> Any:
+    """The weights in a file's dictionary: itself, or under one of the usual keys."""
+    import torch
+
+    if loaded and all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        return loaded
+    for key in _CHECKPOINT_KEYS:
+        inner = loaded.get(key)
+        if isinstance(inner, (Mapping, torch.nn.Module)) and inner is not loaded:
+            note(f"The file is a checkpoint; its '{key}' is taken.")
+            return inner if isinstance(inner, torch.nn.Module) else _state_dict(inner, note)
+    if any(isinstance(value, torch.Tensor) for value in loaded.values()):
+        return loaded  # a state_dict with extra state beside the tensors
+    raise InputError(
+        "The file holds a dictionary without weights. Its keys: "
+        + ", ".join(str(key) for key in list(loaded)[:10]),
+        "Save the model's state_dict(), or the model itself.",
+    )
+
+
+def _build(build: Callable[..., Any], arch: str, arch_args: Mapping[str, Any]) -> Any:
+    import torch
+
+    try:
+        model = build(**arch_args)
+    except Exception as error:  # the user's own code may raise anything
+        raise InputError(
+            f"--arch {arch} raised {type(error).__name__}: {error}",
+            "Pass what it needs as JSON: --arch-args '{\"num_classes\": 10}'.",
+        ) from error
+    if not isinstance(model, torch.nn.Module):
+        raise InputError(
+            f"What --arch {arch} returns is not an nn.Module but of type {type(model).__name__}.",
+            "Name a class or a function that returns an nn.Module.",
+        )
+    return model
+
+
+def _load_weights(model: Any, state: Mapping[str, Any], arch: str, note: Note) -> None:
+    # DataParallel puts every name under 'module.'.
+    if state and all(key.startswith("module.") for key in state):
+        note("The weights were saved from DataParallel; the prefix 'module.' is dropped.")
+        state = {key[len("module.") :]: value for key, value in state.items()}
+    try:
+        model.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise InputError(
+            f"The weights do not fit --arch {arch}: {error}",
+            "Check the architecture and its --arch-args (the number of classes, the width).",
+        ) from None
+
+
+def infer_inputs(model: Any) -> Tuple[Tuple[Tuple[int, ...], str], str]:
+    """Guess the one input of a model from its first layer: ((shape, dtype), why).
+
+    A convolution tells the channels, and the rest of the network often admits one image size only;
+    a linear or recurrent layer tells its features. Raises `InputError` where nothing is plain.
+    """
+    import torch
+
+    required = required_inputs(model)
+    if required is not None and required != 1:
+        raise InputError(
+            f"The model takes {required} inputs ({', '.join(forward_names(model))}); "
+            "their shapes cannot be told from the file.",
+            "Give one --input [NAME=]SHAPE[:DTYPE] an input, in this order.",
+        )
+    name, kind, weight = _first_layer(model)
+    candidates, dtype = _candidates(kind, weight)
+    fits = [shape for shape in candidates if _runs(torch, model, shape, dtype)]
+    if not fits:
+        raise InputError(
+            f"The input's shape cannot be told from the first layer ({name or kind}).",
+            "Give it: --input 1x3x224x224, or --input 1x16:int64.",
+        )
+    shape = fits[0]
+    text = "x".join(str(size) for size in shape)
+    why = f"Input inferred from the first layer, {name} ({kind}): {text}:{dtype}."
+    if len(fits) > 1:
+        why += " Other sizes fit as well; give --input for another one."
+    return (shape, dtype), why
+
+
+def inputs_of_arrays(model: Any, file: Path) -> Tuple[List[Dict[str, Any]], str]:
+    """The inputs that the user's own samples are for: (specs, why).
+
+    The first axis counts samples; what follows is an input's whole shape, or that without the batch
+    size. Which of the two is told by running the model. Raises `InputError` if neither runs.
+    """
+    import torch
+
+    loaded = np.load(file, mmap_mode="r", allow_pickle=False)
+    arrays = {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    names = forward_names(model)
+    if set(arrays) <= set(names):
+        arrays = {name: arrays[name] for name in names if name in arrays}
+    # A second axis of one is the batch size, as the contract has it; else that is left out.
+    whole = all(array.shape[1:2] == (1,) for array in arrays.values())
+    for batch in ((), (1,)) if whole else ((1,), ()):
+        values = []
+        for array in arrays.values():
+            value = np.array(array[0]).reshape(batch + array.shape[1:])
+            values.append(value.astype(np.float32) if value.dtype == np.float64 else value)
+        if values[0].ndim == 0:
+            continue
+        try:
+            with torch.no_grad():
+                model(*[torch.from_numpy(value) for value in values])
+        except Exception:  # any failure means that this reading does not fit
+            continue
+        specs = [
+            {"name": name, "shape": value.shape, "dtype": value.dtype.name}
+            for name, value in zip(arrays, values)
+        ]
+        shapes = ", ".join("x".join(map(str, value.shape)) for value in values)
+        return specs, f"Input shapes taken from the samples: {shapes}."
+    raise InputError(
+        "The model does not run on the samples of the inputs file.",
+        "Give each input's shape with --input, the batch size first.",
+    )
+
+
+def _first_layer(model: Any) -> Tuple[str, str, Any]:
+    """Name, class name and weight (or None) of the first layer with parameters."""
+    for name, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if own:
+            kind = getattr(module, "original_name", type(module).__name__)
+            weight = own.get("weight", own.get("weight_ih_l0"))
+            return name, kind, weight
+    raise InputError(
+        "The model has no layer with weights to tell its input from.",
+        "Give the input's shape: --input 1x3x224x224.",
+    )
+
+
+def _candidates(kind: str, weight: Any) -> Tuple[Sequence[Tuple[int, ...]], str]:
+    if weight is None:
+        return [], "float32"
+    channels = int(weight.shape[1]) if weight.dim() > 1 else 0
+    if kind == "Embedding":
+        return [(1, 16)], "int64"
+    if kind in ("LSTM", "GRU", "RNN"):
+        return [(16, 1, channels)], "float32"
+    if kind == "Linear":
+        return [(1, channels)], "float32"
+    if kind == "Conv2d":
+        sizes = (224, 28, 32) if channels != 1 else (28, 32, 224)
+        others = (64, 96, 128, 256, 299, 112, 48)
+        return [(1, channels, size, size) for size in (*sizes, *others)], "float32"
+    if kind == "Conv1d":
+        return [(1, channels, size) for size in (128, 64, 256, 1000, 1024, 16000)], "float32"
+    return [], "float32"
+
+
+def _runs(torch: Any, model: Any, shape: Sequence[int], dtype: str) -> bool:
+    value = torch.zeros(*shape, dtype=getattr(torch, dtype))
+    try:
+        with torch.no_grad():
+            model(value)
+    except Exception:  # any failure means that this shape does not fit
+        return False
+    return True
+
+
+def embedding_rows(model: Any) -> Optional[int]:
+    """The rows of the smallest embedding: integer inputs below it are valid for all of them."""
+    import torch
+
+    rows = [
+        int(module.weight.shape[0])
+        for module in model.modules()
+        if getattr(module, "original_name", type(module).__name__) == "Embedding"
+        or isinstance(module, torch.nn.Embedding)
+    ]
+    return min(rows) if rows else None

@@ -1,0 +1,294 @@
+"""The inputs of the check and PyTorch's outputs for them: the same bytes for every stage.
+
+They lie in the volume's `samples/` as .npy files of shape (samples, *shape), and are opened as
+memory maps, so a thousand images cost no stage any memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import zipfile
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from stages.contract import InputError, Job, Tensor, progress, write_json
+from stages.statistics import OutputStatistics, judge_all
+
+# One forward pass: arrays of the inputs' shapes in, arrays of the outputs' shapes out.
+Predict = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
+
+# Generated, and compared, this many bytes at a time.
+_BLOCK_BYTES = 1 << 24
+_COMPARED_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of one run; `outputs` and `noise_floor` are PyTorch's."""
+
+    folder: Path
+    count: int
+    inputs: Tuple[Tensor, ...]
+    outputs: Tuple[Tensor, ...]
+    noise_floor: Optional[Dict[str, Any]] = None
+    # PyTorch's own outputs differ between two runs on one input: nothing can be compared with them.
+    random: bool = False
+
+    @property
+    def input_arrays(self) -> List[np.ndarray]:
+        """Memory maps of shape (samples, *shape), one an input."""
+        return [_open(self.folder / f"input-{i}.npy") for i in range(len(self.inputs))]
+
+    @property
+    def output_arrays(self) -> List[np.ndarray]:
+        """Memory maps of shape (samples, *shape), one an output."""
+        return [_open(self.folder / f"output-{i}.npy") for i in range(len(self.outputs))]
+
+
+def open_samples(volume: Path) -> Optional[Samples]:
+    """The volume's samples, or None if no stage has put any there."""
+    folder = volume / "samples"
+    try:
+        data = json.loads((folder / "samples.json").read_text())
+    except FileNotFoundError:
+        return None
+    return Samples(
+        folder,
+        data["count"],
+        tuple(Tensor.of(t) for t in data["inputs"]),
+        tuple(Tensor.of(t) for t in data["outputs"]),
+        data["noise_floor"],
+        data["random"],
+    )
+
+
+def generate_inputs(folder: Path, inputs: Sequence[Tensor], count: int, seed: int) -> None:
+    """Write `count` samples an input, drawn from a generator of the input's own (PCG64)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    need_disk(folder, inputs, count)
+    for index, tensor in enumerate(inputs):
+        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
+        array = _create(folder / f"input-{index}.npy", count, tensor)
+        for rows in blocks(array):
+            rows[...] = _draw(generator, tensor, rows.shape)
+        array.flush()
+
+
+def import_inputs(folder: Path, file: Path, inputs: Sequence[Tensor]) -> int:
+    """Write the user's own samples in the same form; their number.
+
+    `file` is a .npy of one input or an .npz with an array an input, under its name. An array has
+    shape (samples, *shape), or (samples, *shape[1:]) where shape[0] is 1. Raises `InputError`.
+    """
+    try:
+        loaded = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"The inputs file cannot be read: {error}") from None
+    if isinstance(loaded, np.ndarray):
+        arrays = {inputs[0].name: loaded}
+    else:
+        arrays = {name: loaded[name] for name in loaded.files}
+    missing = [tensor.name for tensor in inputs if tensor.name not in arrays]
+    if len(inputs) == 1 and len(arrays) == 1:
+        arrays = {inputs[0].name: next(iter(arrays.values()))}
+    elif missing:
+        raise InputError(
+            f"The inputs file has no array for: {', '.join(missing)}.",
+            f"It has {', '.join(arrays)}; save it with numpy.savez(FILE, NAME=array, ...).",
+        )
+    counts = {len(arrays[tensor.name]) for tensor in inputs}
+    if len(counts) != 1 or 0 in counts:
+        raise InputError("The arrays of the inputs file must hold the same number of samples.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, tensor in enumerate(inputs):
+        given = arrays[tensor.name]
+        full = (len(given), *tensor.shape)
+        if given.shape != full and not (
+            tensor.shape[:1] == (1,) and given.shape == full[:1] + full[2:]
+        ):
+            raise InputError(
+                f"The array for '{tensor.name}' has shape {given.shape}; {full} is needed "
+                f"for an input of shape {tensor.shape}.",
+                "Give the shape with --input, or save the array with the samples first.",
+            )
+        if not np.can_cast(given.dtype, np.dtype(tensor.dtype), "same_kind"):
+            raise InputError(
+                f"The array for '{tensor.name}' is {given.dtype.name}, the input {tensor.dtype}.",
+                f"Save it with the input's type, or give another --input SHAPE:{given.dtype.name}.",
+            )
+        array = _create(folder / f"input-{index}.npy", len(given), tensor)
+        array[...] = given.reshape(full)
+        array.flush()
+    return counts.pop()
+
+
+def write_reference(
+    folder: Path,
+    inputs: Sequence[Tensor],
+    count: int,
+    names: Sequence[str],
+    make_predict: Callable[[], Predict],
+) -> Samples:
+    """Run PyTorch over all samples and write its outputs. Raises `InputError` if shapes vary."""
+    draft = Samples(folder, count, tuple(inputs), ())
+    outputs: Tuple[Tensor, ...] = ()
+    maps: List[np.ndarray] = []
+    for sample, values in enumerate(run_all(make_predict, draft)):
+        if not maps:
+            outputs = tuple(Tensor(n, v.shape, v.dtype.name) for n, v in zip(names, values))
+            need_disk(folder, outputs, count)
+            maps = [_create(folder / f"output-{i}.npy", count, t) for i, t in enumerate(outputs)]
+        for array, tensor, value in zip(maps, outputs, values):
+            if value.shape != tensor.shape:
+                raise InputError(
+                    f"The shape of output '{tensor.name}' depends on the input's values: "
+                    f"{tensor.shape} for sample 0, {value.shape} for sample {sample}.",
+                    "TensorFlow Lite needs fixed shapes: pad or cut the output in the model.",
+                )
+            array[sample] = value
+        progress("reference", sample + 1, count)
+    for array in maps:
+        array.flush()
+    return Samples(folder, count, tuple(inputs), outputs)
+
+
+def run_all(make_predict: Callable[[], Predict], samples: Samples) -> Iterator[List[np.ndarray]]:
+    """Yield the outputs for every sample, in order.
+
+    Samples are independent, so each core takes samples of its own, in one thread: a batch of one
+    leaves little to share inside an operator, and threads that wait for each other there cost far
+    more than they save on a busy machine. It also makes the numbers independent of the core count.
+    """
+    arrays = samples.input_arrays
+    workers = max(1, min(len(os.sched_getaffinity(0)), 8, samples.count))
+    idle: SimpleQueue[Predict] = SimpleQueue()
+    for _ in range(workers):
+        idle.put(make_predict())
+
+    def run(sample: int) -> List[np.ndarray]:
+        predict = idle.get()
+        try:
+            return [np.asarray(value) for value in predict([array[sample] for array in arrays])]
+        finally:
+            idle.put(predict)
+
+    with ThreadPoolExecutor(workers) as pool:
+        pending = deque(pool.submit(run, i) for i in range(min(2 * workers, samples.count)))
+        for sample in range(samples.count):
+            outputs = pending.popleft().result()
+            if sample + 2 * workers < samples.count:
+                pending.append(pool.submit(run, sample + 2 * workers))
+            yield outputs
+
+
+def save(samples: Samples) -> None:
+    """Write the index of the samples; from then on the other stages see them."""
+    write_json(
+        samples.folder / "samples.json",
+        {
+            "count": samples.count,
+            "inputs": [asdict(t) for t in samples.inputs],
+            "outputs": [asdict(t) for t in samples.outputs],
+            "noise_floor": samples.noise_floor,
+            "random": samples.random,
+        },
+    )
+
+
+def compare(
+    job: Job, samples: Samples, framework: str, make_predict: Callable[[], Predict]
+) -> Dict[str, Any]:
+    """Run a framework over all samples; the error of each of its outputs against PyTorch's.
+
+    The result is the `check` of a stage's report. Outputs are compared in blocks, while the
+    framework works on the next samples.
+    """
+    settings = job.request.get("check", {})
+    metric, tolerance = settings.get("metric", "mean_abs"), settings.get("tolerance", 1e-6)
+    references = samples.output_arrays
+    statistics = [OutputStatistics(t.name, t.shape, np.dtype(t.dtype)) for t in samples.outputs]
+    block = max(1, _COMPARED_BYTES // max(1, sum(array[0].nbytes for array in references)))
+    pending: List[List[np.ndarray]] = [[] for _ in statistics]
+    start = time.perf_counter()
+    for sample, outputs in enumerate(run_all(make_predict, samples)):
+        if len(outputs) != len(statistics):
+            raise RuntimeError(f"{len(outputs)} outputs, where the reference has {len(statistics)}")
+        for kept, value in zip(pending, outputs):
+            kept.append(value)
+        if len(pending[0]) == block or sample + 1 == samples.count:
+            rows = slice(sample + 1 - len(pending[0]), sample + 1)
+            for output, reference, kept in zip(statistics, references, pending):
+                output.add(reference[rows], np.stack(kept))
+                kept.clear()
+        progress("check", sample + 1, samples.count)
+    seconds = time.perf_counter() - start
+    results = [output.result() for output in statistics]
+    verdict = judge_all(results, metric, tolerance)
+    if samples.random and verdict in ("passed", "exceeded"):
+        verdict = "vacuous"
+    floors = (samples.noise_floor or {}).get("outputs") or [None] * len(results)
+    for result, floor in zip(results, floors):
+        result["noise_floor"] = floor and floor["mean_abs"]
+        known = result["mean_abs"] is not None and floor and floor["mean_abs"]
+        result["times_noise_floor"] = result["mean_abs"] / floor["mean_abs"] if known else None
+    return {
+        "framework": framework,
+        "samples": samples.count,
+        "metric": metric,
+        "tolerance": tolerance,
+        "verdict": verdict,
+        "seconds": round(seconds, 3),
+        "outputs": results,
+    }
+
+
+def need_disk(folder: Path, tensors: Sequence[Tensor], count: int) -> None:
+    """Raise `InputError` if this many samples of these tensors do not fit on the disk."""
+    needed = sum(count * int(np.prod(t.shape)) * np.dtype(t.dtype).itemsize for t in tensors)
+    free = shutil.disk_usage(str(folder)).free
+    if needed > free:
+        raise InputError(
+            f"{count} samples take {needed:,} bytes; the disk has {free:,} bytes free.",
+            "Take fewer --samples.",
+        )
+
+
+def blocks(array: np.ndarray) -> List[np.ndarray]:
+    """Views of consecutive samples, about 16 MiB each."""
+    step = max(1, _BLOCK_BYTES // max(1, array[0].nbytes))
+    return [array[start : start + step] for start in range(0, len(array), step)]
+
+
+def _open(path: Path) -> np.ndarray:
+    # Copy-on-write: the file stays as it is even if a framework writes into its input.
+    return np.load(path, mmap_mode="c", allow_pickle=False)
+
+
+def _create(path: Path, count: int, tensor: Tensor) -> np.ndarray:
+    return np.lib.format.open_memmap(
+        path, mode="w+", dtype=np.dtype(tensor.dtype), shape=(count, *tensor.shape)
+    )
+
+
+def _draw(generator: np.random.Generator, tensor: Tensor, shape: Tuple[int, ...]) -> np.ndarray:
+    dtype = np.dtype(tensor.dtype)
+    if dtype.kind == "b":
+        return generator.integers(0, 2, shape).astype(bool)
+    if dtype.kind in "iu":
+        low = 0 if tensor.low is None else int(tensor.low)
+        high = 10 if tensor.high is None else int(tensor.high)
+        return generator.integers(low, high, shape, dtype=np.int64).astype(dtype)
+    if tensor.low is not None and tensor.high is not None:
+        return generator.uniform(tensor.low, tensor.high, shape).astype(dtype)
+    if dtype == np.float64:
+        return generator.standard_normal(shape)
+    return generator.standard_normal(shape, dtype=np.float32).astype(dtype, copy=False)

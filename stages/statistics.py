@@ -1,0 +1,288 @@
+"""How far a model's outputs are from the reference: statistics over all samples, and the verdict.
+
+Everything is accumulated block by block, so outputs of any size need no more memory than a block.
+The vocabulary is that of model comparison tools: elementwise absolute error |actual - reference|,
+and relative error |actual - reference| / |reference|. In the relative one, |reference| counts as at
+least float32's epsilon times the sample's root mean square, so that a zero does not hide an error.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+# What `--metric` may name.
+METRICS = ("mean_abs", "max_abs", "p99_abs", "rms_abs", "mean_rel", "max_rel", "p99_rel", "rms_rel")
+
+# A reference that varies by less than this many tolerances proves nothing: outputs that are 10 %
+# wrong would pass.
+VACUOUS_FACTOR = 10.0
+
+# From the most to the least serious; an overall verdict is the first that any output has.
+VERDICTS = ("shape", "nonfinite", "exceeded", "vacuous", "passed")
+
+# Quantiles come from a histogram over the leading bits of the float32 pattern, which grows with
+# the value: 10 bits of mantissa, so a quantile is within 0.1 % of the exact one.
+_SHIFT = 13
+# Elements compared at a time: their temporaries stay in the processor's cache.
+_CHUNK = 1 << 17
+_EPSILON = float(np.finfo(np.float32).eps)
+_TINY = float(np.finfo(np.float32).tiny)
+_LARGEST = float(np.finfo(np.float32).max)
+_BINS = (0x7F800000 >> _SHIFT) + 1
+
+
+class OutputStatistics:
+    """The error of one output over all samples.
+
+    `add` takes blocks of shape (samples, *shape); `result` gives a JSON-ready dictionary.
+    """
+
+    def __init__(self, name: str, shape: Sequence[int], dtype: np.dtype) -> None:
+        self.name = name
+        self.shape = tuple(shape)
+        self.dtype = np.dtype(dtype)
+        self.actual_shape: Optional[Sequence[int]] = None
+        self.samples = 0
+        self.nonfinite = 0
+        self.reference_nonfinite = 0
+        self._classes = len(self.shape) == 2 and self.shape[1] > 1 and self.dtype.kind == "f"
+        self._agree = 0
+        self._abs = _Distribution()
+        self._rel = _Distribution()
+        self._cosines: List[np.ndarray] = []
+        self._sample_max: List[np.ndarray] = []
+        self._reference = _Moments(self.shape)
+
+    def add(self, reference: np.ndarray, actual: np.ndarray) -> None:
+        """Take the outputs of some samples, both of shape (samples, *shape)."""
+        if actual.shape != reference.shape:
+            self.actual_shape = actual.shape[1:]
+            return
+        count = len(reference)
+        self.samples += count
+        if self._classes:
+            same = np.argmax(actual, axis=-1) == np.argmax(reference, axis=-1)
+            self._agree += int(np.count_nonzero(same))
+        wanted, got = reference.reshape(count, -1), actual.reshape(count, -1)
+        squares = np.einsum("ij,ij->i", wanted, wanted, dtype=np.float64)
+        floor = _EPSILON * np.sqrt(squares / max(1, wanted.shape[1]))[:, None]
+        floor = np.maximum(np.nan_to_num(floor), _TINY)
+        self._reference.begin(wanted)
+        # The largest error, and what the cosine takes, of each sample.
+        largest, dots, lengths, others = np.zeros((4, count))
+        step = max(1, _CHUNK // count)
+        for start in range(0, wanted.shape[1], step):
+            columns = slice(start, start + step)
+            given, made = self._finite(wanted[:, columns], got[:, columns])
+            self._reference.add(given, columns)
+            error = np.abs(made - given)
+            self._abs.add(error)
+            np.maximum(largest, error.max(axis=1), out=largest)
+            self._rel.add(error / np.maximum(np.abs(given), floor))
+            dots += np.einsum("ij,ij->i", given, made)
+            lengths += np.einsum("ij,ij->i", given, given)
+            others += np.einsum("ij,ij->i", made, made)
+        self._sample_max.append(largest)
+        norms = np.sqrt(lengths * others)
+        self._cosines.append(dots[norms > 0] / norms[norms > 0])
+
+    def _finite(self, wanted: np.ndarray, got: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """Both in float64, with zeros where either is not finite; such elements are counted."""
+        wanted, got = wanted.astype(np.float64), got.astype(np.float64)
+        if np.isfinite(wanted.sum()) and np.isfinite(got.sum()):
+            return wanted, got
+        self.nonfinite += int(np.count_nonzero(~np.isfinite(got)))
+        self.reference_nonfinite += int(np.count_nonzero(~np.isfinite(wanted)))
+        finite = np.isfinite(got) & np.isfinite(wanted)
+        return np.where(finite, wanted, 0.0), np.where(finite, got, 0.0)
+
+    def result(self) -> Dict[str, Any]:
+        """All statistics, in the output's own units; None where a figure does not exist."""
+        sample_max = _joined(self._sample_max)
+        cosines = _joined(self._cosines)
+        worst = np.argsort(-sample_max, kind="stable")[:5]
+        root_mean_square = self._reference.root_mean_square()
+        rows = int(np.prod(self.shape[:-1])) * self.samples
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "actual_shape": None if self.actual_shape is None else list(self.actual_shape),
+            "dtype": self.dtype.name,
+            "samples": self.samples,
+            "nonfinite": self.nonfinite,
+            "reference_nonfinite": self.reference_nonfinite,
+            "mean_abs": self._abs.mean(),
+            "max_abs": self._abs.maximum,
+            "p99_abs": self._abs.quantile(0.99),
+            "rms_abs": self._abs.root_mean_square(),
+            "mean_rel": self._rel.mean(),
+            "max_rel": self._rel.maximum,
+            "p99_rel": self._rel.quantile(0.99),
+            "rms_rel": self._abs.root_mean_square() / root_mean_square
+            if root_mean_square
+            else None,
+            "cosine_mean": float(cosines.mean()) if len(cosines) else None,
+            "cosine_min": float(cosines.min()) if len(cosines) else None,
+            "top1_agreement": self._agree / rows if self._classes and rows else None,
+            "reference_mean": self._reference.mean(),
+            "reference_std": self._reference.overall_std(),
+            "reference_sample_std": self._reference.sample_std(),
+            "worst_samples": [
+                {"sample": int(i), "max_abs": float(sample_max[i])} for i in worst if sample_max[i]
+            ],
+        }
+
+
+def judge(statistics: Dict[str, Any], metric: str, tolerance: float) -> str:
+    """The verdict on one output: one of `VERDICTS`.
+
+    Raises ValueError if nothing was compared: that is never a pass.
+    """
+    if statistics["actual_shape"] is not None:
+        return "shape"
+    if not statistics["samples"]:
+        raise ValueError(f"no sample of output '{statistics['name']}' was compared")
+    if statistics["nonfinite"] or statistics["reference_nonfinite"]:
+        return "nonfinite"
+    value = statistics[metric]
+    # Without a value (rms_rel of a reference that is zero throughout), any error is too much.
+    if statistics["max_abs"] > 0 if value is None else not value < tolerance:
+        return "exceeded"
+    if metric.endswith("_abs") and _is_vacuous(statistics, tolerance):
+        return "vacuous"
+    return "passed"
+
+
+def judge_all(outputs: Sequence[Dict[str, Any]], metric: str, tolerance: float) -> str:
+    """Write each output's verdict into it; the overall verdict."""
+    if not outputs:
+        raise ValueError("no output was compared")
+    for statistics in outputs:
+        statistics["verdict"] = judge(statistics, metric, tolerance)
+        # The smallest tolerance that would have passed lies just above the metric's own value.
+        value = statistics[metric]
+        statistics["passing_tolerance"] = (
+            None if value is None else float(np.nextafter(value, 1e308))
+        )
+    verdict = min((s["verdict"] for s in outputs), key=VERDICTS.index)
+    constant = all(_is_constant(s) for s in outputs if s["samples"] > 1)
+    if verdict == "passed" and outputs[0]["samples"] > 1 and constant:
+        return "vacuous"  # the model ignores its inputs, as far as these samples tell
+    return verdict
+
+
+def _is_constant(statistics: Dict[str, Any]) -> bool:
+    return statistics["reference_sample_std"] == 0
+
+
+def _is_vacuous(statistics: Dict[str, Any], tolerance: float) -> bool:
+    """Whether so little happens in the reference that a wrong model would pass.
+
+    What counts is how the output varies over the samples: a model that ignores its input gets the
+    rest right. An output that is constant by design (anchors, a passed-through table) is judged by
+    its values. Integers are exact, and never vacuous by size.
+    """
+    if np.dtype(statistics["dtype"]).kind != "f":
+        return False
+    varies = statistics["samples"] > 1 and not _is_constant(statistics)
+    spread = statistics["reference_sample_std"] if varies else statistics["reference_std"]
+    if not varies and int(np.prod(statistics["shape"])) == 1:
+        spread = abs(statistics["reference_mean"])
+    return bool(spread < VACUOUS_FACTOR * tolerance)
+
+
+class _Distribution:
+    """Count, mean, root mean square, maximum and quantiles of non-negative numbers."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sum = 0.0
+        self._squares = 0.0
+        self._bins: Optional[np.ndarray] = None
+        self.maximum: Optional[float] = None
+
+    def add(self, values: np.ndarray) -> None:
+        if not values.size:
+            return
+        self._count += values.size
+        self._sum += float(values.sum())
+        self._squares += float(np.einsum("ij,ij->", values, values))
+        self.maximum = max(self.maximum or 0.0, float(values.max()))
+        single = np.minimum(values, _LARGEST).astype(np.float32)
+        patterns = single.ravel().view(np.uint32) >> _SHIFT
+        counts = np.bincount(np.minimum(patterns, _BINS - 1))
+        if self._bins is None:
+            self._bins = np.zeros(_BINS, np.int64)
+        self._bins[: len(counts)] += counts
+
+    def mean(self) -> Optional[float]:
+        return self._sum / self._count if self._count else None
+
+    def root_mean_square(self) -> Optional[float]:
+        return float(np.sqrt(self._squares / self._count)) if self._count else None
+
+    def quantile(self, fraction: float) -> Optional[float]:
+        if self._bins is None or self.maximum is None:
+            return None
+        index = int(np.searchsorted(np.cumsum(self._bins), fraction * self._count))
+        if index >= _BINS - 2:
+            return self.maximum
+        upper = np.array([(index + 1) << _SHIFT], np.uint32).view(np.float32)[0]
+        return min(float(upper), self.maximum) if index else 0.0
+
+
+class _Moments:
+    """Mean and spread of the reference, elementwise over the samples and over everything."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self._count = 0
+        size = int(np.prod(shape))
+        self._sum = np.zeros(size)
+        self._squares = np.zeros(size)
+        # Sums of squares are taken around the first sample, or small variations would drown.
+        self._origin: Optional[np.ndarray] = None
+
+    def begin(self, values: np.ndarray) -> None:
+        """Announce samples of shape (samples, elements), whose columns are added piecemeal."""
+        if self._origin is None:
+            self._origin = np.nan_to_num(values[0].astype(np.float64))
+        self._count += len(values)
+
+    def add(self, values: np.ndarray, columns: slice) -> None:
+        assert self._origin is not None
+        shifted = values - self._origin[columns]
+        self._sum[columns] += shifted.sum(axis=0)
+        self._squares[columns] += np.einsum("ij,ij->j", shifted, shifted)
+
+    def _means(self) -> np.ndarray:
+        if self._origin is None:
+            return np.zeros(0)
+        return self._origin + self._sum / self._count
+
+    def _variances(self) -> np.ndarray:
+        if self._origin is None:
+            return np.zeros(0)
+        mean = self._sum / self._count
+        return np.maximum(self._squares / self._count - np.square(mean), 0.0)
+
+    def mean(self) -> float:
+        means = self._means()
+        return float(means.mean()) if means.size else 0.0
+
+    def overall_std(self) -> float:
+        means = self._means()
+        return float(np.sqrt(self._variances().mean() + means.var())) if means.size else 0.0
+
+    def sample_std(self) -> float:
+        variances = self._variances()
+        return float(np.sqrt(variances.mean())) if variances.size else 0.0
+
+    def root_mean_square(self) -> float:
+        means = self._means()
+        return float(np.sqrt((self._variances() + np.square(means)).mean())) if means.size else 0.0
+
+
+def _joined(blocks: List[np.ndarray]) -> np.ndarray:
+    return np.concatenate(blocks) if blocks else np.zeros(0)

@@ -1,0 +1,183 @@
+"""The stage `tflite`: a frozen graph to TensorFlow Lite, by TensorFlow's v1 converter."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
+
+from stages.contract import (
+    InputError,
+    Job,
+    Option,
+    Signature,
+    Stage,
+    StageError,
+    Tensor,
+    flag,
+    run_as_program,
+)
+from stages.fixes import for_tflite
+from stages.samples import Predict, compare, open_samples
+from stages.tf_common import import_tensorflow, load_graph, placeholders, sinks
+
+
+def convert(job: Job) -> Signature:
+    """Write the .tflite file; the signature of the graph that it was made from."""
+    tf = import_tensorflow()
+    signature = job.upstream_signature() or _signature_of_graph(job)
+    try:
+        content = _convert(tf, job, signature, flex=False)
+    except Exception as error:  # the converter raises ConverterError and plain Exception
+        if not job.options["flex"] or not _wants_flex(str(error)):
+            raise for_tflite.explained(error) or error from None
+        try:
+            content = _convert(tf, job, signature, flex=True)
+        except Exception as flex_error:
+            raise for_tflite.explained(flex_error) or flex_error from None
+        job.note(
+            "Some operators have no TensorFlow Lite builtin: the model needs the Flex delegate "
+            "(SELECT_TF_OPS)."
+        )
+    job.output.write_bytes(content)
+    return signature
+
+
+def check(job: Job) -> Optional[Dict[str, Any]]:
+    """Run the interpreter over all samples."""
+    tf = import_tensorflow()
+
+    def new_interpreter() -> Any:
+        return tf.lite.Interpreter(model_path=str(job.artifact), num_threads=1)
+
+    operators = Counter(op["op_name"] for op in new_interpreter()._get_ops_details())
+    job.report["operators"] = dict(operators)
+    flex = sorted(name for name in operators if name.startswith("Flex"))
+    if flex:
+        job.note("Operators that need the Flex delegate: " + ", ".join(flex))
+    samples = open_samples(job.volume)
+    if samples is None:
+        job.note("The volume holds no samples, so the model was not checked.")
+        return None
+    assert job.signature is not None
+    signature = job.signature
+
+    def make_predict() -> Predict:
+        interpreter = new_interpreter()
+        interpreter.allocate_tensors()
+        inputs = _indices(interpreter.get_input_details(), signature.inputs, may_be_dropped=True)
+        outputs = _indices(interpreter.get_output_details(), signature.outputs)
+
+        def predict(values: Sequence[np.ndarray]) -> List[np.ndarray]:
+            for index, value in zip(inputs, values):
+                if index is not None:
+                    interpreter.set_tensor(index, value)
+            interpreter.invoke()
+            return [interpreter.get_tensor(index) for index in outputs]
+
+        return predict
+
+    return compare(job, samples, f"TensorFlow Lite {tf.__version__}", make_predict)
+
+
+def _convert(tf: Any, job: Job, signature: Signature, flex: bool) -> bytes:
+    converter = tf.compat.v1.lite.TFLiteConverter.from_frozen_graph(
+        str(job.input),
+        [_bare(tensor.node) for tensor in signature.inputs],
+        [_bare(tensor.node) for tensor in signature.outputs],
+        {
+            _bare(tensor.node): [None if d < 0 else d for d in tensor.shape]
+            for tensor in signature.inputs
+        },
+    )
+    if flex:
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.TFLITE_BUILTINS,
+            tf.lite.OpsSet.SELECT_TF_OPS,
+        ]
+    content = converter.convert()
+    if not isinstance(content, bytes) or not content:
+        raise StageError("The converter returned no model.")
+    return content
+
+
+def _wants_flex(message: str) -> bool:
+    """Whether the converter failed for want of a builtin operator."""
+    return "flex op" in message or "custom op" in message
+
+
+def _bare(node: str) -> str:
+    """`name:0` as the v1 converter wants it: without the `:0`."""
+    return node[: -len(":0")] if node.endswith(":0") else node
+
+
+def _signature_of_graph(job: Job) -> Signature:
+    """What a graph of unknown origin shows: its placeholders and the tensors nobody consumes."""
+    graph = load_graph(job.input)
+    found = {"input": placeholders(graph), "output": sinks(graph)}
+    for side, wanted in (("input", job.options["inputs"]), ("output", job.options["outputs"])):
+        if wanted:
+            found[side] = [_tensor_named(graph, name) for name in wanted.split(",")]
+    if not found["input"] or not found["output"]:
+        raise InputError(f"'{job.input.name}' shows no input or no output.")
+    names = {side: ", ".join(t.name for t in tensors) for side, tensors in found.items()}
+    job.note(
+        f"No report says who made '{job.input.name}'. Inputs: {names['input']}; "
+        f"outputs: {names['output']}."
+    )
+    return Signature(
+        tuple(_describe(t) for t in found["input"]), tuple(_describe(t) for t in found["output"])
+    )
+
+
+def _tensor_named(graph: Any, name: str) -> Any:
+    try:
+        return graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
+    except (KeyError, ValueError):
+        raise InputError(f"The graph has no tensor '{name}'.") from None
+
+
+def _describe(tensor: Any) -> Tensor:
+    shape = tensor.shape.as_list() if tensor.shape.rank is not None else []
+    # An unknown batch size is one; the converter asks for any other unknown itself.
+    fixed = [1 if d is None and i == 0 else -1 if d is None else d for i, d in enumerate(shape)]
+    return Tensor(_bare(tensor.name), tuple(fixed), tensor.dtype.name, tensor.name)
+
+
+def _indices(
+    details: Sequence[Dict[str, Any]], tensors: Sequence[Tensor], may_be_dropped: bool = False
+) -> List[Optional[int]]:
+    """The interpreter's index of each tensor: by name where names survived, else by position.
+
+    The converter may drop inputs that no output needs; those get None.
+    """
+    by_name = {_bare(detail["name"]): detail["index"] for detail in details}
+    names = [_bare(tensor.node) for tensor in tensors]
+    if set(by_name) == set(names) or (may_be_dropped and set(by_name) < set(names)):
+        return [by_name.get(name) for name in names]
+    if len(details) != len(tensors):
+        raise StageError(
+            f"The model has {len(details)} tensors ({', '.join(by_name)}) where the graph has "
+            f"{len(tensors)} ({', '.join(names)})."
+        )
+    return [detail["index"] for detail in details]
+
+
+STAGE = Stage(
+    name="tflite",
+    summary=__doc__ or "",
+    consumes="model.pb",
+    produces="model.tflite",
+    packages=("tensorflow", "numpy"),
+    convert=convert,
+    check=check,
+    options=(
+        Option("flex", flag, True, "use TensorFlow's own kernels where there is no builtin"),
+        Option("inputs", str, "", "input tensors of a graph made elsewhere, comma-separated"),
+        Option("outputs", str, "", "its output tensors"),
+    ),
+)
+
+if __name__ == "__main__":
+    run_as_program(STAGE)

@@ -1,0 +1,374 @@
+"""The stage `torch`: a PyTorch 1.5.1 model to ONNX, and PyTorch's own outputs as the reference."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from collections import Counter
+from dataclasses import replace
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import numpy as np
+
+from stages import fixes
+from stages.contract import (
+    InputError,
+    Job,
+    Option,
+    Signature,
+    Stage,
+    Tensor,
+    progress,
+    run_as_program,
+)
+
+# The operator sets that torch 1.5.1 has symbolic functions for.
+OPSETS = range(7, 13)
+
+
+def convert(job: Job) -> Signature:
+    """Write the ONNX model; on the way the samples, its inputs.
+
+    The reference outputs are made here too: they are what every later stage is compared with.
+    """
+    import torch
+
+    from stages import pytorch_model, samples
+
+    options = job.options
+    if options["opset"] not in OPSETS:
+        raise InputError(
+            f"PyTorch 1.5.1 exports no ONNX operator set {options['opset']}.",
+            f"It exports {OPSETS[0]} to {OPSETS[-1]}; 11 is the default.",
+        )
+    arch_args = json.loads(options["arch_args"] or "{}")
+    arch = options["arch"]
+    if arch.partition(":")[0].endswith(".py"):
+        arch = str(job.volume / arch)
+    model = pytorch_model.load_model(job.input, arch, arch_args, job.note)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    inputs = _inputs(job, model)
+    folder = job.volume / "samples"
+    settings = job.request.get("check", {})
+    with job.phase("samples"):
+        if settings.get("inputs"):
+            count = samples.import_inputs(folder, job.volume / settings["inputs"], inputs)
+        else:
+            count = settings.get("samples", 1000)
+            samples.generate_inputs(folder, inputs, count, settings.get("seed", 0))
+    draft = samples.Samples(folder, count, tuple(inputs), ())
+    first = [_tensor(torch, array[0]) for array in draft.input_arrays]
+    names = _output_names(_forward(torch, model, first), [tensor.name for tensor in inputs])
+    with job.phase("export"):
+        _export_with_fixes(torch, model, first, inputs, names, job)
+    with job.phase("reference"):
+        reference = samples.write_reference(
+            folder, inputs, count, names, lambda: _predictor(torch, _replica(torch, model))
+        )
+    random = _is_random(torch, model, reference)
+    if random:
+        job.note(
+            "PyTorch's own outputs differ between two runs on one input: the model is random or "
+            "keeps state, and its conversion cannot be checked."
+        )
+        floor = {"samples": 0, "outputs": None, "reason": "the model is random or keeps state"}
+    else:
+        with job.phase("noise floor"):
+            floor = _noise_floor(torch, model, reference, settings.get("noise_samples", 16))
+    reference = replace(reference, noise_floor=floor, random=random)
+    samples.save(reference)
+    job.report["parameters"] = pytorch_model.parameter_count(model)
+    job.report["noise_floor"] = floor
+    return Signature(
+        tuple(replace(t, node=t.name) for t in inputs),
+        tuple(replace(t, node=t.name) for t in reference.outputs),
+    )
+
+
+def check(job: Job) -> Optional[Dict[str, Any]]:
+    """Run the ONNX model by ONNX Runtime over all samples."""
+    import onnx
+    import onnxruntime
+
+    from stages.samples import compare, open_samples
+
+    graph = onnx.load(str(job.artifact)).graph
+    job.report["operators"] = dict(Counter(node.op_type for node in graph.node))
+    samples = open_samples(job.volume)
+    assert samples is not None and job.signature is not None
+    # Quiet: without it, version 1.4 warns about each unused initializer.
+    session_options = onnxruntime.SessionOptions()
+    session_options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(job.artifact), session_options)
+    # The exporter drops inputs that no output needs.
+    known = {value.name for value in session.get_inputs()}
+    names = [tensor.name for tensor in job.signature.inputs]
+    outputs = [tensor.name for tensor in job.signature.outputs]
+
+    def predict(values: Sequence[np.ndarray]) -> List[np.ndarray]:
+        feed = {name: value for name, value in zip(names, values) if name in known}
+        return session.run(outputs, feed)  # type: ignore[no-any-return]
+
+    return compare(job, samples, f"ONNX Runtime {onnxruntime.__version__}", lambda: predict)
+
+
+def _inputs(job: Job, model: Any) -> List[Tensor]:
+    """The inputs as requested, named and ordered as forward() has them, or inferred."""
+    from stages import pytorch_model
+
+    specs = job.request.get("inputs") or parse_inputs(job.options["inputs"])
+    arrays = job.request.get("check", {}).get("inputs")
+    if not specs and arrays:
+        specs, why = pytorch_model.inputs_of_arrays(model, job.volume / arrays)
+        job.note(why)
+    if not specs:
+        (shape, dtype), why = pytorch_model.infer_inputs(model)
+        job.note(why)
+        specs = [{"name": "", "shape": shape, "dtype": dtype}]
+    names = list(pytorch_model.forward_names(model))
+    given = [spec.get("name", "") for spec in specs]
+    if all(given) and set(given) <= set(names):
+        specs = sorted(specs, key=lambda spec: names.index(spec["name"]))
+    elif len(specs) == 1:
+        names = ["input"]
+    rows = pytorch_model.embedding_rows(model)
+    tensors = []
+    for index, spec in enumerate(specs):
+        fallback = names[index] if index < len(names) else f"input_{index}"
+        tensor = Tensor.of({**spec, "name": spec.get("name") or fallback})
+        if np.dtype(tensor.dtype).kind in "iu" and tensor.high is None:
+            tensor = replace(tensor, low=0, high=rows or 10)
+            if not job.request.get("check", {}).get("inputs"):
+                reason = "the rows of the smallest embedding" if rows else "for want of a range"
+                job.note(
+                    f"Values of '{tensor.name}' are drawn from 0 to {int(tensor.high or 0) - 1} "
+                    f"({reason}); a model's .toml can give a range."
+                )
+        tensors.append(tensor)
+    return tensors
+
+
+def parse_inputs(text: str) -> List[Dict[str, Any]]:
+    """`NAME=1x3x224x224:float32,...`, the command line's form of the inputs."""
+    specs = []
+    for item in filter(None, text.split(",")):
+        name, _, rest = item.rpartition("=")
+        shape, _, dtype = rest.partition(":")
+        try:
+            sizes = tuple(int(size) for size in shape.split("x"))
+        except ValueError:
+            raise InputError(f"'{item}' is not of the form NAME=1x3x224x224:float32.") from None
+        specs.append({"name": name, "shape": sizes, "dtype": dtype or "float32"})
+    return specs
+
+
+def _tensor(torch: Any, array: np.ndarray) -> Any:
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _forward(torch: Any, model: Any, inputs: Sequence[Any]) -> List[Any]:
+    """Run the model; its outputs as a flat list, in the order of the exporter's own flattening."""
+    try:
+        with torch.no_grad():
+            outputs = model(*inputs)
+    except Exception as error:  # the user's own code may raise anything
+        shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in inputs)
+        raise InputError(
+            f"The model does not run on inputs of shape {shapes}: {error}",
+            "Check the shapes (the batch size first), the order and the types given by --input.",
+        ) from error
+    return _flatten(torch, outputs)
+
+
+def _flatten(torch: Any, outputs: Any) -> List[Any]:
+    try:
+        flat, _ = torch._C._jit_flatten(outputs)
+    except RuntimeError as error:
+        raise InputError(
+            f"The model's outputs cannot be exported: {str(error).splitlines()[0]}",
+            "Let forward() return tensors, in tuples, lists or dictionaries, and no None.",
+        ) from None
+    return list(flat)
+
+
+def _output_names(outputs: Sequence[Any], taken: Sequence[str]) -> List[str]:
+    if not outputs:
+        raise InputError("The model returns no tensor.", "Let forward() return what it computes.")
+    # A value has one name in a graph, so an output cannot be called as an input is.
+    stem = "output"
+    while any(name.startswith(stem) for name in taken):
+        stem += "_"
+    return [stem] if len(outputs) == 1 else [f"{stem}_{i}" for i in range(len(outputs))]
+
+
+def _predictor(torch: Any, model: Any) -> Callable[[Sequence[np.ndarray]], List[np.ndarray]]:
+    def predict(values: Sequence[np.ndarray]) -> List[np.ndarray]:
+        with torch.no_grad():
+            outputs = model(*[torch.from_numpy(value) for value in values])
+        if isinstance(outputs, torch.Tensor):
+            return [outputs.numpy()]
+        return [tensor.numpy() for tensor in _flatten(torch, outputs)]
+
+    return predict
+
+
+def _replica(torch: Any, model: Any) -> Any:
+    """A copy for another thread: forward() may keep things in attributes. Weights are shared."""
+    if isinstance(model, torch.jit.ScriptModule):
+        stream = io.BytesIO()
+        torch.jit.save(model, stream)
+        stream.seek(0)
+        return torch.jit.load(stream).eval()
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
+def _export_with_fixes(
+    torch: Any,
+    model: Any,
+    inputs: Sequence[Any],
+    tensors: Sequence[Tensor],
+    output_names: Sequence[str],
+    job: Job,
+) -> None:
+    """Export with the repairs that the option `fixes` allows, and note those that did something."""
+    chosen = [fix.name for fix in fixes.select(job.options["fixes"], "torch")]
+    job.report["fixes"] = []
+    if not chosen:
+        _export(torch, model, inputs, tensors, output_names, job)
+        _name_outputs(job, output_names)
+        return
+    from stages.fixes import for_torch
+
+    with for_torch.applied(chosen, job.options["opset"]) as repairs:
+        _export(torch, repairs.prepared(model), inputs, tensors, output_names, job)
+        _name_outputs(job, output_names)
+        repairs.finish(job.output, [tensor.name for tensor in tensors], inputs)
+    job.report["fixes"] = sorted(repairs.used)
+
+
+def _export(
+    torch: Any,
+    model: Any,
+    inputs: Sequence[Any],
+    tensors: Sequence[Tensor],
+    output_names: Sequence[str],
+    job: Job,
+) -> None:
+    progress("export")
+    settings = {
+        "opset_version": job.options["opset"],
+        "input_names": [tensor.name for tensor in tensors],
+        "output_names": list(output_names),
+    }
+    with torch.no_grad():
+        if not isinstance(model, torch.jit.ScriptModule):
+            # The exporter mutates some modules (training flags, flattened weights): give it a copy.
+            torch.onnx.export(copy.deepcopy(model), tuple(inputs), str(job.output), **settings)
+            return
+        graph = str(model.inlined_graph)
+        if "prim::If" in graph or "prim::Loop" in graph:
+            example = model(*inputs)
+            torch.onnx.export(
+                model, tuple(inputs), str(job.output), example_outputs=example, **settings
+            )
+            return
+        # A loaded archive has no types inside, and torch.onnx.export does not propagate the inputs'
+        # through it: ReLU6 then fails, and integer constants get the wrong type. Only the function
+        # behind it can be told to. pytorch/pytorch pull request 35467 (torch 1.6).
+        from torch.onnx import utils
+
+        utils._export(
+            model,
+            tuple(inputs),
+            str(job.output),
+            example_outputs=model(*inputs),
+            operator_export_type=torch.onnx.OperatorExportTypes.ONNX,
+            propagate=True,
+            **settings,
+        )
+
+
+def _name_outputs(job: Job, names: Sequence[str]) -> None:
+    """Give outputs that are one tensor (`return y, y`) a name each; the exporter keeps the last."""
+    import onnx
+
+    model = onnx.load(str(job.output))
+    outputs = model.graph.output
+    if len(outputs) != len(names) or [value.name for value in outputs] == list(names):
+        return
+    for value, name in zip(outputs, names):
+        if value.name != name:
+            model.graph.node.append(onnx.helper.make_node("Identity", [value.name], [name]))
+            value.name = name
+    onnx.save(model, str(job.output))
+
+
+def _is_random(torch: Any, model: Any, reference: Any) -> bool:
+    """Whether outputs differ between runs on one input, at random or by a state that is kept."""
+    predict = _predictor(torch, _replica(torch, model))
+    inputs = reference.input_arrays
+    # Another sample and the first one once more, for a model that counts its calls.
+    for sample in (reference.count - 1, 0):
+        predict([array[sample] for array in inputs])
+    again = predict([array[0] for array in inputs])
+    return any(
+        not np.array_equal(array[0], value) and not np.isnan(value).any()
+        for array, value in zip(reference.output_arrays, again)
+    )
+
+
+def _noise_floor(torch: Any, model: Any, reference: Any, wanted: int) -> Dict[str, Any]:
+    """PyTorch's float32 outputs against its own in float64, on the first samples.
+
+    What is left is the rounding of float32 arithmetic, which no conversion can undercut for sure.
+    """
+    from stages.samples import run_all
+    from stages.statistics import OutputStatistics
+
+    count = min(wanted, reference.count)
+    statistics = [OutputStatistics(t.name, t.shape, np.dtype(t.dtype)) for t in reference.outputs]
+    arrays = reference.output_arrays
+
+    def make_predict() -> Callable[[Sequence[np.ndarray]], List[np.ndarray]]:
+        # double() replaces the tensors of a module, and leaves the shared originals alone.
+        predict = _predictor(torch, _replica(torch, model).double())
+        return lambda values: predict(
+            [v.astype(np.float64) if v.dtype == np.float32 else v for v in values]
+        )
+
+    try:
+        for sample, values in enumerate(run_all(make_predict, replace(reference, count=count))):
+            for output, array, value in zip(statistics, arrays, values):
+                output.add(value[None], array[sample][None])
+    except Exception as error:  # not every model runs in float64, and none has to
+        return {"samples": 0, "outputs": None, "reason": f"{type(error).__name__}: {error}"}
+    results = [output.result() for output in statistics]
+    keys = ("name", "mean_abs", "max_abs", "rms_abs", "p99_abs")
+    return {
+        "samples": count,
+        "outputs": [{key: result[key] for key in keys} for result in results],
+        "reason": "",
+    }
+
+
+STAGE = Stage(
+    name="torch",
+    summary=__doc__ or "",
+    consumes="model.pt",
+    produces="model.onnx",
+    packages=("torch", "torchvision", "onnx", "onnxruntime", "numpy"),
+    convert=convert,
+    check=check,
+    options=(
+        Option("fixes", str, "all", "repairs to apply: all, none, NAME,... or -NAME,..."),
+        Option("opset", int, 11, "the ONNX operator set to export"),
+        Option("arch", str, "", "what builds the model of a state_dict: FILE.py:CALLABLE"),
+        Option("arch_args", str, "", "keyword arguments for it, as JSON"),
+        Option("inputs", str, "", "inputs as NAME=1x3x224x224:float32, comma-separated"),
+    ),
+)
+
+if __name__ == "__main__":
+    run_as_program(STAGE)

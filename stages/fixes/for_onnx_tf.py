@@ -1,0 +1,140 @@
+"""The entry of the stage `onnx-tf`: a conversion with fixes."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Sequence, Tuple
+
+import tensorflow as tf
+from onnx_tf.backend import TensorflowBackend
+from onnx_tf.backend_rep import TensorflowRep
+from onnx_tf.common import data_type
+
+from stages.contract import Tensor
+from stages.fixes import (  # noqa: F401  (imported for the handlers that they register)
+    blocks,
+    control_flow,
+    convolution,
+    elementwise,
+    normalization,
+    padding,
+    pooling,
+    products,
+    pruning,
+    recurrent,
+    reductions,
+    resizing,
+    shapes,
+)
+from stages.fixes.emitter import Emitter
+from stages.fixes.rewriting import Graph, rewrite
+from stages.fixes.values import Value, channels_last
+
+
+class Representation:
+    """What TensorflowRep is to the stage: a graph, its inputs and outputs by ONNX name."""
+
+    # The output tensors have their final names already; export_graph renames none.
+    keeps_names = True
+
+    def __init__(
+        self,
+        graph: tf.Graph,
+        inputs: List[str],
+        outputs: List[str],
+        tensors: Dict[str, tf.Tensor],
+        directly: bool,
+    ) -> None:
+        self.graph = graph
+        self.inputs = inputs
+        self.outputs = outputs
+        self.tensor_dict = tensors
+        self.directly = directly
+
+    def export_graph(self, path: str) -> None:
+        """Write what the outputs need, and all inputs, in the order of the graph."""
+        wanted = [self.tensor_dict[name].op.name for name in [*self.inputs, *self.outputs]]
+        pruned = pruning.prune(self.graph, wanted)
+        if self.directly:
+            pruning.direct_inputs(pruned)
+            # Once more, without what the direct transposes have left over.
+            pruned = tf.compat.v1.graph_util.extract_sub_graph(pruned, wanted)
+        Path(path).write_bytes(pruned.SerializeToString(deterministic=True))
+
+
+def convert(
+    model: Any, fixes: Iterable[str], expected: Sequence[Tensor] = ()
+) -> Tuple[Any, List[str]]:
+    """Convert an ONNX model with these fixes; the names of those that did something, sorted.
+
+    `expected` are the inputs of the PyTorch model: those that the exporter dropped, since no output
+    needs them, become inputs that nothing reads.
+
+    Raises `StageError` that names the layer that cannot be converted.
+    """
+    fixes = set(fixes)
+    source = Graph(model.graph)
+    used = rewrite(source, fixes)
+    if "outputs" in fixes:
+        _name_without_chance()
+    graph = tf.Graph()
+    with graph.as_default():
+        emitter = Emitter(TensorflowBackend, model.opset_import, fixes)
+        emitter.used |= used
+        emitter.reserved |= {_safe(name) for name in source.outputs}
+        tensors: Dict[str, tf.Tensor] = {}
+        for info in source.inputs:
+            kind = info.type.tensor_type
+            shape = [d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim]
+            if "static-batch" in fixes and shape and shape[0] is None and None not in shape[1:]:
+                shape[0] = 1
+                emitter.used.add("static-batch")
+            tensor = tf.compat.v1.placeholder(
+                data_type.onnx2tf(kind.elem_type), shape, _safe(info.name)
+            )
+            value = emitter.values[info.name] = Value.of_tensor(tensor)
+            if "layout" in fixes and len(shape) >= 4 and pruning.feeds_images(source, info.name):
+                value.preferred = channels_last(len(shape))
+            emitter.reserved.add(tensor.op.name)
+            tensors[info.name] = tensor
+        for tensor in expected:
+            if tensor.name not in tensors:
+                tensors[tensor.name] = tf.compat.v1.placeholder(
+                    tensor.dtype, tensor.shape, _safe(tensor.name)
+                )
+        emitter.run(source)
+        inputs = list(tensors)
+        outputs = {name: emitter.values[name].tensor() for name in source.outputs}
+        if "outputs" not in fixes:
+            known = {name: tensors.get(name, tensor) for name, tensor in outputs.items()}
+            result = TensorflowRep(graph, inputs, source.outputs, {**tensors, **known})
+            return result, sorted(emitter.used & fixes)
+        for name, tensor in outputs.items():
+            # An operator of its own, even for an input or an interior tensor.
+            # One that has an input's very name is that input.
+            if name not in tensors:
+                outputs[name] = tf.identity(tensor, _safe(name))
+            else:
+                outputs[name] = tensors[name]
+        emitter.used.add("outputs")
+    result = Representation(
+        graph, inputs, source.outputs, {**tensors, **outputs}, "layout" in fixes
+    )
+    return result, sorted(emitter.used & fixes)
+
+
+def _safe(name: str) -> str:
+    """A name that TensorFlow allows."""
+    name = re.sub(r"[^A-Za-z0-9_.\-/]", "_", name)
+    return name if re.match(r"[A-Za-z0-9.]", name) else f"t{name}"
+
+
+def _name_without_chance() -> None:
+    """onnx-tf makes some names unique by a random suffix; count instead."""
+    counter = itertools.count()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("onnx_tf") and callable(getattr(module, "get_unique_suffix", None)):
+            module.get_unique_suffix = lambda: f"u{next(counter)}"  # type: ignore[attr-defined]

@@ -1,0 +1,27 @@
+"""Convert PyTorch models to TensorFlow Lite with the tools of September 2020, on any machine.
+
+from runner import convert
+
+report = convert("mbv2.pt")
+print(report.outcome, report.artifacts[-1].path)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runner.pipeline import convert
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "convert"]
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that modules which need the standard library only (bootstrap.py imports one) load
+    # before anything is installed.
+    if name == "convert":
+        from runner.pipeline import convert
+
+        return convert
+    raise AttributeError(name)

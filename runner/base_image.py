@@ -1,0 +1,274 @@
+"""The base image, built without a registry: Debian's packages and a CPython of this machine.
+
+mmdebstrap makes the root file system and its tar; CPython is copied from an interpreter found here;
+the engine loads it from an archive of our own. The same packages and the same interpreter give the
+same image id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import docker
+import docker.errors
+
+from runner.compat import tomllib
+from runner.errors import BadInput, EnvironmentUnavailable
+from runner.image_archive import write_archive
+from runner.interpreters import find_cpython
+from runner.processes import run_showing_lines
+from runner.toolchain import ROOT
+
+REPOSITORY = "runner-base"
+LOCAL_TAG = f"{REPOSITORY}:local"
+BANNER = "# Written by `runner images base --lock`. Do not edit: change base.toml."
+_LABELS = "org.runner.base"
+
+# Parts of CPython that no stage can reach: tests, Tk, and what compiles C extensions.
+_LEFT_OUT = (
+    *("test", "tests", "idlelib", "tkinter", "turtledemo", "site-packages", "dist-packages"),
+    *("config-*", "_test*.so", "_tkinter*.so", "__pycache__"),
+)
+# Modules whose shared libraries must be in the image.
+_NEEDED = "bz2, ctypes, ensurepip, lzma, readline, sqlite3, ssl, uuid, venv, zlib"
+
+
+@dataclass(frozen=True)
+class BaseRecipe:
+    """images/base/base.toml."""
+
+    default: str
+    epoch: int
+    python: str
+    suite: str
+    packages: tuple[str, ...]
+    cuda_sources: tuple[str, ...]
+    lock: Path
+
+    @property
+    def created(self) -> str:
+        return datetime.fromtimestamp(self.epoch, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True)
+class BaseImage:
+    """A base that was built on this machine."""
+
+    tag: str
+    id: str
+    python: str
+    packages: tuple[str, ...]
+
+    @property
+    def packages_sha256(self) -> str:
+        return hashlib.sha256("\n".join(self.packages).encode()).hexdigest()
+
+    def drift(self, recipe: BaseRecipe) -> tuple[str, ...]:
+        """Packages that are not as packages.lock has them, since the mirror has moved on."""
+        if not recipe.lock.exists():
+            return ()
+        lines = recipe.lock.read_text().splitlines()
+        locked = {line for line in lines if line and not line.startswith("#")}
+        return tuple(package for package in self.packages if package not in locked)
+
+
+def read_recipe(root: Path = ROOT) -> BaseRecipe:
+    folder = root / "images" / "base"
+    data = tomllib.loads((folder / "base.toml").read_text())
+    local = data["local"]
+    return BaseRecipe(
+        default=data["default"],
+        epoch=data["source-date-epoch"],
+        python=local["python"],
+        suite=local["suite"],
+        packages=tuple(local["packages"]),
+        cuda_sources=tuple(data["cuda"]["sources"]),
+        lock=folder / "packages.lock",
+    )
+
+
+def find_base(client: docker.DockerClient) -> BaseImage | None:
+    """The base that was built last on this machine, if there is one."""
+    try:
+        image = client.images.get(LOCAL_TAG)
+    except docker.errors.ImageNotFound:
+        return None
+    if f"{_LABELS}.python" not in image.labels or image.id is None:
+        return None
+    return BaseImage(
+        tag=next((tag for tag in image.tags if tag != LOCAL_TAG), LOCAL_TAG),
+        id=image.id,
+        python=image.labels[f"{_LABELS}.python"],
+        packages=tuple(image.labels[f"{_LABELS}.packages"].split()),
+    )
+
+
+def build_base(
+    client: docker.DockerClient,
+    on_line: Callable[[str], None],
+    recipe: BaseRecipe | None = None,
+) -> BaseImage:
+    """Build the base and load it into the engine; about a minute.
+
+    `on_line` gets mmdebstrap's lines and a warning for packages that differ from packages.lock.
+    Raises `EnvironmentUnavailable` where that cannot work: it takes Linux, root, mmdebstrap and a
+    CPython of the recipe's version.
+    """
+    recipe = recipe or read_recipe()
+    _check_machine()
+    executable = find_cpython(recipe.python)
+    with tempfile.TemporaryDirectory(prefix="runner-base-") as name:
+        folder = Path(name)
+        # mmdebstrap's helpers drop privileges, and must reach the files that it hands them.
+        folder.chmod(0o755)
+        python = _copy_cpython(executable, recipe.python, folder / "python")
+        _bootstrap(recipe, folder, on_line)
+        packages = tuple((folder / "packages").read_text().split())
+        key = _recipe_key(recipe, folder / "python")
+        tag = f"{REPOSITORY}:py{recipe.python.replace('.', '')}-{key}"
+        archive = folder / "image.tar"
+        write_archive(
+            archive,
+            folder / "layer.tar",
+            tags=(tag, LOCAL_TAG),
+            created=recipe.created,
+            labels={f"{_LABELS}.python": python, f"{_LABELS}.packages": " ".join(packages)},
+        )
+        with archive.open("rb") as file:
+            client.images.load(file)
+    image = client.images.get(tag)
+    base = BaseImage(tag=tag, id=str(image.id), python=python, packages=packages)
+    drift = base.drift(recipe)
+    if drift:
+        on_line(f"Warning: {len(drift)} packages differ from packages.lock: {', '.join(drift)}")
+    return base
+
+
+def lock_base(base: BaseImage, recipe: BaseRecipe | None = None) -> bool:
+    """Write packages.lock from a base that was built; whether it changed."""
+    recipe = recipe or read_recipe()
+    old = recipe.lock.read_text() if recipe.lock.exists() else ""
+    if old and not old.startswith(BANNER):
+        raise BadInput(f"{recipe.lock} was not written by `runner lock`.", "Move it away.")
+    text = "\n".join([BANNER, "", *base.packages]) + "\n"
+    if text == old:
+        return False
+    temporary = recipe.lock.with_suffix(".lock.part")
+    temporary.write_text(text)
+    temporary.replace(recipe.lock)
+    return True
+
+
+def _check_machine() -> None:
+    if not sys.platform.startswith("linux"):
+        raise EnvironmentUnavailable(
+            "A base image can be built from packages only on Linux.",
+            "Make a registry reachable, or load a saved base with `docker load`.",
+        )
+    if shutil.which("mmdebstrap") is None:
+        raise EnvironmentUnavailable(
+            "Building the base image takes mmdebstrap, which is not installed.",
+            "Install it: `apt-get install mmdebstrap`.",
+        )
+    if os.geteuid() != 0:
+        raise EnvironmentUnavailable(
+            "Building the base image takes root: mmdebstrap makes a root file system.",
+            "Build it once as root: `sudo runner images base`.",
+        )
+
+
+def _copy_cpython(executable: Path, version: str, target: Path) -> str:
+    """Copy an interpreter as it should lie under /usr/local; its full version ('3.8.18')."""
+    script = (
+        "import platform, sys, sysconfig; "
+        "print(platform.python_version(), sys.base_prefix, sysconfig.get_path('stdlib'), "
+        "getattr(sys, '_base_executable', sys.executable), sep='\\n')"
+    )
+    result = subprocess.run(
+        [str(executable), "-I", "-c", script], capture_output=True, text=True, check=True
+    )
+    full_version, prefix, stdlib, binary = result.stdout.splitlines()
+    (target / "bin").mkdir(parents=True)
+    shutil.copy(Path(binary).resolve(), target / "bin" / f"python{version}")
+    for link in ("python3", "python"):
+        (target / "bin" / link).symlink_to(f"python{version}")
+    shutil.copytree(
+        stdlib,
+        target / "lib" / f"python{version}",
+        symlinks=True,
+        ignore=shutil.ignore_patterns(*_LEFT_OUT),
+    )
+    for library in Path(prefix, "lib").glob(f"libpython{version}.so*"):
+        shutil.copy(library, target / "lib" / library.name, follow_symlinks=False)
+    return full_version
+
+
+def _bootstrap(recipe: BaseRecipe, folder: Path, on_line: Callable[[str], None]) -> None:
+    """Write the root file system to layer.tar and its package list to packages."""
+    python = shlex.quote(str(folder / "python"))
+    packages = shlex.quote(str(folder / "packages"))
+    stdlib = f"/usr/local/lib/python{recipe.python}"
+    # A read-only image cannot write .pyc; a timestamp in one would be the build's.
+    compile_options = "-q --invalidation-mode unchecked-hash -x lib2to3/tests"
+    hooks = (
+        f'cp -R --preserve=mode,links {python}/. "$1/usr/local/"',
+        'chroot "$1" ldconfig',
+        # -B: a .pyc written by an import would bear a date, and compileall would keep it.
+        f'chroot "$1" python3 -I -B -c "import {_NEEDED}"',
+        f'PYTHONHASHSEED=0 chroot "$1" python3 -m compileall {compile_options} {stdlib}',
+        f"""chroot "$1" dpkg-query --show -f '${{Package}}=${{Version}}\\n' >{packages}""",
+        # What differs between machines, and what names their mirror.
+        'for file in resolv.conf hostname hosts apt/sources.list; do : >"$1/etc/$file"; done',
+        'rm -rf "$1"/var/cache/apt/*.bin "$1"/var/cache/debconf/*-old "$1"/var/lib/dpkg/*-old',
+    )
+    command = [
+        *("mmdebstrap", "--variant=minbase", "--mode=root", "--architectures=amd64"),
+        "--include=" + ",".join(recipe.packages),
+        # Without it, apt chooses the package usrmerge, which brings 50 MB of Perl.
+        "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
+        # Licences stay; manuals and translations do not.
+        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")),
+        "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+        *(f"--customize-hook={hook}" for hook in hooks),
+        *(recipe.suite, str(folder / "layer.tar")),
+        *_apt_sources(recipe.suite),
+    ]
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(recipe.epoch), "LC_ALL": "C.UTF-8"}
+    finished = run_showing_lines(command, on_line, environment)
+    if finished.status != 0:
+        raise EnvironmentUnavailable(
+            "mmdebstrap could not build the base image:\n" + "\n".join(finished.lines[-20:]),
+            "Check that the mirror in apt's sources is reachable (`apt-get update`).",
+        )
+
+
+def _apt_sources(suite: str) -> list[str]:
+    """This machine's sources for Debian's `suite`; empty means mmdebstrap's own default."""
+    command = [
+        *("apt-get", "indextargets", "--format", "deb $(REPO_URI) $(RELEASE) $(COMPONENT)"),
+        *("Created-By: Packages", "Origin: Debian", "Component: main"),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = result.stdout.splitlines()
+    wanted = {suite, f"{suite}-updates", f"{suite}-security"}
+    return [line for line in lines if line.split()[2] in wanted]
+
+
+def _recipe_key(recipe: BaseRecipe, python: Path) -> str:
+    """12 hex digits over the recipe, of which this module is a part, and the interpreter."""
+    digest = hashlib.sha256(repr((recipe.epoch, recipe.suite, recipe.packages)).encode())
+    digest.update(Path(__file__).read_bytes())
+    for path in sorted(path for path in python.rglob("*") if path.is_file()):
+        digest.update(path.relative_to(python).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,151 @@
+"""What works on this machine, and how to mend the rest. A finding is data, not an exception."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from runner.engines.process import cache_folder, environment_folder
+from runner.errors import EnvironmentUnavailable
+from runner.files import human_bytes
+from runner.interpreters import find_cpython
+from runner.registry import read_registry
+from runner.toolchain import Image, all_images, load_toolchain
+
+# Three environments, their downloads, and the samples of one run at 224 by 224.
+_WANTED_BYTES = 8_000_000_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `level` is ok, warning (one way less) or error."""
+
+    topic: str
+    level: str
+    message: str
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def examine() -> list[Finding]:
+    """Look at everything a conversion needs; an error means that no engine can serve."""
+    docker, process = _docker(), _interpreter()
+    findings = [docker, process]
+    if docker.level == "ok":
+        findings.append(_docker_images())
+    findings += [_environments(), _disk(), _gpu(), _index()]
+    if docker.level != "ok" and process.level != "ok":
+        findings.append(
+            Finding("engine", "error", "Neither engine can serve.", "Mend one of the two above.")
+        )
+    else:
+        which = "docker" if docker.level == "ok" else "process"
+        findings.append(Finding("engine", "ok", f"`--engine auto` takes {which}."))
+    return findings
+
+
+def image_states(images: Sequence[Image]) -> list[dict[str, str]]:
+    """For each image: its lock, and whether either engine has it ready."""
+    is_built = _built_images()
+    return [
+        {
+            "image": image.title,
+            "as of": image.as_of[:10],
+            "lock": image.lock_sha256[:12],
+            "docker": is_built(image),
+            "process": "installed" if environment_folder(image).is_dir() else "-",
+        }
+        for image in images
+    ]
+
+
+def _built_images() -> Callable[[Image], str]:
+    from runner.engines.docker import connect
+    from runner.image_build import find_image
+
+    try:
+        client = connect()
+    except EnvironmentUnavailable:
+        return lambda image: "no engine"
+
+    def state(image: Image) -> str:
+        record = find_image(client, image)
+        return record.id.removeprefix("sha256:")[:12] if record else "-"
+
+    return state
+
+
+def _docker() -> Finding:
+    from runner.engines.docker import connect
+
+    try:
+        version = connect().version()["Version"]
+    except EnvironmentUnavailable as error:
+        return Finding("docker", "warning", error.message, error.remedy)
+    return Finding("docker", "ok", f"Docker Engine {version} answers.")
+
+
+def _docker_images() -> Finding:
+    is_built = _built_images()
+    images = [image for image in all_images() if image.variant == "cpu"]
+    missing = [image.title for image in images if is_built(image) == "-"]
+    if missing:
+        return Finding(
+            "images",
+            "warning",
+            f"Not built yet: {', '.join(missing)}.",
+            "`runner images build` builds them; so does the first conversion.",
+        )
+    return Finding("images", "ok", "All CPU images are here.")
+
+
+def _interpreter() -> Finding:
+    versions = sorted({image.python for image in all_images()})
+    try:
+        found = [str(find_cpython(version, install=False)) for version in versions]
+    except EnvironmentUnavailable as error:
+        return Finding("process engine", "warning", error.message, error.remedy)
+    return Finding("process engine", "ok", f"CPython {', '.join(versions)}: {', '.join(found)}.")
+
+
+def _environments() -> Finding:
+    chain = load_toolchain()
+    folders = [environment_folder(image) for image in all_images() if image.name in chain.images]
+    count = sum(folder.is_dir() for folder in folders)
+    return Finding("environments", "ok", f"{count} installed in {cache_folder()}.")
+
+
+def _disk() -> Finding:
+    folder = cache_folder()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    message = f"{human_bytes(free)} free for {cache_folder()}."
+    if free < _WANTED_BYTES:
+        remedy = "Set RUNNER_CACHE_DIR to a larger disk."
+        return Finding(
+            "disk", "warning", f"{message} {human_bytes(_WANTED_BYTES)} is safe.", remedy
+        )
+    return Finding("disk", "ok", message)
+
+
+def _gpu() -> Finding:
+    if Path("/dev/nvidiactl").exists():
+        return Finding("gpu", "ok", "An NVIDIA GPU is here; --gpu uses it on the docker engine.")
+    return Finding("gpu", "ok", "No NVIDIA GPU; none is needed, and results do not depend on one.")
+
+
+def _index() -> Finding:
+    registry = read_registry(os.environ)
+    # Without what stands before an @: a password may.
+    shown = re.sub(r"//[^/@]*@", "//", registry.index_url)
+    parts = [shown or "the default package index"]
+    if registry.ca_bundle:
+        parts.append(f"certificates from {registry.ca_bundle}")
+    return Finding("packages", "ok", ", ".join(parts) + ".")

@@ -1,0 +1,55 @@
+"""Which engine a run takes, and why: the reason is shown and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runner.engines.base import Engine, Progress
+from runner.errors import BadInput, EnvironmentUnavailable
+from runner.toolchain import Image
+
+ENGINES = ("auto", "docker", "process")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine whose environments are ready, and why it was taken."""
+
+    engine: Engine
+    reason: str
+
+
+def prepare_engine(wanted: str, images: Sequence[Image], progress: Progress) -> Choice:
+    """Prepare the engine that was asked for; for `auto`, docker where it can serve, else process.
+
+    Docker serves where a daemon answers and the images are there or can be built. Raises `BadInput`
+    for an unknown name, `EnvironmentUnavailable` if the environments cannot be had.
+    """
+    if wanted not in ENGINES:
+        raise BadInput(f"There is no engine '{wanted}'.", f"Engines: {', '.join(ENGINES)}.")
+    if wanted == "process":
+        return _process(images, progress, "asked for")
+    # Late: a run on the process engine does not pay for the docker SDK's import.
+    from runner.engines.docker import DockerEngine, connect
+
+    try:
+        engine = DockerEngine(connect())
+        missing = ", ".join(image.title for image in engine.missing(images))
+        engine.prepare(images, progress)
+    except EnvironmentUnavailable as error:
+        if wanted == "docker":
+            raise
+        return _process(images, progress, error.message)
+    if wanted == "docker":
+        return Choice(engine, "asked for")
+    state = f"built now: {missing}" if missing else "the images are here"
+    return Choice(engine, f"a Docker engine answers; {state}")
+
+
+def _process(images: Sequence[Image], progress: Progress, reason: str) -> Choice:
+    from runner.engines.process import ProcessEngine
+
+    engine = ProcessEngine()
+    engine.prepare(images, progress)
+    return Choice(engine, reason.rstrip("."))

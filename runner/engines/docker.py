@@ -1,0 +1,300 @@
+"""The docker engine: each stage in its own container, with nothing but the run's volume."""
+
+from __future__ import annotations
+
+import io
+import math
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+import docker.types
+import requests.exceptions
+
+from runner.engines.base import MOST_READ, Ended, OnLine, Progress
+from runner.errors import EnvironmentUnavailable
+from runner.files import appearing
+from runner.image_build import CUDA_VARIANT, ImageRecord, build_image, choose_base, find_image
+from runner.report import EnvironmentRecord
+from runner.toolchain import Image, Stage
+
+LABEL = "org.runner.run"
+_VOLUME = "/artifacts"
+# The user that the images make, and who owns the volume.
+_USER = 1000
+_PIDS = 1024
+# Stages get this much of the engine's memory, so that the machine itself keeps breathing.
+_MEMORY_SHARE = 0.85
+_TMPFS = "rw,nosuid,nodev,mode=1777,size=1g"
+
+
+def connect() -> docker.DockerClient:
+    """A client of a daemon that answers. Raises `EnvironmentUnavailable` if none does."""
+    try:
+        client = docker.from_env(timeout=60)
+        client.ping()
+    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+        raise EnvironmentUnavailable(
+            f"No Docker engine answers: {_short(error)}",
+            "Start Docker (and set DOCKER_HOST if it is elsewhere), or use --engine process.",
+        ) from None
+    return client
+
+
+class DockerEngine:
+    """Runs stages as containers."""
+
+    name = "docker"
+
+    def __init__(self, client: docker.DockerClient) -> None:
+        self.client = client
+        info = client.info()
+        self.details: dict[str, str] = {
+            "version": str(info.get("ServerVersion", "")),
+            "kernel": str(info.get("KernelVersion", "")),
+        }
+        self._memory = int(int(info.get("MemTotal") or 4 << 30) * _MEMORY_SHARE)
+        self._records: dict[str, ImageRecord] = {}
+        self._images: dict[str, Image] = {}
+
+    def missing(self, images: Sequence[Image]) -> list[Image]:
+        return [image for image in images if find_image(self.client, image) is None]
+
+    def prepare(self, images: Sequence[Image], progress: Progress) -> None:
+        self._images = {image.name: image for image in images}
+        missing = self.missing(images)
+        if missing:
+            show = progress.task("base image")
+            base = choose_base(self.client, lambda line: show(line, None))
+            show("ready", 1.0)
+            for image in missing:
+                self._build(image, base, progress.task(f"image {image.title}"))
+        for image in images:
+            record = find_image(self.client, image)
+            if record is None:
+                raise EnvironmentUnavailable(f"The image '{image.title}' vanished after its build.")
+            self._records[image.name] = record
+
+    def _build(self, image: Image, base: str, show: Callable[[str, float | None], None]) -> None:
+        build_image(self.client, image, base, lambda line: show(line, None))
+        show("built", 1.0)
+
+    def environment(self, image: Image) -> EnvironmentRecord:
+        record = self._records[image.name]
+        return EnvironmentRecord(
+            image=image.title,
+            identity=record.id,
+            lock_sha256=image.lock_sha256,
+            stand_ins=[str(stand_in) for stand_in in image.stand_ins_used],
+            wheels=[f"{wheel.path.name} sha256:{wheel.sha256}" for wheel in image.wheels],
+            details={"tag": record.tag, "base": record.base},
+        )
+
+    @contextmanager
+    def volume(self, run: str, folder: Path) -> Iterator[DockerVolume]:
+        labels = {LABEL: run}
+        name = f"runner-{run}"
+        try:
+            with _answering():
+                self.client.volumes.create(name, labels=labels)
+                # Never started: it holds the volume open for copying, whatever stage is running.
+                keeper = self.client.containers.create(
+                    next(iter(self._records.values())).id,
+                    volumes={name: {"bind": _VOLUME, "mode": "rw"}},
+                    network_mode="none",
+                    labels=labels,
+                )
+            yield DockerVolume(self, name, keeper, labels)
+        finally:
+            remove_run(self.client, run)
+
+    def create(self, stage: Stage, volume: str, labels: dict[str, str]) -> Any:
+        """A container for a stage, as closed as it can be, not started yet."""
+        image = self._images[stage.image]
+        devices = []
+        if image.variant == CUDA_VARIANT:
+            wanted = [["gpu", "compute", "utility"]]
+            devices = [docker.types.DeviceRequest(count=1, capabilities=wanted)]
+        return self.client.containers.create(
+            self._records[stage.image].id,
+            entrypoint=["python", "-m", stage.module, "--volume", _VOLUME],
+            volumes={volume: {"bind": _VOLUME, "mode": "rw"}},
+            environment={"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", "RUNNER_PROGRESS": "1"},
+            labels={**labels, "org.runner.stage": stage.name},
+            network_mode="none",
+            read_only=True,
+            tmpfs={"/tmp": _TMPFS},
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges:true"],
+            user=f"{_USER}:{_USER}",
+            pids_limit=_PIDS,
+            mem_limit=self._memory,
+            # Without an init, a stop takes the full grace period: PID 1 ignores signals.
+            init=True,
+            device_requests=devices,
+        )
+
+
+class DockerVolume:
+    """A named volume, and a container that is never started to copy through."""
+
+    def __init__(
+        self, engine: DockerEngine, name: str, keeper: Any, labels: dict[str, str]
+    ) -> None:
+        self._engine = engine
+        self._name = name
+        self._keeper = keeper
+        self._labels = labels
+
+    def put(self, files: Mapping[str, Path | bytes]) -> None:
+        # Through a file: a model may be larger than what memory should hold.
+        with tempfile.TemporaryFile() as archive:
+            _archive(archive, files)
+            archive.seek(0)
+            with _answering():
+                self._keeper.put_archive(_VOLUME, archive)
+
+    def read(self, name: str) -> bytes | None:
+        with io.BytesIO() as target:
+            return target.getvalue() if self._copy_out(name, target, MOST_READ) else None
+
+    def get(self, name: str, target: Path) -> None:
+        with appearing(target) as temporary, open(temporary, "wb") as file:
+            if not self._copy_out(name, file):
+                raise FileNotFoundError(f"the volume holds no regular file '{name}'")
+
+    def _copy_out(self, name: str, target: Any, most: float = math.inf) -> bool:
+        with _answering():
+            try:
+                chunks, _ = self._keeper.get_archive(f"{_VOLUME}/{name}")
+            except docker.errors.NotFound:
+                return False
+            return _extract(chunks, target, most)
+
+    def run(self, stage: Stage, on_line: OnLine) -> Ended:
+        with _answering():
+            container = self._engine.create(stage, self._name, self._labels)
+            try:
+                container.start()
+                _follow(container, on_line)
+                # The log ends when the daemon does, too: only the state says that the stage ended.
+                status = int(container.wait(timeout=600)["StatusCode"])
+                container.reload()
+                state = container.attrs["State"]
+            finally:
+                with suppress(docker.errors.DockerException, requests.exceptions.RequestException):
+                    container.remove(force=True)
+        if state.get("OOMKilled") and status:
+            return Ended(
+                status,
+                f"The stage ran out of memory; it had {self._engine._memory / 1e9:.1f} GB.",
+                "Use a machine with more memory, smaller inputs, or fewer --samples.",
+            )
+        if status > 128:
+            return Ended(status, f"The stage was ended by signal {status - 128}.")
+        return Ended(status)
+
+
+def _extract(chunks: Iterator[bytes], target: Any, most: float) -> bool:
+    """Write the one regular file of a tar stream to `target`; False if there is none to take.
+
+    That is: something else than a file, or more than `most` bytes.
+    """
+    with tarfile.open(fileobj=io.BufferedReader(_Stream(chunks)), mode="r|") as archive:
+        for member in archive:
+            # A link or a device is not an artifact, and is never followed.
+            fits = member.isreg() and member.size <= most
+            source = archive.extractfile(member) if fits else None
+            if source is None:
+                return False
+            while block := source.read(1 << 20):
+                target.write(block)
+            return True
+        return False
+
+
+def remove_run(client: docker.DockerClient, run: str) -> None:
+    """Remove every container and volume of a run, found by its label."""
+    with suppress(docker.errors.DockerException, requests.exceptions.RequestException):
+        only: dict[str, str | list[str] | bool] = {"label": f"{LABEL}={run}"}
+        for container in client.containers.list(all=True, filters=only):
+            with suppress(docker.errors.DockerException):
+                container.remove(force=True)
+        for volume in client.volumes.list(filters=only):
+            with suppress(docker.errors.DockerException):
+                volume.remove(force=True)
+
+
+def _follow(container: Any, on_line: OnLine) -> None:
+    pending = b""
+    for chunk in container.logs(stream=True, follow=True):
+        *lines, pending = (pending + chunk).split(b"\n")
+        for line in lines:
+            on_line(line.decode(errors="replace").rstrip())
+    if pending:
+        on_line(pending.decode(errors="replace").rstrip())
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Turn what the SDK raises, when the daemon refuses or is gone, into an error for a person."""
+    try:
+        yield
+    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+        remedy = "Check the engine (docker info) and its disk, then run the command again."
+        if "device driver" in str(error):
+            remedy = "Docker has no GPU driver here: leave out --gpu, or install NVIDIA's toolkit."
+        raise EnvironmentUnavailable(
+            f"The Docker engine failed: {_short(error)}", remedy
+        ) from error
+
+
+def _archive(target: Any, files: Mapping[str, Path | bytes]) -> None:
+    """Write a tar of these files, owned by the stages' user, parent folders included."""
+    with tarfile.open(fileobj=target, mode="w") as archive:
+        for folder in sorted({str(Path(name).parent) for name in files} - {"."}):
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            entry.uid = entry.gid = _USER
+            archive.addfile(entry)
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.mode = 0o644
+            entry.uid = entry.gid = _USER
+            if isinstance(content, bytes):
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+            else:
+                entry.size = content.stat().st_size
+                with open(content, "rb") as file:
+                    archive.addfile(entry, file)
+
+
+class _Stream(io.RawIOBase):
+    """The chunks of a download as a file; io.BufferedReader makes reads of any size of it."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
+
+
+def _short(error: BaseException) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

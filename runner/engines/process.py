@@ -1,0 +1,239 @@
+"""The process engine: stages in locked virtual environments on this machine, no Docker needed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock
+from uv import find_uv_bin
+
+from runner.engines.base import MOST_READ, Ended, OnLine, Progress
+from runner.errors import EnvironmentUnavailable
+from runner.files import appearing
+from runner.interpreters import find_cpython
+from runner.processes import end_running, run_showing_lines
+from runner.registry import uv_environment
+from runner.report import EnvironmentRecord
+from runner.toolchain import ROOT, Image, Stage
+
+# Counted up when the way of making environments changes, so that old ones are not used.
+_FORMAT = "1"
+# What stages see of the user's environment variables; the rest could change what they do.
+_KEPT_VARIABLES = ("PATH", "SYSTEMROOT", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
+# Lines of the lock that other packages' sources are built with, installed before the rest.
+_BUILD_TOOLS = ("setuptools", "wheel")
+
+
+def cache_folder() -> Path:
+    """Where environments are kept: RUNNER_CACHE_DIR, or the user's cache folder."""
+    chosen = os.environ.get("RUNNER_CACHE_DIR")
+    return Path(chosen).absolute() if chosen else platformdirs.user_cache_path("runner")
+
+
+def environment_folder(image: Image) -> Path:
+    return cache_folder() / "environments" / f"{image.title}-{_FORMAT}-{image.environment_key[:16]}"
+
+
+class ProcessEngine:
+    """Runs stages as child processes."""
+
+    name = "process"
+
+    def __init__(self) -> None:
+        self.details: dict[str, str] = {"cache": str(cache_folder())}
+        self._images: dict[str, Image] = {}
+
+    def prepare(self, images: Sequence[Image], progress: Progress) -> None:
+        self._images = {image.name: image for image in images}
+        missing = [image for image in images if not _python(environment_folder(image)).exists()]
+        if not missing:
+            return
+        if sys.platform != "linux" or os.uname().machine != "x86_64":
+            raise EnvironmentUnavailable(
+                "The packages of 2020 exist for x86-64 Linux only.",
+                "Use the docker engine here: --engine docker.",
+            )
+        interpreters = {version: find_cpython(version) for version in {i.python for i in missing}}
+        tasks = [progress.task(f"environment {image.title}") for image in missing]
+        # Downloads of one environment overlap with the unpacking of another.
+        with ThreadPoolExecutor(len(missing)) as pool:
+            jobs = [
+                pool.submit(_install, image, interpreters[image.python], show)
+                for image, show in zip(missing, tasks, strict=True)
+            ]
+            try:
+                for job in jobs:
+                    job.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                end_running()
+                raise
+
+    def environment(self, image: Image) -> EnvironmentRecord:
+        return EnvironmentRecord(
+            image=image.title,
+            identity=image.environment_key,
+            lock_sha256=image.lock_sha256,
+            stand_ins=[str(stand_in) for stand_in in image.stand_ins_used],
+            wheels=[f"{wheel.path.name} sha256:{wheel.sha256}" for wheel in image.wheels],
+        )
+
+    @contextmanager
+    def volume(self, run: str, folder: Path) -> Iterator[ProcessVolume]:
+        folder.mkdir(parents=True)
+        try:
+            yield ProcessVolume(folder, self._images)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class ProcessVolume:
+    """A folder on this machine."""
+
+    def __init__(self, folder: Path, images: Mapping[str, Image]) -> None:
+        self._folder = folder
+        self._images = images
+
+    def put(self, files: Mapping[str, Path | bytes]) -> None:
+        for name, content in files.items():
+            with appearing(self._folder / name) as temporary:
+                if isinstance(content, bytes):
+                    temporary.write_bytes(content)
+                else:
+                    shutil.copyfile(content, temporary)
+
+    def read(self, name: str) -> bytes | None:
+        path = self._folder / name
+        # A link or a device is not an artifact, and is never followed.
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_READ:
+            return None
+        return path.read_bytes()
+
+    def get(self, name: str, target: Path) -> None:
+        if (self._folder / name).is_symlink():
+            raise FileNotFoundError(f"the volume holds no regular file '{name}'")
+        with appearing(target) as temporary:
+            try:
+                os.link(self._folder / name, temporary)
+            except OSError:  # another file system
+                shutil.copyfile(self._folder / name, temporary)
+
+    def run(self, stage: Stage, on_line: OnLine) -> Ended:
+        python = _python(environment_folder(self._images[stage.image]))
+        with tempfile.TemporaryDirectory(prefix="runner-home-") as home:
+            finished = run_showing_lines(
+                # -s: nothing of the user's own packages; the stage's folder comes by PYTHONPATH.
+                [str(python), "-s", "-m", stage.module, "--volume", str(self._folder)],
+                on_line,
+                environment=_stage_environment(Path(home)),
+                # Not the volume: Python looks for modules in the folder that it starts in.
+                folder=Path(home),
+            )
+        if finished.status < 0:
+            name = signal.Signals(-finished.status).name
+            memory = " It probably ran out of memory." if name == "SIGKILL" else ""
+            return Ended(finished.status, f"The stage was ended by {name}.{memory}")
+        return Ended(finished.status)
+
+
+def _stage_environment(home: Path) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    return {
+        **kept,
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        "RUNNER_PROGRESS": "1",
+    }
+
+
+def _python(folder: Path) -> Path:
+    return folder / "bin" / "python"
+
+
+def _install(image: Image, interpreter: Path, show: Callable[[str, float | None], None]) -> None:
+    """Make an image's virtual environment, under its final name only when it is whole."""
+    folder = environment_folder(image)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(folder) + ".lock"):
+        if _python(folder).exists():
+            show("installed by another run", 1.0)
+            return
+        draft = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            _fill(image, interpreter, draft, show)
+            draft.rename(folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    show("installed", 1.0)
+
+
+def _fill(
+    image: Image, interpreter: Path, draft: Path, show: Callable[[str, float | None], None]
+) -> None:
+    text = image.requirements()
+    total = len(re.findall(r"^\S+(==| @ )", text, re.MULTILINE))
+    lock = draft.with_name(draft.name + ".txt")
+    watching = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(draft, total, show, watching), daemon=True)
+    try:
+        show("creating", 0.0)
+        _uv(image, "venv", "--quiet", "--relocatable", "--python", str(interpreter), str(draft))
+        watcher.start()
+        install = ("pip", "install", "--no-deps", "--require-hashes", "--python", _python(draft))
+        lock.write_text(_only(text, _BUILD_TOOLS))
+        _uv(image, *install, "--requirement", lock)
+        lock.write_text(text)
+        # What is published as source only is built by the locked tools, not by newer ones.
+        _uv(image, *install, "--no-build-isolation", "--requirement", lock)
+    finally:
+        watching.set()
+        lock.unlink(missing_ok=True)
+
+
+def _uv(image: Image, *arguments: str | Path) -> None:
+    finished = run_showing_lines(
+        [find_uv_bin(), *map(str, arguments)],
+        lambda line: None,
+        # 'wrapt' is the same pure Python on every machine, whether it has a compiler or not.
+        environment={**uv_environment(), "WRAPT_EXTENSIONS": "false"},
+    )
+    if finished.status:
+        raise EnvironmentUnavailable(
+            f"The environment '{image.title}' could not be installed:\n"
+            + "\n".join(finished.lines[-12:]),
+            "Check the network and the package index (PIP_INDEX_URL, SSL_CERT_FILE), then run the "
+            "command again: what was downloaded is kept.",
+        )
+
+
+def _watch(
+    draft: Path, total: int, show: Callable[[str, float | None], None], stop: threading.Event
+) -> None:
+    """Show how many of the lock's packages are installed already."""
+    while not stop.wait(0.25):
+        count = len(list(draft.glob("lib/*/site-packages/*.dist-info")))
+        show(
+            "downloading" if count <= len(_BUILD_TOOLS) else "installing", min(count / total, 0.99)
+        )
+
+
+def _only(text: str, names: Sequence[str]) -> str:
+    """The requirements of these names, with their hashes."""
+    blocks = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)
+    return "".join(block for block in blocks if block.partition("==")[0] in names)

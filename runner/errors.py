@@ -1,0 +1,44 @@
+"""Every error that a user can meet, each with its exit code and its remedy.
+
+One place (`runner.cli.main`) catches them. Nothing else in the project calls `sys.exit`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process's exit status says. Documented in README.md."""
+
+    PASSED = 0
+    INTERNAL = 1
+    BAD_INPUT = 2
+    STAGE_FAILED = 3
+    OUT_OF_TOLERANCE = 4
+    VACUOUS = 5
+    ENVIRONMENT = 6
+    INTERRUPTED = 130
+
+
+class RunnerError(Exception):
+    """An error with a message for a person: what is wrong, and what to do about it."""
+
+    exit_code = ExitCode.INTERNAL
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+
+class BadInput(RunnerError):
+    """The model, its inputs or an option cannot be used as given."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class EnvironmentUnavailable(RunnerError):
+    """An engine, an image, an interpreter or a package cannot be had on this machine."""
+
+    exit_code = ExitCode.ENVIRONMENT

@@ -1,0 +1,253 @@
+"""The images of the stages: their names, whether they are here, and building them with BuildKit."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import docker.errors
+
+from runner.base_image import build_base, find_base, read_recipe
+from runner.errors import EnvironmentUnavailable
+from runner.processes import run_showing_lines
+from runner.registry import read_registry
+from runner.toolchain import ROOT, Image
+
+# The one platform for which the 2020 packages exist.
+PLATFORM = "linux/amd64"
+CUDA_VARIANT = "cuda"
+LABELS = "org.runner"
+# Where images/base/install sees the wheels that the user handed over.
+WHEELS = "/dev/shm/wheels"
+
+_INSTALL = Path("images", "base", "install")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+_OUTPUT_OF_A_STEP = re.compile(r"#\d+ \d+\.\d+ (?P<text>.*)")
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """A stage image that is on this machine. `base` is the id of what it was built from."""
+
+    tag: str
+    id: str
+    base: str
+    size: int
+
+
+def image_tag(image: Image, base_id: str) -> str:
+    """The only name under which an image of these very inputs is ever found."""
+    return f"runner-{image.title}:{_key(image, base_id)[:12]}"
+
+
+def find_image(client: docker.DockerClient, image: Image) -> ImageRecord | None:
+    """The image, if it is here and was built from the lock, Dockerfile and code as they are now.
+
+    Of several, on different bases, the one that was built last.
+    """
+    labels = [f"{LABELS}.image={image.name}", f"{LABELS}.variant={image.variant}"]
+    found: list[ImageRecord] = []
+    for candidate in client.images.list(filters={"label": labels}):
+        base_id = candidate.labels.get(f"{LABELS}.base", "")
+        tag = image_tag(image, base_id)
+        if tag in candidate.tags:
+            record = ImageRecord(tag, str(candidate.id), base_id, candidate.attrs["Size"])
+            if _latest(image) in candidate.tags:
+                return record
+            found.append(record)
+    # Their dates are all the same, so any order will do that is always the same.
+    return min(found, key=lambda record: record.tag, default=None)
+
+
+def build_image(
+    client: docker.DockerClient,
+    image: Image,
+    base: str,
+    on_line: Callable[[str], None],
+    *,
+    cuda: str | None = None,
+    options: Sequence[str] = (),
+) -> ImageRecord:
+    """Build an image on `base` and load it into the engine: half a minute, without a cache.
+
+    `cuda` is the image that the cuda variant takes its libraries from; by default the first of
+    base.toml's that can be had. `options` are passed on to `docker buildx build`. Raises
+    `EnvironmentUnavailable` with the build's own last words.
+    """
+    if cuda is None:
+        cuda = choose_cuda(client, on_line) if image.variant == CUDA_VARIANT else "scratch"
+    base_id = _id_of(client, base)
+    if cuda != "scratch":
+        base_id += f"+{_id_of(client, cuda)}"
+    tag = image_tag(image, base_id)
+    arguments = {
+        "BASE": base,
+        "CUDA": cuda,
+        "LOCK": _lock_path(image),
+        "SOURCE_DATE_EPOCH": str(read_recipe().epoch),
+    }
+    labels = {
+        "image": image.name,
+        "variant": image.variant,
+        "lock": image.lock_sha256,
+        "key": _key(image, base_id),
+        "base": base_id,
+    }
+    with tempfile.TemporaryDirectory(prefix="runner-build-") as name, _secrets() as secrets:
+        folder = Path(name)
+        _lay_out(image, folder)
+        finished = run_showing_lines(
+            [
+                *("docker", "buildx", "build", "--load", "--progress=plain"),
+                *("--provenance=false", "--platform", PLATFORM),
+                *(f"--build-arg={name}={value}" for name, value in arguments.items()),
+                # Known to BuildKit, which keeps them out of the image's history.
+                *(f"--build-arg={name}" for name in _PROXIES if os.environ.get(name)),
+                *(f"--label={LABELS}.{name}={value}" for name, value in labels.items()),
+                *secrets,
+                f"--build-context=wheels={folder / 'wheels'}",
+                *("--tag", tag, "--tag", _latest(image)),
+                *("--file", str(image.dockerfile)),
+                *options,
+                str(folder / "context"),
+            ],
+            on_line,
+        )
+    if finished.status != 0:
+        raise EnvironmentUnavailable(
+            f"The image '{image.title}' could not be built:\n" + _last_words(finished.lines),
+            "Containers must reach the package index. Behind a mirror, set PIP_INDEX_URL, and "
+            "PIP_CERT if it has a certificate of its own: without that, pip says that it found no "
+            "matching distribution.",
+        )
+    built = client.images.get(tag)
+    return ImageRecord(tag, str(built.id), base_id, built.attrs["Size"])
+
+
+def choose_base(client: docker.DockerClient, on_line: Callable[[str], None]) -> str:
+    """The base to build on: one built here before, else the published one, else one built now.
+
+    Raises `EnvironmentUnavailable` naming each way that was tried.
+    """
+    local = find_base(client)
+    if local is not None:
+        return local.tag
+    recipe = read_recipe()
+    refusal = _obtain(client, recipe.default, on_line)
+    if not refusal:
+        return recipe.default
+    on_line(f"{recipe.default} cannot be had: {refusal}")
+    on_line("Building a base from Debian's packages instead.")
+    try:
+        return build_base(client, on_line, recipe).tag
+    except EnvironmentUnavailable as error:
+        raise EnvironmentUnavailable(
+            "There is no base image for the stages.\n"
+            "- none was built on this machine before\n"
+            f"- {recipe.default} could not be pulled: {refusal}\n"
+            f"- none could be built here: {error.message}",
+            error.remedy or "Make a registry reachable.",
+        ) from error
+
+
+def choose_cuda(client: docker.DockerClient, on_line: Callable[[str], None]) -> str:
+    """The first image with CUDA 10.1 of base.toml's that is here or can be pulled."""
+    sources = read_recipe().cuda_sources
+    refusals = []
+    for source in sources:
+        refusal = _obtain(client, source, on_line)
+        if not refusal:
+            return source
+        refusals.append(f"- {source}: {refusal}")
+    raise EnvironmentUnavailable(
+        "No image with CUDA 10.1 and cuDNN 7.6 can be had.\n" + "\n".join(refusals),
+        "Load one of them with `docker load`, or use the cpu variant.",
+    )
+
+
+def _id_of(client: docker.DockerClient, reference: str) -> str:
+    try:
+        return str(client.images.get(reference).id)
+    except docker.errors.ImageNotFound:
+        raise EnvironmentUnavailable(
+            f"The image {reference}, to build on, is not on this machine.",
+            f"Get it: `docker pull {reference}`.",
+        ) from None
+
+
+def _obtain(client: docker.DockerClient, reference: str, on_line: Callable[[str], None]) -> str:
+    """Have an image here, pulling it if need be; why that is impossible, or nothing."""
+    try:
+        client.images.get(reference)
+    except docker.errors.ImageNotFound:
+        pass
+    else:
+        return ""
+    command = ["docker", "pull", "--platform", PLATFORM, reference]
+    finished = run_showing_lines(command, on_line)
+    return finished.lines[-1] if finished.status and finished.lines else ""
+
+
+def _key(image: Image, base_id: str) -> str:
+    """64 hex digits over everything that goes into an image."""
+    digest = hashlib.sha256(f"{image.environment_key}\n{image.variant}\n{base_id}\n".encode())
+    for path in (image.dockerfile, ROOT / _INSTALL, *_stage_files()):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _latest(image: Image) -> str:
+    """The name in compose.yaml."""
+    return f"runner-{image.title}:latest"
+
+
+def _stage_files() -> list[Path]:
+    return sorted((ROOT / "stages").rglob("*.py"))
+
+
+def _lock_path(image: Image) -> str:
+    return f"images/{image.name}/{image.lock.name}"
+
+
+def _lay_out(image: Image, folder: Path) -> None:
+    """Make the build context, laid out like the repository, with only what the build reads."""
+    context = folder / "context"
+    for path in (ROOT / _INSTALL, *_stage_files()):
+        copy = context / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    lock = context / _lock_path(image)
+    lock.parent.mkdir(parents=True)
+    lock.write_text(image.requirements(WHEELS))
+    (folder / "wheels").mkdir()
+    for wheel in image.wheels:
+        shutil.copy(wheel.path, folder / "wheels")
+
+
+@contextmanager
+def _secrets() -> Iterator[list[str]]:
+    """The options that show this machine's index and certificates to a build, and to it alone."""
+    registry = read_registry()
+    options = []
+    if registry.ca_bundle:
+        options.append(f"--secret=id=ca_bundle,src={registry.ca_bundle}")
+    with tempfile.NamedTemporaryFile("w", prefix="runner-pip-conf-") as file:
+        file.write(registry.pip_conf())
+        file.flush()
+        options.append(f"--secret=id=pip_conf,src={file.name}")
+        yield options
+
+
+def _last_words(lines: Sequence[str]) -> str:
+    """The end of the failed step's own output; BuildKit's, if no step had begun."""
+    words = [match["text"] for line in lines if (match := _OUTPUT_OF_A_STEP.match(line))]
+    return "\n".join((words or list(lines))[-12:])

@@ -1,0 +1,192 @@
+"""What is fed to the model: `--input`, a .toml beside the model, or the arrays of `--inputs`.
+
+Shapes are the model's own, batch size first.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner.compat import tomllib
+from runner.errors import BadInput
+
+# What a model's inputs may be. A model is converted in float32, whatever its weights are.
+DTYPES = ("float32", "int64", "int32", "int16", "int8", "uint8", "bool")
+# What the user's own samples may be: these are cast.
+_CAST = ("float64", "float16")
+_ALIASES = {"float": "float32", "int": "int32", "long": "int64"}
+_FORM = "the form is [NAME=]SHAPE[:DTYPE], such as 1x3x224x224 or ids=1x16:int64"
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input. `low` and `high` bound the generated values; see docs/contract.md."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        shape = "x".join(map(str, self.shape))
+        return f"{self.name + '=' if self.name else ''}{shape}:{self.dtype}"
+
+    def as_request(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def parse_input(text: str) -> InputSpec:
+    """Parse one `--input`. Raises `BadInput` that says what is wrong with it."""
+    name, _, rest = text.rpartition("=")
+    shape_text, _, dtype = rest.partition(":")
+    sizes = re.split(r"[x,×*]", shape_text.strip())
+    try:
+        shape = tuple(int(size) for size in sizes)
+    except ValueError:
+        raise BadInput(f"--input {text}: '{shape_text}' is not a shape; {_FORM}.") from None
+    return _checked(InputSpec(name.strip(), shape, dtype.strip() or "float32"), f"--input {text}")
+
+
+def read_toml(path: Path) -> list[InputSpec]:
+    """Read the `[[input]]` tables of a model's .toml. Raises `BadInput`."""
+    try:
+        data = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not valid TOML: {error}") from None
+    known = {"name", "shape", "dtype", "range"}
+    tables = data.get("input")
+    if not isinstance(tables, list) or not tables or not isinstance(tables[0], dict):
+        raise BadInput(
+            f"{path} has no [[input]] table.", "Give each input a name, a shape and a dtype."
+        )
+    specs = []
+    for number, table in enumerate(tables, 1):
+        where = f"{path}, input {number}"
+        if unknown := set(table) - known:
+            raise BadInput(f"{where}: unknown key '{sorted(unknown)[0]}'; known: {sorted(known)}.")
+        try:
+            shape = tuple(int(size) for size in table["shape"])
+            low, high = map(float, table["range"]) if "range" in table else (None, None)
+        except (KeyError, TypeError, ValueError):
+            raise BadInput(
+                f"{where}: needs shape = [1, 3, 32, 32], and range as [low, high] if any."
+            ) from None
+        name, dtype = str(table.get("name", "")), str(table.get("dtype", "float32"))
+        spec = InputSpec(name, shape, dtype, low, high)
+        specs.append(_checked(spec, where))
+    _check_names(specs)
+    return specs
+
+
+def read_arrays(path: Path, specs: Sequence[InputSpec]) -> list[InputSpec]:
+    """Check the user's own samples against the inputs, or take the inputs from them.
+
+    The arrays have shape (samples, *shape), or (samples, *shape[1:]) where shape[0] is 1. Raises
+    `BadInput`.
+    """
+    arrays = _headers(path)
+    if not specs:
+        return []  # the first stage tells by the model whether the batch size is among the axes
+    if len(arrays) == 1 and len(specs) == 1:
+        pairs = [(specs[0], next(iter(arrays.values())))]
+    else:
+        if missing := [spec.name or "?" for spec in specs if spec.name not in arrays]:
+            has = ", ".join(str(name) for name in arrays)
+            raise BadInput(
+                f"{path} has no array for {', '.join(missing)}; it has {has}.",
+                "Save it with numpy.savez(FILE, NAME=array, ...) under the inputs' names.",
+            )
+        pairs = [(spec, arrays[spec.name]) for spec in specs]
+    for spec, (shape, dtype) in pairs:
+        if not np.can_cast(np.dtype(dtype), np.dtype(spec.dtype), "same_kind"):
+            raise BadInput(
+                f"{path}: the array for '{spec.name or 'the input'}' holds {dtype}, "
+                f"but the input is {spec.dtype}.",
+                f"Save it with astype('{spec.dtype}').",
+            )
+        fits = shape[1:] == spec.shape or (spec.shape[:1] == (1,) and shape[1:] == spec.shape[1:])
+        if not fits:
+            raise BadInput(
+                f"{path}: the array for '{spec.name or 'the input'}' has shape {shape}, "
+                f"but the input's is {spec.shape}.",
+                f"Its first axis counts samples: (samples, {', '.join(map(str, spec.shape))}).",
+            )
+    counts = {shape[0] for _, (shape, _) in pairs}
+    if len(counts) > 1 or 0 in counts:
+        raise BadInput(f"{path}: the arrays hold {sorted(counts)} samples; they must agree.")
+    return list(specs)
+
+
+def resolve_inputs(
+    model: Path, given: Sequence[str], arrays: Path | None
+) -> tuple[list[InputSpec], str]:
+    """The inputs and where they come from; none if the first stage is to infer them."""
+    toml = model.with_suffix(".toml")
+    if given:
+        specs, source = [parse_input(text) for text in given], "--input"
+        _check_names(specs)
+    elif toml.is_file():
+        specs, source = read_toml(toml), toml.name
+    else:
+        specs, source = [], ""
+    if arrays is not None:
+        source = source or arrays.name
+        specs = read_arrays(arrays, specs)
+    return specs, source
+
+
+def _headers(path: Path) -> Mapping[str | None, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of each array in a .npy (under None) or .npz file."""
+    if not path.is_file():
+        raise BadInput(f"There is no file {path}.")
+    try:
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        named = {None: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(
+            f"{path} is no NumPy file that holds plain arrays: {error}",
+            "Save it with numpy.save(FILE, array) or numpy.savez(FILE, NAME=array).",
+        ) from None
+    headers: dict[str | None, tuple[tuple[int, ...], str]] = {}
+    for name, array in named.items():
+        if array.ndim == 0 or array.dtype.name not in (*DTYPES, *_CAST):
+            raise BadInput(f"{path}: '{name}' is no array of samples ({array.dtype}).")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise BadInput(f"{path}: the samples contain NaN or infinity.")
+        headers[name] = (array.shape, array.dtype.name)
+    return headers
+
+
+def _checked(spec: InputSpec, where: str) -> InputSpec:
+    dtype = _ALIASES.get(spec.dtype, spec.dtype)
+    if dtype not in DTYPES:
+        raise BadInput(
+            f"{where}: an input cannot be {spec.dtype}; it can be {', '.join(DTYPES)}.",
+            "A model is converted in float32; let forward() do any other cast.",
+        )
+    if not spec.shape or any(size < 1 for size in spec.shape):
+        raise BadInput(
+            f"{where}: every size of a shape is at least 1.",
+            "TensorFlow Lite of 2020 has fixed shapes: give the batch size too, usually 1.",
+        )
+    if spec.name and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.]*", spec.name):
+        raise BadInput(
+            f"{where}: '{spec.name}' is no name for a tensor (letters, digits, _ and .)."
+        )
+    if spec.low is not None and spec.high is not None and not spec.low < spec.high:
+        raise BadInput(f"{where}: the range [{spec.low}, {spec.high}) is empty.")
+    return InputSpec(spec.name, spec.shape, dtype, spec.low, spec.high)
+
+
+def _check_names(specs: Sequence[InputSpec]) -> None:
+    names = [spec.name for spec in specs if spec.name]
+    if len(set(names)) != len(names):
+        raise BadInput("Two inputs have the same name.")

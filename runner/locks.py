@@ -1,0 +1,113 @@
+"""Locks: written by `runner lock` alone, from an intent, as of a date, with hashes.
+
+`convert` never resolves anything: it installs what the locks say. A lock is a function of the
+intent, of image.toml and of the index's history, so writing it twice gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from uv import find_uv_bin
+
+from runner.compat import tomllib
+from runner.errors import BadInput, EnvironmentUnavailable
+from runner.files import write_text
+from runner.registry import uv_environment
+from runner.toolchain import ROOT, Image
+
+BANNER = "# Written by `runner lock`. Do not edit: change"
+# Every stage runs on x86-64 Linux, wherever the runner itself runs.
+PLATFORM = "x86_64-manylinux2014"
+
+
+def resolve(image: Image) -> str:
+    """Resolve an image's intent as of its date; the lock's text.
+
+    Raises `EnvironmentUnavailable` with the resolver's own words if it finds no solution.
+    """
+    options = [
+        *("--python-version", image.python, "--python-platform", PLATFORM),
+        *("--exclude-newer", image.as_of),
+    ]
+    for package, date in sorted(image.as_of_package.items()):
+        options += ["--exclude-newer-package", f"{package}={date}"]
+    with tempfile.TemporaryDirectory() as folder:
+        # The file's name is part of the lock's annotations, so it is the intent's own.
+        (Path(folder) / image.intent.name).write_text(_with_stand_ins(image))
+        return _banner(image) + _compile(image.intent.name, Path(folder), options)
+
+
+def resolve_own(root: Path = ROOT) -> str:
+    """Resolve what the runner itself, its tests and its checks need, for every platform."""
+    project = root / "pyproject.toml"
+    as_of = tomllib.loads(project.read_text())["tool"]["runner"]["as-of"]
+    options = ["--universal", "--python-version", "3.10", "--extra", "dev"]
+    text = _compile(project.name, root, [*options, "--exclude-newer", as_of])
+    return f"{BANNER} {project.name}.\n# As of {as_of}.\n\n{text}"
+
+
+def write(lock: Path, text: str) -> bool:
+    """Write a lock if it changed; whether it did. Never overwrites a file without our banner."""
+    old = lock.read_text() if lock.exists() else ""
+    if old and not old.startswith(BANNER):
+        raise BadInput(
+            f"{lock} was not written by `runner lock`, so it is not overwritten.",
+            "Move it away if it should become a lock.",
+        )
+    if old != text:
+        write_text(lock, text)
+    return old != text
+
+
+def difference(lock: Path, text: str) -> str:
+    """A unified diff from the lock as it is to what it should be; empty if they agree."""
+    old = lock.read_text() if lock.exists() else ""
+    lines = difflib.unified_diff(
+        old.splitlines(keepends=True), text.splitlines(keepends=True), lock.name, "resolved"
+    )
+    return "".join(lines)
+
+
+def _compile(intent: str, folder: Path, options: Sequence[str]) -> str:
+    """Run uv's resolver on a file of `folder`."""
+    command = [find_uv_bin(), "pip", "compile", "--quiet", "--no-header", "--generate-hashes"]
+    result = subprocess.run(
+        [*command, "--annotation-style=line", *options, intent],
+        cwd=folder,
+        env=uv_environment(resolving=True),
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise EnvironmentUnavailable(
+            f"No lock: {intent} does not resolve.\n{result.stderr.strip()}",
+            "Check the intent, the date in image.toml, and that the package index is reachable.",
+        )
+    return result.stdout
+
+
+def _with_stand_ins(image: Image) -> str:
+    """The intent's text, each vanished pin replaced by the release that stands in for it."""
+    lines = image.intent.read_text().splitlines()
+    for stand_in in image.stand_ins:
+        if stand_in.pin not in lines:
+            raise BadInput(
+                f"image.toml of '{image.name}' has a stand-in for {stand_in.pin}, "
+                f"which {image.intent.name} does not pin.",
+                "Make the two agree.",
+            )
+        lines[lines.index(stand_in.pin)] = stand_in.use
+    return "\n".join(lines) + "\n"
+
+
+def _banner(image: Image) -> str:
+    lines = [f"{BANNER} {image.intent.name} or image.toml.", f"# As of {image.as_of}."]
+    lines += [f"# As of {date}: {name}." for name, date in sorted(image.as_of_package.items())]
+    lines += [f"# {stand_in}: {stand_in.reason}." for stand_in in image.stand_ins]
+    return "\n".join(lines) + "\n\n"

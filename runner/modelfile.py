@@ -1,0 +1,359 @@
+"""What a model file is, found out on the host from its bytes, without running any of it.
+
+PyTorch files are pickles, and unpickling runs what they say. Here a pickle is read with every
+name bound to an inert stand-in, which is enough to tell a model from weights, and whose classes it
+needs.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import IO, Any
+
+from runner.errors import BadInput
+from runner.files import sha256_of
+
+# torch 1.5.1 writes and reads version 2; reading a later one, it crashes.
+_NEWEST_TORCHSCRIPT = 2
+# The first bytes of a file by torch.save of version 1.5 and earlier: a pickled magic number.
+_LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+_OWN_PACKAGES = (
+    "torch",
+    "torchvision",
+    "collections",
+    "builtins",
+    "__builtin__",
+    "numpy",
+    "copyreg",
+)
+_CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
+_SAVE_AGAIN = (
+    "With the torch that wrote it: torch.save(model.state_dict(), FILE, "
+    "_use_new_zipfile_serialization=False), and name what builds the model with --arch; "
+    "or trace and save it under torch 1.5.1."
+)
+
+
+class Kind(str, Enum):
+    """What the first stage will find in the file."""
+
+    TORCHSCRIPT = "TorchScript archive"
+    MODULE = "pickled module"
+    STATE_DICT = "state_dict"
+    CHECKPOINT = "checkpoint with a state_dict"
+    ONNX = "ONNX model"
+    FROZEN_GRAPH = "frozen graph"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model file that torch 1.5.1 can be expected to read.
+
+    `classes` are the classes from outside torch and torchvision that unpickling needs.
+    """
+
+    path: Path
+    kind: Kind
+    sha256: str
+    bytes: int
+    classes: tuple[str, ...] = ()
+
+    @property
+    def needs_arch(self) -> bool:
+        return self.kind in (Kind.STATE_DICT, Kind.CHECKPOINT)
+
+
+def identify(path: Path, arch: str = "") -> ModelFile:
+    """Tell what a model file is. Raises `BadInput`, with a remedy, for what cannot be converted."""
+    if not path.exists():
+        raise BadInput(f"There is no file {path}.")
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder.", "Name the model's file, such as model.pt.")
+    size = path.stat().st_size
+    if not size:
+        raise BadInput(f"{path} is empty.", "It was probably cut off when it was saved or copied.")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+            file.seek(0)
+            kind, classes = _identify(file, head, size, path)
+            sha256 = sha256_of(path)
+    except PermissionError:
+        raise BadInput(f"{path} cannot be read: permission denied.") from None
+    model = ModelFile(path, kind, sha256, size, classes)
+    if model.needs_arch and not arch.partition(":")[2]:
+        form = (
+            " in a zip checkpoint, the format of torch 1.6 and later," if head[:2] == b"PK" else ","
+        )
+        raise BadInput(
+            f"{path} is a {kind.value}{form} weights without the model that they belong to.",
+            "Name what builds the model: --arch FILE.py:CALLABLE or "
+            "--arch torchvision.models:mobilenet_v2 (its arguments: --arch-args '{...}').",
+        )
+    if classes and not arch:
+        raise BadInput(
+            f"{path} is a pickled module, and its Python code is not in it: {', '.join(classes)}.",
+            "Give the file that defines these classes: --arch FILE.py.",
+        )
+    return model
+
+
+def _identify(file: IO[bytes], head: bytes, size: int, path: Path) -> tuple[Kind, tuple[str, ...]]:
+    if head.startswith(b"PK\x03\x04"):
+        return _identify_zip(file, path)
+    if head.startswith(_LEGACY_MAGIC):
+        return _identify_legacy(file, size, path)
+    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
+        raise BadInput(
+            f"{path} is a Python pickle, but not one that torch.save wrote.",
+            "Save the model with torch.save(model, FILE) or torch.jit.save(traced, FILE).",
+        )
+    what, remedy = other_format(head, size)
+    raise BadInput(f"{path} is {what}, not a PyTorch model.", remedy)
+
+
+def _identify_zip(file: IO[bytes], path: Path) -> tuple[Kind, tuple[str, ...]]:
+    try:
+        archive = zipfile.ZipFile(file)
+        names = archive.namelist()
+        damaged = archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError):
+        raise _truncated(path) from None
+    if damaged:
+        raise BadInput(
+            f"{path} is damaged: '{damaged}' in it fails its checksum.",
+            "Copy or download it again.",
+        )
+    parts = {name.partition("/")[2]: name for name in names}
+    if {"archive_format", "models/model.json"} & parts.keys():
+        raise BadInput(
+            f"{path} is a program of torch.export (PyTorch 2), which torch 1.5.1 cannot read.",
+            _SAVE_AGAIN,
+        )
+    if "data.pkl" not in parts:
+        raise BadInput(
+            f"{path} is a zip archive that PyTorch did not write.",
+            "Save the model with torch.save(model, FILE) or torch.jit.save(traced, FILE).",
+        )
+    version = _version(archive, parts)
+    if "constants.pkl" in parts:
+        if version > _NEWEST_TORCHSCRIPT:
+            raise BadInput(
+                f"{path} is a TorchScript archive of torch 1.6 or later (format {version}); "
+                f"torch 1.5.1 reads format {_NEWEST_TORCHSCRIPT}.",
+                _SAVE_AGAIN,
+            )
+        return Kind.TORCHSCRIPT, ()
+    content = _Contents.of(archive.read(parts["data.pkl"]), path)
+    if content.kind is Kind.MODULE:
+        # A whole module of a newer torch is made of that torch's own code; its weights are not.
+        raise BadInput(
+            f"{path} is a zip checkpoint, the format of torch 1.6 and later, with a whole pickled "
+            "model in it, which torch 1.5.1 cannot be relied on to read.",
+            _SAVE_AGAIN,
+        )
+    return content.kind, content.classes
+
+
+def _version(archive: zipfile.ZipFile, parts: dict[str, str]) -> int:
+    try:
+        return int(archive.read(parts["version"]))
+    except (KeyError, ValueError):
+        return 0
+
+
+def _identify_legacy(file: IO[bytes], size: int, path: Path) -> tuple[Kind, tuple[str, ...]]:
+    """Four pickles (magic, protocol, system, object), the storages' keys, then the storages."""
+    try:
+        for _ in range(3):
+            pickle.Unpickler(file).load() if file.tell() == 0 else _load_inert(file)
+        content = _Contents.load(file, path)
+        keys = _load_inert(file)[0]
+        expected = file.tell() + sum(
+            8 + content.storages[key] for key in keys if key in content.storages
+        )
+    except BadInput:
+        raise
+    except Exception:  # a damaged pickle raises anything at all
+        raise _truncated(path) from None
+    if size < expected:
+        raise _truncated(path)
+    return content.kind, content.classes
+
+
+def _truncated(path: Path) -> BadInput:
+    return BadInput(
+        f"{path} is truncated or damaged: it begins as a PyTorch file and ends too early.",
+        "Copy or download it again, or save it again.",
+    )
+
+
+class _Inert:
+    """Stands for any class or function that a pickle names: accepts everything, does nothing."""
+
+    name = ""
+
+    def __new__(cls, *_args: Any, **_keywords: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_args: Any, **_keywords: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, value: Any) -> None:
+        pass
+
+    def extend(self, values: Any) -> None:
+        pass
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class _Dictionary(_Inert):
+    """Stands for OrderedDict, and keeps its items."""
+
+    name = "collections.OrderedDict"
+
+    def __init__(self, items: Any = ()) -> None:
+        self.items_kept: dict[Any, Any] = dict(items) if isinstance(items, list | dict) else {}
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items_kept[key] = value
+
+
+class _InertUnpickler(pickle.Unpickler):
+    """Unpickles with inert classes. `names` and `storages` (bytes by key) are what it saw."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file, encoding="latin-1")
+        self.names: set[str] = set()
+        self.storages: dict[str, int] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        self.names.add(full)
+        if full == _Dictionary.name:
+            return _Dictionary
+        return type("Inert", (_Inert,), {"name": full})
+
+    def persistent_load(self, identifier: Any) -> Any:
+        # Modules also save their source code by persistent ids: ('module', class, file, source).
+        if isinstance(identifier, tuple) and identifier[0] == "module":
+            return identifier[1]
+        if isinstance(identifier, tuple) and len(identifier) > 4:
+            _, storage, key, _, count, *_ = identifier
+            self.storages[str(key)] = _ITEM_BYTES.get(storage.name.rpartition(".")[2], 1) * count
+        return type("Inert", (_Inert,), {"name": "storage"})()
+
+
+_ITEM_BYTES = {
+    "DoubleStorage": 8,
+    "LongStorage": 8,
+    "FloatStorage": 4,
+    "IntStorage": 4,
+    "HalfStorage": 2,
+    "BFloat16Storage": 2,
+    "ShortStorage": 2,
+}
+
+
+def _load_inert(file: IO[bytes]) -> tuple[Any, _InertUnpickler]:
+    unpickler = _InertUnpickler(file)
+    return unpickler.load(), unpickler
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What a pickle holds, as far as can be told without running it."""
+
+    kind: Kind
+    classes: tuple[str, ...]
+    storages: dict[str, int]
+
+    @classmethod
+    def of(cls, data: bytes, path: Path) -> _Contents:
+        try:
+            return cls.load(io.BytesIO(data), path)
+        except BadInput:
+            raise
+        except Exception:  # a damaged pickle raises anything at all
+            raise _truncated(path) from None
+
+    @classmethod
+    def load(cls, file: IO[bytes], path: Path) -> _Contents:
+        loaded, unpickler = _load_inert(file)
+        foreign = sorted(n for n in unpickler.names if n.partition(".")[0] not in _OWN_PACKAGES)
+        kind = _kind_of(loaded)
+        if kind is None:
+            shown = loaded.name if isinstance(loaded, _Inert) else type(loaded).__name__
+            raise BadInput(
+                f"{path} holds a {shown}, neither a model nor weights.",
+                "Save the model itself or its state_dict().",
+            )
+        return cls(kind, tuple(foreign), unpickler.storages)
+
+
+def _kind_of(loaded: Any) -> Kind | None:
+    items = loaded.items_kept if isinstance(loaded, _Dictionary) else loaded
+    if isinstance(items, dict):
+        if any(_is_tensor(value) for value in items.values()):
+            return Kind.STATE_DICT
+        for key in _CHECKPOINT_KEYS:
+            inner = _kind_of(items[key]) if key in items else None
+            if inner is not None:
+                return Kind.MODULE if inner is Kind.MODULE else Kind.CHECKPOINT
+        return None
+    if isinstance(loaded, _Inert) and not _is_tensor(loaded):
+        return Kind.MODULE
+    return None
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, _Inert) and value.name.startswith("torch._utils._rebuild_")
+
+
+def other_format(head: bytes, size: int) -> tuple[str, str]:
+    """Name a file that is something else, and say what to do with it."""
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer", "Fetch the real file: git lfs pull."
+    if head[4:8] == b"TFL3":
+        return "a TensorFlow Lite model already", "There is nothing left to convert."
+    if head.startswith(b"\x89HDF\r\n"):
+        return "an HDF5 file (Keras)", "This toolchain starts from PyTorch."
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd")):
+        return "a compressed file", "Unpack it first."
+    if head[257:262] == b"ustar":
+        return "a tar archive", "Unpack it first; torch files of this form predate version 0.4."
+    if _is_safetensors(head, size):
+        return (
+            "a safetensors file",
+            "Load it into the model and save that: torch.save(model.state_dict(), FILE).",
+        )
+    if head[:1] == b"\x08" and b"pytorch" in head[:40]:
+        return "an ONNX model", "Convert it with --from-onnx, or name the PyTorch model."
+    if head.lstrip()[:1] in (b"<", b"{") or _is_text(head):
+        return "a text file", "Perhaps an error page was saved instead of the model."
+    return "in no format that is known here", "Name a file that torch.save or torch.jit.save wrote."
+
+
+def _is_safetensors(head: bytes, size: int) -> bool:
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head[:-4].decode()
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character.isspace() for character in text)

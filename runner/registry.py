@@ -1,0 +1,121 @@
+"""The user's package index and certificates, as pip knows them, handed on to uv and to builds.
+
+uv reads neither pip.conf nor PIP_* variables, and a machine behind a mirror has just those. This
+module needs the standard library alone, since `bootstrap.py` uses it before all is installed.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Where packages come from. Empty fields mean the tools' own defaults."""
+
+    index_url: str = ""
+    extra_index_urls: tuple[str, ...] = ()
+    find_links: tuple[str, ...] = ()
+    ca_bundle: str = ""
+    trusted_hosts: tuple[str, ...] = ()
+
+    def uv_environment(self, *, resolving: bool = False) -> dict[str, str]:
+        """The variables that make uv use this registry.
+
+        When installing, hashes decide what is accepted, so pip's rule (any index may have it) is
+        safe. When `resolving`, the one main index is asked alone: a lock must not depend on extra
+        folders of the machine that wrote it.
+        """
+        environment: dict[str, str] = {"UV_NO_CONFIG": "1"}
+        if self.index_url:
+            environment["UV_DEFAULT_INDEX"] = self.index_url
+        if self.ca_bundle:
+            environment["SSL_CERT_FILE"] = self.ca_bundle
+        if self.trusted_hosts:
+            environment["UV_INSECURE_HOST"] = " ".join(self.trusted_hosts)
+        if not resolving:
+            if self.extra_index_urls:
+                environment["UV_INDEX"] = " ".join(self.extra_index_urls)
+                environment["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+            if self.find_links:
+                environment["UV_FIND_LINKS"] = ",".join(self.find_links)
+        return environment
+
+    def pip_conf(self) -> str:
+        """The text of a pip.conf with this index, for a build secret (remote locations only)."""
+        lines = ["[global]"]
+        if self.index_url:
+            lines.append(f"index-url = {self.index_url}")
+        remote = [url for url in self.extra_index_urls if not url.startswith("file:")]
+        if remote:
+            lines.append("extra-index-url = " + "\n  ".join(remote))
+        if self.trusted_hosts:
+            lines.append("trusted-host = " + "\n  ".join(self.trusted_hosts))
+        return "\n".join(lines) + "\n" if len(lines) > 1 else ""
+
+
+def read_registry(environ: Mapping[str, str] = os.environ) -> Registry:
+    """Read pip's settings: environment variables first, then pip.conf files, the nearest last."""
+    settings = _read_pip_conf(environ)
+
+    def value(variable: str, option: str) -> str:
+        return environ.get(variable) or settings.get(option, "")
+
+    bundle = (
+        value("PIP_CERT", "cert")
+        or environ.get("SSL_CERT_FILE", "")
+        or environ.get("REQUESTS_CA_BUNDLE", "")
+    )
+    return Registry(
+        index_url=value("PIP_INDEX_URL", "index-url") or environ.get("UV_DEFAULT_INDEX", ""),
+        extra_index_urls=tuple(value("PIP_EXTRA_INDEX_URL", "extra-index-url").split()),
+        find_links=tuple(value("PIP_FIND_LINKS", "find-links").split()),
+        ca_bundle=bundle if bundle and Path(bundle).is_file() else "",
+        trusted_hosts=tuple(value("PIP_TRUSTED_HOST", "trusted-host").split()),
+    )
+
+
+def uv_environment(*, resolving: bool = False) -> dict[str, str]:
+    """This process's environment with the user's registry in uv's own variables."""
+    inherited = {
+        name: text
+        for name, text in os.environ.items()
+        # A virtual environment or project of the caller's must not be taken for ours.
+        if name not in {"VIRTUAL_ENV", "UV_PROJECT", "PYTHONPATH", "PYTHONHOME"}
+    }
+    return {**inherited, **read_registry().uv_environment(resolving=resolving)}
+
+
+def _read_pip_conf(environ: Mapping[str, str]) -> dict[str, str]:
+    """The [global] and [install] options of pip's configuration files, in pip's own order."""
+    home = Path(environ.get("HOME") or "~").expanduser()
+    config_home = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
+    places = [
+        *(Path(folder) / "pip" / "pip.conf" for folder in ("/etc/xdg",)),
+        Path("/etc/pip.conf"),
+        home / ".pip" / "pip.conf",
+        home / "Library" / "Application Support" / "pip" / "pip.conf",
+        config_home / "pip" / "pip.conf",
+        Path(sys.prefix) / "pip.conf",
+    ]
+    chosen = environ.get("PIP_CONFIG_FILE", "")
+    if chosen == os.devnull:
+        return {}
+    if chosen:
+        places.append(Path(chosen))
+    settings: dict[str, str] = {}
+    for place in places:
+        parser = configparser.RawConfigParser()
+        try:
+            parser.read(place, encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError, OSError):
+            continue  # pip itself will complain about it; we only look for an index
+        for section in ("global", "install"):
+            if parser.has_section(section):
+                settings.update(parser.items(section))
+    return settings

@@ -1,0 +1,222 @@
+"""The reports: what a stage writes (untrusted until it validates here) and what a run leaves.
+
+The JSON schemas in docs/schemas are generated from these models by `runner schemas`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Verdict = Literal["passed", "exceeded", "vacuous", "nonfinite", "shape"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class FileRecord(_Model):
+    """A file by content. `path` is relative to the volume, or to the run folder."""
+
+    path: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class TensorRecord(_Model):
+    """An input or output: `name` is the same in all stages, `node` is the artifact's own name."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+    node: str
+    low: float | None = None
+    high: float | None = None
+
+
+class SignatureRecord(_Model):
+    inputs: list[TensorRecord]
+    outputs: list[TensorRecord]
+
+
+class WorstSample(_Model):
+    sample: int
+    max_abs: float
+
+
+class OutputRecord(_Model):
+    """The error of one output over all samples, in the output's own units.
+
+    `abs` is |actual - reference|, `rel` is that divided by |reference|, which counts as at least
+    float32's epsilon times the sample's root mean square.
+    Quantiles are exact to 0.1 %. `reference_sample_std` is how much PyTorch's output varies over
+    the samples; `passing_tolerance` is the smallest tolerance that would have passed.
+    """
+
+    name: str
+    shape: list[int]
+    actual_shape: list[int] | None
+    dtype: str
+    samples: int
+    nonfinite: int
+    reference_nonfinite: int
+    mean_abs: float | None
+    max_abs: float | None
+    p99_abs: float | None
+    rms_abs: float | None
+    mean_rel: float | None
+    max_rel: float | None
+    p99_rel: float | None
+    rms_rel: float | None
+    cosine_mean: float | None
+    cosine_min: float | None
+    top1_agreement: float | None
+    reference_mean: float
+    reference_std: float
+    reference_sample_std: float
+    worst_samples: list[WorstSample]
+    verdict: Verdict
+    passing_tolerance: float | None
+    noise_floor: float | None
+    times_noise_floor: float | None
+
+
+class CheckRecord(_Model):
+    """One framework's run over all samples, against PyTorch's outputs."""
+
+    framework: str
+    samples: int
+    metric: str
+    tolerance: float
+    verdict: Verdict
+    seconds: float
+    outputs: list[OutputRecord] = Field(min_length=1)
+
+
+class NoiseFloorOutput(_Model):
+    name: str
+    mean_abs: float | None
+    max_abs: float | None
+    rms_abs: float | None
+    p99_abs: float | None
+
+
+class NoiseFloor(_Model):
+    """PyTorch's float32 outputs against its own in float64; `reason` says why there is none."""
+
+    samples: int
+    outputs: list[NoiseFloorOutput] | None
+    reason: str
+
+
+class StageError(_Model):
+    """Why a stage failed. `blame` is 'input' where the user's model or options are at fault."""
+
+    phase: str
+    type: str
+    message: str
+    remedy: str
+    blame: Literal["input", "stage"]
+    traceback: list[str]
+
+
+class StageReport(_Model):
+    """`reports/STAGE.json`: what a stage says of its own run. docs/contract.md explains it."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    stage: str
+    status: Literal["ok", "failed"]
+    started: str
+    seconds: float
+    phases: dict[str, float]
+    peak_memory_bytes: int
+    platform: dict[str, str]
+    versions: dict[str, str]
+    options: dict[str, Any]
+    notes: list[str]
+    input: FileRecord | None
+    artifact: FileRecord | None
+    signature: SignatureRecord | None
+    operators: dict[str, int]
+    check: CheckRecord | None
+    error: StageError | None
+    parameters: int | None = None
+    noise_floor: NoiseFloor | None = None
+    fixes: list[str] = []
+
+
+class EnvironmentRecord(_Model):
+    """What a stage ran in: an image's id or a virtual environment's key, and its lock."""
+
+    image: str
+    identity: str
+    lock_sha256: str
+    stand_ins: list[str]
+    wheels: list[str] = []
+    details: dict[str, str] = {}
+
+
+class StageRecord(_Model):
+    """A stage as the runner saw it, with the stage's own report if it left a valid one."""
+
+    name: str
+    title: str
+    status: Literal["ok", "failed", "skipped", "interrupted"]
+    seconds: float = 0.0
+    exit_status: int | None = None
+    failure: str = ""
+    remedy: str = ""
+    blame: Literal["", "input", "stage", "environment"] = ""
+    environment: EnvironmentRecord | None = None
+    log: str | None = None
+    report: StageReport | None = None
+
+
+class EngineRecord(_Model):
+    name: str
+    reason: str
+    details: dict[str, str] = {}
+
+
+class ModelRecord(_Model):
+    name: str
+    kind: str
+    sha256: str
+    bytes: int
+
+
+class Gate(_Model):
+    """The verdict on the final model, by the worst of its outputs."""
+
+    metric: str
+    tolerance: float
+    value: float | None
+    verdict: Verdict | None
+
+
+class Report(_Model):
+    """`report.json`: everything about one run. `reference` is whose outputs it compares with."""
+
+    schema_version: Literal[1] = 1
+    runner: str
+    run: str
+    started: str
+    seconds: float
+    setup_seconds: float
+    overhead_seconds: float
+    outcome: Literal["passed", "out-of-tolerance", "vacuous", "failed", "interrupted"]
+    exit_code: int
+    toolchain: str
+    reference: str = "PyTorch"
+    model: ModelRecord
+    options: dict[str, Any]
+    inputs_from: str
+    engine: EngineRecord
+    gate: Gate
+    notes: list[str]
+    artifacts: list[FileRecord]
+    stages: list[StageRecord]
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=1, by_alias=True) + "\n"

@@ -1,0 +1,57 @@
+"""Run one stage on many nets in one process, so that its imports are paid once.
+
+    python batch.py STAGE FOLDER FIXES [NET ...]
+
+FOLDER/NET is a net's volume. Runs in the stage's own environment (Python 3.8); the torch stage also
+makes the models (tests/nets.py). What comes of a net is in its report; see `stages/contract.py`.
+"""
+
+import contextlib
+import importlib
+import json
+import sys
+from pathlib import Path
+
+from stages import contract
+
+CONSUMES = {"onnx-tf": "model.onnx", "tflite": "model.pb"}
+
+
+def main():
+    stage, folder, fixes = sys.argv[1:4]
+    names = sys.argv[4:]
+    module = importlib.import_module("stages." + stage.replace("-", "_"))
+    for name in names:
+        volume = Path(folder) / name
+        if stage == "torch":
+            make(volume, name)
+        elif not (volume / CONSUMES[stage]).exists():
+            continue
+        arguments = ["--volume", str(volume)]
+        if stage != "tflite":
+            arguments.append("--fixes=" + fixes)
+        log = open(str(volume / (stage + ".log")), "w")
+        with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            contract.main(module.STAGE, arguments)
+
+
+def make(volume, name):
+    """Write a net's model and what to feed it."""
+    import nets
+    import torch
+
+    model = nets.build(name)
+    _, shapes, kinds = nets.NETS[name]
+    (volume / "requests").mkdir(parents=True)
+    save = torch.jit.save if isinstance(model, torch.jit.ScriptModule) else torch.save
+    save(model, str(volume / "model.pt"))
+    inputs = [
+        {"name": "input_{}".format(i), "shape": list(shape), "dtype": kind}
+        for i, (shape, kind) in enumerate(zip(shapes, kinds))
+    ]
+    request = {"check": {"samples": 8}, "inputs": inputs}
+    (volume / "requests" / "torch.json").write_text(json.dumps(request))
+
+
+if __name__ == "__main__":
+    main()

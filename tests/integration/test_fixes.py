@@ -1,0 +1,114 @@
+"""The fixes: every net of tests/nets.py converts with them, and each is needed by some net.
+
+With them, a net passes with builtin operators only, at 1e-6 or within twice the float32 noise
+floor. Without a fix, its net fails, needs Flex, or takes more operators.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TESTS
+
+STAGES = ("torch", "onnx-tf", "tflite")
+SOURCE = (TESTS / "nets.py").read_text()
+# Read as text: the file needs torch, which the host does without.
+NEEDS = dict(
+    re.findall(r'^    "(\w+)": "([\w-]+)",$', SOURCE.partition("NEEDS: ")[2], re.MULTILINE)
+)
+# Large ones that smaller nets of the same fix stand for.
+LEFT_OUT = {"alexnet", "googlenet", "squeezenet1_1", "mobilenet_v2", "resnet18"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a net came: the failure's text if it failed, the error, the TFLite operators."""
+
+    failure: str
+    error: float
+    allowed: float
+    operators: dict[str, int]
+
+    @property
+    def good(self) -> bool:
+        return not self.failure and self.error < self.allowed and not self.flex
+
+    @property
+    def flex(self) -> list[str]:
+        return [name for name in self.operators if name.startswith("Flex")]
+
+
+RunIn = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def convert(in_environment: RunIn, folder: Path, fixes: str, nets: list[str]) -> dict[str, Outcome]:
+    """Convert nets in batches, one a stage; what came of each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stage, image in zip(STAGES, STAGES, strict=True):
+        done = in_environment(image, TESTS / "batch.py", stage, folder, fixes, *nets)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return {net: outcome(folder / net) for net in nets}
+
+
+def outcome(volume: Path) -> Outcome:
+    for stage in STAGES:
+        report = json.loads((volume / "reports" / f"{stage}.json").read_text())
+        if report["status"] != "ok":
+            return Outcome(f"{stage}: {report['error']['message'][:300]}", 0.0, 0.0, {})
+    verdicts = {output["verdict"] for output in report["check"]["outputs"]}
+    if verdicts & {"shape", "nonfinite"}:
+        return Outcome(f"tflite: {verdicts}", 0.0, 0.0, report["operators"])
+    outputs = report["check"]["outputs"]
+    worst = max(outputs, key=lambda output: output["mean_abs"] / allowance(output))
+    return Outcome("", worst["mean_abs"], allowance(worst), report["operators"])
+
+
+def allowance(output: dict[str, float | None]) -> float:
+    return max(1e-6, 2 * (output["noise_floor"] or 0.0))
+
+
+@pytest.fixture(scope="module")
+def with_fixes(
+    in_environment: RunIn, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Outcome]:
+    names = [name for name in NEEDS if name not in LEFT_OUT]
+    return convert(in_environment, tmp_path_factory.mktemp("fixes") / "all", "all", names)
+
+
+@pytest.mark.parametrize("net", [name for name in NEEDS if name not in LEFT_OUT])
+def test_a_net_converts_with_the_fixes(net: str, with_fixes: dict[str, Outcome]) -> None:
+    found = with_fixes[net]
+    assert found.good, found
+
+
+def test_each_fix_has_a_net_that_needs_it() -> None:
+    from stages.fixes import FIXES
+
+    # What files made elsewhere need is tested with them, in test_entry.py.
+    elsewhere = {"static-batch", *(fix.name for fix in FIXES if fix.stage == "graph")}
+    assert {fix.name for fix in FIXES} - elsewhere == set(NEEDS.values())
+
+
+@pytest.mark.parametrize("fix", sorted(set(NEEDS.values())))
+def test_without_a_fix_its_net_is_worse(
+    fix: str, with_fixes: dict[str, Outcome], in_environment: RunIn, tmp_path: Path
+) -> None:
+    nets = [net for net, needed in NEEDS.items() if needed == fix and net not in LEFT_OUT]
+    without = convert(in_environment, tmp_path / "without", f"all,-{fix}", nets)
+    for net in nets:
+        found, before = without[net], with_fixes[net]
+        more = sum(found.operators.values()) > sum(before.operators.values())
+        assert not found.good or more, f"{net} is as good without {fix}: {found}"
+
+
+def test_the_page_lists_the_catalogue_as_it_is(tmp_path: Path) -> None:
+    import runpy
+
+    page = runpy.run_path(str(ROOT / "docs" / "write_fixes.py"))["page"]()
+    assert page == (ROOT / "docs" / "fixes.md").read_text()

@@ -1,0 +1,113 @@
+"""Ctrl-C and SIGTERM, in the middle of a stage: everything stops, and nothing stays behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import DOCKER, INTERRUPTED, STAGES, docker_leftovers, leftovers
+
+
+def children_of(folder: Path) -> list[str]:
+    """Processes whose command line names the run folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in line:
+            found.append(line)
+    return found
+
+
+def start(model: Path, folder: Path, engine: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "runner", "convert", "--model", str(model)),
+            *("--output", str(folder), "--engine", engine, "--samples", "4"),
+        ],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=folder.parent,
+        # A shell's background jobs ignore it, and their children would.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def interrupt(process: subprocess.Popen[str], stage: str, number: int) -> tuple[int, str, str]:
+    """Signal the runner soon after a stage began; its exit status, output and errors."""
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if line.startswith(f"{stage}: "):
+            break
+    else:
+        pytest.fail("the stage never began:\n" + "".join(seen))
+    # Every stage takes longer than this to import its framework.
+    time.sleep(0.3)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    return process.returncode, output, errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    ("engine", "stage"),
+    [
+        ("process", "torch"),
+        ("process", "tflite"),
+        pytest.param("docker", "onnx-tf", marks=DOCKER.marks),
+    ],
+)
+def test_in_a_stage(models: Path, tmp_path: Path, engine: str, stage: str, number: int) -> None:
+    folder = tmp_path / "out"
+    code, output, errors = interrupt(start(models / "cnn.pt", folder, engine), stage, number)
+    assert code == INTERRUPTED, output + errors
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["outcome"], report["exit_code"]) == ("interrupted", INTERRUPTED)
+    position = STAGES.index(stage)
+    expected = ["ok"] * position + ["interrupted"] + ["skipped"] * (2 - position)
+    assert [record["status"] for record in report["stages"]] == expected
+    # What was finished is kept whole; the log of what was not is kept too.
+    artifacts = {path.name for path in folder.glob("model.*")}
+    assert artifacts == {file["path"] for file in report["artifacts"]}
+    assert len(artifacts) == position
+    assert (folder / f"logs/{stage}.log").exists()
+    assert leftovers(tmp_path) == []
+    assert children_of(folder) == []
+    assert "Traceback" not in errors and "Interrupted" in output + errors
+    if engine == "docker":
+        assert docker_leftovers(report["run"]) == ""
+
+
+def test_in_the_set_up(models: Path, tmp_path: Path) -> None:
+    """While environments are being installed, no half of one stays."""
+    import os
+
+    folder, cache = tmp_path / "out", tmp_path / "cache"
+    environment = {**os.environ, "RUNNER_CACHE_DIR": str(cache)}
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "runner", "convert", "--model", str(models / "cnn.pt")),
+            *("--output", str(folder), "--engine", "process"),
+        ],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env=environment,
+    )
+    code, output, errors = interrupt(process, "Setting up", signal.SIGTERM)
+    assert code == INTERRUPTED, output + errors
+    assert not folder.exists()
+    assert children_of(cache) == []
+    left = [path.name for path in (cache / "environments").iterdir()]
+    assert [name for name in left if not name.endswith(".lock")] == []

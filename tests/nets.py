@@ -1,0 +1,1105 @@
+"""Small seeded networks of every family that should convert, for torch 1.5.1.
+
+`NETS` maps a name to a function that makes the module, its input shapes and their types; `build`
+makes it with calibrated BatchNorm (else outputs are so small that anything passes). `NEEDS` names
+a fix for a net that does not convert as it should without it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Callable, Dict, List, Sequence, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+# A whole module is pickled by the name of this file's module, however it was imported.
+sys.modules.setdefault("nets", sys.modules[__name__])
+
+Shape = Tuple[int, ...]
+Net = Tuple[Callable[[], nn.Module], Tuple[Shape, ...], Tuple[str, ...]]
+NETS: Dict[str, Net] = {}
+FUNCTIONS: Dict[str, Callable[..., Any]] = {}
+
+
+class Fn(nn.Module):
+    """A function of this file's `FUNCTIONS` with modules `a`, `b` ... at its service."""
+
+    def __init__(self, name: str, *modules: nn.Module) -> None:
+        super().__init__()
+        self.function = name
+        for letter, module in zip("abcdefgh", modules):
+            setattr(self, letter, module)
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        return FUNCTIONS[self.function](self, *inputs)
+
+
+def net(
+    name: str, make: Callable[[], nn.Module], *shapes: Shape, dtypes: Sequence[str] = ()
+) -> None:
+    NETS[name] = (make, tuple(shapes), tuple(dtypes) or ("float32",) * len(shapes))
+
+
+def fn(
+    name: str,
+    *shapes: Shape,
+    modules: Callable[[], Sequence[nn.Module]] = tuple,
+    dtypes: Sequence[str] = (),
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function of (module, *inputs) as a net."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        FUNCTIONS[name] = function
+        net(name, lambda: Fn(name, *modules()), *shapes, dtypes=dtypes)
+        return function
+
+    return register
+
+
+def inputs_of(name: str, seed: int = 0, batch: int = 1) -> List[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    result = []
+    for shape, dtype in zip(*NETS[name][1:]):
+        if dtype == "int64":
+            result.append(torch.randint(0, 10, shape, generator=generator))
+        elif dtype == "bool":
+            result.append(torch.rand(shape, generator=generator) > 0.5)
+        else:
+            result.append(torch.randn(shape, generator=generator))
+    return result
+
+
+def build(name: str) -> nn.Module:
+    """The module in eval mode, its BatchNorm calibrated by a few passes in train mode."""
+    torch.manual_seed(0)
+    module = NETS[name][0]()
+    if isinstance(module, torch.jit.ScriptModule):
+        return module.eval()
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if norms:
+        for norm in norms:
+            norm.momentum = None
+            norm.reset_running_stats()
+            if norm.affine:
+                nn.init.uniform_(norm.weight, 0.5, 1.5)
+                nn.init.normal_(norm.bias, 0, 0.2)
+        module.eval()
+        for norm in norms:
+            norm.train()
+        with torch.no_grad():
+            for seed in range(4):
+                values = inputs_of(name, seed)
+                # BatchNorm1d after Linear wants more than one value a channel.
+                if values[0].shape[0] == 1:
+                    values = [
+                        torch.cat([v, inputs_of(name, seed + 9)[i]]) for i, v in enumerate(values)
+                    ]
+                module(*values)
+    return module.eval()
+
+
+def conv_bn(i: int, o: int, k: int = 3, s: int = 1, g: int = 1, act: Any = None) -> nn.Sequential:
+    layers: List[nn.Module] = [
+        nn.Conv2d(i, o, k, s, k // 2, groups=g, bias=False),
+        nn.BatchNorm2d(o),
+    ]
+    return nn.Sequential(*layers, *([act] if act is not None else []))
+
+
+def vision(name: str, size: int, **kwargs: Any) -> None:
+    def make() -> nn.Module:
+        import torchvision
+
+        family: Any = torchvision.models
+        for part in name.split("."):
+            family = getattr(family, part)
+        return family(pretrained=False, **kwargs)
+
+    net(name.replace("segmentation.", ""), make, (1, 3, size, size))
+
+
+vision("mobilenet_v2", 64)
+vision("resnet18", 64)
+vision("squeezenet1_1", 64)
+vision("googlenet", 64, aux_logits=False, init_weights=False)
+vision("shufflenet_v2_x0_5", 64)
+vision("mnasnet0_5", 64)
+vision("densenet121", 64)
+vision("alexnet", 64)
+vision("vgg11_bn", 32)
+vision("resnext50_32x4d", 64)
+vision("inception_v3", 80, aux_logits=False, init_weights=False)
+
+
+@fn(
+    "fcn_small",
+    (1, 3, 32, 32),
+    modules=lambda: (conv_bn(3, 8, 3, 2, act=nn.ReLU()), nn.Conv2d(8, 5, 1)),
+)
+def _fcn(m: Any, x: Any) -> Any:
+    y = m.b(m.a(x))
+    return F.interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _unet(up: str) -> None:
+    def modules() -> Sequence[nn.Module]:
+        if up == "transpose":
+            upward: nn.Module = nn.ConvTranspose2d(16, 16, 2, 2)
+        elif up == "transpose3":
+            upward = nn.ConvTranspose2d(16, 16, 3, 2, 1, 1)
+        elif up == "transpose4":
+            upward = nn.ConvTranspose2d(16, 16, 4, 2, 1)
+        elif up == "nearest":
+            upward = nn.Upsample(scale_factor=2, mode="nearest")
+        else:
+            mode, _, corners = up.partition("_")
+            upward = nn.Upsample(scale_factor=2, mode=mode, align_corners=corners == "corners")
+        return (
+            conv_bn(3, 8, act=nn.ReLU()),
+            nn.MaxPool2d(2),
+            conv_bn(8, 16, act=nn.ReLU()),
+            upward,
+            conv_bn(24, 8, act=nn.ReLU()),
+            nn.Conv2d(8, 2, 1),
+        )
+
+    @fn(f"unet_{up}", (1, 3, 16, 16), modules=modules)
+    def _forward(m: Any, x: Any) -> Any:
+        a = m.a(x)
+        b = m.c(m.b(a))
+        return m.f(m.e(torch.cat([m.d(b), a], 1)))
+
+
+for _up in (
+    "transpose",
+    "transpose3",
+    "transpose4",
+    "nearest",
+    "bilinear",
+    "bilinear_corners",
+    "bicubic",
+    "bicubic_corners",
+):
+    _unet(_up)
+
+
+@fn(
+    "mobilenet_v3_like",
+    (1, 8, 16, 16),
+    modules=lambda: (
+        conv_bn(8, 16, 1),
+        conv_bn(16, 16, 3, 2, 16),
+        nn.Linear(16, 4),
+        nn.Linear(4, 16),
+        conv_bn(16, 8, 1),
+    ),
+)
+def _v3(m: Any, x: Any) -> Any:
+    def hswish(t: Any) -> Any:
+        return t * F.relu6(t + 3) / 6
+
+    y = hswish(m.a(x))
+    y = m.b(y)
+    s = F.adaptive_avg_pool2d(y, 1).flatten(1)
+    s = F.relu6(m.d(F.relu(m.c(s))) + 3) / 6
+    y = y * s[:, :, None, None]
+    return m.e(hswish(y))
+
+
+@fn("squeeze_excite_conv", (1, 8, 9, 9), modules=lambda: (nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)))
+def _se(m: Any, x: Any) -> Any:
+    return x * torch.sigmoid(m.b(F.relu(m.a(F.adaptive_avg_pool2d(x, 1)))))
+
+
+net("conv_bn_relu", lambda: conv_bn(3, 8, act=nn.ReLU()), (1, 3, 12, 12))
+net(
+    "conv_grouped",
+    lambda: nn.Sequential(nn.Conv2d(8, 12, 3, padding=1, groups=4), nn.ReLU()),
+    (1, 8, 9, 9),
+)
+net("conv_depthwise_multiplier", lambda: nn.Conv2d(4, 12, 3, padding=1, groups=4), (1, 4, 9, 9))
+net(
+    "conv_depthwise_dilated",
+    lambda: nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=4),
+    (1, 4, 9, 9),
+)
+net("conv_depthwise_strides", lambda: nn.Conv2d(4, 4, 3, (2, 1), 1, groups=4), (1, 4, 9, 9))
+net(
+    "conv_dilated",
+    lambda: nn.Sequential(nn.Conv2d(4, 8, 3, padding=2, dilation=2), nn.ReLU()),
+    (1, 4, 11, 11),
+)
+net("conv_dilated_pad", lambda: nn.Conv2d(4, 8, 3, padding=1, dilation=3), (1, 4, 11, 11))
+net(
+    "conv_asymmetric",
+    lambda: nn.Sequential(nn.ZeroPad2d((0, 1, 2, 0)), nn.Conv2d(3, 8, (3, 2), (2, 1))),
+    (1, 3, 9, 10),
+)
+net("conv_strided_even", lambda: nn.Conv2d(3, 8, 4, 2, 1), (1, 3, 16, 16))
+net(
+    "conv_batch2",
+    lambda: nn.Sequential(conv_bn(3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)),
+    (2, 3, 8, 8),
+)
+net("conv_circular", lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), (1, 3, 8, 8))
+net(
+    "conv1d",
+    lambda: nn.Sequential(
+        nn.Conv1d(4, 8, 3, padding=1),
+        nn.BatchNorm1d(8),
+        nn.ReLU(),
+        nn.MaxPool1d(2),
+        nn.Conv1d(8, 6, 5, 2, 2, groups=2),
+        nn.ReLU(),
+        nn.AvgPool1d(2),
+    ),
+    (1, 4, 32),
+)
+net(
+    "conv1d_dilated",
+    lambda: nn.Sequential(
+        nn.Conv1d(4, 8, 3, padding=4, dilation=4),
+        nn.Tanh(),
+        nn.Conv1d(8, 8, 3, padding=1, groups=8),
+    ),
+    (1, 4, 32),
+)
+net("conv_transpose1d", lambda: nn.ConvTranspose1d(4, 6, 4, 2, 1), (1, 4, 10))
+net("conv_transpose_grouped", lambda: nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2), (1, 4, 7, 7))
+net("conv_transpose_dilated", lambda: nn.ConvTranspose2d(4, 6, 3, 1, 2, dilation=2), (1, 4, 7, 7))
+net(
+    "conv_transpose_bn",
+    lambda: nn.Sequential(nn.ConvTranspose2d(4, 6, 3, 2), nn.BatchNorm2d(6), nn.ReLU()),
+    (1, 4, 7, 7),
+)
+net(
+    "conv3d",
+    lambda: nn.Sequential(
+        nn.Conv3d(2, 4, 3, padding=1),
+        nn.BatchNorm3d(4),
+        nn.ReLU(),
+        nn.MaxPool3d(2),
+        nn.Conv3d(4, 4, (1, 3, 3), (1, 2, 2)),
+    ),
+    (1, 2, 6, 10, 10),
+)
+net("conv3d_transpose", lambda: nn.ConvTranspose3d(2, 4, 2, 2), (1, 2, 3, 4, 4))
+net(
+    "conv3d_avg",
+    lambda: nn.Sequential(
+        nn.Conv3d(2, 4, 3, 2, 1), nn.AvgPool3d(2), nn.Flatten(), nn.Linear(4 * 1 * 2 * 2, 5)
+    ),
+    (1, 2, 4, 8, 8),
+)
+net(
+    "bn_first",
+    lambda: nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3)),
+    (1, 3, 9, 9),
+)
+net(
+    "mlp_bn",
+    lambda: nn.Sequential(
+        nn.Linear(10, 16),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Linear(16, 4),
+        nn.LogSoftmax(1),
+    ),
+    (1, 10),
+)
+net("linear_3d", lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), (1, 5, 6))
+
+for _name in (
+    "ReLU",
+    "ReLU6",
+    "ELU",
+    "SELU",
+    "CELU",
+    "LeakyReLU",
+    "PReLU",
+    "RReLU",
+    "Sigmoid",
+    "Tanh",
+    "Softplus",
+    "Softsign",
+    "Hardtanh",
+    "LogSigmoid",
+    "Softmin",
+    "Tanhshrink",
+    "Softshrink",
+    "Hardshrink",
+    "Threshold",
+    "GELU",
+    "Hardsigmoid",
+):
+
+    def _make(name: str = _name) -> nn.Module:
+        torch_name = getattr(nn, name, None)
+        if name == "Softmin":
+            act: nn.Module = nn.Softmin(dim=1)
+        elif name == "Threshold":
+            act = nn.Threshold(0.1, 0.5)
+        elif name == "PReLU":
+            act = nn.PReLU(8)
+            nn.init.uniform_(act.weight, -0.5, 1.5)
+        else:
+            act = torch_name()
+        return nn.Sequential(nn.Conv2d(3, 8, 3), act, nn.Conv2d(8, 2, 1))
+
+    net(f"act_{_name.lower()}", _make, (1, 3, 7, 7))
+
+net("act_elu_alpha", lambda: nn.ELU(0.5), (1, 3, 5, 5))
+net("prelu_shared", lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU()), (1, 3, 7, 7))
+
+
+@fn("act_hardsigmoid_f", (1, 3, 5, 5))
+def _hs(m: Any, x: Any) -> Any:
+    return F.hardsigmoid(x) * x
+
+
+@fn("act_swish_mish", (1, 3, 5, 5))
+def _mish(m: Any, x: Any) -> Any:
+    return x * torch.sigmoid(x) + x * torch.tanh(F.softplus(x))
+
+
+@fn("act_glu", (1, 8, 5, 5))
+def _glu(m: Any, x: Any) -> Any:
+    return F.glu(x, 1)
+
+
+net(
+    "norm_layer",
+    lambda: nn.Sequential(nn.Linear(8, 12), nn.LayerNorm(12), nn.Linear(12, 4)),
+    (1, 6, 8),
+)
+net(
+    "norm_layer_2d",
+    lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.LayerNorm([4, 6, 6])),
+    (1, 3, 8, 8),
+)
+net(
+    "norm_instance",
+    lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8, affine=True), nn.ReLU(), nn.Conv2d(8, 4, 3)
+    ),
+    (1, 3, 10, 10),
+)
+net(
+    "norm_instance_plain",
+    lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8), nn.ReLU()),
+    (1, 3, 10, 10),
+)
+net("norm_instance1d", lambda: nn.Sequential(nn.Conv1d(3, 8, 3), nn.InstanceNorm1d(8)), (1, 3, 10))
+net(
+    "norm_group",
+    lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8), nn.ReLU(), nn.Conv2d(8, 4, 3)),
+    (1, 3, 10, 10),
+)
+net(
+    "norm_local_response",
+    lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.LocalResponseNorm(3)),
+    (1, 3, 8, 8),
+)
+
+
+@fn("norm_l2", (1, 6, 4, 4))
+def _l2(m: Any, x: Any) -> Any:
+    return F.normalize(x, dim=1)
+
+
+net(
+    "pool_max_ceil",
+    lambda: nn.Sequential(nn.MaxPool2d(3, 2, ceil_mode=True), nn.Conv2d(4, 4, 1)),
+    (1, 4, 10, 10),
+)
+net(
+    "pool_max_pad", lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(3, 2, 1)), (1, 3, 11, 11)
+)
+net("pool_max_dilated", lambda: nn.MaxPool2d(3, 1, dilation=2), (1, 4, 9, 9))
+net("pool_avg_pad", lambda: nn.AvgPool2d(3, 2, 1), (1, 4, 9, 9))
+net("pool_avg_exclude", lambda: nn.AvgPool2d(3, 2, 1, count_include_pad=False), (1, 4, 9, 9))
+net("pool_avg_exclude10", lambda: nn.AvgPool2d(3, 2, 1, count_include_pad=False), (1, 4, 10, 10))
+net("pool_avg_ceil", lambda: nn.AvgPool2d(3, 2, ceil_mode=True), (1, 4, 10, 10))
+net("pool_avg_ceil_pad", lambda: nn.AvgPool2d(3, 2, 1, ceil_mode=True), (1, 4, 10, 10))
+net("pool_adaptive_1", lambda: nn.AdaptiveAvgPool2d(1), (1, 8, 5, 5))
+net("pool_adaptive_max_1", lambda: nn.AdaptiveMaxPool2d(1), (1, 8, 5, 5))
+net("pool_adaptive_divides", lambda: nn.AdaptiveAvgPool2d((3, 2)), (1, 4, 9, 8))
+net("pool_adaptive_any", lambda: nn.AdaptiveAvgPool2d((3, 5)), (1, 4, 7, 8))
+net("pool_adaptive_up", lambda: nn.AdaptiveAvgPool2d(7), (1, 4, 4, 4))
+net("pool_adaptive_max_any", lambda: nn.AdaptiveMaxPool2d((3, 5)), (1, 4, 7, 8))
+net("pool_adaptive_1d", lambda: nn.AdaptiveAvgPool1d(4), (1, 4, 10))
+net("pool_adaptive_max_divides", lambda: nn.AdaptiveMaxPool2d((3, 2)), (1, 4, 9, 8))
+net("pool_lp", lambda: nn.LPPool2d(2, 2), (1, 4, 8, 8))
+
+net("lstm", lambda: nn.LSTM(6, 8, batch_first=True), (1, 7, 6))
+net("lstm_bi2", lambda: nn.LSTM(6, 8, 2, bidirectional=True), (7, 1, 6))
+net("gru", lambda: nn.GRU(6, 8, batch_first=True), (1, 7, 6))
+net("gru_bi2", lambda: nn.GRU(6, 8, 2, bidirectional=True, batch_first=True), (1, 7, 6))
+net("rnn", lambda: nn.RNN(6, 8, nonlinearity="relu"), (7, 1, 6))
+
+
+@fn("lstm_last", (1, 9, 6), modules=lambda: (nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 3)))
+def _lstm_last(m: Any, x: Any) -> Any:
+    y, _ = m.a(x)
+    return m.b(y[:, -1])
+
+
+@fn(
+    "crnn",
+    (1, 1, 16, 24),
+    modules=lambda: (
+        conv_bn(1, 8, 3, 2, act=nn.ReLU()),
+        nn.GRU(64, 12, batch_first=True, bidirectional=True),
+        nn.Linear(24, 5),
+    ),
+)
+def _crnn(m: Any, x: Any) -> Any:
+    y = m.a(x).permute(0, 3, 1, 2).flatten(2)
+    y, _ = m.b(y)
+    return F.log_softmax(m.c(y), 2)
+
+
+@fn("lstm_state", (5, 1, 6), (1, 1, 8), (1, 1, 8), modules=lambda: (nn.LSTM(6, 8),))
+def _lstm_state(m: Any, x: Any, h: Any, c: Any) -> Any:
+    y, (h, c) = m.a(x, (h, c))
+    return y, h, c
+
+
+@fn("attention", (1, 6, 8), modules=lambda: (nn.Linear(8, 24), nn.Linear(8, 8)))
+def _attention(m: Any, x: Any) -> Any:
+    q, k, v = m.a(x).reshape(1, 6, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+    w = torch.softmax(q @ k.transpose(-2, -1) * 0.5, -1)
+    return m.b((w @ v).transpose(1, 2).reshape(1, 6, 8))
+
+
+@fn("multihead_attention", (6, 1, 8), modules=lambda: (nn.MultiheadAttention(8, 2),))
+def _mha(m: Any, x: Any) -> Any:
+    return m.a(x, x, x)[0]
+
+
+net("transformer_encoder", lambda: nn.TransformerEncoderLayer(8, 2, 16), (6, 1, 8))
+net(
+    "transformer_encoder2",
+    lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, activation="gelu"), 2),
+    (6, 2, 8),
+)
+
+
+@fn(
+    "transformer_decoder",
+    (5, 1, 8),
+    (6, 1, 8),
+    modules=lambda: (nn.TransformerDecoderLayer(8, 2, 16),),
+)
+def _decoder(m: Any, x: Any, y: Any) -> Any:
+    return m.a(x, y)
+
+
+@fn(
+    "vit_small",
+    (1, 3, 16, 16),
+    modules=lambda: (nn.Conv2d(3, 8, 4, 4), nn.TransformerEncoderLayer(8, 2, 16), nn.Linear(8, 5)),
+)
+def _vit(m: Any, x: Any) -> Any:
+    y = m.a(x).flatten(2).permute(2, 0, 1)
+    return m.c(m.b(y).mean(0))
+
+
+@fn(
+    "non_local",
+    (1, 8, 6, 6),
+    modules=lambda: (nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 8, 1)),
+)
+def _non_local(m: Any, x: Any) -> Any:
+    q, k, v = m.a(x).flatten(2), m.b(x).flatten(2), m.c(x).flatten(2)
+    w = torch.softmax(q.transpose(1, 2) @ k, -1)
+    return x + (v @ w.transpose(1, 2)).view_as(x)
+
+
+@fn("embedding", (1, 6), modules=lambda: (nn.Embedding(10, 8), nn.Linear(8, 4)), dtypes=("int64",))
+def _embedding(m: Any, x: Any) -> Any:
+    return m.b(m.a(x).mean(1))
+
+
+net(
+    "embedding_bag",
+    lambda: nn.Sequential(nn.Embedding(10, 6), nn.LSTM(6, 4, batch_first=True)),
+    (1, 5),
+    dtypes=("int64",),
+)
+
+
+@fn("slices", (1, 8, 9, 9))
+def _slices(m: Any, x: Any) -> Any:
+    return x[:, 2:7:2, 1:-1, ::3] * x[:, :3, -7:, 0:3] + x[:, 1:4, 2, None, 1:4]
+
+
+@fn("chunk_outputs", (1, 8, 6, 6), modules=lambda: (nn.Conv2d(8, 8, 1),))
+def _chunk(m: Any, x: Any) -> Any:
+    return m.a(x).chunk(3, 1)
+
+
+@fn("topk", (1, 12))
+def _topk(m: Any, x: Any) -> Any:
+    values, indices = x.topk(4, 1)
+    return values, indices
+
+
+@fn("argmax", (1, 5, 6, 6), modules=lambda: (nn.Conv2d(5, 4, 1),))
+def _argmax(m: Any, x: Any) -> Any:
+    y = m.a(x)
+    return y.argmax(1), y.max(1)[0]
+
+
+@fn("gather_index", (1, 10, 6), (1, 3, 6), dtypes=("float32", "int64"))
+def _gather(m: Any, x: Any, i: Any) -> Any:
+    return x.gather(1, i)
+
+
+@fn("index_select", (1, 8, 6))
+def _index(m: Any, x: Any) -> Any:
+    return x[:, [0, 3, 5]] + x.index_select(1, torch.tensor([7, 1, 2]))
+
+
+@fn("where_mask", (1, 4, 5), (1, 4, 5))
+def _where(m: Any, x: Any, y: Any) -> Any:
+    return torch.where(x > y, x * 2, y).masked_fill(x < -1, 0.5)
+
+
+@fn(
+    "channel_shuffle",
+    (1, 8, 6, 6),
+    modules=lambda: (nn.Conv2d(8, 8, 1, groups=2), nn.Conv2d(8, 8, 3, padding=1, groups=8)),
+)
+def _shuffle(m: Any, x: Any) -> Any:
+    y = m.a(x)
+    n, c, h, w = y.shape
+    y = y.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+    return m.b(y)
+
+
+net(
+    "pixel_shuffle",
+    lambda: nn.Sequential(
+        nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2), nn.Conv2d(3, 3, 3, padding=1)
+    ),
+    (1, 3, 8, 8),
+)
+net("pixel_shuffle_bare", lambda: nn.Sequential(nn.ReLU(), nn.PixelShuffle(2)), (1, 8, 5, 5))
+
+
+@fn("pixel_unshuffle", (1, 3, 8, 8), modules=lambda: (nn.Conv2d(12, 4, 1),))
+def _unshuffle(m: Any, x: Any) -> Any:
+    y = x.view(1, 3, 4, 2, 4, 2).permute(0, 1, 3, 5, 2, 4).reshape(1, 12, 4, 4)
+    return m.a(y)
+
+
+net("unfold", lambda: nn.Unfold(3, padding=1), (1, 4, 6, 6))
+net("pad_reflect", lambda: nn.Sequential(nn.ReflectionPad2d(2), nn.Conv2d(3, 4, 3)), (1, 3, 8, 8))
+net(
+    "pad_replicate",
+    lambda: nn.Sequential(nn.ReplicationPad2d((1, 2, 3, 0)), nn.Conv2d(3, 4, 3)),
+    (1, 3, 8, 8),
+)
+net(
+    "pad_constant",
+    lambda: nn.Sequential(nn.ConstantPad2d(1, 0.7), nn.Conv2d(3, 4, 3)),
+    (1, 3, 8, 8),
+)
+net("pad_negative", lambda: nn.ConstantPad2d((-1, 2, 1, -2), 0.0), (1, 3, 8, 8))
+net("pad1d", lambda: nn.Sequential(nn.ReflectionPad1d(2), nn.Conv1d(3, 4, 3)), (1, 3, 8))
+net("upsample1d", lambda: nn.Sequential(nn.Conv1d(3, 4, 3), nn.Upsample(scale_factor=2)), (1, 3, 8))
+net(
+    "upsample_linear1d",
+    lambda: nn.Upsample(scale_factor=2, mode="linear", align_corners=False),
+    (1, 3, 8),
+)
+net("upsample3d", lambda: nn.Upsample(scale_factor=2, mode="nearest"), (1, 3, 3, 4, 4))
+net(
+    "upsample_trilinear",
+    lambda: nn.Upsample(scale_factor=2, mode="trilinear", align_corners=True),
+    (1, 3, 3, 4, 4),
+)
+net("upsample_size", lambda: nn.Upsample(size=(11, 7), mode="nearest"), (1, 3, 5, 5))
+net(
+    "upsample_down",
+    lambda: nn.Upsample(scale_factor=0.5, mode="bilinear", align_corners=False),
+    (1, 3, 8, 8),
+)
+
+
+@fn("two_inputs", (1, 3, 8, 8), (1, 5), modules=lambda: (nn.Conv2d(3, 5, 3), nn.Linear(5, 5)))
+def _two(m: Any, x: Any, y: Any) -> Any:
+    return F.relu(m.a(x)).mean((2, 3)) + m.b(y)
+
+
+@fn("unused_input", (1, 3, 8, 8), (1, 5), modules=lambda: (nn.Conv2d(3, 5, 3),))
+def _unused(m: Any, x: Any, y: Any) -> Any:
+    return m.a(x)
+
+
+@fn("interior_outputs", (1, 3, 8, 8), modules=lambda: (nn.Conv2d(3, 5, 3), nn.Conv2d(5, 4, 3)))
+def _interior(m: Any, x: Any) -> Any:
+    y = F.relu(m.a(x))
+    z = m.b(y)
+    return y, z, torch.sigmoid(z)
+
+
+@fn("passed_through", (1, 3, 8, 8), modules=lambda: (nn.Conv2d(3, 5, 3),))
+def _passed(m: Any, x: Any) -> Any:
+    return m.a(x), x
+
+
+@fn("same_output_twice", (1, 3, 8, 8), modules=lambda: (nn.Conv2d(3, 5, 3),))
+def _twice(m: Any, x: Any) -> Any:
+    y = m.a(x)
+    return y, y + 0, y.view(1, -1)
+
+
+@fn("constant_output", (1, 3, 8, 8), modules=lambda: (nn.Conv2d(3, 5, 3),))
+def _constant(m: Any, x: Any) -> Any:
+    y = m.a(x)
+    return y, torch.arange(6, dtype=torch.float32).view(1, 6)
+
+
+@fn("nchw_output_ops", (1, 3, 8, 8), modules=lambda: (nn.Conv2d(3, 5, 3),))
+def _nchw(m: Any, x: Any) -> Any:
+    return torch.relu(m.a(x)).permute(0, 2, 3, 1)
+
+
+@fn("einsum", (1, 4, 6), (1, 6, 5))
+def _einsum(m: Any, x: Any, y: Any) -> Any:
+    return torch.einsum("bij,bjk->bik", x, y)
+
+
+@fn("einsum_attention", (1, 2, 4, 6), (1, 2, 5, 6))
+def _einsum2(m: Any, x: Any, y: Any) -> Any:
+    return torch.einsum("bhid,bhjd->bhij", x, y)
+
+
+@fn("grid_sample", (1, 3, 8, 8), modules=lambda: (nn.Conv2d(3, 2, 3, padding=1),))
+def _grid(m: Any, x: Any) -> Any:
+    flow = torch.tanh(m.a(x)).permute(0, 2, 3, 1) * 0.8
+    return F.grid_sample(x, flow, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+@fn("expand_tile", (1, 3, 1, 5))
+def _expand(m: Any, x: Any) -> Any:
+    return x.expand(1, 3, 4, 5) * x.repeat(1, 1, 4, 1)
+
+
+@fn("reductions", (1, 4, 5, 6))
+def _reductions(m: Any, x: Any) -> Any:
+    return (
+        x.sum(1),
+        x.max(3)[0].min(1)[0],
+        x.norm(dim=2),
+        x.std(dim=1),
+        x.prod(3),
+        torch.logsumexp(x, 1),
+    )
+
+
+@fn("cumsum", (1, 4, 6))
+def _cumsum(m: Any, x: Any) -> Any:
+    return x.cumsum(1)
+
+
+@fn("math", (1, 4, 6))
+def _math(m: Any, x: Any) -> Any:
+    y = x.abs() + 0.5
+    return (
+        torch.sqrt(y)
+        + y.log()
+        + y.reciprocal()
+        + x.exp()
+        + x.sin()
+        + torch.floor(x)
+        + y**1.5
+        + torch.erf(x)
+    )
+
+
+@fn("logic", (1, 4, 6))
+def _logic(m: Any, x: Any) -> Any:
+    return ((x > 0) & (x < 1)).float() + (x.round() == 0).float() + torch.sign(x)
+
+
+@fn("matmul_batched", (2, 3, 4, 5), (2, 3, 5, 6))
+def _matmul(m: Any, x: Any, y: Any) -> Any:
+    return x @ y
+
+
+@fn("stack_unbind", (1, 3, 4))
+def _stack(m: Any, x: Any) -> Any:
+    a, b, c = x.unbind(1)
+    return torch.stack([a + b, b * c, c - a], 2)
+
+
+@fn("flip_roll", (1, 3, 6, 6))
+def _flip(m: Any, x: Any) -> Any:
+    return x.flip(3) + torch.cat([x[:, :, 2:], x[:, :, :2]], 2)
+
+
+@fn("one_hot_free", (1, 5), modules=lambda: (nn.Embedding(10, 5),), dtypes=("int64",))
+def _onehot(m: Any, x: Any) -> Any:
+    return F.one_hot(x, 10).float() @ m.a.weight
+
+
+@fn(
+    "ssd_head",
+    (1, 8, 6, 6),
+    modules=lambda: (nn.Conv2d(8, 12, 3, padding=1), nn.Conv2d(8, 6, 3, 2, 1)),
+)
+def _ssd(m: Any, x: Any) -> Any:
+    a = m.a(x).permute(0, 2, 3, 1).reshape(1, -1, 4)
+    b = m.b(x).permute(0, 2, 3, 1).reshape(1, -1, 2)
+    return a, F.softmax(b, -1)
+
+
+@fn("yolo_head", (1, 8, 4, 4), modules=lambda: (nn.Conv2d(8, 21, 1),))
+def _yolo(m: Any, x: Any) -> Any:
+    y = m.a(x).view(1, 3, 7, 4, 4).permute(0, 1, 3, 4, 2).contiguous()
+    y = torch.cat([y[..., :2].sigmoid() * 2, y[..., 2:4].exp(), y[..., 4:].sigmoid()], -1)
+    return y.view(1, -1, 7)
+
+
+class Scripted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        if bool(y.mean() > 0):
+            y = y * 2
+        else:
+            y = y - 1
+        for i in range(3):
+            y = torch.relu(y) + i
+        return y
+
+
+class ScriptedLoop(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x
+        for _ in range(3):
+            y = torch.tanh(self.conv(y))
+        return y
+
+
+class ScriptedBatchNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+def _scripted_batchnorm() -> nn.Module:
+    module = ScriptedBatchNorm()
+    nn.init.uniform_(module.layers[1].running_var, 0.5, 1.5)
+    nn.init.normal_(module.layers[1].running_mean)
+    return torch.jit.script(module.eval())
+
+
+net(
+    "traced",
+    lambda: torch.jit.trace(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval(),
+        torch.zeros(1, 3, 8, 8),
+    ),
+    (1, 3, 8, 8),
+)
+net("scripted_control", lambda: torch.jit.script(Scripted()), (1, 3, 8, 8))
+net("scripted_loop", lambda: torch.jit.script(ScriptedLoop()), (1, 3, 8, 8))
+net("scripted_batchnorm", _scripted_batchnorm, (1, 3, 8, 8))
+
+
+@fn(
+    "dcgan",
+    (1, 8, 1, 1),
+    modules=lambda: (
+        nn.Sequential(
+            nn.ConvTranspose2d(8, 16, 4, 1, 0, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.ConvTranspose2d(16, 3, 4, 2, 1),
+            nn.Tanh(),
+        ),
+    ),
+)
+def _dcgan(m: Any, x: Any) -> Any:
+    return m.a(x)
+
+
+@fn(
+    "tcn",
+    (1, 4, 20),
+    modules=lambda: (
+        nn.utils.weight_norm(nn.Conv1d(4, 8, 3, padding=4, dilation=2)),
+        nn.Conv1d(4, 8, 1),
+    ),
+)
+def _tcn(m: Any, x: Any) -> Any:
+    return F.relu(F.relu(m.a(x)[:, :, :-4]) + m.b(x))
+
+
+@fn("wavenet", (1, 4, 20), modules=lambda: (nn.Conv1d(4, 16, 2, dilation=2), nn.Conv1d(8, 4, 1)))
+def _wavenet(m: Any, x: Any) -> Any:
+    a, b = m.a(F.pad(x, (2, 0))).chunk(2, 1)
+    return x + m.b(torch.tanh(a) * torch.sigmoid(b))
+
+
+@fn(
+    "pointnet",
+    (1, 3, 16),
+    modules=lambda: (
+        nn.Sequential(nn.Conv1d(3, 8, 1), nn.BatchNorm1d(8), nn.ReLU()),
+        nn.Linear(8, 9),
+        nn.Conv1d(3, 8, 1),
+        nn.Linear(8, 4),
+    ),
+)
+def _pointnet(m: Any, x: Any) -> Any:
+    t = m.b(m.a(x).max(2)[0]).view(-1, 3, 3) + torch.eye(3)
+    y = torch.bmm(x.transpose(2, 1), t).transpose(2, 1)
+    return m.d(torch.max(m.c(y), 2)[0])
+
+
+@fn(
+    "bert_tiny",
+    (1, 6),
+    (1, 6),
+    dtypes=("int64", "int64"),
+    modules=lambda: (
+        nn.Embedding(10, 8),
+        nn.Embedding(6, 8),
+        nn.LayerNorm(8),
+        nn.Linear(8, 24),
+        nn.Linear(8, 8),
+        nn.Linear(8, 16),
+        nn.Linear(16, 8),
+        nn.Linear(8, 3),
+    ),
+)
+def _bert(m: Any, x: Any, mask: Any) -> Any:
+    y = m.c(m.a(x) + m.b(torch.arange(6)))
+    q, k, v = m.d(y).view(1, 6, 3, 2, 4).permute(2, 0, 3, 1, 4)
+    bias = (1 - (mask > 4).float())[:, None, None] * -1e4
+    w = torch.softmax(torch.matmul(q, k.transpose(-1, -2)) / 2 + bias, -1)
+    y = y + m.e(torch.matmul(w, v).permute(0, 2, 1, 3).reshape(1, 6, 8))
+    return m.h(torch.tanh(y + m.g(F.gelu(m.f(y))))[:, 0])
+
+
+@fn("coord_conv", (1, 3, 8, 8), modules=lambda: (nn.Conv2d(5, 4, 3),))
+def _coord(m: Any, x: Any) -> Any:
+    line = torch.linspace(-1, 1, 8)
+    grid = torch.stack(torch.meshgrid(line, line))[None]
+    return m.a(torch.cat([x, grid], 1))
+
+
+@fn(
+    "efficient_block",
+    (1, 8, 8, 8),
+    modules=lambda: (
+        conv_bn(8, 16, 1),
+        conv_bn(16, 16, 5, 2, 16),
+        nn.Conv2d(16, 4, 1),
+        nn.Conv2d(4, 16, 1),
+        conv_bn(16, 8, 1),
+    ),
+)
+def _efficient(m: Any, x: Any) -> Any:
+    y = m.a(x)
+    y = m.b(y * torch.sigmoid(y))
+    y = y * torch.sigmoid(y)
+    s = m.c(y.mean((2, 3), keepdim=True))
+    return m.e(y * torch.sigmoid(m.d(s * torch.sigmoid(s))))
+
+
+@fn("dynamic_weights", (1, 4, 8, 8), modules=lambda: (nn.Linear(4, 72),))
+def _dynamic(m: Any, x: Any) -> Any:
+    w = m.a(x.mean((2, 3))).view(2, 4, 3, 3)
+    return F.conv2d(x, w, padding=1)
+
+
+net("bilinear_layer", lambda: nn.Bilinear(5, 6, 4), (1, 5), (1, 6))
+
+
+@fn("spectral_norm", (1, 3, 8, 8), modules=lambda: (nn.utils.spectral_norm(nn.Conv2d(3, 4, 3)),))
+def _spectral(m: Any, x: Any) -> Any:
+    return m.a(x)
+
+
+@fn(
+    "hourglass",
+    (1, 4, 16, 16),
+    modules=lambda: (conv_bn(4, 4, act=nn.ReLU()), conv_bn(4, 4, act=nn.ReLU()), conv_bn(4, 4)),
+)
+def _hourglass(m: Any, x: Any) -> Any:
+    y = m.b(F.max_pool2d(m.a(x), 2))
+    z = F.interpolate(m.c(F.max_pool2d(y, 2)), scale_factor=2)
+    return F.interpolate(y + z, scale_factor=2) + x
+
+
+@fn("spp", (1, 4, 13, 13), modules=lambda: (nn.Conv2d(16, 4, 1), nn.Linear(56, 3)))
+def _spp(m: Any, x: Any) -> Any:
+    y = m.a(torch.cat([x] + [F.max_pool2d(x, k, 1, k // 2) for k in (5, 9, 13)], 1))
+    pools = [F.adaptive_avg_pool2d(y, n).flatten(1) for n in (1, 2, 3)]
+    return m.b(torch.cat(pools, 1))
+
+
+@fn(
+    "seq2seq",
+    (1, 5, 4),
+    (1, 3, 4),
+    modules=lambda: (
+        nn.GRU(4, 6, batch_first=True),
+        nn.GRU(4, 6, batch_first=True),
+        nn.Linear(12, 2),
+    ),
+)
+def _seq2seq(m: Any, x: Any, y: Any) -> Any:
+    memory, h = m.a(x)
+    out, _ = m.b(y, h)
+    w = torch.softmax(torch.bmm(out, memory.transpose(1, 2)), 2)
+    return m.c(torch.cat([out, torch.bmm(w, memory)], 2))
+
+
+@fn("lstm_cell", (1, 3, 4), modules=lambda: (nn.LSTMCell(4, 5), nn.GRUCell(5, 5)))
+def _cell(m: Any, x: Any) -> Any:
+    h, c, g = torch.zeros(1, 5), torch.zeros(1, 5), torch.zeros(1, 5)
+    for i in range(3):
+        h, c = m.a(x[:, i], (h, c))
+        g = m.b(h, g)
+    return g
+
+
+@fn("cosine_similarity", (1, 6), (1, 6))
+def _cosine(m: Any, x: Any, y: Any) -> Any:
+    return F.cosine_similarity(x, y), (x - y).pow(2).sum(1).sqrt(), torch.cat([x, y], 1)
+
+
+@fn("fold_patches", (1, 8, 16))
+def _fold(m: Any, x: Any) -> Any:
+    return x.view(1, 2, 2, 2, 4, 4).permute(0, 1, 4, 2, 5, 3).reshape(1, 2, 8, 8)
+
+
+@fn("window_attention", (2, 8, 8, 4), modules=lambda: (nn.Linear(4, 12), nn.LayerNorm(4)))
+def _window(m: Any, x: Any) -> Any:
+    y = m.b(x).view(2, 2, 4, 2, 4, 4).permute(0, 1, 3, 2, 4, 5).reshape(-1, 16, 4)
+    q, k, v = m.a(y).chunk(3, -1)
+    y = torch.softmax(q @ k.transpose(1, 2), -1) @ v
+    return x + y.view(2, 2, 2, 4, 4, 4).permute(0, 1, 3, 2, 4, 5).reshape(2, 8, 8, 4)
+
+
+@fn("max_unreduced", (1, 3, 6))
+def _maximum(m: Any, x: Any) -> Any:
+    return (
+        torch.max(x, x.flip(2)),
+        torch.min(x, -x),
+        x.min(2)[1],
+        x.clamp(-0.5, 0.5),
+        x.clamp(max=0.1),
+    )
+
+
+@fn("spatial_transformer", (1, 3, 8, 8), modules=lambda: (nn.Linear(3, 6),))
+def _stn(m: Any, x: Any) -> Any:
+    theta = m.a(x.mean((2, 3))).view(1, 2, 3)
+    grid = F.affine_grid(theta, [1, 3, 8, 8], align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+class Chooser(nn.Module):
+    """Scripted: a choice by an attribute, a list of layers, a tuple of outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.double = True
+
+    def forward(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        y = x
+        for layer in self.layers:
+            y = torch.relu(layer(y))
+        if self.double:
+            y = y * 2
+        return y, x.sum(1)
+
+
+def _scripted_vision(name: str) -> nn.Module:
+    import torchvision
+
+    module = getattr(torchvision.models, name)(pretrained=False)
+    generator = torch.Generator().manual_seed(0)
+    module.train()
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None
+            layer.reset_running_stats()
+        if isinstance(layer, nn.Dropout):
+            layer.eval()
+    with torch.no_grad():
+        for _ in range(3):
+            module(torch.randn(2, 3, 64, 64, generator=generator))
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 0.1
+    return torch.jit.script(module.eval())
+
+
+net("scripted_chooser", lambda: torch.jit.script(Chooser()), (1, 4))
+net("scripted_resnet18", lambda: _scripted_vision("resnet18"), (1, 3, 64, 64))
+net("scripted_mobilenet_v2", lambda: _scripted_vision("mobilenet_v2"), (1, 3, 64, 64))
+net("traced_lstm", lambda: torch.jit.trace(nn.LSTM(4, 5), torch.zeros(6, 1, 4)), (6, 1, 4))
+vision("resnet50", 64)
+vision("segmentation.fcn_resnet50", 48, pretrained_backbone=False)
+vision("segmentation.deeplabv3_resnet50", 48, pretrained_backbone=False)
+
+
+# Without the fix the net fails, or needs Flex, or has more operators than it should.
+NEEDS: Dict[str, str] = {
+    "pool_adaptive_any": "adaptive-pool",
+    "alexnet": "adaptive-pool",
+    "einsum": "missing-symbolics",
+    "grid_sample": "missing-symbolics",
+    "act_celu": "missing-symbolics",
+    "scripted_batchnorm": "frozen-scripts",
+    "passed_through": "input-names",
+    "scripted_control": "mixed-types",
+    "unet_nearest": "constants",
+    "conv_bn_relu": "batchnorm",
+    "resnet18": "layout",
+    "squeezenet1_1": "layout",
+    "conv_depthwise_multiplier": "convolution",
+    "mobilenet_v2": "convolution",
+    "conv_transpose_dilated": "transposed-convolution",
+    "conv3d": "convolution-3d",
+    "act_relu6": "clip",
+    "pool_avg_exclude": "pooling",
+    "pool_max_dilated": "pooling",
+    "googlenet": "pooling",
+    "pad_replicate": "padding",
+    "pad_negative": "padding",
+    "unet_bilinear": "resize",
+    "unet_bicubic": "resize",
+    "act_selu": "activations",
+    "act_gelu": "activations",
+    "norm_group": "normalization",
+    "gru": "recurrent",
+    "pixel_shuffle": "depth-to-space",
+    "gather_index": "selection",
+    "linear_3d": "matmul",
+    "scripted_loop": "control-flow",
+    "same_output_twice": "outputs",
+}

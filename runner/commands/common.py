@@ -1,0 +1,76 @@
+"""What several commands share: options, selections, tables."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runner.errors import BadInput, RunnerError
+from runner.toolchain import Image, all_images, load_image
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+errors = Console(stderr=True)
+
+
+def print_error(error: RunnerError) -> None:
+    """What is wrong, and below it what to do."""
+    text = Text("error: ", style="bold red").append(error.message, style="default not bold")
+    if error.remedy:
+        text.append(f"\n→ {error.remedy}", style="default not bold")
+    errors.print(text, soft_wrap=True)
+
+
+def selected(names: list[str] | None) -> list[Image]:
+    """The images of these names, or all; each in every variant. Raises `BadInput`."""
+    if not names:
+        return all_images()
+    wanted = [load_image(name).name for name in names]
+    return [image for image in all_images() if image.name in wanted]
+
+
+def json_object(text: str, option: str) -> dict[str, Any]:
+    """An option's value that is a JSON object; {} if it is empty. Raises `BadInput`."""
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise BadInput(
+            f"{option} is not JSON: {error}", "Such as '{\"width_mult\": 0.5}'."
+        ) from None
+    if not isinstance(value, dict):
+        raise BadInput(f"{option} must be a JSON object, such as '{{\"width_mult\": 0.5}}'.")
+    return value
+
+
+def stage_options(items: list[str]) -> dict[str, Any]:
+    """STAGE.NAME=VALUE as a dictionary; values are JSON, or else text. Raises `BadInput`."""
+    options = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise BadInput(f"--option {item} is not of the form STAGE.NAME=VALUE.")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
+
+
+def print_rows(rows: list[dict[str, str]], title: str, as_json: bool) -> None:
+    """A table whose columns are the keys of the first row; or JSON."""
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table(title=title, title_justify="left")
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row.values())
+    Console().print(table)

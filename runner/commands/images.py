@@ -1,0 +1,61 @@
+"""`runner images`: list the environments, build them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from runner.commands.common import Json, print_rows, selected
+from runner.errors import BadInput
+from runner.toolchain import all_images
+
+
+def list_images(as_json: Json = False) -> None:
+    """List the environments, and where they are ready on this machine."""
+    from runner.doctor import image_states
+
+    print_rows(image_states(all_images()), "Images", as_json)
+    if not as_json:
+        for image in all_images():
+            for stand_in in image.stand_ins:
+                print(f"{image.title}: {stand_in}: {stand_in.reason}.")
+
+
+def build(
+    image: Annotated[Optional[list[str]], typer.Argument(help="Images (default: all).")] = None,
+    engine: Annotated[str, typer.Option(help="docker or process.")] = "docker",
+    variant: Annotated[str, typer.Option(help="cpu, or cuda for images that have it.")] = "cpu",
+) -> None:
+    """Build the images (docker) or install the environments (process) ahead of time."""
+    from runner.engines.choice import prepare_engine
+    from runner.view import ConsoleView
+
+    chosen = [item for item in selected(image) if item.variant == variant]
+    if not chosen:
+        raise BadInput(f"None of these images has a variant '{variant}'.")
+    with ConsoleView(Console()) as view:
+        choice = prepare_engine(engine, chosen, view)
+    for item in chosen:
+        record = choice.engine.environment(item)
+        print(f"{item.title}: {record.identity}")
+
+
+def base(
+    lock: Annotated[
+        bool, typer.Option("--lock", help="Write its packages to images/base/packages.lock.")
+    ] = False,
+) -> None:
+    """Build the base image from Debian packages and a CPython 3.8: no registry needed."""
+    from runner.base_image import build_base, lock_base
+    from runner.engines.docker import connect
+    from runner.view import ConsoleView
+
+    with ConsoleView(Console()) as view:
+        show = view.task("base image")
+        base = build_base(connect(), lambda line: show(line, None))
+        show("built", 1.0)
+    print(f"{base.tag}: {base.id}")
+    if lock:
+        print(f"packages.lock: {'written' if lock_base(base) else 'unchanged'}")

@@ -16,8 +16,6 @@ from runner.errors import EnvironmentUnavailable
 # Time for a program to clean up after itself: mmdebstrap unmounts and removes its folder.
 GRACE_SECONDS = 20
 
-_running: set[subprocess.Popen[str]] = set()
-
 
 @dataclass(frozen=True)
 class Finished:
@@ -27,52 +25,86 @@ class Finished:
     lines: tuple[str, ...]
 
 
+class Programs:
+    """Programs that several threads run, so that they can be ended together.
+
+    An interrupt reaches the main thread alone: the others would go on with their next program.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._ended = False
+
+    def run(
+        self,
+        command: Sequence[str],
+        on_line: Callable[[str], None],
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> Finished:
+        """Run a program and hand its lines on. Whatever interrupts the caller ends it too."""
+        lines: list[str] = []
+        process = self._start(command, environment, folder)
+        # What it leaves running in the background would hold its output open, and outlive it.
+        threading.Thread(target=_sweep, args=(process,), daemon=True).start()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(line.rstrip())
+                on_line(lines[-1])
+            return Finished(process.wait(), tuple(lines))
+        except BaseException:
+            _end(process)
+            raise
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
+    def end(self) -> None:
+        """End every program that is running, and let no other start."""
+        with self._lock:
+            self._ended = True
+            running = tuple(self._running)
+        for process in running:
+            _end(process)
+
+    def _start(
+        self, command: Sequence[str], environment: Mapping[str, str] | None, folder: Path | None
+    ) -> subprocess.Popen[str]:
+        with self._lock:
+            if self._ended:
+                raise EnvironmentUnavailable(f"'{command[0]}' was not started any more.")
+            try:
+                process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    cwd=folder,
+                    text=True,
+                    errors="replace",
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    # Its own group, so that its children can be ended with it.
+                    start_new_session=True,
+                )
+            except FileNotFoundError:
+                raise EnvironmentUnavailable(
+                    f"The program '{command[0]}' is not on this machine.",
+                    "Install it, or see runner doctor.",
+                ) from None
+            self._running.add(process)
+            return process
+
+
 def run_showing_lines(
     command: Sequence[str],
     on_line: Callable[[str], None],
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Finished:
-    """Run a program and hand its lines on. Whatever interrupts the caller ends the program too."""
-    lines: list[str] = []
-    try:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            cwd=folder,
-            text=True,
-            errors="replace",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            # Its own group, so that its children can be ended with it.
-            start_new_session=True,
-        )
-    except FileNotFoundError:
-        raise EnvironmentUnavailable(
-            f"The program '{command[0]}' is not on this machine.",
-            "Install it, or see runner doctor.",
-        ) from None
-    _running.add(process)
-    # What it leaves running in the background would hold its output open, and outlive it.
-    threading.Thread(target=_sweep, args=(process,), daemon=True).start()
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line.rstrip())
-            on_line(lines[-1])
-        return Finished(process.wait(), tuple(lines))
-    except BaseException:
-        _end(process)
-        raise
-    finally:
-        _running.discard(process)
-
-
-def end_running() -> None:
-    """End every program that is running now: an interrupt reaches the main thread alone."""
-    for process in tuple(_running):
-        _end(process)
+    """Run one program and hand its lines on. Whatever interrupts the caller ends it too."""
+    return Programs().run(command, on_line, environment, folder)
 
 
 def _sweep(process: subprocess.Popen[str]) -> None:

@@ -22,7 +22,7 @@ from runner.engines.base import MOST_READ, Ended, OnLine, Progress
 from runner.errors import EnvironmentUnavailable
 from runner.files import appearing
 from runner.interpreters import find_cpython
-from runner.processes import end_running, run_showing_lines
+from runner.processes import Programs, run_showing_lines
 from runner.registry import uv_environment
 from runner.report import EnvironmentRecord
 from runner.toolchain import ROOT, Image, Stage
@@ -66,18 +66,19 @@ class ProcessEngine:
             )
         interpreters = {version: find_cpython(version) for version in {i.python for i in missing}}
         tasks = [progress.task(f"environment {image.title}") for image in missing]
+        programs = Programs()
         # Downloads of one environment overlap with the unpacking of another.
         with ThreadPoolExecutor(len(missing)) as pool:
-            jobs = [
-                pool.submit(_install, image, interpreters[image.python], show)
-                for image, show in zip(missing, tasks, strict=True)
-            ]
             try:
+                jobs = [
+                    pool.submit(_install, image, interpreters[image.python], programs, show)
+                    for image, show in zip(missing, tasks, strict=True)
+                ]
                 for job in jobs:
                     job.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                end_running()
+                programs.end()
                 raise
 
     def environment(self, image: Image) -> EnvironmentRecord:
@@ -165,7 +166,12 @@ def _python(folder: Path) -> Path:
     return folder / "bin" / "python"
 
 
-def _install(image: Image, interpreter: Path, show: Callable[[str, float | None], None]) -> None:
+def _install(
+    image: Image,
+    interpreter: Path,
+    programs: Programs,
+    show: Callable[[str, float | None], None],
+) -> None:
     """Make an image's virtual environment, under its final name only when it is whole."""
     folder = environment_folder(image)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +182,7 @@ def _install(image: Image, interpreter: Path, show: Callable[[str, float | None]
         draft = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(draft, ignore_errors=True)
         try:
-            _fill(image, interpreter, draft, show)
+            _fill(image, interpreter, draft, programs, show)
             draft.rename(folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -184,7 +190,11 @@ def _install(image: Image, interpreter: Path, show: Callable[[str, float | None]
 
 
 def _fill(
-    image: Image, interpreter: Path, draft: Path, show: Callable[[str, float | None], None]
+    image: Image,
+    interpreter: Path,
+    draft: Path,
+    programs: Programs,
+    show: Callable[[str, float | None], None],
 ) -> None:
     text = image.requirements()
     total = len(re.findall(r"^\S+(==| @ )", text, re.MULTILINE))
@@ -193,21 +203,30 @@ def _fill(
     watcher = threading.Thread(target=_watch, args=(draft, total, show, watching), daemon=True)
     try:
         show("creating", 0.0)
-        _uv(image, "venv", "--quiet", "--relocatable", "--python", str(interpreter), str(draft))
+        _uv(
+            programs,
+            image,
+            "venv",
+            "--quiet",
+            "--relocatable",
+            "--python",
+            str(interpreter),
+            str(draft),
+        )
         watcher.start()
         install = ("pip", "install", "--no-deps", "--require-hashes", "--python", _python(draft))
         lock.write_text(_only(text, _BUILD_TOOLS))
-        _uv(image, *install, "--requirement", lock)
+        _uv(programs, image, *install, "--requirement", lock)
         lock.write_text(text)
         # What is published as source only is built by the locked tools, not by newer ones.
-        _uv(image, *install, "--no-build-isolation", "--requirement", lock)
+        _uv(programs, image, *install, "--no-build-isolation", "--requirement", lock)
     finally:
         watching.set()
         lock.unlink(missing_ok=True)
 
 
-def _uv(image: Image, *arguments: str | Path) -> None:
-    finished = run_showing_lines(
+def _uv(programs: Programs, image: Image, *arguments: str | Path) -> None:
+    finished = programs.run(
         [find_uv_bin(), *map(str, arguments)],
         lambda line: None,
         # 'wrapt' is the same pure Python on every machine, whether it has a compiler or not.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -41,7 +42,9 @@ def start(model: Path, folder: Path, engine: str) -> subprocess.Popen[str]:
     )
 
 
-def interrupt(process: subprocess.Popen[str], stage: str, number: int) -> tuple[int, str, str]:
+def interrupt(
+    process: subprocess.Popen[str], stage: str, number: int, delay: float = 0.3
+) -> tuple[int, str, str]:
     """Signal the runner soon after a stage began; its exit status, output and errors."""
     assert process.stdout is not None
     seen = []
@@ -52,7 +55,7 @@ def interrupt(process: subprocess.Popen[str], stage: str, number: int) -> tuple[
     else:
         pytest.fail("the stage never began:\n" + "".join(seen))
     # Every stage takes longer than this to import its framework.
-    time.sleep(0.3)
+    time.sleep(delay)
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     return process.returncode, output, errors
@@ -88,12 +91,10 @@ def test_in_a_stage(models: Path, tmp_path: Path, engine: str, stage: str, numbe
         assert docker_leftovers(report["run"]) == ""
 
 
-def test_in_the_set_up(models: Path, tmp_path: Path) -> None:
-    """While environments are being installed, no half of one stays."""
-    import os
-
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.4])
+def test_in_the_set_up(models: Path, tmp_path: Path, delay: float) -> None:
+    """While environments are being installed, no half of one stays, and no other is begun."""
     folder, cache = tmp_path / "out", tmp_path / "cache"
-    environment = {**os.environ, "RUNNER_CACHE_DIR": str(cache)}
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "runner", "convert", "--model", str(models / "cnn.pt")),
@@ -103,11 +104,11 @@ def test_in_the_set_up(models: Path, tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=tmp_path,
-        env=environment,
+        env={**os.environ, "RUNNER_CACHE_DIR": str(cache)},
     )
-    code, output, errors = interrupt(process, "Setting up", signal.SIGTERM)
+    code, output, errors = interrupt(process, "Setting up", signal.SIGTERM, delay)
     assert code == INTERRUPTED, output + errors
     assert not folder.exists()
     assert children_of(cache) == []
-    left = [path.name for path in (cache / "environments").iterdir()]
+    left = [path.name for path in cache.glob("environments/*")]
     assert [name for name in left if not name.endswith(".lock")] == []

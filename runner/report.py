@@ -25,7 +25,10 @@ class FileRecord(_Model):
 
 
 class TensorRecord(_Model):
-    """An input or output: `name` is the same in all stages, `node` is the artifact's own name."""
+    """An input or output: `name` is the same in all stages, `node` is the artifact's own name.
+
+    `axes` is the artifact's own order of axes, empty where that is `shape`'s.
+    """
 
     name: str
     shape: list[int]
@@ -33,6 +36,7 @@ class TensorRecord(_Model):
     node: str
     low: float | None = None
     high: float | None = None
+    axes: list[int] = []
 
 
 class SignatureRecord(_Model):

@@ -57,8 +57,10 @@ class Tensor:
     """One input or output of a model.
 
     `name` is the same in every stage; `node` is what the artifact at hand calls it (a tensor of a
-    graph, `input:0`). `low` and `high` bound generated values: [low, high) for integers, a uniform
-    distribution for floats; without them floats are drawn from the standard normal distribution.
+    graph, `input:0`). `axes` is how it lies there: the axis of `shape` at each place of the
+    artifact's own shape; empty where the two are the same. `low` and `high` bound generated values:
+    [low, high) for integers, a uniform distribution for floats; without them floats are drawn from
+    the standard normal distribution.
     """
 
     name: str
@@ -67,10 +69,17 @@ class Tensor:
     node: str = ""
     low: Optional[float] = None
     high: Optional[float] = None
+    axes: Tuple[int, ...] = ()
 
     @staticmethod
     def of(data: Dict[str, Any]) -> Tensor:
-        return Tensor(**{**data, "shape": tuple(data["shape"])})
+        axes = tuple(data.get("axes", ()))
+        return Tensor(**{**data, "shape": tuple(data["shape"]), "axes": axes})
+
+    @property
+    def own_shape(self) -> Tuple[int, ...]:
+        """The shape that it has in the artifact."""
+        return tuple(self.shape[axis] for axis in self.axes) if self.axes else self.shape
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 from stages import fixes
 from stages.contract import InputError, Job, Option, Signature, Stage, Tensor, run_as_program
 from stages.given_model import fixed_shape, look_at_run, matched
+from stages.io_layout import IO_LAYOUT, channels_last_io, note_layout
 from stages.tf_common import import_tensorflow, load_graph, placeholders, sinks
 
 _VARIABLES = ("Variable", "VariableV2", "VarHandleOp", "ReadVariableOp")
@@ -48,17 +49,17 @@ def convert(job: Job) -> Signature:
     job.note(
         f"The reference is the given graph run by TensorFlow {tf.__version__}{how}, not PyTorch."
     )
+    ends = [replace(tensor, node=name) for tensor, name in zip(reference.outputs, outputs)]
     with job.phase("repair"):
-        kept = [tensor.node for tensor in inputs]
-        graph_def, made = _repaired(job, given, kept, outputs)
+        graph_def, signature = _repaired(job, given, inputs, ends)
     with job.phase("noise floor"):
-        floor = _noise_floor(tf, graph_def, made, reference, settings.get("noise_samples", 16))
+        count = settings.get("noise_samples", 16)
+        floor = _noise_floor(tf, graph_def, signature, reference, count)
     job.report["noise_floor"] = floor
     samples.save(replace(reference, noise_floor=floor, random=random))
     job.output.write_bytes(graph_def.SerializeToString(deterministic=True))
-    return Signature(
-        tuple(inputs), tuple(replace(t, node=name) for t, name in zip(reference.outputs, made))
-    )
+    note_layout(job, signature)
+    return signature
 
 
 def check(job: Job) -> Optional[Dict[str, Any]]:
@@ -222,28 +223,36 @@ def _predictor(session: Any, inputs: Sequence[Tensor], outputs: Sequence[str]) -
 
 
 def _repaired(
-    job: Job, graph_def: Any, inputs: Sequence[str], outputs: List[str]
-) -> Tuple[Any, List[str]]:
-    """The graph with the fixes that the option allows, and its outputs' names there."""
+    job: Job, graph_def: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> Tuple[Any, Signature]:
+    """The graph with the fixes that the option allows, and its inputs and outputs."""
     chosen = {fix.name for fix in fixes.select(job.options["fixes"], "graph")}
     job.report["fixes"] = []
+    io = channels_last_io(job, sorted(chosen))
     if not chosen:
-        return graph_def, outputs
+        return graph_def, Signature(tuple(inputs), tuple(outputs))
     from stages.fixes import for_graph
+    from stages.fixes.graph_layout import TO_LAST
 
-    graph_def, outputs, used = for_graph.repair(graph_def, inputs, outputs, chosen)
+    starts, ends = ([tensor.node for tensor in side] for side in (inputs, outputs))
+    graph_def, made, used, turned = for_graph.repair(graph_def, starts, ends, chosen, io)
     job.report["fixes"] = sorted(used)
-    return graph_def, outputs
+
+    def laid_out(tensor: Tensor) -> Tensor:
+        return replace(tensor, axes=TO_LAST) if tensor.node in turned else tensor
+
+    results = [replace(laid_out(tensor), node=name) for tensor, name in zip(outputs, made)]
+    return graph_def, Signature(tuple(laid_out(tensor) for tensor in inputs), tuple(results))
 
 
 def _noise_floor(
-    tf: Any, graph_def: Any, outputs: Sequence[str], reference: Any, wanted: int
+    tf: Any, graph_def: Any, signature: Signature, reference: Any, wanted: int
 ) -> Dict[str, Any]:
     """The given graph's float32 outputs against float64 ones, on the first samples.
 
     It is the repaired graph that runs in float64, since it has the layout of CPUs.
     """
-    from stages.samples import run_all
+    from stages.samples import in_own_layout, run_all
     from stages.statistics import OutputStatistics
 
     count = min(wanted, reference.count)
@@ -251,7 +260,8 @@ def _noise_floor(
     try:
         double = _in_double(tf, graph_def)
         with _session(tf, double) as session:
-            call = _predictor(session, reference.inputs, outputs)
+            outputs = [tensor.node for tensor in signature.outputs]
+            call = _predictor(session, signature.inputs, outputs)
 
             def predict(values: Sequence[np.ndarray]) -> Any:
                 floats = np.float32
@@ -259,7 +269,8 @@ def _noise_floor(
 
             arrays = reference.output_arrays
             first = replace(reference, count=count)
-            for sample, values in enumerate(run_all(lambda: predict, first)):
+            make_predict = in_own_layout(lambda: predict, signature)
+            for sample, values in enumerate(run_all(make_predict, first)):
                 for output, array, value in zip(statistics, arrays, values):
                     output.add(value[None], array[sample][None])
     except Exception as error:  # not every operator has a float64 kernel, and none has to
@@ -309,6 +320,7 @@ STAGE = Stage(
     check=check,
     options=(
         Option("fixes", str, "all", "repairs to apply: all, none, NAME,... or -NAME,..."),
+        IO_LAYOUT,
         Option("inputs", str, "", "input tensors, comma-separated (default: the placeholders)"),
         Option("outputs", str, "", "output tensors (default: those that nothing reads)"),
     ),

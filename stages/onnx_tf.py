@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from dataclasses import replace
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from stages import fixes
 from stages.contract import (
@@ -19,6 +19,7 @@ from stages.contract import (
     flag,
     run_as_program,
 )
+from stages.io_layout import IO_LAYOUT, channels_last_io, note_layout
 from stages.tf_common import import_tensorflow, load_graph
 
 
@@ -43,9 +44,10 @@ def convert(job: Job) -> Signature:
 
         upstream = job.upstream_signature()
         representation, job.report["fixes"] = for_onnx_tf.convert(
-            model, chosen, upstream.inputs if upstream else ()
+            model, chosen, upstream.inputs if upstream else (), channels_last_io(job, chosen)
         )
     else:
+        channels_last_io(job, chosen)
         representation = backend.prepare(model, device="CPU", logging_level="WARNING")
     representation.export_graph(str(job.output))
     graph_def = tf.compat.v1.GraphDef.FromString(job.output.read_bytes())
@@ -131,28 +133,45 @@ def _node_of(representation: Any, output: str) -> Tuple[str, Any]:
 
 def _signature(job: Job, representation: Any) -> Signature:
     upstream = job.upstream_signature()
+    axes = getattr(representation, "axes", {})
     inputs = [
         _describe(name, representation.tensor_dict[name].name, representation.tensor_dict[name])
         for name in representation.inputs
     ]
     outputs = [_describe(name, *_node_of(representation, name)) for name in representation.outputs]
-    if upstream is None:
-        return Signature(tuple(inputs), tuple(outputs))
-    # TensorFlow often loses an output's static shape; the stage before knows it.
-    return Signature(_with_nodes(upstream.inputs, inputs), _with_nodes(upstream.outputs, outputs))
+    signature = Signature(
+        *(tuple(_laid_out(t, axes.get(t.name, ())) for t in side) for side in (inputs, outputs))
+    )
+    if upstream is not None:
+        # TensorFlow often loses an output's static shape; the stage before knows it.
+        signature = Signature(
+            _with_nodes(upstream.inputs, signature.inputs),
+            _with_nodes(upstream.outputs, signature.outputs),
+        )
+    note_layout(job, signature)
+    return signature
 
 
-def _with_nodes(known: Sequence[Tensor], found: List[Tensor]) -> Tuple[Tensor, ...]:
-    nodes = {tensor.name: tensor.node for tensor in found}
-    missing = [tensor.name for tensor in known if tensor.name not in nodes]
+def _with_nodes(known: Sequence[Tensor], found: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+    by_name = {tensor.name: tensor for tensor in found}
+    missing = [tensor.name for tensor in known if tensor.name not in by_name]
     if missing:
         raise StageError(f"onnx-tf lost these inputs or outputs: {', '.join(missing)}.")
-    return tuple(replace(tensor, node=nodes[tensor.name]) for tensor in known)
+    return tuple(
+        replace(tensor, node=by_name[tensor.name].node, axes=by_name[tensor.name].axes)
+        for tensor in known
+    )
 
 
 def _describe(name: str, node: str, tensor: Any) -> Tensor:
     shape = tensor.shape.as_list() if tensor.shape.rank is not None else []
     return Tensor(name, tuple(-1 if d is None else d for d in shape), tensor.dtype.name, node)
+
+
+def _laid_out(tensor: Tensor, axes: Tuple[int, ...]) -> Tensor:
+    """A tensor that lies in the graph in this order of axes, where it was described as it lies."""
+    shape = tuple(tensor.shape[axes.index(axis)] for axis in range(len(axes)))
+    return replace(tensor, shape=shape, axes=axes) if axes else tensor
 
 
 STAGE = Stage(
@@ -171,6 +190,7 @@ STAGE = Stage(
             False,
             "let onnx-tf look for a GPU, and lay the graph out for it",
         ),
+        IO_LAYOUT,
     ),
 )
 

@@ -20,7 +20,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import numpy as np
 
-from stages.contract import InputError, Job, Tensor, progress, write_json
+from stages.contract import InputError, Job, Signature, Tensor, progress, write_json
 from stages.statistics import OutputStatistics, judge_all
 
 # One forward pass: arrays of the inputs' shapes in, arrays of the outputs' shapes out.
@@ -215,6 +215,8 @@ def compare(
     settings = job.request.get("check", {})
     metric, tolerance = settings.get("metric", "mean_abs"), settings.get("tolerance", 1e-6)
     references = samples.output_arrays
+    if job.signature is not None:
+        make_predict = in_own_layout(make_predict, job.signature)
     statistics = [OutputStatistics(t.name, t.shape, np.dtype(t.dtype)) for t in samples.outputs]
     block = max(1, _COMPARED_BYTES // max(1, sum(array[0].nbytes for array in references)))
     pending: List[List[np.ndarray]] = [[] for _ in statistics]
@@ -249,6 +251,35 @@ def compare(
         "seconds": round(seconds, 3),
         "outputs": results,
     }
+
+
+def in_own_layout(
+    make_predict: Callable[[], Predict], signature: Signature
+) -> Callable[[], Predict]:
+    """Feed an artifact whose tensors lie in another order of axes than PyTorch's, and turn back.
+
+    Both sides of the result have PyTorch's order.
+    """
+    tensors = (*signature.inputs, *signature.outputs)
+    if not any(tensor.axes for tensor in tensors):
+        return make_predict
+
+    def make() -> Predict:
+        predict = make_predict()
+
+        def run(values: Sequence[np.ndarray]) -> List[np.ndarray]:
+            outputs = predict([_turned(v, t.axes) for v, t in zip(values, signature.inputs)])
+            back = [tuple(np.argsort(tensor.axes)) for tensor in signature.outputs]
+            return [_turned(np.asarray(v), axes) for v, axes in zip(outputs, back)]
+
+        return run
+
+    return make
+
+
+def _turned(value: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    # A value of another rank is a wrong shape, which the statistics tell.
+    return np.ascontiguousarray(value.transpose(axes)) if value.ndim == len(axes) > 0 else value
 
 
 def need_disk(folder: Path, tensors: Sequence[Tensor], count: int) -> None:

@@ -87,7 +87,7 @@ def _convert(tf: Any, job: Job, signature: Signature, flex: bool) -> bytes:
         [_bare(tensor.node) for tensor in signature.inputs],
         [_bare(tensor.node) for tensor in signature.outputs],
         {
-            _bare(tensor.node): [None if d < 0 else d for d in tensor.shape]
+            _bare(tensor.node): [None if d < 0 else d for d in tensor.own_shape]
             for tensor in signature.inputs
         },
     )

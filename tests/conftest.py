@@ -45,6 +45,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "main": ("--arch", f"{USER_CODE}", "--input", "1x3x16x16"),
     "branches": ("--arch", f"{USER_CODE}", "--input", "1x8"),
     "dies": ("--arch", f"{USER_CODE}", "--input", "1x8"),
+    "pictures": ("--input", "image=1x3x10x7", "--input", "weights=1x6"),
     "two": ("--arch", f"{USER_CODE}", "--input", "right=1x6", "--input", "left=1x4"),
 }
 

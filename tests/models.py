@@ -37,6 +37,20 @@ class Loops(nn.Module):
         return x
 
 
+class Pictures(nn.Module):
+    """Two inputs and two outputs, of which one each is an image, and not a square one."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Conv2d(3, 6, (3, 2), stride=(2, 1), padding=1)
+        self.up = nn.ConvTranspose2d(6, 4, 2, stride=2)
+        self.scores = nn.Linear(6, 5)
+
+    def forward(self, image, weights):
+        features = torch.relu(self.down(image)) * weights.reshape(1, 6, 1, 1)
+        return self.up(features), self.scores(features.mean([2, 3]))
+
+
 def calibrated(model, shape):
     """BatchNorm's statistics from a few passes, without which outputs are of size 1e-9."""
     for module in model.modules():
@@ -100,6 +114,10 @@ def ids():
 
 def lstm():
     return nn.LSTM(8, 8).eval()
+
+
+def pictures():
+    return torch.jit.trace(Pictures().eval(), (torch.randn(1, 3, 10, 7), torch.randn(1, 6)))
 
 
 def half():
@@ -175,6 +193,7 @@ MODELS = (
     ids,
     lstm,
     half,
+    pictures,
     loops,
     nan,
     vacuous,

@@ -51,6 +51,9 @@ def convert(
     faithful: Annotated[
         bool, typer.Option("--faithful", help="The pinned tools alone: --fixes none.")
     ] = False,
+    io_layout: Annotated[
+        str, typer.Option(help="nchw: images as in PyTorch; nhwc: channels last, no transpose.")
+    ] = "nchw",
     engine: Annotated[str, typer.Option(help=f"{', '.join(ENGINES)}.")] = "auto",
     gpu: Annotated[bool, typer.Option("--gpu", help="Run TensorFlow's CUDA variant.")] = False,
     option: Annotated[
@@ -90,6 +93,7 @@ def convert(
         options={
             "opset": opset,
             "fixes": "none" if faithful else fixes,
+            "io_layout": io_layout,
             **stage_options(option or []),
         },
         wheels=wheel or (),

@@ -9,12 +9,18 @@ from stages.fixes.graph_folding import folded, owner, pruned
 
 
 def repair(
-    graph_def: Any, inputs: Sequence[str], outputs: Sequence[str], fixes: Set[str]
-) -> Tuple[Any, List[str], Set[str]]:
+    graph_def: Any,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    fixes: Set[str],
+    channels_last_io: bool = False,
+) -> Tuple[Any, List[str], Set[str], Set[str]]:
     """The graph with these fixes, its outputs' names there, and the fixes that did something.
 
-    `inputs` and `outputs` are tensors' names; the shapes of the inputs must be fixed.
+    `inputs` and `outputs` are tensors' names; the shapes of the inputs must be fixed. Those of them
+    that have their channels last in the result are the last set: images, with `channels_last_io`.
     """
+    turned: Set[str] = set()
     used: Set[str] = set()
     names = list(outputs)
     if "graph-constants" in fixes:
@@ -30,7 +36,7 @@ def repair(
         graph_def = pruned(graph_def, [*inputs, *names])
     if "graph-layout" in fixes:
         before = graph_def.SerializeToString(deterministic=True)
-        graph_def, names = graph_handlers.channels_last(graph_def, names)
+        graph_def, names, turned = graph_handlers.channels_last(graph_def, names, channels_last_io)
         graph_def = pruned(graph_def, [*inputs, *names])
         used |= (
             {"graph-layout"} if graph_def.SerializeToString(deterministic=True) != before else set()
@@ -44,4 +50,4 @@ def repair(
             graph_def, changed = merge(graph_def, {owner(name) for name in names})
             graph_def = pruned(graph_def, [*inputs, *names])
             used |= {"graph-operators"} if changed else set()
-    return graph_def, names, used
+    return graph_def, names, used, turned

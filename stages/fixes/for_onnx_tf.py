@@ -31,7 +31,7 @@ from stages.fixes import (  # noqa: F401  (imported for the handlers that they r
 )
 from stages.fixes.emitter import Emitter
 from stages.fixes.rewriting import Graph, rewrite
-from stages.fixes.values import Value, channels_last
+from stages.fixes.values import Order, Value, channels_last, plain
 
 
 class Representation:
@@ -46,12 +46,14 @@ class Representation:
         inputs: List[str],
         outputs: List[str],
         tensors: Dict[str, tf.Tensor],
+        axes: Dict[str, Order],
         directly: bool,
     ) -> None:
         self.graph = graph
         self.inputs = inputs
         self.outputs = outputs
         self.tensor_dict = tensors
+        self.axes = axes
         self.directly = directly
 
     def export_graph(self, path: str) -> None:
@@ -66,12 +68,18 @@ class Representation:
 
 
 def convert(
-    model: Any, fixes: Iterable[str], expected: Sequence[Tensor] = ()
+    model: Any,
+    fixes: Iterable[str],
+    expected: Sequence[Tensor] = (),
+    channels_last_io: bool = False,
 ) -> Tuple[Any, List[str]]:
     """Convert an ONNX model with these fixes; the names of those that did something, sorted.
 
     `expected` are the inputs of the PyTorch model: those that the exporter dropped, since no output
     needs them, become inputs that nothing reads.
+
+    With `channels_last_io`, inputs and outputs that are images lie in the graph's own order, which
+    the result's `axes` tells.
 
     Raises `StageError` that names the layer that cannot be converted.
     """
@@ -86,17 +94,24 @@ def convert(
         emitter.used |= used
         emitter.reserved |= {_safe(name) for name in source.outputs}
         tensors: Dict[str, tf.Tensor] = {}
+        axes: Dict[str, Order] = {}
         for info in source.inputs:
             kind = info.type.tensor_type
             shape = [d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim]
             if "static-batch" in fixes and shape and shape[0] is None and None not in shape[1:]:
                 shape[0] = 1
                 emitter.used.add("static-batch")
-            tensor = tf.compat.v1.placeholder(
-                data_type.onnx2tf(kind.elem_type), shape, _safe(info.name)
+            order = plain(len(shape))
+            is_image = (
+                "layout" in fixes and len(shape) >= 4 and pruning.feeds_images(source, info.name)
             )
-            value = emitter.values[info.name] = Value.of_tensor(tensor)
-            if "layout" in fixes and len(shape) >= 4 and pruning.feeds_images(source, info.name):
+            if is_image and channels_last_io:
+                order = axes[info.name] = channels_last(len(shape))
+            tensor = tf.compat.v1.placeholder(
+                data_type.onnx2tf(kind.elem_type), [shape[axis] for axis in order], _safe(info.name)
+            )
+            value = emitter.values[info.name] = Value.of_tensor(tensor, order)
+            if is_image:
                 value.preferred = channels_last(len(shape))
             emitter.reserved.add(tensor.op.name)
             tensors[info.name] = tensor
@@ -107,10 +122,16 @@ def convert(
                 )
         emitter.run(source)
         inputs = list(tensors)
-        outputs = {name: emitter.values[name].tensor() for name in source.outputs}
+        outputs = {}
+        for name in source.outputs:
+            value = emitter.values[name]
+            if channels_last_io and name not in tensors and _is_image(value):
+                axes[name] = value.order
+            outputs[name] = value.tensor(axes.get(name))
         if "outputs" not in fixes:
             known = {name: tensors.get(name, tensor) for name, tensor in outputs.items()}
             result = TensorflowRep(graph, inputs, source.outputs, {**tensors, **known})
+            result.axes = axes
             return result, sorted(emitter.used & fixes)
         for name, tensor in outputs.items():
             # An operator of its own, even for an input or an interior tensor.
@@ -121,9 +142,14 @@ def convert(
                 outputs[name] = tensors[name]
         emitter.used.add("outputs")
     result = Representation(
-        graph, inputs, source.outputs, {**tensors, **outputs}, "layout" in fixes
+        graph, inputs, source.outputs, {**tensors, **outputs}, axes, "layout" in fixes
     )
     return result, sorted(emitter.used & fixes)
+
+
+def _is_image(value: Value) -> bool:
+    """Whether a value lies channels last in the graph."""
+    return value.const is None and value.rank >= 4 and value.order == channels_last(value.rank)
 
 
 def _safe(name: str) -> str:

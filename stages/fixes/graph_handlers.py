@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -26,16 +26,20 @@ ELEMENTWISE = (
 )  # fmt: skip
 
 
-def channels_last(graph_def: Any, outputs: Sequence[str]) -> Tuple[Any, List[str]]:
-    """The graph with channels last, and the names that its outputs have there.
+def channels_last(
+    graph_def: Any, outputs: Sequence[str], io: bool = False
+) -> Tuple[Any, List[str], Set[str]]:
+    """The graph with channels last, the names that its outputs have there, and what was turned.
 
-    Constants should be folded before, and shapes be static: what has none stays as it is.
+    Constants should be folded before, and shapes be static: what has none stays as it is. With
+    `io`, inputs and outputs that are images have their channels last too; the names of these
+    tensors, as in the given graph, are the last result.
     """
-    rewriting = Rewriting(graph_def, HANDLERS)
+    rewriting = Rewriting(graph_def, HANDLERS, io)
     rewriting.run()
     names = [rewriting.output(name) for name in outputs]
     rewriting.direct_inputs()
-    return with_nodes(graph_def, rewriting.nodes), names
+    return with_nodes(graph_def, rewriting.nodes), names, rewriting.turned_io
 
 
 def _elementwise(rewriting: Rewriting, node: Any, values: Sequence[Value]) -> bool:

@@ -9,7 +9,7 @@ in the graph from one layout to the other is no operator at all: it names the tw
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -73,8 +73,10 @@ Handler = Callable[["Rewriting", Any, Sequence[Value]], bool]
 class Rewriting:
     """One pass over a graph, in the order of its operators."""
 
-    def __init__(self, graph_def: Any, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, graph_def: Any, handlers: Mapping[str, Handler], io: bool = False) -> None:
         self.handlers = handlers
+        self.io = io
+        self.turned_io: Set[str] = set()
         self.tf = import_tensorflow()
         self.given = in_order(graph_def)
         self.shapes, self.types = shapes_and_types(graph_def)
@@ -99,7 +101,9 @@ class Rewriting:
     def output(self, name: str) -> str:
         """Make an output's plain value, under the name that it has in the given graph if it can."""
         value = self.values[name]
-        tensor = self.plain(value)
+        if self.io and value.plain is None:
+            self.turned_io.add(name)
+        tensor = self.twin(value) if name in self.turned_io else self.plain(value)
         if key(tensor) == name:
             return name
         first = name.endswith(":0")
@@ -199,10 +203,16 @@ class Rewriting:
         return self._by_name[name.partition(":")[0]]
 
     def _copied(self, node: Any, values: Sequence[Value]) -> None:
-        self.emit(node, [self.plain(value) for value in values], twin=False)
+        new = self.emit(node, [self.plain(value) for value in values], twin=False)
         if node.op == "Placeholder":
             value = self.values[f"{node.name}:0"]
             value.prefers_twin = value.is_image and self._feeds_images(node)
+            if self.io and value.prefers_twin:
+                value.plain, value.twin = None, value.plain
+                sizes = new.attr["shape"].shape.dim
+                for size, axis in zip(sizes, TO_LAST):
+                    size.size = int(value.shape[axis] or 0)  # type: ignore[index]
+                self.turned_io.add(f"{node.name}:0")
         if node.op == "Const":
             self.values[f"{node.name}:0"].const = self.arrays[f"{node.name}:0"]
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -66,8 +67,7 @@ class Programs:
         with self._lock:
             self._ended = True
             running = tuple(self._running)
-        for process in running:
-            _end(process)
+        _end(*running)
 
     def _start(
         self, command: Sequence[str], environment: Mapping[str, str] | None, folder: Path | None
@@ -113,13 +113,15 @@ def _sweep(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(*processes: subprocess.Popen[str]) -> None:
+    """End programs together: while one is waited for, no other goes on."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(GRACE_SECONDS)
-        except ProcessLookupError:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+        deadline = time.monotonic() + GRACE_SECONDS
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+        if all(process.poll() is not None for process in processes):
             return
-        except subprocess.TimeoutExpired:
-            continue
-        return

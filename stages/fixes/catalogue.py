@@ -107,7 +107,7 @@ FIXES: Tuple[Fix, ...] = (
     ),
     _onnx_tf(
         "convolution",
-        "Depthwise and grouped convolutions, padding merged into SAME",
+        "Depthwise and grouped convolutions, padding merged into SAME, additions into the bias",
         "A grouped convolution becomes one Conv2D a group.",
         "https://github.com/onnx/onnx-tensorflow/issues/470",
         "onnx-tf 1.8.0 (depthwise only)",

@@ -71,7 +71,7 @@ def rewrite(graph: Graph, fixes: Set[str]) -> Set[str]:
         _drop_identities(graph)
     if "batchnorm" in fixes and _fold_batchnorm(graph):
         used.add("batchnorm")
-    if "convolution" in fixes and _merge_pads(graph):
+    if "convolution" in fixes and (_merge_pads(graph) | _add_to_bias(graph)):
         used.add("convolution")
     if "depth-to-space" in fixes and _find_pixel_shuffles(graph):
         used.add("depth-to-space")
@@ -217,6 +217,46 @@ def _merge_pads(graph: Graph) -> bool:
         merged.append(pad)
     graph.remove(merged)
     return bool(merged)
+
+
+def _add_to_bias(graph: Graph) -> bool:
+    """A constant a channel, or one for all, that is added to a convolution becomes its bias.
+
+    A hard sigmoid begins like this; so do normalizations that scripts write out.
+    """
+    done = []
+    uses = graph.uses()
+    producers = graph.producers()
+    for add in graph.nodes:
+        if add.op_type != "Add":
+            continue
+        for data, amount in (list(add.input), list(add.input)[::-1]):
+            conv = _sole_producer(graph, producers, uses, data, "Conv", "ConvTranspose")
+            added = graph.consts.get(amount)
+            if conv is None or added is None or any(n not in graph.consts for n in conv.input[1:]):
+                continue
+            weight = graph.consts[conv.input[1]]
+            channels = weight.shape[0]
+            if conv.op_type == "ConvTranspose":
+                channels = weight.shape[1] * attributes(conv).get("group", 1)
+            # (channels, 1, 1) after any axes of size 1, or a single number of no higher rank.
+            shape = (1,) * max(0, weight.ndim - added.ndim) + added.shape
+            if added.ndim > weight.ndim or shape not in (
+                (1,) * weight.ndim,
+                (1, channels, *(1,) * (weight.ndim - 2)),
+            ):
+                continue
+            bias = graph.consts[conv.input[2]] if len(conv.input) > 2 else np.float32(0)
+            name = graph.fresh(f"{add.output[0]}_bias")
+            graph.consts[name] = np.broadcast_to(bias + added.reshape(-1), (channels,))
+            del conv.input[2:]
+            conv.input.append(name)
+            conv.output[0] = add.output[0]
+            producers[add.output[0]] = conv
+            done.append(add)
+            break
+    graph.remove(done)
+    return bool(done)
 
 
 def _find_pixel_shuffles(graph: Graph) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from conftest import DOCKER, INTERRUPTED, STAGES, docker_leftovers, leftovers
+
+from runner.toolchain import load_image
 
 
 def children_of(folder: Path) -> list[str]:
@@ -110,5 +113,16 @@ def test_in_the_set_up(models: Path, tmp_path: Path, delay: float) -> None:
     assert code == INTERRUPTED, output + errors
     assert not folder.exists()
     assert children_of(cache) == []
-    left = [path.name for path in cache.glob("environments/*")]
-    assert [name for name in left if not name.endswith(".lock")] == []
+    left = [path for path in cache.glob("environments/*") if path.suffix != ".lock"]
+    # None is half there. One may be whole: unpacking the smallest takes less than a second.
+    assert [path.name for path in left if path != whole_environment("tflite", cache)] == []
+
+
+def whole_environment(name: str, cache: Path) -> Path | None:
+    """The folder of an image's environment, if every package of its lock is in there."""
+    image = load_image(name)
+    pins = re.findall(r"^\S+(?===| @ )", image.requirements(), re.MULTILINE)
+    for folder in cache.glob(f"environments/{name}-*-{image.environment_key[:16]}"):
+        installed = list(folder.glob("lib/*/site-packages/*.dist-info"))
+        return folder if len(installed) == len(pins) else None
+    return None

@@ -597,6 +597,16 @@ def _unshuffle(m: Any, x: Any) -> Any:
     return m.a(y)
 
 
+@fn(
+    "conv_plus_constants",
+    (1, 4, 7, 6),
+    modules=lambda: (nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(6, 4, 2, 2, groups=2)),
+)
+def _plus(m: Any, x: Any) -> Any:
+    y = F.relu6(m.a(x) + 3)
+    return F.relu(torch.arange(4.0).reshape(4, 1, 1) + m.b(y)) + 1
+
+
 net("unfold", lambda: nn.Unfold(3, padding=1), (1, 4, 6, 6))
 net("pad_reflect", lambda: nn.Sequential(nn.ReflectionPad2d(2), nn.Conv2d(3, 4, 3)), (1, 3, 8, 8))
 net(
@@ -1068,6 +1078,81 @@ vision("segmentation.deeplabv3_resnet50", 48, pretrained_backbone=False)
 
 
 # Without the fix the net fails, or needs Flex, or has more operators than it should.
+
+# One operator each, most of which torch 1.5.1 does not export, or TensorFlow Lite has not.
+OPERATORS: Dict[str, Callable[[Any], Any]] = {
+    "acos": lambda x: (x * 0.2).acos(),
+    "add_alpha": lambda x: torch.add(x, x, alpha=3),
+    "addbmm": lambda x: torch.addbmm(x[0, :, :4], x, x.transpose(1, 2), beta=0.5, alpha=2.0),
+    "addcdiv": lambda x: torch.addcdiv(x, 0.5, x, x.abs() + 1),
+    "addcmul": lambda x: torch.addcmul(x, 0.5, x, x + 1),
+    "all": lambda x: (x > -1).all(2),
+    "any_of_all": lambda x: torch.stack([(x > 9).any(), (x > -9).all()]),
+    "argsort": lambda x: x.argsort(2, descending=True),
+    "asin": lambda x: (x * 0.2).asin(),
+    "atan": lambda x: (x * 5).atan(),
+    "atan2": lambda x: torch.atan2(x, x.flip(1) + 0.1),
+    "cdist": lambda x: torch.cdist(x, x[:, :3] + 1),
+    "chain_matmul": lambda x: torch.chain_matmul(x[0], x[0].t(), x[0]),
+    "cosh": lambda x: x.cosh(),
+    "cross": lambda x: torch.cross(x[:, :3], x[:, 1:4], 1),
+    "diagonal": lambda x: torch.diagonal(x, 1, 1, 2),
+    "erfc": lambda x: x.erfc(),
+    "expm1": lambda x: x.expm1(),
+    "fmod": lambda x: torch.fmod(x, 0.7),
+    "fold": lambda x: F.fold(
+        F.unfold(x.unsqueeze(1), (2, 3), padding=1, stride=(1, 2)), (4, 6), (2, 3), 1, 1, (1, 2)
+    ),
+    "frac": lambda x: x.frac(),
+    "ger": lambda x: torch.ger(x[0, 0], x[0, 1]),
+    "index_add": lambda x: x.index_add(1, torch.tensor([2, 0, 2]), x[:, 1:]),
+    "index_copy": lambda x: x.index_copy(1, torch.tensor([0, 2]), x[:, :2]),
+    "index_fill": lambda x: x.index_fill(2, torch.tensor([0, 2]), 3.0),
+    "isnan": lambda x: torch.isnan(x).float() + x,
+    "kthvalue": lambda x: x.kthvalue(2, 2, keepdim=True),
+    "lerp": lambda x: torch.lerp(x, x * x, 0.3),
+    "log10": lambda x: (x.abs() + 0.1).log10(),
+    "logical": lambda x: torch.logical_and(x > 0, x < 1) ^ (x > 0.5),
+    "median": lambda x: x.median(1),
+    "norm_all": lambda x: x.norm(),
+    "norm_any": lambda x: (x.norm(3, 2), x.norm(float("inf"), 1, keepdim=True)),
+    "pairwise_distance": lambda x: F.pairwise_distance(x[0], x[0] * 2),
+    "remainder": lambda x: torch.remainder(x, 0.7),
+    "repeat_interleave": lambda x: x.repeat_interleave(2, 1),
+    "roll": lambda x: torch.roll(x, (-2, 1), (1, 2)),
+    "roll_flat": lambda x: torch.roll(x, 5),
+    "rsub": lambda x: torch.rsub(x, 2, alpha=3),
+    "scatter": lambda x: torch.zeros_like(x).scatter(2, x.topk(2, 2)[1], x.topk(2, 2)[0]),
+    "scatter_add": lambda x: torch.zeros(1, 4, 3).scatter_add(
+        2, torch.tensor([0, 1, 2, 0, 1, 2]).repeat(1, 4, 1), x
+    ),
+    "scatter_number": lambda x: torch.zeros_like(x).scatter(1, x.argmax(1, keepdim=True), 2.0),
+    "sinh": lambda x: x.sinh(),
+    "square": lambda x: x.square(),
+    "std_mean": lambda x: torch.std_mean(x, 2),
+    "tensordot": lambda x: torch.tensordot(x, x, ([2, 0], [2, 0])),
+    "trace": lambda x: x[0].trace(),
+    "tril": lambda x: x.tril() + x.triu(1) * 2,
+    "trunc": lambda x: (x * 3).trunc(),
+    "var": lambda x: (x.var(2), x.var(1, unbiased=False, keepdim=True), x.var()),
+}
+
+
+def _assigned(x: Any) -> Any:
+    """Assignments to slices, one of them in place of what another has assigned."""
+    y = x.clone()
+    y[:, 1] = 0
+    y[:, :, 2:4] = x[:, :, :2] * 2
+    y[:, 2, ::2] += 1
+    return y
+
+
+OPERATORS["assigned"] = _assigned
+for _name, _operator in OPERATORS.items():
+    FUNCTIONS[f"op_{_name}"] = lambda m, x, operator=_operator: operator(x)
+    net(f"op_{_name}", lambda name=_name: Fn(f"op_{name}"), (1, 4, 6))  # type: ignore[misc]
+
+
 NEEDS: Dict[str, str] = {
     "pool_adaptive_any": "adaptive-pool",
     "alexnet": "adaptive-pool",
@@ -1085,6 +1170,7 @@ NEEDS: Dict[str, str] = {
     "mobilenet_v2": "convolution",
     "conv_transpose_dilated": "transposed-convolution",
     "conv3d": "convolution-3d",
+    "conv_plus_constants": "convolution",
     "act_relu6": "clip",
     "pool_avg_exclude": "pooling",
     "pool_max_dilated": "pooling",
@@ -1099,6 +1185,10 @@ NEEDS: Dict[str, str] = {
     "gru": "recurrent",
     "pixel_shuffle": "depth-to-space",
     "gather_index": "selection",
+    "op_assigned": "selection",
+    "op_scatter_number": "selection",
+    "op_roll": "missing-symbolics",
+    "op_atan": "activations",
     "linear_3d": "matmul",
     "scripted_loop": "control-flow",
     "same_output_twice": "outputs",

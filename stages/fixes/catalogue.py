@@ -46,7 +46,7 @@ FIXES: Tuple[Fix, ...] = (
     ),
     _torch(
         "missing-symbolics",
-        "hardsigmoid, CELU, einsum, grid_sample and others can be exported",
+        "hardsigmoid, CELU, einsum, grid_sample, roll, var, cdist and many others can be exported",
         "torch 1.5.1 has no symbolic function for these operators at opset 11, or a wrong one.",
         "",
         "1.6 to 1.8 for hardsigmoid, celu and einsum; 1.13 for grid_sample",
@@ -185,7 +185,7 @@ FIXES: Tuple[Fix, ...] = (
     ),
     _onnx_tf(
         "selection",
-        "Slices, gathers, top-k, tiles and one-hot with static arguments",
+        "Slices, gathers, scatters, top-k, tiles and one-hot with static arguments",
         "Indices and sizes are computed in the graph, partly by Flex operators.",
         "",
         "never",

@@ -125,6 +125,7 @@ _BINARY: dict = {
     "Sub": tf.subtract,
     "Sum": tf.add,
     "Where": tf.where,
+    "Xor": tf.not_equal,
 }
 
 
@@ -148,6 +149,23 @@ def binary_handler(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     if op_type == "Mean" and len(values) > 1:
         result = unary(emitter, lambda t: t * (1.0 / len(values)), result)
     return [result]
+
+
+@handles("activations", "Mod")
+def mod(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    """The remainder with the sign of the dividend: FLOOR_MOD of the sizes, which is exact."""
+    x, y = inputs
+    assert x is not None and y is not None
+    if not node.get("fmod", 0) or x.dtype != tf.float32:
+        raise Decline
+    return [
+        broadcast(
+            emitter,
+            lambda a, b: _sign(a) * tf.math.floormod(tf.abs(a), tf.abs(b)),
+            x,
+            y,
+        )
+    ]
 
 
 @handles("layout", "Pow")
@@ -288,6 +306,10 @@ def _activation(node: Node) -> Function:
         "Softsign": lambda: lambda x: x / (1.0 + tf.abs(x)),
         "Erf": lambda: _erf,
         "Sign": lambda: _sign,
+        "IsNaN": lambda: lambda x: tf.not_equal(x, x),
+        "Atan": lambda: _atan,
+        "Asin": lambda: _asin,
+        "Acos": lambda: lambda x: math.pi / 2 - _asin(x),
         "Tan": lambda: _tan,
         "HardSigmoid": lambda: _hard_sigmoid(number("alpha", 0.2), number("beta", 0.5)),
         "ThresholdedRelu": lambda: _thresholded(number("alpha", 1.0)),
@@ -308,6 +330,25 @@ def _erf(x: tf.Tensor) -> tf.Tensor:
     for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
         total = (total + coefficient) * t
     return _sign(x) * (1.0 - total * tf.exp(-tf.square(x)))
+
+
+def _atan(x: tf.Tensor) -> tf.Tensor:
+    """Odd polynomial on [0, tan(pi/8)] after two reductions, as in Cephes: error below 2e-7."""
+    size = tf.abs(x)
+    large, middle = tf.greater(size, 2.414213562373095), tf.greater(size, 0.4142135623730950)
+    start = tf.where(middle, tf.ones_like(size) * (math.pi / 4), tf.zeros_like(size))
+    reduced = tf.where(middle, (size - 1.0) / (size + 1.0), size)
+    start = tf.where(large, tf.ones_like(size) * (math.pi / 2), start)
+    reduced = tf.where(large, -1.0 / tf.maximum(size, 1.0), reduced)
+    z = tf.square(reduced)
+    total = 8.05374449538e-2 * z
+    for coefficient in (-1.38776856032e-1, 1.99777106478e-1, -3.33329491539e-1):
+        total = (total + coefficient) * z
+    return _sign(x) * (start + (total * reduced + reduced))
+
+
+def _asin(x: tf.Tensor) -> tf.Tensor:
+    return 2.0 * _atan(x / (1.0 + tf.sqrt(1.0 - tf.square(x))))
 
 
 def _celu(alpha: float) -> Function:
@@ -334,6 +375,10 @@ def _shrink(bound: float, bias: float) -> Function:
     "Softsign",
     "Erf",
     "Sign",
+    "IsNaN",
+    "Acos",
+    "Asin",
+    "Atan",
     "Tan",
     "HardSigmoid",
     "ThresholdedRelu",

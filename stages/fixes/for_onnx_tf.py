@@ -27,6 +27,7 @@ from stages.fixes import (  # noqa: F401  (imported for the handlers that they r
     recurrent,
     reductions,
     resizing,
+    scattering,
     shapes,
 )
 from stages.fixes.emitter import Emitter

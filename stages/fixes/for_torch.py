@@ -12,11 +12,23 @@ import torch
 from torch.onnx import symbolic_registry
 
 from stages.contract import StageError
-from stages.fixes import onnx_repairs, symbolics, symbolics_grid, symbolics_pool
+from stages.fixes import (
+    onnx_repairs,
+    symbolics,
+    symbolics_grid,
+    symbolics_math,
+    symbolics_moves,
+    symbolics_pool,
+)
 
 _SYMBOLICS: Dict[str, Dict[str, symbolics.Symbolic]] = {
     "adaptive-pool": symbolics_pool.SYMBOLICS,
-    "missing-symbolics": {**symbolics.SYMBOLICS, **symbolics_grid.SYMBOLICS},
+    "missing-symbolics": {
+        **symbolics.SYMBOLICS,
+        **symbolics_grid.SYMBOLICS,
+        **symbolics_math.SYMBOLICS,
+        **symbolics_moves.SYMBOLICS,
+    },
 }
 
 

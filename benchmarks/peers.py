@@ -124,7 +124,7 @@ def convert_all(work: Work, count: int) -> dict[str, dict[str, Any]]:
     runs: dict[str, list[dict[str, Any]]] = {tool.name: [] for tool in TOOLS}
     for number in range(count):
         for tool in TOOLS:
-            if tool.fixes == "none" and number >= FAITHFUL_CONVERSIONS:
+            if "--faithful" in tool.options and number >= FAITHFUL_CONVERSIONS:
                 continue
             say(f"{work.name}: conversion {number + 1} of {count} by {tool.title}")
             runs[tool.name].append(convert(tool, work))

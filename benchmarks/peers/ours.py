@@ -1,4 +1,4 @@
-"""This project's adapter: python ours.py WEIGHTS.pt OUT NAME SHAPE FIXES.
+"""This project's adapter: python ours.py WEIGHTS.pt OUT NAME SHAPE [OPTION ...].
 
 Runs the command as a user would, with the check reduced to one sample. OUT is the run folder.
 """
@@ -11,9 +11,9 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
-    weights, folder, name, shape, fixes = sys.argv[1:]
+    weights, folder, name, shape, *options = sys.argv[1:]
     model = ["--model", weights, "--arch", f"{HERE}/nets.py:build"]
-    model += ["--arch-args", f'{{"name": "{name}"}}', "--input", shape, "--fixes", fixes]
+    model += ["--arch-args", f'{{"name": "{name}"}}', "--input", shape, *options]
     run = ["--engine", "process", "--samples", "1", "--quiet", "--output", folder]
     os.chdir(HERE.parents[1])
     os.execv(sys.executable, [sys.executable, "-m", "runner", "convert", *model, *run])

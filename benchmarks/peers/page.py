@@ -28,7 +28,8 @@ Written by `python benchmarks/peers.py` on {results["date"]}: {results["machine"
 ![Latency and conversion time](benchmarks.svg)
 
 Seeded networks with calibrated BatchNorm, the same weights for every tool. `runner` is this project
-as it is by default; `--faithful` is the 2020 tools alone, where they convert the network.
+as it is by default, with PyTorch's NCHW input; `--io-layout nhwc` has the input that onnx2tf gives;
+`--faithful` is the 2020 tools alone, where they convert the network.
 
 - **Latency**: milliseconds of one `invoke`, the median of {results["rounds"]} rounds of
   {results["seconds"]} s in which the files take turns. In brackets, the median over the rounds of
@@ -67,8 +68,12 @@ def _targets(results: Mapping[str, Any]) -> str:
         "| network | " + " | ".join(_setting(*s) for s in _SETTINGS) + " | CPU s | theirs |  |",
         "|---|" + "---:|" * (len(_SETTINGS) + 2) + "---|",
     ]
-    for name, model in results["models"].items():
-        ours = model["tools"]["runner"]
+    rows = [
+        (name if tool == "runner" else f"{name}, NHWC", model, model["tools"][tool])
+        for name, model in results["models"].items()
+        for tool in ("runner", "runner_nhwc")
+    ]
+    for name, model, ours in rows:
         if "failure" in ours:
             lines.append(f"| {name} | {ours['failure']} |")
             continue

@@ -39,7 +39,7 @@ class Tool:
     title: str
     starts_from: str
     environment: Environment | None = None
-    fixes: str = ""
+    options: tuple[str, ...] = ()
 
     @property
     def ours(self) -> bool:
@@ -56,7 +56,7 @@ class Tool:
             shape = "x".join(map(str, work.shape))
             folder = self.result(work).parent
             script = [sys.executable, HERE / "ours.py", work.weights, folder]
-            return [*map(str, script), work.name, shape, self.fixes]
+            return [*map(str, script), work.name, shape, *self.options]
         source = work.onnx if self.starts_from == "ONNX" else work.weights
         script = [self.environment.python, HERE / self.name / "convert.py"]
         return [*map(str, script), str(source), str(self.result(work)), work.name]
@@ -66,8 +66,14 @@ _ONNX2TF, _LITERT = Environment("onnx2tf"), Environment("litert_torch")
 
 # The order matters: the first one leaves the ONNX file that others read.
 TOOLS = (
-    Tool("faithful", f"runner {runner.__version__} --faithful", "PyTorch", fixes="none"),
-    Tool("runner", f"runner {runner.__version__}", "PyTorch", fixes="all"),
+    Tool("faithful", f"runner {runner.__version__} --faithful", "PyTorch", options=("--faithful",)),
+    Tool("runner", f"runner {runner.__version__}", "PyTorch"),
+    Tool(
+        "runner_nhwc",
+        f"runner {runner.__version__} --io-layout nhwc",
+        "PyTorch",
+        options=("--io-layout", "nhwc"),
+    ),
     Tool("onnx2tf", f"onnx2tf {_ONNX2TF.version_of('onnx2tf')}", "ONNX", _ONNX2TF),
     Tool("litert_torch", f"litert-torch {_LITERT.version_of('litert-torch')}", "PyTorch", _LITERT),
 )

@@ -1,0 +1,240 @@
+"""Finished stages by content: what was made of the same things by the same code is not made again.
+
+An entry is a folder under the runner's cache, named by its key: the stage's artifact, report and
+log, and for the first stage the reference outputs of the check, with an index of all their hashes.
+The key covers everything that could change the result: the stages' code, the environment, the
+engine, the request with every option, and through the key of the stage before it the model and
+whatever else went in. The least recently used entries go when the cache is full.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from runner.engines.process import cache_folder
+from runner.files import sha256_of, write_text
+from runner.report import StageReport
+from runner.toolchain import ROOT
+
+# Counted up when entries of before must not be used.
+_FORMAT = 1
+# Together, by default; RUNNER_CACHE_BYTES sets another bound.
+_MOST_BYTES = 8 << 30
+# A larger set of reference outputs is not kept: computing it again is faster than moving it.
+MOST_SAMPLES_BYTES = 1 << 30
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    sha256: str
+    bytes: int
+
+
+class _Index(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    format: int
+    stage: str
+    made_by_run: str
+    created: float
+    files: dict[str, _File]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished stage; `files` are paths by their names in a run's volume, `log` is apart."""
+
+    key: str
+    folder: Path
+    stage: str
+    made_by_run: str
+    created: float
+    bytes: int
+    names: tuple[str, ...]
+
+    @property
+    def files(self) -> dict[str, Path]:
+        return {name: self.folder / "files" / name for name in self.names if name != "log"}
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "files" / "log"
+
+    def report(self) -> StageReport:
+        return StageReport.model_validate_json(
+            (self.folder / "files" / f"reports/{self.stage}.json").read_text()
+        )
+
+
+@cache
+def stage_code() -> str:
+    """The hash of all code that runs in images: 64 hex digits."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "stages").rglob("*.py")):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def stage_key(before: str, environment: str, module: str, request: Mapping[str, Any]) -> str:
+    """The key of a stage: `before` is that of the stage before it, or of what the run starts from.
+
+    `environment` names the engine and what it runs the stage in.
+    """
+    parts = {
+        "format": _FORMAT,
+        "before": before,
+        "code": stage_code(),
+        "environment": environment,
+        "module": module,
+        "request": request,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class StageCache:
+    """The entries on this machine."""
+
+    def __init__(self, folder: Path | None = None, most_bytes: int | None = None) -> None:
+        self.folder = folder or cache_folder() / "stages"
+        bound = os.environ.get("RUNNER_CACHE_BYTES", "")
+        self.most_bytes = most_bytes or (int(bound) if bound.isdigit() else _MOST_BYTES)
+
+    def find(self, key: str) -> Entry | None:
+        """The entry of this key, every file of it verified; a damaged one is removed."""
+        folder = self.folder / key
+        if not folder.is_dir():
+            return None
+        entry = _read(folder)
+        if entry is None or not _is_whole(folder):
+            with self._locked():
+                shutil.rmtree(folder, ignore_errors=True)
+            return None
+        with suppress(OSError):
+            os.utime(folder)  # for what is least recently used
+        return entry
+
+    def store(self, key: str, stage: str, run: str, files: Mapping[str, Path]) -> None:
+        """Keep a finished stage: files by their names in the volume, and its `log`.
+
+        A cache that cannot be written (a full disk, a read-only folder) is no reason for a run to
+        fail: it stays as it was.
+        """
+        draft = self.folder / f".{key}.{os.getpid()}.part"
+        try:
+            for name, source in files.items():
+                target = draft / "files" / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _copy(source, target)
+            index = _Index(
+                format=_FORMAT,
+                stage=stage,
+                made_by_run=run,
+                created=time.time(),
+                files={
+                    name: _File(sha256=sha256_of(path), bytes=path.stat().st_size)
+                    for name, path in ((name, draft / "files" / name) for name in files)
+                },
+            )
+            write_text(draft / "index.json", index.model_dump_json(indent=1) + "\n")
+            with self._locked():
+                shutil.rmtree(self.folder / key, ignore_errors=True)
+                draft.rename(self.folder / key)
+                self._make_room()
+        except OSError:
+            pass
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def entries(self) -> list[Entry]:
+        """All entries, the most recently used first; those that cannot be read are left out."""
+        folders = [path for path in self.folder.glob("[0-9a-f]*") if path.is_dir()]
+        found = [(_used(path), entry) for path in folders if (entry := _read(path)) is not None]
+        return [entry for _, entry in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+    def clear(self) -> int:
+        """Remove every entry, and what broken runs left; how many bytes that freed."""
+        if not self.folder.exists():
+            return 0
+        with self._locked():
+            paths = [path for path in self.folder.iterdir() if path.is_dir()]
+            freed = sum(_size(path) for path in paths)
+            for path in paths:
+                shutil.rmtree(path, ignore_errors=True)
+        return freed
+
+    def _make_room(self) -> None:
+        total = 0
+        for entry in self.entries():
+            total += entry.bytes
+            if total > self.most_bytes:
+                shutil.rmtree(entry.folder, ignore_errors=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(self.folder / "lock"), timeout=60):
+            yield
+
+
+def _read(folder: Path) -> Entry | None:
+    try:
+        index = _Index.model_validate_json((folder / "index.json").read_text())
+    except (OSError, ValidationError, UnicodeDecodeError):
+        return None
+    if index.format != _FORMAT or any(_leaves(name) for name in index.files):
+        return None
+    size = sum(file.bytes for file in index.files.values())
+    names = tuple(index.files)
+    return Entry(folder.name, folder, index.stage, index.made_by_run, index.created, size, names)
+
+
+def _leaves(name: str) -> bool:
+    return name.startswith("/") or ".." in Path(name).parts
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        index = _Index.model_validate_json((folder / "index.json").read_text())
+        for name, file in index.files.items():
+            path = folder / "files" / name
+            if path.is_symlink() or path.stat().st_size != file.bytes:
+                return False
+            if sha256_of(path) != file.sha256:
+                return False
+        StageReport.model_validate_json(
+            (folder / "files" / f"reports/{index.stage}.json").read_text()
+        )
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A link where that can be: artifacts are replaced, and never written to in place."""
+    shutil.copyfile(source, target)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _used(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -19,9 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.files import human_bytes, relative_to_here
-from runner.report import Report, StageRecord
+from runner.report import KnownFailure, Report, StageRecord
 from runner.toolchain import Stage
 
+# Of a line of a log, when it is shown.
+_LONGEST_LINE = 200
 _OUTCOMES = {
     "passed": "[bold green]Converted, within tolerance.[/]",
     "out-of-tolerance": "[bold yellow]Converted, but out of tolerance.[/]",
@@ -227,6 +229,11 @@ def summary(report: Report, folder: Path) -> RenderableType:
     if fixes := sorted({f for r in report.stages if r.report for f in r.report.fixes}):
         parts.append(Text(f"fixes applied: {', '.join(fixes)}", style="dim"))
     parts += [_failure(record, folder) for record in report.stages if record.status == "failed"]
+    parts += [
+        Text(f"\n{record.name}:").append_text(known_failure(record.known))
+        for record in report.stages
+        if record.known and record.status != "failed"
+    ]
     parts.append(Text.from_markup(_OUTCOMES[report.outcome]).append(f" {explain(report)}", ""))
     parts.append(Text(f"{relative_to_here(folder)}/report.json", style="dim"))
     if report.outcome in ("passed", "out-of-tolerance", "vacuous") and report.artifacts:
@@ -301,10 +308,31 @@ def _failure(record: StageRecord, folder: Path) -> RenderableType:
     text = Text(f"\n{record.name}: {printable(record.failure.strip())}", style="red")
     if record.remedy:
         text.append(f"\n→ {printable(record.remedy)}", style="default")
+    if record.known:
+        text.append_text(known_failure(record.known, record.remedy))
+    if record.last_lines:
+        text.append("\n  Not a known failure. The last lines of its log:", style="default")
+        for line in record.last_lines:
+            text.append(f"\n    {printable(line)[:_LONGEST_LINE]}", style="dim")
     if record.log:
         place = relative_to_here(folder / record.log)
-        text.append(f"\n  {place} holds the whole log.\n", style="dim")
-    return text
+        text.append(f"\n  {place} holds the whole log.", style="dim")
+    if record.blame in ("stage", "environment") and not (record.known and record.known.fix):
+        text.append(
+            f"\n  To report it: runner report bundle {relative_to_here(folder)} makes an archive "
+            "for an issue, without the model's weights.",
+            style="dim",
+        )
+    return text.append("\n")
+
+
+def known_failure(known: KnownFailure, shown: str = "") -> Text:
+    """The cause and the source, and the remedy unless it is the one that is shown already."""
+    text = Text()
+    if known.remedy != shown:
+        text.append(f"\n→ {known.remedy}", style="default")
+    text.append(f"\n  Why: {known.cause}", style="default")
+    return text.append(f"\n  {known.source} (known failure: {known.id})", style="dim")
 
 
 def printable(text: str) -> str:

@@ -309,7 +309,8 @@ def _failure(record: StageRecord, folder: Path) -> RenderableType:
     if record.remedy:
         text.append(f"\n→ {printable(record.remedy)}", style="default")
     if record.known:
-        text.append_text(known_failure(record.known, record.remedy))
+        # The stage's own remedy, if it gave one, is for this model; the catalogue's for any.
+        text.append_text(known_failure(record.known, remedy=not record.remedy))
     if record.last_lines:
         text.append("\n  Not a known failure. The last lines of its log:", style="default")
         for line in record.last_lines:
@@ -326,13 +327,13 @@ def _failure(record: StageRecord, folder: Path) -> RenderableType:
     return text.append("\n")
 
 
-def known_failure(known: KnownFailure, shown: str = "") -> Text:
-    """The cause and the source, and the remedy unless it is the one that is shown already."""
+def known_failure(known: KnownFailure, remedy: bool = True) -> Text:
+    """The cause and the source; the remedy too, unless one is shown already."""
     text = Text()
-    if known.remedy != shown:
-        text.append(f"\n→ {known.remedy}", style="default")
-    text.append(f"\n  Why: {known.cause}", style="default")
-    return text.append(f"\n  {known.source} (known failure: {known.id})", style="dim")
+    if remedy:
+        text.append(f"\n→ {known.remedy}", style="default not bold")
+    text.append(f"\n  Why: {known.cause}", style="default not bold")
+    return text.append(f"\n  {known.source} (known failure: {known.id})", style="dim not bold")
 
 
 def printable(text: str) -> str:

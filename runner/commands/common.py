@@ -23,8 +23,8 @@ def print_error(error: RunnerError) -> None:
     text = Text("error: ", style="bold red").append(error.message, style="default not bold")
     if error.remedy:
         text.append(f"\n→ {error.remedy}", style="default not bold")
-    if error.exit_code == ExitCode.ENVIRONMENT:
-        # Late: only what could not be set up is looked up in the catalogue.
+    if error.exit_code in (ExitCode.ENVIRONMENT, ExitCode.BAD_INPUT):
+        # Late: most commands end without an error.
         from runner.failures import Symptoms, known, recognise
         from runner.view import known_failure
 

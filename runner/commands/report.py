@@ -41,21 +41,18 @@ def explain(
 ) -> None:
     """Look an error up in the catalogue of known failures, from whatever tool it comes."""
     from runner.failures import Symptoms, known, last_words, recognise
-    from runner.failures.match import tail
+    from runner.failures.match import ANYWHERE, tail
     from runner.view import known_failure, printable
 
     if log is not None and not log.is_file():
         raise BadInput(f"There is no file {log}.")
     text = sys.stdin.read() if log is None else tail(log)
-    entry = recognise(Symptoms(text, stage=""))
     console = Console()
-    if entry is not None:
-        fix = f"\nThe fix '{entry.fix}' of this toolchain handles it." if entry.fix else ""
-        console.print(
-            Text(entry.id, style="bold").append_text(known_failure(known(entry, entry.fix)))
-        )
-        console.print(fix.strip(), soft_wrap=True) if fix else None
+    entry = recognise(Symptoms(text, stage=ANYWHERE))
+    if entry is None:
+        console.print("Not a known failure. The last meaningful lines:")
+        for line in last_words(text):
+            console.print(Text(f"  {printable(line)}"), soft_wrap=True)
         return
-    console.print("Not a known failure. The last meaningful lines:")
-    for line in last_words(text):
-        console.print(Text(f"  {printable(line)}"), soft_wrap=True)
+    said = Text(entry.id, style="bold").append_text(known_failure(known(entry, "none")))
+    console.print(said, soft_wrap=True)

@@ -64,26 +64,30 @@ class _File(BaseModel):
     failure: list[Entry]
 
 
-@functools.cache
-def load_catalogue(folder: Path = DATA) -> tuple[Entry, ...]:
-    """All entries, in the files' order, which is that in which they are tried.
+def load_families(folder: Path = DATA) -> list[tuple[str, tuple[Entry, ...]]]:
+    """The entries of each file, by its name without the ending, in order.
 
     Raises pydantic's `ValidationError` for an entry that is not well formed, `ValueError` for an id
     that is taken or an entry that would match everything.
     """
-    entries = [
-        entry
+    families = [
+        (path.stem, tuple(_File.model_validate(tomllib.loads(path.read_text())).failure))
         for path in sorted(folder.glob("*.toml"))
-        for entry in _File.model_validate(tomllib.loads(path.read_text())).failure
     ]
     seen: set[str] = set()
-    for entry in entries:
+    for entry in (entry for _, entries in families for entry in entries):
         if entry.id in seen:
             raise ValueError(f"two known failures are called '{entry.id}'")
         if not (entry.patterns or entry.exit_status or entry.verdict):
             raise ValueError(f"the known failure '{entry.id}' has neither pattern nor condition")
         seen.add(entry.id)
-    return tuple(entries)
+    return families
+
+
+@functools.cache
+def load_catalogue(folder: Path = DATA) -> tuple[Entry, ...]:
+    """All entries, in the order in which they are tried. Raises as `load_families` does."""
+    return tuple(entry for _, entries in load_families(folder) for entry in entries)
 
 
 def check_bounded(pattern: str) -> None:

@@ -13,11 +13,16 @@ from runner.compat import tomllib
 from runner.failures.catalogue import DATA, Entry, load_catalogue
 from runner.report import KnownFailure, StageRecord
 
+# Stages beside those of a toolchain: what comes before the first, and any at all, for a text of
+# which nothing else is known.
 SETUP = "setup"
+ANYWHERE = "anywhere"
 # What is looked at, at most: the end of a log, and of a line its two ends, where the sense is.
 _MOST_CHARACTERS = 64_000
 _LONGEST_LINE = 1_000
 _MOST_LINES_SHOWN = 8
+# The line of code in a traceback comes after such a line.
+_FRAME = re.compile(r'\s+File ".*", line \d+')
 
 
 @dataclass(frozen=True)
@@ -44,9 +49,10 @@ def recognise(symptoms: Symptoms) -> Entry | None:
 
 
 def _fits(entry: Entry, symptoms: Symptoms, text: str) -> bool:
-    if entry.stages and symptoms.stage not in entry.stages:
+    anywhere = symptoms.stage == ANYWHERE
+    if entry.stages and symptoms.stage not in entry.stages and not anywhere:
         return False
-    if entry.exit_status and symptoms.exit_status not in entry.exit_status:
+    if entry.exit_status and symptoms.exit_status not in entry.exit_status and not anywhere:
         return False
     if entry.verdict != symptoms.verdict:
         return False
@@ -80,8 +86,8 @@ def explain_stage(record: StageRecord, folder: Path, fixes: str = "all") -> None
     if entry is not None:
         record.known = known(entry, fixes)
         record.remedy = record.remedy or record.known.remedy
-    elif record.status == "failed" and record.blame != "input":
-        record.last_lines = last_words(log)
+    elif record.status == "failed" and not record.remedy:
+        record.last_lines = [line for line in last_words(log) if record.failure not in line]
 
 
 def known(entry: Entry, fixes: str = "all") -> KnownFailure:
@@ -91,8 +97,7 @@ def known(entry: Entry, fixes: str = "all") -> KnownFailure:
         remedy = f"Convert with the fix '{entry.fix}' (--fixes all, the default). Else: {remedy}"
     elif entry.fix:
         remedy += (
-            f" The fix '{entry.fix}' is meant for this; it was on, and did not help here: please "
-            "report the model."
+            f" The fix '{entry.fix}' mends the cases that it knows; it was on, and did not help."
         )
     return KnownFailure(
         id=entry.id, cause=entry.cause, remedy=remedy, source=entry.source, fix=entry.fix
@@ -112,12 +117,16 @@ def _is_on(fix: str, option: str) -> bool:
 def last_words(log: str) -> list[str]:
     """The last meaningful lines of a log: no warnings, no progress, nothing of TensorFlow's chat.
 
-    At most 8 lines. Noise is what `data/noise/lines.toml` lists.
+    At most 8 lines. Noise is what `data/noise/lines.toml` lists, and the code that tracebacks quote.
     """
     noise = _noise()
-    lines = [line.rstrip() for line in _bounded(log).splitlines()]
-    meaningful = [line for line in lines if line.strip() and not noise.search(line)]
-    return meaningful[-_MOST_LINES_SHOWN:]
+    lines: list[str] = []
+    quoted = False
+    for line in _bounded(log).splitlines():
+        code, quoted = quoted and line.startswith("    "), _FRAME.match(line) is not None
+        if line.strip() and not code and not noise.search(line):
+            lines.append(line.rstrip())
+    return lines[-_MOST_LINES_SHOWN:]
 
 
 def tail(path: Path) -> str:

@@ -16,9 +16,8 @@ cause, remedy and source where a stage fails, and `report.json` has them under `
 `runner report explain LOG` looks up a log of any other program. Each is provoked by a test on the
 real tools (`tests/integration/test_known_failures.py`).
 
-The texts are regular expressions, searched for in error messages and logs. A *fix* is what the
-runner repairs by itself ([all of them](fixes.md)): such a failure is seen with `--faithful` only, or
-outside of the runner.
+A *fix* is what the runner repairs by itself ([all of them](fixes.md)): such a failure is seen with
+`--faithful` only, or outside of the runner.
 """
 TITLES = {
     "1-environment": "The machine and the environments",
@@ -26,7 +25,6 @@ TITLES = {
     "3-onnx-tf": "onnx-tf 1.6.0 and TensorFlow 2.2.0",
     "4-tflite": "TensorFlow 2.4's TFLite converter and interpreter",
 }
-STATUS = {-9: "SIGKILL", -11: "SIGSEGV", -6: "SIGABRT"}
 
 
 def page() -> str:
@@ -42,13 +40,9 @@ def page() -> str:
 
 def _entry(entry) -> str:  # type: ignore[no-untyped-def]
     lines = [f"\n### {entry.id}\n\n"]
-    if entry.patterns:
-        lines.append("```text\n" + "\n".join(entry.patterns) + "\n```\n\n")
-    if entry.exit_status:
-        ended = [STATUS[status] for status in entry.exit_status if status in STATUS]
-        lines.append(f"The process ended with {' or '.join(ended)}.\n\n")
+    lines.append(f"```text\n{entry.example}\n```\n\n")
     if entry.verdict:
-        lines.append("The check finds an output of another shape; no error is raised.\n\n")
+        lines.append("No error is raised: the check finds it.\n\n")
     lines.append(f"- **Why:** {entry.cause}\n- **What to do:** {entry.remedy}\n")
     if entry.fix:
         lines.append(f"- **Fix:** `{entry.fix}`, on by default.\n")

@@ -14,5 +14,6 @@ __all__ = [
     "known",
     "last_words",
     "load_catalogue",
+    "load_families",
     "recognise",
 ]

@@ -28,12 +28,14 @@ class Entry(BaseModel):
     It is recognised where any of `patterns` is found (regular expressions, searched line by line)
     and `also`, if given, is found as well, in a stage of `stages` ('setup' is what comes before
     the first one; none named means any place). `exit_status` and `verdict` are conditions beside
-    or instead of patterns: how the stage's process ended, and what its check said.
+    or instead of patterns: how the stage's process ended, and what its check said. `example` is
+    what the tool prints, so that who searches for it finds it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    example: str = Field(min_length=10, max_length=300)
     patterns: tuple[str, ...] = ()
     also: str = ""
     stages: tuple[str, ...] = ()

@@ -117,7 +117,7 @@ def _is_on(fix: str, option: str) -> bool:
 def last_words(log: str) -> list[str]:
     """The last meaningful lines of a log: no warnings, no progress, nothing of TensorFlow's chat.
 
-    At most 8 lines. Noise is what `data/noise/lines.toml` lists, and the code that tracebacks quote.
+    At most 8 lines. Noise is what `data/noise/lines.toml` lists, and code in tracebacks.
     """
     noise = _noise()
     lines: list[str] = []

@@ -2,8 +2,9 @@
 
     python batch.py STAGE FOLDER FIXES [NET ...]
 
-FOLDER/NET is a net's volume. Runs in the stage's own environment (Python 3.8); the torch stage also
-makes the models (tests/nets.py). What comes of a net is in its report; see `stages/contract.py`.
+FOLDER/NET is a net's volume; FIXES may be 'requested': then the volume's requests name them. Runs in
+the stage's own environment (Python 3.8); the torch stage also makes the models (tests/nets.py). What
+comes of a net is in its report; see `stages/contract.py`.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ def main():
         elif not (volume / CONSUMES[stage]).exists():
             continue
         arguments = ["--volume", str(volume)]
-        if stage != "tflite":
+        if stage != "tflite" and fixes != "requested":
             arguments.append("--fixes=" + fixes)
         log = open(str(volume / (stage + ".log")), "w")
         with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):

@@ -127,20 +127,26 @@ def test_what_the_tools_alone_fail_on(net: str, volumes: Path) -> None:
         assert f"the fix '{record.known.fix}'" in record.known.remedy
 
 
-@pytest.mark.parametrize("net", ["gru", "pool_avg_bn", "pad_replicate", "act_celu"])
-def test_the_fix_that_is_named_handles_it(
-    net: str, volumes: Path, in_environment: RunIn, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def mended(in_environment: RunIn, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same nets' volumes after the three stages with all fixes."""
+    folder = tmp_path_factory.mktemp("mended")
+    for stage in STAGES:
+        done = in_environment(stage, TESTS / "batch.py", stage, folder, "all", *NETS)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_the_fix_that_is_named_handles_it(net: str, volumes: Path, mended: Path) -> None:
     """Otherwise the remedy would send the user the wrong way."""
     known = recorded(volumes / net, NETS[net][0], "none").known
-    assert known is not None
-    for stage in STAGES:
-        done = in_environment(stage, TESTS / "batch.py", stage, tmp_path, "all", net)
-        assert done.returncode == 0, done.stderr[-3000:]
-    reports = [tmp_path / net / "reports" / f"{stage}.json" for stage in STAGES]
+    reports = [mended / net / "reports" / f"{stage}.json" for stage in STAGES]
     found = [json.loads(path.read_text()) for path in reports]
     assert [report["status"] for report in found] == ["ok"] * 3
-    assert known.fix in {fix for report in found for fix in report.get("fixes", ())}
+    assert known is not None
+    if known.fix:
+        assert known.fix in {fix for report in found for fix in report.get("fixes", ())}
 
 
 SAVE = """

@@ -45,7 +45,8 @@ def _entry(entry) -> str:  # type: ignore[no-untyped-def]
         lines.append("No error is raised: the check finds it.\n\n")
     lines.append(f"- **Why:** {entry.cause}\n- **What to do:** {entry.remedy}\n")
     if entry.fix:
-        lines.append(f"- **Fix:** `{entry.fix}`, on by default.\n")
+        fix = "several together" if entry.fix == "all" else f"`{entry.fix}`"
+        lines.append(f"- **Fix:** {fix}, on by default.\n")
     lines.append(f"- **Source:** <{entry.source}>\n")
     return "".join(lines)
 

@@ -158,7 +158,10 @@ class EnvironmentRecord(_Model):
 
 
 class KnownFailure(_Model):
-    """What is known of a failure: an entry of runner/failures. `fix` is the fix meant for it."""
+    """What is known of a failure: an entry of runner/failures.
+
+    `fix` is the fix that handles it, 'all' where several together do, '' where none does.
+    """
 
     id: str
     cause: str

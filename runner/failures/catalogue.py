@@ -44,7 +44,7 @@ class Entry(BaseModel):
     cause: str = Field(min_length=20)
     remedy: str = Field(min_length=20)
     source: str = Field(pattern=r"^https://\S+$")
-    # The name of the fix that handles it; '' where none does.
+    # The name of the fix that handles it; 'all' where several together do, '' where none does.
     fix: str = ""
 
     @field_validator("patterns")

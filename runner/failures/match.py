@@ -17,6 +17,8 @@ from runner.report import KnownFailure, StageRecord
 # which nothing else is known.
 SETUP = "setup"
 ANYWHERE = "anywhere"
+# In place of a fix's name: all of them.
+ALL = "all"
 # What is looked at, at most: the end of a log, and of a line its two ends, where the sense is.
 _MOST_CHARACTERS = 64_000
 _LONGEST_LINE = 1_000
@@ -93,12 +95,11 @@ def explain_stage(record: StageRecord, folder: Path, fixes: str = "all") -> None
 def known(entry: Entry, fixes: str = "all") -> KnownFailure:
     """The entry as reports have it; its remedy says what to do about the fix, if there is one."""
     remedy = entry.remedy
+    wanted = "all fixes" if entry.fix == ALL else f"the fix '{entry.fix}'"
     if entry.fix and not _is_on(entry.fix, fixes):
-        remedy = f"Convert with the fix '{entry.fix}' (--fixes all, the default). Else: {remedy}"
+        remedy = f"Convert with {wanted} (--fixes all, the default). Else: {remedy}"
     elif entry.fix:
-        remedy += (
-            f" The fix '{entry.fix}' mends the cases that it knows; it was on, and did not help."
-        )
+        remedy += f" Here {wanted} did not help."
     return KnownFailure(
         id=entry.id, cause=entry.cause, remedy=remedy, source=entry.source, fix=entry.fix
     )
@@ -107,10 +108,12 @@ def known(entry: Entry, fixes: str = "all") -> KnownFailure:
 def _is_on(fix: str, option: str) -> bool:
     """Whether `--fixes` asks for this one; see `stages.fixes.select`."""
     words = [word.strip() for word in option.split(",") if word.strip()]
+    if fix == ALL:
+        return words == [ALL]
     on = all(word.startswith("-") for word in words)
     for word in words:
-        if word in ("all", "none", fix, f"-{fix}"):
-            on = word in ("all", fix)
+        if word in (ALL, "none", fix, f"-{fix}"):
+            on = word in (ALL, fix)
     return on
 
 

@@ -40,7 +40,7 @@ class TestEntry:
     def test_its_fix_is_one(self, entry: Entry) -> None:
         from stages.fixes import FIXES
 
-        assert entry.fix in {"", *(fix.name for fix in FIXES)}
+        assert entry.fix in {"", "all", *(fix.name for fix in FIXES)}
 
     def test_its_stages_are_some(self, entry: Entry) -> None:
         chains = [path.stem for path in (ROOT / "stages/toolchains").glob("*.toml")]
@@ -163,7 +163,9 @@ def test_the_remedy_knows_whether_the_fix_was_on(option: str, on: bool) -> None:
     assert (entry.fix in {fix.name for fix in select(option, "onnx-tf")}) is on
     remedy = known(entry, option).remedy
     assert ("Convert with the fix 'recurrent'" in remedy) is not on
-    assert ("was on, and did not help" in remedy) is on
+    assert ("Here the fix 'recurrent' did not help" in remedy) is on
+    together = next(entry for entry in ENTRIES if entry.fix == "all")
+    assert ("with all fixes" in known(together, option).remedy) is (option != "all")
 
 
 LOG = """\

@@ -153,7 +153,7 @@ def alone(without: Path, in_environment: RunIn, tmp_path_factory: pytest.TempPat
 def run_batches(
     in_environment: RunIn, folder: Path, fixes: str, nets: list[str], requested: str = ""
 ) -> Path:
-    """Run the three stages on nets. `requested` is the option `fixes`, with each one's fix in it."""
+    """Run the three stages on nets. `requested` is the option `fixes`, with {} for a net's fix."""
     for net in nets if requested else ():
         (folder / net / "requests").mkdir(parents=True)
         request = {"options": {"fixes": requested.format(FIX[NETS[net][1]])}}

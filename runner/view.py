@@ -311,8 +311,9 @@ def _failure(record: StageRecord, folder: Path) -> RenderableType:
     if record.known:
         # The stage's own remedy, if it gave one, is for this model; the catalogue's for any.
         text.append_text(known_failure(record.known, remedy=not record.remedy))
-    if record.last_lines:
-        text.append("\n  Not a known failure. The last lines of its log:", style="default")
+    elif record.blame == "stage" and (record.last_lines or not record.remedy):
+        lines = " The last lines of its log:" if record.last_lines else ""
+        text.append(f"\n  Not a known failure.{lines}", style="default")
         for line in record.last_lines:
             text.append(f"\n    {printable(line)[:_LONGEST_LINE]}", style="dim")
     if record.log:

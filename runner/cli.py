@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 import runner
-from runner.commands import convert, images, lock, machine
+from runner.commands import convert, images, lock, machine, report
 from runner.commands.common import errors, print_error
-from runner.errors import ExitCode, RunnerError
+from runner.errors import EnvironmentUnavailable, ExitCode, RunnerError
 
 app = typer.Typer(
     name="runner",
@@ -32,6 +32,8 @@ images_app.command("list")(images.list_images)
 images_app.command()(images.build)
 images_app.command()(images.base)
 app.add_typer(images_app, name="images")
+
+app.add_typer(report.report_app, name="report")
 
 _traceback = False
 
@@ -78,7 +80,7 @@ def _other_error(error: Exception) -> int:
         return int(getattr(error, "exit_code", ExitCode.BAD_INPUT))
     if isinstance(error, OSError) and error.errno is not None:
         remedy = "Check the disk (runner doctor), then run the command again."
-        print_error(RunnerError(f"{error.strerror}: {error.filename or ''}", remedy))
+        print_error(EnvironmentUnavailable(f"{error.strerror}: {error.filename or ''}", remedy))
         return int(ExitCode.ENVIRONMENT)
     traceback.print_exc()
     errors.print("This is a defect of the runner itself; please report it with the lines above.")

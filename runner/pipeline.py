@@ -22,6 +22,7 @@ import runner
 from runner.engines.base import Engine, Volume
 from runner.engines.choice import Choice, prepare_engine
 from runner.errors import BadInput, ExitCode, RunnerError
+from runner.failures import explain_stage
 from runner.files import sha256_of, write_text
 from runner.graphfile import identify_source
 from runner.inputs import InputSpec, resolve_inputs
@@ -305,13 +306,24 @@ def _run_stages(
             _run_stage(plan, stage, volume, view, record, previous)
         except (RunnerError, OSError) as error:  # the engine, or this machine's disk
             record.status, record.blame, record.failure = "failed", "environment", str(error)
-            record.remedy = getattr(error, "remedy", "") or "Check the disk: runner doctor."
+            record.remedy = getattr(error, "remedy", "")
         finally:
+            explain_stage(record, plan.output, str(plan.options.get("fixes", "all")))
+            record.remedy = record.remedy or _general_remedy(record)
             record.seconds = round(time.time() - begin, 3)
             view.stage_finished(record)
         if record.status != "ok":
             return
         previous = record.report
+
+
+def _general_remedy(record: StageRecord) -> str:
+    """What to do about a failure of which nothing is known."""
+    if record.status != "failed":
+        return ""
+    if record.blame == "environment":
+        return "Check the disk: runner doctor."
+    return "" if record.report else f"Its log says more: {record.log}."
 
 
 def _run_stage(
@@ -364,7 +376,6 @@ def _run_stage(
         record.failure, record.remedy = ended.reason, ended.remedy
     elif report is None:
         record.failure = f"The stage ended with status {ended.status} and left no report."
-        record.remedy = f"Its log says more: {record.log}."
     elif report.error is not None:
         record.failure, record.remedy = report.error.message, report.error.remedy
         record.blame = report.error.blame

@@ -161,8 +161,25 @@ class EnvironmentRecord(_Model):
     details: dict[str, str] = {}
 
 
+class KnownFailure(_Model):
+    """What is known of a failure: an entry of runner/failures.
+
+    `fix` is the fix that handles it, 'all' where several together do, '' where none does.
+    """
+
+    id: str
+    cause: str
+    remedy: str
+    source: str
+    fix: str = ""
+
+
 class StageRecord(_Model):
-    """A stage as the runner saw it, with the stage's own report if it left a valid one."""
+    """A stage as the runner saw it, with the stage's own report if it left a valid one.
+
+    `known` is what is known of its failure, or of its check's. Of an unknown failure `last_lines`
+    are the log's last meaningful lines.
+    """
 
     name: str
     title: str
@@ -172,6 +189,8 @@ class StageRecord(_Model):
     failure: str = ""
     remedy: str = ""
     blame: Literal["", "input", "stage", "environment"] = ""
+    known: KnownFailure | None = None
+    last_lines: list[str] = []
     environment: EnvironmentRecord | None = None
     log: str | None = None
     report: StageReport | None = None

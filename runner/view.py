@@ -19,9 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.files import human_bytes, relative_to_here
-from runner.report import Report, StageRecord
+from runner.report import KnownFailure, Report, StageRecord
 from runner.toolchain import Stage
 
+# Of a line of a log, when it is shown.
+_LONGEST_LINE = 200
 _OUTCOMES = {
     "passed": "[bold green]Converted, within tolerance.[/]",
     "out-of-tolerance": "[bold yellow]Converted, but out of tolerance.[/]",
@@ -227,6 +229,11 @@ def summary(report: Report, folder: Path) -> RenderableType:
     if fixes := sorted({f for r in report.stages if r.report for f in r.report.fixes}):
         parts.append(Text(f"fixes applied: {', '.join(fixes)}", style="dim"))
     parts += [_failure(record, folder) for record in report.stages if record.status == "failed"]
+    parts += [
+        Text(f"\n{record.name}:").append_text(known_failure(record.known))
+        for record in report.stages
+        if record.known and record.status != "failed"
+    ]
     parts.append(Text.from_markup(_OUTCOMES[report.outcome]).append(f" {explain(report)}", ""))
     parts.append(Text(f"{relative_to_here(folder)}/report.json", style="dim"))
     if report.outcome in ("passed", "out-of-tolerance", "vacuous") and report.artifacts:
@@ -301,10 +308,33 @@ def _failure(record: StageRecord, folder: Path) -> RenderableType:
     text = Text(f"\n{record.name}: {printable(record.failure.strip())}", style="red")
     if record.remedy:
         text.append(f"\n→ {printable(record.remedy)}", style="default")
+    if record.known:
+        # The stage's own remedy, if it gave one, is for this model; the catalogue's for any.
+        text.append_text(known_failure(record.known, remedy=not record.remedy))
+    elif record.blame == "stage" and (record.last_lines or not record.remedy):
+        lines = " The last lines of its log:" if record.last_lines else ""
+        text.append(f"\n  Not a known failure.{lines}", style="default")
+        for line in record.last_lines:
+            text.append(f"\n    {printable(line)[:_LONGEST_LINE]}", style="dim")
     if record.log:
         place = relative_to_here(folder / record.log)
-        text.append(f"\n  {place} holds the whole log.\n", style="dim")
-    return text
+        text.append(f"\n  {place} holds the whole log.", style="dim")
+    if record.blame in ("stage", "environment") and not (record.known and record.known.fix):
+        text.append(
+            f"\n  To report it: runner report bundle {relative_to_here(folder)} makes an archive "
+            "for an issue, without the model's weights.",
+            style="dim",
+        )
+    return text.append("\n")
+
+
+def known_failure(known: KnownFailure, remedy: bool = True) -> Text:
+    """The cause and the source; the remedy too, unless one is shown already."""
+    text = Text()
+    if remedy:
+        text.append(f"\n→ {known.remedy}", style="default not bold")
+    text.append(f"\n  Why: {known.cause}", style="default not bold")
+    return text.append(f"\n  {known.source} (known failure: {known.id})", style="dim not bold")
 
 
 def printable(text: str) -> str:

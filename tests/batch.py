@@ -2,8 +2,9 @@
 
     python batch.py STAGE FOLDER FIXES [NET ...]
 
-FOLDER/NET is a net's volume. Runs in the stage's own environment (Python 3.8); the torch stage also
-makes the models (tests/nets.py). What comes of a net is in its report; see `stages/contract.py`.
+FOLDER/NET is a net's volume. FIXES may be 'requested': then the requests in the volume name them.
+Runs in the stage's own environment (Python 3.8); the torch stage also makes the models
+(tests/nets.py). What comes of a net is in its report; see `stages/contract.py`.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ def main():
         elif not (volume / CONSUMES[stage]).exists():
             continue
         arguments = ["--volume", str(volume)]
-        if stage != "tflite":
+        if stage != "tflite" and fixes != "requested":
             arguments.append("--fixes=" + fixes)
         log = open(str(volume / (stage + ".log")), "w")
         with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
@@ -42,15 +43,16 @@ def make(volume, name):
 
     model = nets.build(name)
     _, shapes, kinds = nets.NETS[name]
-    (volume / "requests").mkdir(parents=True)
+    path = volume / "requests" / "torch.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    given = json.loads(path.read_text()) if path.exists() else {}
     save = torch.jit.save if isinstance(model, torch.jit.ScriptModule) else torch.save
     save(model, str(volume / "model.pt"))
     inputs = [
         {"name": "input_{}".format(i), "shape": list(shape), "dtype": kind}
         for i, (shape, kind) in enumerate(zip(shapes, kinds))
     ]
-    request = {"check": {"samples": 8}, "inputs": inputs}
-    (volume / "requests" / "torch.json").write_text(json.dumps(request))
+    path.write_text(json.dumps({"check": {"samples": 8}, "inputs": inputs, **given}))
 
 
 if __name__ == "__main__":

@@ -426,6 +426,13 @@ net("pool_avg_ceil", lambda: nn.AvgPool2d(3, 2, ceil_mode=True), (1, 4, 10, 10))
 net("pool_avg_ceil_pad", lambda: nn.AvgPool2d(3, 2, 1, ceil_mode=True), (1, 4, 10, 10))
 net("pool_adaptive_1", lambda: nn.AdaptiveAvgPool2d(1), (1, 8, 5, 5))
 net("pool_adaptive_max_1", lambda: nn.AdaptiveMaxPool2d(1), (1, 8, 5, 5))
+# By onnx-tf alone, the shape is lost before BatchNorm in the one, and wrong in the other.
+net("pool_avg_bn", lambda: nn.Sequential(nn.AvgPool2d(3, 2, 1), nn.BatchNorm2d(3)), (1, 3, 9, 9))
+net(
+    "pool_adaptive_output",
+    lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1)),
+    (1, 3, 8, 8),
+)
 net("pool_adaptive_divides", lambda: nn.AdaptiveAvgPool2d((3, 2)), (1, 4, 9, 8))
 net("pool_adaptive_any", lambda: nn.AdaptiveAvgPool2d((3, 5)), (1, 4, 7, 8))
 net("pool_adaptive_up", lambda: nn.AdaptiveAvgPool2d(7), (1, 4, 4, 4))

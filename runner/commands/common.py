@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner.errors import BadInput, RunnerError
+from runner.errors import BadInput, ExitCode, RunnerError
 from runner.toolchain import Image, all_images, load_image
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
@@ -23,6 +23,14 @@ def print_error(error: RunnerError) -> None:
     text = Text("error: ", style="bold red").append(error.message, style="default not bold")
     if error.remedy:
         text.append(f"\n→ {error.remedy}", style="default not bold")
+    if error.exit_code in (ExitCode.ENVIRONMENT, ExitCode.BAD_INPUT):
+        # Late: most commands end without an error.
+        from runner.failures import Symptoms, known, recognise
+        from runner.view import known_failure
+
+        entry = recognise(Symptoms(error.message))
+        if entry is not None:
+            text.append_text(known_failure(known(entry)))
     errors.print(text, soft_wrap=True)
 
 

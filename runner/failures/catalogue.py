@@ -1,0 +1,124 @@
+"""The entries of the catalogue, read from `data/*.toml` and checked."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from runner.compat import tomllib
+
+if sys.version_info >= (3, 11):
+    from re import _parser as parser  # type: ignore[attr-defined]
+else:
+    import sre_parse as parser
+
+DATA = Path(__file__).resolve().parent / "data"
+# A repeat that can take more characters than this makes a search quadratic; one such is harmless
+# in lines of bounded length, two would not be.
+_LONG = 100
+
+
+class Entry(BaseModel):
+    """One known failure.
+
+    It is recognised where any of `patterns` is found (regular expressions, searched line by line)
+    and `also`, if given, is found as well, in a stage of `stages` ('setup' is what comes before
+    the first one; none named means any place). `exit_status` and `verdict` are conditions beside
+    or instead of patterns: how the stage's process ended, and what its check said. `example` is
+    what the tool prints, so that who searches for it finds it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    example: str = Field(min_length=10, max_length=300)
+    patterns: tuple[str, ...] = ()
+    also: str = ""
+    stages: tuple[str, ...] = ()
+    exit_status: tuple[int, ...] = ()
+    verdict: Literal["", "shape", "nonfinite"] = ""
+    cause: str = Field(min_length=20)
+    remedy: str = Field(min_length=20)
+    source: str = Field(pattern=r"^https://\S+$")
+    # The name of the fix that handles it; 'all' where several together do, '' where none does.
+    fix: str = ""
+
+    @field_validator("patterns")
+    @classmethod
+    def _bounded(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            check_bounded(pattern)
+        return patterns
+
+    @field_validator("also")
+    @classmethod
+    def _also_bounded(cls, pattern: str) -> str:
+        check_bounded(pattern)
+        return pattern
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    failure: list[Entry]
+
+
+def load_families(folder: Path = DATA) -> list[tuple[str, tuple[Entry, ...]]]:
+    """The entries of each file, by its name without the ending, in order.
+
+    Raises pydantic's `ValidationError` for an entry that is not well formed, `ValueError` for an id
+    that is taken or an entry that would match everything.
+    """
+    families = [
+        (path.stem, tuple(_File.model_validate(tomllib.loads(path.read_text())).failure))
+        for path in sorted(folder.glob("*.toml"))
+    ]
+    seen: set[str] = set()
+    for entry in (entry for _, entries in families for entry in entries):
+        if entry.id in seen:
+            raise ValueError(f"two known failures are called '{entry.id}'")
+        if not (entry.patterns or entry.exit_status or entry.verdict):
+            raise ValueError(f"the known failure '{entry.id}' has neither pattern nor condition")
+        seen.add(entry.id)
+    return families
+
+
+@functools.cache
+def load_catalogue(folder: Path = DATA) -> tuple[Entry, ...]:
+    """All entries, in the order in which they are tried. Raises as `load_families` does."""
+    return tuple(entry for _, entries in load_families(folder) for entry in entries)
+
+
+def check_bounded(pattern: str) -> None:
+    """Raise `ValueError` for a pattern whose search can take more than quadratic time.
+
+    That is one with more than one long repeat, or with a repeat inside a repeat, however the text
+    is made: a failed stage's text may be anything.
+    """
+    long = _long_repeats(parser.parse(pattern), inside=False)
+    if long > 1:
+        raise ValueError(f"{pattern!r} has {long} repeats without a small bound; one is allowed")
+
+
+def _long_repeats(parsed: Any, inside: bool) -> int:
+    count = 0
+    for operation, argument in parsed:
+        name = str(operation)
+        if "REPEAT" in name:
+            _, most, body = argument
+            if inside and most > 1:
+                raise ValueError("a repeat inside a repeat can take exponential time")
+            count += most > _LONG
+            count += _long_repeats(body, inside or most > 1)
+        elif name == "SUBPATTERN":
+            count += _long_repeats(argument[-1], inside)
+        elif name == "BRANCH":
+            count += max(_long_repeats(branch, inside) for branch in argument[1])
+        elif name in ("ASSERT", "ASSERT_NOT"):
+            count += _long_repeats(argument[1], inside)
+        elif name == "GROUPREF":
+            raise ValueError("a back reference can take exponential time")
+    return count

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import runner
-from runner.commands import convert, images, lock, machine
+from runner.commands import convert, images, lock, machine, report
 from runner.commands.common import errors, print_error
 from runner.errors import ExitCode, RunnerError
 
@@ -32,6 +32,7 @@ images_app.command("list")(images.list_images)
 images_app.command()(images.build)
 images_app.command()(images.base)
 app.add_typer(images_app, name="images")
+app.add_typer(report.report_app, name="report")
 
 _traceback = False
 

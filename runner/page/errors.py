@@ -67,16 +67,17 @@ def error_rows(report: Report) -> list[ErrorRow]:
     rows = []
     for check in checks(report):
         for output in check.outputs[:_MOST_ROWS]:
+            compared = _compared(output)
             rows.append(
                 ErrorRow(
                     framework=figures.clip(check.framework, 40),
                     output=figures.clip(output.name, 60),
                     shape=figures.shape(output.shape),
                     remark=_remark(output, report.reference),
-                    mean=figures.scientific(output.mean_abs),
-                    p99=figures.scientific(output.p99_abs),
-                    largest=figures.scientific(output.max_abs),
-                    rms=figures.scientific(output.rms_abs),
+                    mean=figures.scientific(output.mean_abs if compared else None),
+                    p99=figures.scientific(output.p99_abs if compared else None),
+                    largest=figures.scientific(output.max_abs if compared else None),
+                    rms=figures.scientific(output.rms_abs if compared else None),
                     rounding=figures.multiple(output.times_noise_floor),
                     mark=VERDICTS[output.verdict],
                 )
@@ -89,14 +90,20 @@ def _remark(output: OutputRecord, reference: str) -> str:
     if output.actual_shape is not None:
         return f"has the shape {figures.shape(output.actual_shape)}"
     parts = [
-        f"{figures.count(number)} values of {figures.clip(whose, 40)} are NaN or infinite"
+        f"{figures.count(number)} of {figures.clip(whose, 40)}'s values"
         for number, whose in (
             (output.reference_nonfinite, reference),
             (output.nonfinite, "the model"),
         )
         if number
     ]
-    return ", ".join(parts)
+    return f"NaN or infinite: {', '.join(parts)}" if parts else ""
+
+
+def _compared(output: OutputRecord) -> bool:
+    """Whether any value of an output could be compared at all, as far as the report tells."""
+    histogram = output.histogram
+    return histogram is None or bool(histogram.zeros or sum(histogram.counts))
 
 
 def _value(check: CheckRecord, output: OutputRecord, metric: str) -> float | None:
@@ -174,7 +181,7 @@ class Spread:
 def spreads(report: Report) -> list[Spread]:
     """Every output that has a histogram; the last stages' if there are too many for a page."""
     pairs = [(check, o, o.histogram) for check in checks(report) for o in check.outputs]
-    drawn = [(check, o, h) for check, o, h in pairs if h is not None][-_MOST_CHARTS:]
+    drawn = [(c, o, h) for c, o, h in pairs if h is not None and _compared(o)][-_MOST_CHARTS:]
     absolute = report.gate.metric.endswith("_abs")
     tolerance = report.gate.tolerance if absolute else None
     scale = histogram_scale([h for _, _, h in drawn], [tolerance])
@@ -192,8 +199,6 @@ def spreads(report: Report) -> list[Spread]:
 
 def _spread_in_words(output: OutputRecord, chart: HistogramChart) -> str:
     total = figures.count(chart.total)
-    if not chart.total:
-        return "No value could be compared."
     if chart.zeros == chart.total:
         return f"All {total} values are equal to the reference's."
     half = f"half are off by less than {figures.scientific(chart.median)}, " if chart.median else ""

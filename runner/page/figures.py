@@ -22,7 +22,7 @@ _KINDS = {"abs": "absolute error", "rel": "relative error"}
 
 
 def scientific(value: float | None, digits: int = 3) -> str:
-    """`1.26×10⁻⁷`: errors, which range over many orders of magnitude."""
+    """`1.26×10⁻⁷`, or `0.0251`: errors, which range over many orders of magnitude."""
     if value is None:
         return NONE
     if math.isnan(value):
@@ -31,6 +31,8 @@ def scientific(value: float | None, digits: int = 3) -> str:
         return "∞" if value > 0 else "−∞"
     if value == 0:
         return "0"
+    if 0.01 <= abs(value) < 999.5:
+        return f"{value:#.{digits}g}".rstrip(".").replace("-", "−")
     mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
     return f"{mantissa}×{power_of_ten(int(exponent))}".replace("-", "−")
 
@@ -45,7 +47,17 @@ def tolerance(value: float) -> str:
     return power if mantissa == "1" else f"{mantissa}×{power}"
 
 
+def rounded_up(value: float) -> str:
+    """Two digits, never below the value: a tolerance that it fits into."""
+    if not (math.isfinite(value) and value > 0):
+        return scientific(value)
+    exponent = math.floor(math.log10(value)) - 1
+    return tolerance(math.ceil(value / 10.0**exponent) * 10.0**exponent)
+
+
 def power_of_ten(exponent: int) -> str:
+    if exponent in (0, 1):
+        return str(10**exponent)
     return "10" + str(exponent).translate(_SUPERSCRIPTS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from runner.batch import flex_operators
 from runner.page import figures
 from runner.page.marks import OUTCOMES, Mark, failed_stages, final_check
 from runner.report import CheckRecord, Report
@@ -57,8 +58,6 @@ def headline(report: Report) -> Headline:
         sentences.append(
             f"That is {rounding} {figures.clip(report.reference)}'s own float32 rounding."
         )
-    if gate.verdict == "exceeded" and (enough := _enough(check)):
-        sentences.append(f"The smallest tolerance that would have passed is {enough}.")
     return Headline(mark, title, tuple(sentences))
 
 
@@ -70,7 +69,7 @@ def _times_rounding(check: CheckRecord | None) -> str:
 def _enough(check: CheckRecord | None) -> str:
     passing = [o.passing_tolerance for o in check.outputs] if check else []
     known = [value for value in passing if value is not None]
-    return figures.scientific(max(known)) if known and len(known) == len(passing) else ""
+    return figures.rounded_up(max(known)) if known and len(known) == len(passing) else ""
 
 
 @dataclass(frozen=True)
@@ -94,18 +93,12 @@ def facts(report: Report) -> list[Fact]:
     measured = gate.value is not None and gate.verdict not in ("nonfinite", "shape")
     if measured:
         found.append(Fact("Error", figures.scientific(gate.value), figures.metric(gate.metric)))
-    ratio = ""
-    if gate.value and gate.verdict in ("passed", "exceeded"):
-        below = gate.tolerance / gate.value
-        ratio = (
-            f"{figures.times(below)} the error"
-            if below >= 1
-            else f"the error is {figures.times(1 / below)} that"
-            if below > 0
-            else ""
-        )
-    found.append(Fact("Tolerance", figures.tolerance(gate.tolerance), ratio))
-    check = final_check(report)
+    check, note = final_check(report), ""
+    if gate.verdict == "exceeded" and (enough := _enough(check)):
+        note = f"would pass at {enough}"
+    elif gate.verdict == "passed" and gate.value and gate.value > 0:
+        note = f"{figures.times(gate.tolerance / gate.value)} the error"
+    found.append(Fact("Tolerance", figures.tolerance(gate.tolerance), note))
     floors = [o.noise_floor for o in check.outputs if o.noise_floor] if check else []
     if floors:
         name = figures.clip(report.reference, 30)
@@ -120,8 +113,3 @@ def facts(report: Report) -> list[Fact]:
     note = f"{figures.duration(setup)} of it set-up" if setup >= 1 else ""
     found.append(Fact("Time", figures.duration(report.seconds), note))
     return found
-
-
-def flex_operators(operators: dict[str, int]) -> int:
-    """How many operators need TensorFlow's own kernels."""
-    return sum(count for name, count in operators.items() if name.startswith("Flex"))

@@ -24,11 +24,14 @@ class Runs:
     unreadable: Sequence[BadInput] = field(default_factory=tuple)
 
 
+def run_folder(path: Path) -> Path:
+    """The folder itself, or that of a report.json which was named instead."""
+    return path.parent if path.name == REPORT and path.is_file() else path
+
+
 def read_report(folder: Path) -> Report:
-    """The report of a run folder, or of its report.json. Raises `BadInput` where there is none, or none of ours."""
+    """The report of a run folder. Raises `BadInput` where there is none, or none of ours."""
     path = folder / REPORT
-    if folder.name == REPORT and folder.is_file():  # the report itself was named
-        path, folder = folder, folder.parent
     if not folder.is_dir():
         there = "is no folder" if folder.exists() else "does not exist"
         raise BadInput(f"{folder} {there}.", "Name a run folder, such as runs/model-...")
@@ -58,7 +61,7 @@ def find_runs(paths: Iterable[Path]) -> Runs:
     One run among many that cannot be read is listed in the result, and hides none of the others.
     """
     folders: dict[Path, None] = {}
-    for path in paths:
+    for path in map(run_folder, paths):
         if (path / REPORT).exists() or not path.is_dir():
             folders[path] = None
             continue

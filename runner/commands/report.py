@@ -24,11 +24,10 @@ def page(
     """Write a run's report.html from its report.json, again or for the first time."""
     from runner.files import relative_to_here
     from runner.page import write_page
-    from runner.runs import read_report
+    from runner.runs import read_report, run_folder
 
-    report = read_report(run)
-    folder = (run if run.is_dir() else run.parent).absolute()
-    print(relative_to_here(write_page(report, folder)))
+    folder = run_folder(run)
+    print(relative_to_here(write_page(read_report(folder), folder.absolute())))
 
 
 @report_app.command("table")

@@ -14,7 +14,7 @@ from runner.report import CheckRecord, Report, StageRecord, TensorRecord
 _OUTER_PHASES = ("convert", "check")
 _MOST_KINDS, _MOST_FIXES, _MOST_TENSORS = 24, 60, 10
 
-_NOT_COMPUTING = ("Const", "Constant", "Placeholder")
+_CONSTANTS, _INPUTS = ("Const", "Constant"), ("Placeholder",)
 _ARTIFACTS = {"onnx": "ONNX model", "pb": "frozen graph", "tflite": "TensorFlow Lite model"}
 
 
@@ -178,13 +178,14 @@ def operators(report: Report) -> list[Operators]:
         ordered = sorted(own.operators.items(), key=lambda item: (-item[1], item[0]))
         shown, rest = ordered[:_MOST_KINDS], ordered[_MOST_KINDS:]
         most = max(1, ordered[0][1])
-        constants = sum(own.operators.get(name, 0) for name in _NOT_COMPUTING)
+        constants = sum(own.operators.get(name, 0) for name in _CONSTANTS)
+        inputs = sum(own.operators.get(name, 0) for name in _INPUTS)
         path = own.artifact.path if own.artifact else record.name
         found.append(
             Operators(
                 artifact=artifact_kind(path),
                 path=figures.clip(path, 60),
-                computing=figures.count(sum(own.operators.values()) - constants),
+                computing=figures.count(sum(own.operators.values()) - constants - inputs),
                 constants=figures.count(constants) if constants else "",
                 kinds=tuple(
                     Kind(

@@ -103,15 +103,13 @@ class Browser:
             raise RuntimeError(result["exceptionDetails"]["exception"]["description"])
         return result["result"].get("value")
 
-    def screenshot(self, picture: Path, *, whole: bool = True, height: int = 0) -> None:
-        """The page as PNG: all of it, or its first pixels in height."""
-        extra: dict[str, Any] = {"captureBeyondViewport": whole}
-        if whole or height:
-            size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-            clip = {"x": 0, "y": 0, "width": size["width"], "scale": 1}
-            extra = {"captureBeyondViewport": True, "clip": clip}
-            clip["height"] = min(height or size["height"], size["height"])
-        data = self.call("Page.captureScreenshot", format="png", **extra)["data"]
+    def screenshot(self, picture: Path, *, height: int = 0, scale: float = 1.0) -> None:
+        """The page as PNG: all of it, or its first pixels in height; made smaller by `scale`."""
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        clip = {"x": 0, "y": 0, "width": size["width"], "scale": scale}
+        clip["height"] = min(height or size["height"], size["height"])
+        options = {"format": "png", "captureBeyondViewport": True, "clip": clip}
+        data = self.call("Page.captureScreenshot", **options)["data"]
         picture.write_bytes(base64.b64decode(data))
 
     def pdf(self) -> bytes:

@@ -9,7 +9,7 @@ from runner.page import figures
 from runner.page.charts import Curve, LogScale, curve, log_scale
 from runner.report import Report
 
-_MOST_ROWS = 60
+_MOST_ROWS, _LABEL = 60, 24
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class DepthChart:
     scale: LogScale
     curve: Curve
     culprit: str
+    label: str
+    """The culprit's name as the chart has room for it; its end says most."""
     description: str
     rows: tuple[Point, ...]
     shown: str
@@ -71,7 +73,7 @@ def _chart(item: DepthCurve, scale: LogScale) -> DepthChart:
         kept = {*largest[:_MOST_ROWS], *([] if at is None else [at])}
         chosen, total = sorted(kept), figures.count(len(errors))
         shown = f"The {len(kept)} tensors of {total} with the largest errors, in order"
-    culprit = "" if at is None else figures.clip(item.culprit, 48)
+    culprit = "" if at is None else figures.clip(item.culprit, 120)
     born = (
         f" It is born at {culprit}, at {figures.scientific(errors[at])}." if at is not None else ""
     )
@@ -80,6 +82,7 @@ def _chart(item: DepthCurve, scale: LogScale) -> DepthChart:
         scale=scale,
         curve=curve(errors, scale, at),
         culprit=culprit,
+        label=culprit if len(culprit) <= _LABEL else "…" + culprit[1 - _LABEL :],
         description=(
             f"From {figures.scientific(errors[0])} at the first of {figures.count(len(errors))} "
             f"tensors to {figures.scientific(errors[-1])} at the last.{born}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import ROUND_CEILING, Context
 
 from runner.files import human_bytes
 from runner.view import printable as _printable
@@ -18,6 +19,7 @@ _METRICS = {
     "p99": "99th percentile of the",
     "rms": "root mean square",
 }
+_UPWARDS = Context(prec=2, rounding=ROUND_CEILING)
 _KINDS = {"abs": "absolute error", "rel": "relative error"}
 
 
@@ -41,6 +43,8 @@ def tolerance(value: float) -> str:
     """A tolerance as it was asked for: 10⁻⁶ and not 1.00×10⁻⁶."""
     if not (math.isfinite(value) and value > 0):
         return scientific(value)
+    if 0.01 <= value < 1000:
+        return f"{value:g}"
     mantissa, _, exponent = f"{value:e}".partition("e")
     mantissa = mantissa.rstrip("0").rstrip(".")
     power = power_of_ten(int(exponent))
@@ -51,8 +55,7 @@ def rounded_up(value: float) -> str:
     """Two digits, never below the value: a tolerance that it fits into."""
     if not (math.isfinite(value) and value > 0):
         return scientific(value)
-    exponent = math.floor(math.log10(value)) - 1
-    return tolerance(math.ceil(value / 10.0**exponent) * 10.0**exponent)
+    return tolerance(float(_UPWARDS.create_decimal_from_float(value)))
 
 
 def power_of_ten(exponent: int) -> str:
@@ -111,6 +114,8 @@ def times(value: float | None) -> str:
     """`1.4 times`, without digits that mean nothing."""
     if value is None or not math.isfinite(value):
         return NONE
+    if 0 < value < 0.05:
+        return f"<{SPACE}0.1{SPACE}times"
     shown = f"{value:.1f}" if value < 10 else f"{value:,.0f}" if value < 1e6 else number(value)
     return f"{shown}{SPACE}times"
 

@@ -196,12 +196,15 @@ def operators(report: Report) -> list[Operators]:
                     )
                     for name, count in shown
                 ),
-                more=f"{len(rest)} more kinds, {figures.count(sum(n for _, n in rest))} operators"
-                if rest
-                else "",
+                more=_rest(rest),
             )
         )
     return found
+
+
+def _rest(left_out: Sequence[tuple[str, int]]) -> str:
+    total = figures.count(sum(count for _, count in left_out))
+    return f"{figures.count(len(left_out))} more kinds, {total} operators" if left_out else ""
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ def headline(report: Report) -> Headline:
     gate = report.gate
     if report.outcome == "interrupted":
         at = next((s for s in report.stages if s.status == "interrupted"), None)
-        where = f" during the stage {at.name}" if at else ""
-        title = f"The conversion of {model} was interrupted{figures.clip(where)}."
+        where = f" during the stage {figures.clip(at.name)}" if at else ""
+        title = f"The conversion of {model} was interrupted{where}."
         return Headline(mark, title, ("The logs and what was made until then are kept.",))
     if report.outcome == "failed":
         failed = failed_stages(report)

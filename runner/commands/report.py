@@ -25,9 +25,10 @@ def page(
     from runner.files import relative_to_here
     from runner.page import write_page
     from runner.runs import read_report, run_folder
+    from runner.view import printable
 
     folder = run_folder(run)
-    print(relative_to_here(write_page(read_report(folder), folder.absolute())))
+    print(printable(relative_to_here(write_page(read_report(folder), folder.absolute()))))
 
 
 @report_app.command("table")
@@ -44,6 +45,7 @@ def table(
     from runner.files import write_text
     from runner.page import write_table
     from runner.runs import find_runs
+    from runner.view import printable
 
     found = find_runs(runs)
     made = rows(found.reports)
@@ -66,4 +68,4 @@ def table(
         raise typer.Exit(ExitCode.BAD_INPUT)
     for written in (csv, html):
         if written is not None and not as_json:
-            print(written)
+            print(printable(str(written)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from runner.page import figures
 from runner.page.charts import Curve, LogScale, curve, log_scale
@@ -26,10 +27,31 @@ class DepthCurve:
 
 
 def depth_curves(report: Report) -> list[DepthCurve]:
-    """A curve for each stage that was diagnosed; none for a report without a diagnosis."""
-    if getattr(report, "diagnosis", None) is None:
+    """A curve for each stage that was traced; none for a report without a diagnosis."""
+    diagnosis: Any = getattr(report, "diagnosis", None)
+    if diagnosis is None:
         return []
-    return []
+    culprit = diagnosis.culprit
+    curves = []
+    for stage in diagnosis.stages:
+        if stage.trace is None:
+            continue
+        points = tuple((_label(point), point.error) for point in stage.trace.points)
+        born_here = culprit is not None and culprit.stage == stage.stage
+        curves.append(DepthCurve(stage.stage, points, _label(culprit) if born_here else ""))
+    return curves
+
+
+def depth_summary(report: Report) -> str:
+    """What the diagnosis comes to, in its own words; '' without one."""
+    diagnosis: Any = getattr(report, "diagnosis", None)
+    return "" if diagnosis is None else figures.clip(diagnosis.summary, 500)
+
+
+def _label(point: Any) -> str:
+    """The layers of the user's model that a tensor comes from, and its name, which is unique."""
+    layers = " + ".join(point.modules)
+    return f"{layers} ({point.tensor})" if layers else str(point.tensor)
 
 
 @dataclass(frozen=True)
@@ -49,7 +71,7 @@ class DepthChart:
     curve: Curve
     culprit: str
     label: str
-    """The culprit's name as the chart has room for it; its end says most."""
+    """The culprit's name as the chart has room for it."""
     description: str
     rows: tuple[Point, ...]
     shown: str
@@ -82,7 +104,7 @@ def _chart(item: DepthCurve, scale: LogScale) -> DepthChart:
         scale=scale,
         curve=curve(errors, scale, at),
         culprit=culprit,
-        label=culprit if len(culprit) <= _LABEL else "…" + culprit[1 - _LABEL :],
+        label=_short(culprit),
         description=(
             f"From {figures.scientific(errors[0])} at the first of {figures.count(len(errors))} "
             f"tensors to {figures.scientific(errors[-1])} at the last.{born}"
@@ -93,3 +115,9 @@ def _chart(item: DepthCurve, scale: LogScale) -> DepthChart:
         ),
         shown=shown,
     )
+
+
+def _short(culprit: str) -> str:
+    """A layer's path without the tensor's name; the end of a long one says most."""
+    path = culprit.partition(" (")[0]
+    return path if len(path) <= _LABEL else "…" + path[1 - _LABEL :]

@@ -14,9 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import runner
-from runner.files import appearing
+from runner.files import write_text
 from runner.page import errors, failures, figures, records, story, verdict
-from runner.page.depth import DepthCurve, depth_charts, depth_curves
+from runner.page.depth import DepthCurve, depth_charts, depth_curves, depth_summary
 from runner.page.marks import Mark, checks, link
 from runner.report import Report
 
@@ -28,13 +28,8 @@ _MOST_NOTES = 20
 def write_page(report: Report, folder: Path) -> Path:
     """Write report.html into a run's folder, whole or not at all; its path."""
     path = folder / PAGE
-    write_html(path, render_run(report, folder.name))
+    write_text(path, render_run(report, folder.name))
     return path
-
-
-def write_html(path: Path, html: str) -> None:
-    with appearing(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
 
 
 def render_run(report: Report, folder: str = "", curves: Sequence[DepthCurve] | None = None) -> str:
@@ -109,6 +104,7 @@ def _context(report: Report, folder: str, curves: Sequence[DepthCurve]) -> dict[
         "reference": figures.clip(report.reference, 60),
         "samples": next((figures.count(check.samples) for check in checks(report)), ""),
         "curves": depth_charts(curves),
+        "diagnosis": depth_summary(report),
         "spreads": spreads,
         "tolerance_drawn": any(spread.tolerance is not None for spread in spreads),
         "worst": errors.worst_samples(report),

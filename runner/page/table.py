@@ -9,9 +9,10 @@ from pathlib import Path
 
 from runner.batch import Row
 from runner.errors import BadInput
+from runner.files import write_text
 from runner.page import figures
 from runner.page.marks import Mark
-from runner.page.render import render, write_html
+from runner.page.render import render
 
 _OUTCOMES = {
     "passed": Mark("pass", "✓", "passed"),
@@ -49,7 +50,7 @@ class Count:
 
 def write_table(rows: Sequence[Row], unreadable: Sequence[BadInput], path: Path) -> None:
     """Write the page of many runs. `unreadable` says which runs are not in it, and why."""
-    write_html(path, render_table(rows, unreadable))
+    write_text(path, render_table(rows, unreadable))
 
 
 def render_table(rows: Sequence[Row], unreadable: Sequence[BadInput] = ()) -> str:

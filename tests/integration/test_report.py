@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from conftest import (
     Convert,
     Run,
     leftovers,
+    run_cli,
     run_here,
 )
 from html_checks import Page, check
@@ -255,6 +257,15 @@ class TestWrongUse:
         done = run_here(capsys, "report", command, argument, cwd=tmp_path)
         assert done.returncode == BAD_INPUT
         assert said in done.stderr and "Traceback" not in done.stderr
+
+    def test_a_folder_whose_name_is_not_utf8(self, tmp_path: Path) -> None:
+        folder = tmp_path / os.fsdecode(b"a\xffb")
+        write(folder, report())
+        for command in (("page", folder), ("table", folder, "--csv", "t.csv", "--html", "t.html")):
+            done = run_cli("report", *command, cwd=tmp_path, environment={"LC_ALL": "C"})
+            assert done.returncode == 0, done.stderr
+        assert "a\N{REPLACEMENT CHARACTER}b" in (tmp_path / "t.csv").read_text(encoding="utf-8")
+        check((folder / "report.html").read_text(encoding="utf-8"))
 
     def test_help_names_both(self, tmp_path: Path, capsys: Any) -> None:
         done = run_here(capsys, "report", "--help", cwd=tmp_path)

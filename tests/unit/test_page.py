@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,24 +86,28 @@ class TestVerdict:
         # It comes before everything else.
         assert page.all("section")[0] is section
 
-    def test_what_is_known_of_a_failure_is_told_with_its_source(self) -> None:
+    @pytest.mark.parametrize("own", ["Write it otherwise.", ""])
+    def test_what_is_known_of_a_failure_is_told_with_its_source(self, own: str) -> None:
         made = validated(failed())
         known = {
             "cause": "It was <never> there.",
             "remedy": "Take another.",
             "source": "https://a.example/1",
         }
-        object.__setattr__(made.stages[1], "known", type("Known", (), known)())
+        made.stages[1].remedy = own
+        object.__setattr__(made.stages[1], "known", SimpleNamespace(**known))
         page = check(render_run(made))
         words = page.with_id("failure").words
-        assert "It was <never> there." in words and "Take another." in words
+        # The stage's own remedy is for this model, the known failure's for any.
+        assert "Why: It was <never> there." in words
+        assert f"What to do: {own or 'Take another.'}" in words
         (link,) = (a for a in page.all("a") if a.attributes["href"].startswith("https://a"))
         assert link.attributes["rel"] == "noreferrer"
 
     def test_a_known_failures_source_is_no_link_unless_it_is_https(self) -> None:
         made = validated(failed())
         known = {"cause": "c", "remedy": "r", "source": "javascript:alert(1)"}
-        object.__setattr__(made.stages[1], "known", type("Known", (), known)())
+        object.__setattr__(made.stages[1], "known", SimpleNamespace(**known))
         page = check(render_run(made))
         assert "javascript:alert(1)" in page.text
         assert all("javascript" not in a.attributes["href"] for a in page.all("a"))
@@ -117,7 +122,42 @@ class TestVerdict:
         assert "has the shape 10×1" in render(KINDS["shape"]()).text
 
 
+def diagnosis(verdict_at: str) -> Any:
+    """As a run's diagnosis is shaped: traces of the stages, and the tensor that is to blame."""
+
+    def point(number: int, error: float) -> Any:
+        return SimpleNamespace(tensor=f"t{number}", modules=[f"features.{number}"], error=error)
+
+    traces = {
+        "torch": [point(i, 1e-7) for i in range(9)],
+        "onnx-tf": [point(i, 1e-7 if i < 5 else 1e-2) for i in range(9)],
+    }
+    stages = [
+        SimpleNamespace(stage=name, trace=SimpleNamespace(points=points))
+        for name, points in traces.items()
+    ]
+    untraced = SimpleNamespace(stage="tflite", trace=None)
+    culprit = SimpleNamespace(stage="onnx-tf", tensor=verdict_at, modules=["features.5"])
+    return SimpleNamespace(
+        summary="Born in <features.5>.", culprit=culprit, stages=[*stages, untraced]
+    )
+
+
 class TestSections:
+    def test_a_diagnosis_is_drawn(self) -> None:
+        made = validated(KINDS["exceeded"]())
+        object.__setattr__(made, "diagnosis", diagnosis("t5"))
+        page = check(render_run(made))
+        section = page.with_id("depth")
+        assert "Born in <features.5>." in section.words
+        captions = [e.words for e in page.all("figcaption") if section in e.ancestors]
+        assert captions == [
+            "No operator stands out: the error grows as rounding does.",
+            "The error is born at features.5 (t5) .",
+        ]
+        assert "features.5 (t5) ← born here 0.0100" in section.words
+        assert section.words.count("born here") == 1
+
     def test_everything_is_there(self) -> None:
         page = render(report(), curves=[DepthCurve("TFLite", (("a", 1e-7), ("b", 1e-2)), "b")])
         text = page.text

@@ -134,6 +134,24 @@ def test_text_in_charts_lies_on_no_other(
     assert all(size >= 12 for size in sizes)  # of the screen's pixels: no chart is shrunk
 
 
+@pytest.mark.parametrize("kind", ["passed", "table"])
+def test_on_a_phone_a_row_is_a_block(
+    browser: Browser, pages: Callable[[str], Path], kind: str
+) -> None:
+    """The head of such a table is not seen, and each figure has its column's name beside it."""
+    look = """
+    [document.querySelector(".stack thead").getBoundingClientRect().height,
+     [...document.querySelectorAll(".stack td[data-label]")].map(
+       cell => [cell.dataset.label, getComputedStyle(cell, "::before").content])]
+    """
+    for width in WIDTHS:
+        browser.open(pages(kind), width=width)
+        head, cells = browser.evaluate(look)
+        assert cells and (head <= 1) == (width == 390)
+        for label, before in cells:
+            assert before == (f'"{label}"' if width == 390 else "none")
+
+
 @pytest.mark.parametrize("kind", ["passed", "failed", "table"])
 def test_assistive_technology_finds_its_way(
     browser: Browser, pages: Callable[[str], Path], kind: str

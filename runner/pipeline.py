@@ -27,6 +27,7 @@ from runner.files import sha256_of, write_text
 from runner.graphfile import identify_source
 from runner.inputs import InputSpec, resolve_inputs
 from runner.modelfile import ModelFile
+from runner.page import write_page
 from runner.report import (
     EngineRecord,
     FileRecord,
@@ -263,6 +264,7 @@ def _run(plan: Plan, choice: Choice, view: View, started: float, setup: float) -
     records += [_skipped(stage) for stage in plan.toolchain.stages if stage.name not in done]
     report = _report(plan, choice, records, interrupted, started, setup)
     write_text(folder / "report.json", report.to_json())
+    write_page(report, folder)
     view.finished(report, folder)
     return report
 

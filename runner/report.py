@@ -5,9 +5,9 @@ The JSON schemas in docs/schemas are generated from these models by `runner sche
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Verdict = Literal["passed", "exceeded", "vacuous", "nonfinite", "shape"]
 
@@ -45,8 +45,30 @@ class SignatureRecord(_Model):
 
 
 class WorstSample(_Model):
-    sample: int
+    """A sample by its place among the inputs, from 0, and the error over its elements."""
+
+    sample: int = Field(ge=0)
     max_abs: float
+    mean_abs: float | None = None
+
+
+class Histogram(_Model):
+    """How many elements have an absolute error of edges[i] <= error < edges[i + 1].
+
+    The edges are powers of two. `zeros` counts the elements without any error: they are in no bin.
+    """
+
+    zeros: int = Field(ge=0)
+    edges: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(max_length=65)
+    counts: list[Annotated[int, Field(ge=0)]] = Field(max_length=64)
+
+    @model_validator(mode="after")
+    def _is_a_histogram(self) -> Histogram:
+        if len(self.edges) != (len(self.counts) + 1 if self.counts else 0):
+            raise ValueError("a histogram has one edge more than it has bins")
+        if any(low >= high for low, high in zip(self.edges, self.edges[1:], strict=False)):
+            raise ValueError("a histogram's edges ascend")
+        return self
 
 
 class OutputRecord(_Model):
@@ -79,7 +101,8 @@ class OutputRecord(_Model):
     reference_mean: float
     reference_std: float
     reference_sample_std: float
-    worst_samples: list[WorstSample]
+    worst_samples: list[WorstSample] = Field(max_length=5)
+    histogram: Histogram | None = None
     verdict: Verdict
     passing_tolerance: float | None
     noise_floor: float | None

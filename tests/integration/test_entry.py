@@ -161,7 +161,7 @@ class TestOnnx:
         assert report["gate"]["value"] < 1e-6
         schema = json.loads((ROOT / "docs/schemas/report.schema.json").read_text())
         jsonschema.validate(report, schema)
-        names = {"model.onnx", "model.pb", "model.tflite", "report.json"}
+        names = {"model.onnx", "model.pb", "model.tflite", "report.json", "report.html"}
         there = {path.name for path in run.folder.iterdir()}
         assert there == {*names, "logs"}
         assert leftovers(run.folder) == []

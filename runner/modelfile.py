@@ -48,6 +48,7 @@ class Kind(str, Enum):
     CHECKPOINT = "checkpoint with a state_dict"
     ONNX = "ONNX model"
     FROZEN_GRAPH = "frozen graph"
+    TFLITE = "TensorFlow Lite model"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,78 @@
+"""Programs for single files, read from the data files that define them: `stages/tools/*.toml`.
+
+A tool's stages run in the environment of the file's own framework, which `formats.toml` names.
+Adding a format is an entry there and a module in `stages/opened/`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.compat import tomllib
+from runner.errors import BadInput
+from runner.inspection.model import Inspection
+from runner.toolchain import ROOT, Stage
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """How files of some formats are opened: by which module, in which environment."""
+
+    kind: str
+    image: str
+    suffix: str
+    formats: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A program's stages, still without the environment that the file decides on."""
+
+    name: str
+    description: str
+    stages: tuple[dict[str, Any], ...]
+
+    def stage(self, index: int, opened: FileFormat, title: str = "") -> Stage:
+        """A stage for a file of this format; the first one consumes it under its suffix."""
+        entry = self.stages[index]
+        consumes = entry["consumes"] + (opened.suffix if index == 0 else "")
+        return Stage(
+            name=entry["name"],
+            service="",
+            module=entry["module"],
+            image=opened.image,
+            consumes=consumes,
+            produces=entry["produces"],
+            title=title or entry["title"],
+            options=tuple(entry["options"]),
+        )
+
+
+def load_tool(name: str, root: Path = ROOT) -> Tool:
+    data = tomllib.loads((root / "stages" / "tools" / f"{name}.toml").read_text())
+    return Tool(name, data["description"], tuple(data["stage"]))
+
+
+def file_formats(root: Path = ROOT) -> list[FileFormat]:
+    data = tomllib.loads((root / "stages" / "tools" / "formats.toml").read_text())
+    return [FileFormat(**{**e, "formats": tuple(e["formats"])}) for e in data["format"]]
+
+
+def format_of(found: Inspection) -> FileFormat | None:
+    """How a file is opened, by what it is; None if no environment opens it."""
+    return next((entry for entry in file_formats() if found.format in entry.formats), None)
+
+
+def format_to_run(found: Inspection) -> FileFormat:
+    """How a file is opened. Raises `BadInput` for one that cannot be run."""
+    opened = None if found.damaged else format_of(found)
+    if opened is None:
+        obstacle = next(iter(found.toolchain.obstacles), None)
+        why = f" {obstacle.reason}" if obstacle else ""
+        raise BadInput(
+            f"{found.path} is no model that can be run here: {found.what}.{why}",
+            (obstacle.remedy if obstacle else "") or "Name a .pt, .onnx, .pb or .tflite file.",
+        )
+    return opened

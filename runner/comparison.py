@@ -15,7 +15,7 @@ from runner.modelfile import Kind, ModelFile, identify
 from runner.pipeline import plan_for, run_plan
 from runner.report import Report
 from runner.toolchain import Toolchain
-from runner.tools import FileFormat, format_to_run, load_tool
+from runner.tools import FileFormat, format_to_run, load_tool, name_in_volume
 from runner.view import SilentView, View
 
 _KINDS = {"onnx": Kind.ONNX, "graph": Kind.FROZEN_GRAPH, "tflite": Kind.TFLITE}
@@ -48,10 +48,10 @@ def compare(
     first, second = (_identified(Path(path), arch) for path in (reference, other))
     tool = load_tool("compare")
     stages = (
-        tool.stage(0, first.opened, f"{first.name}, the reference"),
-        tool.stage(1, second.opened, second.name),
+        tool.stage(0, first.opened, first.model.path, f"{first.name}, the reference"),
+        tool.stage(1, second.opened, second.model.path, second.name),
     )
-    file = f"user/compared{second.opened.suffix}"
+    file = name_in_volume("compared", second.model.path)
     options = {
         "reference.kind": first.opened.kind,
         "reference.other_inputs": _as_hints(second.found),

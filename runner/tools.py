@@ -6,6 +6,7 @@ Adding a format is an entry there and a module in `stages/opened/`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ class FileFormat:
 
     kind: str
     image: str
-    suffix: str
     formats: tuple[str, ...]
 
 
@@ -34,10 +34,10 @@ class Tool:
     description: str
     stages: tuple[dict[str, Any], ...]
 
-    def stage(self, index: int, opened: FileFormat, title: str = "") -> Stage:
-        """A stage for a file of this format; the first one consumes it under its suffix."""
+    def stage(self, index: int, opened: FileFormat, file: Path, title: str = "") -> Stage:
+        """A stage for a file of this format; the first one consumes the file."""
         entry = self.stages[index]
-        consumes = entry["consumes"] + (opened.suffix if index == 0 else "")
+        consumes = name_in_volume(entry["name"], file) if index == 0 else entry["consumes"]
         return Stage(
             name=entry["name"],
             service="",
@@ -48,6 +48,11 @@ class Tool:
             title=title or entry["title"],
             options=tuple(entry["options"]),
         )
+
+
+def name_in_volume(role: str, file: Path) -> str:
+    """Where the stages find a file of the user's: under its own name, as far as that is plain."""
+    return f"{role}/{re.sub('[^A-Za-z0-9_.-]', '-', file.name).lstrip('.-') or 'model'}"
 
 
 def load_tool(name: str, root: Path = ROOT) -> Tool:

@@ -24,7 +24,7 @@ from stages.contract import (
     write_json,
 )
 from stages.matching import End, Pair, is_ambiguous, orders, pair, shown
-from stages.opened import Opened, open_model
+from stages.opened import Opened, open_model, output_names
 from stages.samples import Predict, Samples, compare, open_samples
 
 
@@ -59,7 +59,7 @@ def convert(job: Job) -> Signature:
         inputs = _their_inputs(samples, opened, ins)
         make_predict = _fed(opened.prepare(inputs), ins, inputs)
         first = _first_run(make_predict(), samples, file, inputs)
-        names = list(opened.output_names or [f"output_{i}" for i in range(len(first))])
+        names = output_names(opened, len(first))
         outs = _match_outputs(job, samples, names, first)
     _prepared.update(framework=opened.framework, predict=_taken(make_predict, outs), pairs=outs)
     made = {

@@ -17,7 +17,7 @@ from stages.contract import (
     run_as_program,
     write_json,
 )
-from stages.opened import Opened, OpenInput, open_model
+from stages.opened import Opened, OpenEnd, open_model
 
 
 def convert(job: Job) -> Signature:
@@ -35,7 +35,7 @@ def convert(job: Job) -> Signature:
             framework=opened.framework,
             ok=True,
             inputs=[_described(given) for given in opened.inputs],
-            outputs=list(opened.output_names or ()),
+            outputs=None if opened.outputs is None else [_described(e) for e in opened.outputs],
             parameters=opened.parameters,
             facts=opened.facts,
         )
@@ -59,7 +59,7 @@ def _allocate(opened: Opened) -> None:
     opened.prepare(shapes)()
 
 
-def _described(given: OpenInput) -> Dict[str, Any]:
+def _described(given: OpenEnd) -> Dict[str, Any]:
     shape = None if given.shape is None else list(given.shape)
     return {"name": given.name, "shape": shape, "dtype": given.dtype or "?"}
 
@@ -74,7 +74,7 @@ _FRAMEWORKS = {
 STAGE = Stage(
     name="inspect",
     summary=__doc__ or "",
-    consumes="inspected.model",
+    consumes="model.onnx",
     produces="inspection.json",
     packages=("torch", "torchvision", "onnx", "onnxruntime", "tensorflow", "numpy"),
     convert=convert,

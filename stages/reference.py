@@ -14,7 +14,8 @@ import numpy as np
 from stages.contract import Job, Option, Signature, Stage, Tensor, run_as_program, write_json
 from stages.given_model import fixed_shape, look_at_run, matched
 from stages.matching import orders, plain_name
-from stages.opened import Opened, OpenInput, open_model
+from stages.opened import Opened, OpenEnd, open_model, output_names
+from stages.torch import parse_inputs
 
 
 def convert(job: Job) -> Signature:
@@ -38,7 +39,7 @@ def convert(job: Job) -> Signature:
     draft = samples.Samples(folder, count, tuple(inputs), ())
     with job.phase("reference"):
         first = make_predict()([array[0] for array in draft.input_arrays])
-        names = list(opened.output_names or _numbered(len(first)))
+        names = output_names(opened, len(first))
         random = look_at_run(make_predict(), draft, job, "model", names)
         reference = samples.write_reference(folder, inputs, count, names, make_predict)
     floor = _noise_floor(job, opened, reference, settings.get("noise_samples", 16))
@@ -76,6 +77,7 @@ def _noise_floor(job: Job, opened: Opened, reference: Any, samples: int) -> Dict
 def _inputs(job: Job, opened: Opened) -> List[Tensor]:
     """The inputs with fixed shapes: as asked for, else the model's own, else the other model's."""
     hints = json.loads(job.options["other_inputs"] or "[]")
+    job.request["inputs"] = job.request.get("inputs") or parse_inputs(job.options["inputs"])
     if opened.infer is not None:
         asked = job.request.get("inputs") or job.request.get("check", {}).get("inputs")
         found = None if asked else _like_the_other(job, opened, hints)
@@ -89,7 +91,7 @@ def _inputs(job: Job, opened: Opened) -> List[Tensor]:
     return tensors
 
 
-def _tensor(job: Job, given: OpenInput, shape: Sequence[int], spec: Dict[str, Any]) -> Tensor:
+def _tensor(job: Job, given: OpenEnd, shape: Sequence[int], spec: Dict[str, Any]) -> Tensor:
     dtype = given.dtype or "float32"
     low, high = spec.get("low"), spec.get("high")
     if np.dtype(dtype).kind in "iu" and high is None:
@@ -102,7 +104,7 @@ def _tensor(job: Job, given: OpenInput, shape: Sequence[int], spec: Dict[str, An
     return Tensor(given.name, tuple(shape), dtype, low=low, high=high)
 
 
-def _hinted(given: OpenInput, index: int, hints: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+def _hinted(given: OpenEnd, index: int, hints: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
     """The other model's shape of this input, if that settles what this model leaves open."""
     own = given.shape
     if own is None or not any(isinstance(size, str) for size in own[1:]):
@@ -150,14 +152,10 @@ def _like_the_other(
     return None
 
 
-def _numbered(count: int) -> List[str]:
-    return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
-
-
 STAGE = Stage(
     name="reference",
     summary=__doc__ or "",
-    consumes="reference.model",
+    consumes="model.onnx",
     produces="reference.json",
     packages=("torch", "torchvision", "onnx", "onnxruntime", "tensorflow", "numpy"),
     convert=convert,
@@ -166,6 +164,7 @@ STAGE = Stage(
         Option("kind", str, "", "what the file is: torch, onnx, graph or tflite"),
         Option("arch", str, "", "what builds the model of a state_dict: FILE.py:CALLABLE"),
         Option("arch_args", str, "", "keyword arguments for it, as JSON"),
+        Option("inputs", str, "", "inputs as NAME=1x3x224x224:float32, comma-separated"),
         Option("other_inputs", str, "", "the other model's inputs, as JSON"),
     ),
 )

@@ -286,7 +286,7 @@ def _describe(graph: _Graph, found: Inspection) -> None:
     found.control_flow = sorted(kind for kind in graph.operators if kind in _CONTROL_FLOW)
     found.custom = sorted(k for k in graph.operators if k in ("PyFunc", "PyFuncStateless"))
     details = {
-        "GraphDef version": f"{graph.producer}{_era(graph.producer)}",
+        "GraphDef version": str(graph.producer),
         "oldest reader": str(graph.min_consumer),
     }
     if graph.functions:

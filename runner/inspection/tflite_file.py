@@ -97,7 +97,7 @@ def _written_by(found: Inspection) -> str:
     converter = {
         "MLIR Converted.": "TensorFlow's converter (MLIR, 2020 or later)",
         "TOCO Converted.": "TensorFlow's old converter (TOCO)",
-    }.get(description, f"not stated (its description: {description!r})" if description else "")
+    }.get(description, description)
     if release := found.details.get("converter"):
         converter = f"TensorFlow's converter of release {release}"
     return converter or "not stated"

@@ -18,8 +18,8 @@ KINDS = ("torch", "onnx", "graph", "tflite")
 
 
 @dataclass(frozen=True)
-class OpenInput:
-    """An input as the model has it. `shape` and `dtype` are None where the model does not say.
+class OpenEnd:
+    """An input or output as the model has it. `shape` and `dtype` are None where the model does not say.
 
     `low` and `high` bound generated values, as in `Tensor`.
     """
@@ -36,15 +36,15 @@ class Opened:
     """A model that a framework has loaded.
 
     `prepare` takes the inputs with fixed shapes. `runs` tells whether the model takes inputs of
-    these shapes, where that is all that tells. `output_names` are in the order of what it returns;
-    None where only a run says how many there are. `noise_floor` measures the framework's own
+    these shapes, where that is all that tells. `outputs` are in the order of what it returns; None
+    where only a run says how many there are. `noise_floor` measures the framework's own
     rounding over the reference samples, if it can.
     """
 
     framework: str
-    inputs: Sequence[OpenInput]
+    inputs: Sequence[OpenEnd]
     prepare: Callable[[Sequence[Tensor]], MakePredict]
-    output_names: Optional[Sequence[str]] = None
+    outputs: Optional[Sequence[OpenEnd]] = None
     runs: Optional[Callable[[Sequence[Tensor]], bool]] = None
     infer: Optional[Callable[[Job], List[Tensor]]] = None
     noise_floor: Optional[Callable[[Any, int], Dict[str, Any]]] = None
@@ -60,3 +60,10 @@ def open_model(job: Job, file: Any, kind: str) -> Opened:
     module = importlib.import_module(f"stages.opened.{kind}_file")
     opened: Opened = module.open_file(job, file)
     return opened
+
+
+def output_names(opened: Opened, count: int) -> List[str]:
+    """The names of what the model returns, which is so many arrays."""
+    if opened.outputs is not None:
+        return [end.name for end in opened.outputs]
+    return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, Sequence
 
 import numpy as np
 
 from stages import frozen_graph
 from stages.contract import InputError, Job, Tensor
-from stages.opened import MakePredict, Opened, OpenInput
+from stages.opened import MakePredict, Opened, OpenEnd
 from stages.tf_common import import_tensorflow, load_graph, placeholders, sinks
 
 
@@ -55,12 +55,11 @@ def open_file(job: Job, file: Path) -> Opened:
 
     return Opened(
         framework=f"TensorFlow {tf.__version__}",
-        inputs=[_input(tensor) for tensor in starts],
+        inputs=[_end(tensor) for tensor in starts],
         prepare=prepare,
-        output_names=[frozen_graph._bare(name) for name in outputs],
+        outputs=[_end(tensor) for tensor in ends],
         noise_floor=noise_floor,
         operators=dict(kinds.most_common()),
-        facts={"outputs": ", ".join(_described(tensor) for tensor in ends[:16])},
     )
 
 
@@ -75,7 +74,7 @@ def _needed(ends: Sequence[Any]) -> set:
     return seen
 
 
-def _input(tensor: Any) -> OpenInput:
+def _end(tensor: Any) -> OpenEnd:
     sizes: Any = None
     if tensor.shape.rank is not None:
         sizes = ["?" if size is None else size for size in tensor.shape.as_list()]
@@ -85,12 +84,5 @@ def _input(tensor: Any) -> OpenInput:
     except TypeError:
         kind = "O"
     if kind not in "fiub":
-        raise InputError(f"The graph's input '{tensor.name}' is not a tensor of numbers ({dtype}).")
-    return OpenInput(frozen_graph._bare(tensor.name), sizes, dtype, 0, 10)
-
-
-def _described(tensor: Any) -> str:
-    sizes: List[str] = ["?"]
-    if tensor.shape.rank is not None:
-        sizes = ["?" if size is None else str(size) for size in tensor.shape.as_list()]
-    return f"{frozen_graph._bare(tensor.name)} {'x'.join(sizes)} {tensor.dtype.name}"
+        raise InputError(f"The graph's '{tensor.name}' is not a tensor of numbers ({dtype}).")
+    return OpenEnd(frozen_graph._bare(tensor.name), sizes, dtype, 0, 10)

@@ -10,7 +10,7 @@ import numpy as np
 
 from stages import onnx_model
 from stages.contract import InputError, Job, Tensor
-from stages.opened import MakePredict, Opened, OpenInput
+from stages.opened import MakePredict, Opened, OpenEnd
 from stages.samples import Predict
 
 
@@ -42,11 +42,11 @@ def open_file(job: Job, file: Path) -> Opened:
     def prepare(_: Sequence[Tensor]) -> MakePredict:
         return lambda: predict
 
-    def described(value: Any) -> OpenInput:
+    def described(value: Any) -> OpenEnd:
         sizes = onnx_model._sizes(value)
         tensor = Tensor(value.name, (), onnx_model._dtype(value))
         tensor = onnx_model._with_range(_Silent(job), graph, tensor)
-        return OpenInput(value.name, sizes, tensor.dtype, tensor.low, tensor.high)
+        return OpenEnd(value.name, sizes, tensor.dtype, tensor.low, tensor.high)
 
     operators = Counter(
         f"{n.domain}::{n.op_type}" if n.domain not in ("", "ai.onnx") else n.op_type
@@ -56,7 +56,7 @@ def open_file(job: Job, file: Path) -> Opened:
         framework=f"ONNX Runtime {onnxruntime.__version__}",
         inputs=[described(value) for value in inputs],
         prepare=prepare,
-        output_names=[value.name for value in graph.output],
+        outputs=[described(value) for value in graph.output],
         operators=dict(operators.most_common()),
         parameters=sum(int(np.prod(tensor.dims)) for tensor in graph.initializer),
         facts={"checked by onnx 1.7.0": _checked(onnx, model)},

@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from stages.contract import InputError, Job, Tensor
-from stages.opened import MakePredict, Opened, OpenInput, Size
+from stages.opened import MakePredict, Opened, OpenEnd, Size
 from stages.samples import Predict
 from stages.tf_common import import_tensorflow
 
@@ -67,9 +67,9 @@ def open_file(job: Job, file: Path) -> Opened:
     flex = sorted(name for name in operators if name.startswith("Flex"))
     return Opened(
         framework=f"TensorFlow Lite {tf.__version__}",
-        inputs=[OpenInput(d["name"], _sizes(d), _dtype(d), 0, 10) for d in ins],
+        inputs=[_end(detail) for detail in ins],
         prepare=prepare,
-        output_names=[detail["name"] for detail in outs],
+        outputs=[_end(detail) for detail in outs],
         operators=dict(operators.most_common()),
         facts={"Flex": ", ".join(flex)} if flex else {},
     )
@@ -100,6 +100,10 @@ def _explained(tf: Any, file: Path, error: Exception) -> InputError:
         f"TensorFlow Lite {tf.__version__} cannot load '{file.name}': {text}",
         "See what it is: runner inspect FILE.",
     )
+
+
+def _end(detail: Dict[str, Any]) -> OpenEnd:
+    return OpenEnd(detail["name"], _sizes(detail), _dtype(detail), 0, 10)
 
 
 def _sizes(detail: Dict[str, Any]) -> List[Size]:

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Sequence
 
 from stages import torch as torch_stage
 from stages.contract import Job, Tensor
-from stages.opened import MakePredict, Opened, OpenInput
+from stages.opened import MakePredict, Opened, OpenEnd
 
 
 def open_file(job: Job, file: Path) -> Opened:
@@ -49,7 +49,7 @@ def open_file(job: Job, file: Path) -> Opened:
 
     return Opened(
         framework=f"PyTorch {torch.__version__}",
-        inputs=[OpenInput(n, None, None, 0, rows or 10) for n in (names or ["input"])[:required]],
+        inputs=[OpenEnd(n, None, None, 0, rows or 10) for n in (names or ["input"])[:required]],
         prepare=prepare,
         runs=runs,
         infer=infer,
@@ -64,7 +64,8 @@ def _operators(torch: Any, model: Any) -> Dict[str, int]:
     """Operators of a TorchScript graph; of a module in Python, its layers."""
     if isinstance(model, torch.jit.ScriptModule):
         found: Counter = Counter()
-        _count(model.inlined_graph.nodes(), found)
+        graph = model.inlined_graph  # a copy, and its nodes live as long as it does
+        _count(graph.nodes(), found)
         return dict(found.most_common())
     leaves = [m for m in model.modules() if not any(True for _ in m.children())]
     return dict(Counter(type(m).__name__ for m in leaves).most_common())

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import runner
-from runner.commands import compare, convert, images, lock, machine
+from runner.commands import compare, convert, images, inspect, lock, machine
 from runner.commands.common import errors, print_error
 from runner.errors import ExitCode, RunnerError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(convert.convert)
 app.command()(compare.compare)
+app.command()(inspect.inspect)
 app.command()(lock.lock)
 app.command()(machine.stages)
 app.command()(machine.doctor)

@@ -320,6 +320,12 @@ def _initial_files(plan: Plan) -> dict[str, Path | bytes]:
     return files
 
 
+def arch_files(arch: str) -> tuple[str, dict[str, Path | bytes]]:
+    """`--arch` as the stages see it, and the files to put into their volume. Raises `BadInput`."""
+    file, options = _arch_file(arch, {"arch": arch})
+    return str(options["arch"]), {} if file is None else _python_files(file)
+
+
 def _python_files(arch_file: Path) -> dict[str, Path | bytes]:
     """The file of `--arch`, and what it may import: the Python files and packages beside it."""
     folder = arch_file.parent

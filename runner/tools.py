@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.compat import tomllib
 from runner.errors import BadInput
-from runner.inspection.model import Inspection
+from runner.inspection.model import Inspection, Obstacle
 from runner.toolchain import ROOT, Stage
 
 
@@ -72,12 +72,12 @@ def format_of(found: Inspection) -> FileFormat | None:
 
 def format_to_run(found: Inspection) -> FileFormat:
     """How a file is opened. Raises `BadInput` for one that cannot be run."""
-    opened = None if found.damaged else format_of(found)
-    if opened is None:
-        obstacle = next(iter(found.toolchain.obstacles), None)
-        why = f" {obstacle.reason}" if obstacle else ""
+    opened = format_of(found)
+    against = [o for o in found.toolchain.obstacles if opened is None or not o.runs]
+    if opened is None or against:
+        why = against[0] if against else Obstacle(reason="")
         raise BadInput(
-            f"{found.path} is no model that can be run here: {found.what}.{why}",
-            (obstacle.remedy if obstacle else "") or "Name a .pt, .onnx, .pb or .tflite file.",
+            f"{found.path} is no model that can be run here: {found.what}. {why.reason}".rstrip(),
+            why.remedy or "Name a .pt, .onnx, .pb or .tflite file.",
         )
     return opened

@@ -26,10 +26,14 @@ class TensorFacts(_Model):
 
 
 class Obstacle(_Model):
-    """Why the toolchain cannot take the file, and what to do about it."""
+    """Why the toolchain cannot take the file, and what to do about it.
+
+    `runs` says whether the file's own framework here may run it nevertheless.
+    """
 
     reason: str
     remedy: str = ""
+    runs: bool = True
 
 
 class Acceptance(_Model):

@@ -126,6 +126,7 @@ def _judge(found: Inspection, opset: int, functions: int, graph: _Graph) -> None
                 reason=f"It is of operator set {opset}; onnx 1.7.0, and ONNX Runtime 1.4 and "
                 f"onnx-tf 1.6 with it, read up to {_NEWEST_OPSET}.",
                 remedy=_EXPORT_AGAIN,
+                runs=False,
             )
         )
     if found.custom or functions:
@@ -140,7 +141,9 @@ def _judge(found: Inspection, opset: int, functions: int, graph: _Graph) -> None
     if graph.external:
         obstacles.append(
             Obstacle(
-                reason=f"It keeps {graph.external} of its tensors in other files.", remedy=_ONE_FILE
+                reason=f"It keeps {graph.external} of its tensors in other files.",
+                remedy=_ONE_FILE,
+                runs=False,
             )
         )
     if not found.inputs and not found.damaged:

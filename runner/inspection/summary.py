@@ -68,6 +68,7 @@ def summarize(path: Path) -> Inspection:
             Obstacle(
                 reason="It is truncated or damaged: it begins as what it is and ends too early.",
                 remedy="Copy or download it again.",
+                runs=False,
             ),
         )
     return found

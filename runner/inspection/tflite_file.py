@@ -86,9 +86,7 @@ def read(data: Data, found: Inspection) -> None:
         found.layout = "no convolutions"
     if model.turned:
         found.layout += f"; turned from NCHW first: {', '.join(model.turned)}"
-    found.toolchain = Acceptance(
-        accepted=None, command="It is converted already. Check it: runner compare REFERENCE FILE"
-    )
+    found.toolchain = Acceptance(accepted=None, command="runner compare REFERENCE")
 
 
 def _written_by(found: Inspection) -> str:

@@ -75,6 +75,7 @@ def read_zip(file: IO[bytes], size: int, found: Inspection) -> bool:
                 reason=f"It unpacks to {unpacked:,} bytes, {unpacked // max(size, 1)} times its "
                 "own size: no model does.",
                 remedy="Do not open it; get the model anew from those who made it.",
+                runs=False,
             )
         )
     if {"archive_format", "models/model.json"} & parts.keys():

@@ -19,9 +19,10 @@ KINDS = ("torch", "onnx", "graph", "tflite")
 
 @dataclass(frozen=True)
 class OpenEnd:
-    """An input or output as the model has it. `shape` and `dtype` are None where the model does not say.
+    """An input or output as the model has it.
 
-    `low` and `high` bound generated values, as in `Tensor`.
+    `shape` and `dtype` are None where the model does not say. `low` and `high` bound generated
+    values, as in `Tensor`.
     """
 
     name: str

@@ -30,6 +30,7 @@ def inspect(
     """Say what a file is, who wrote it, what is in it, and whether it can be converted."""
     # Late: a summary does without what an engine imports.
     from runner.inspection.summary import summarize
+    from runner.inspection.torch_file import with_arch
     from runner.inspection.view import rendered
     from runner.view import ConsoleView
 
@@ -37,6 +38,7 @@ def inspect(
         raise BadInput(f"There is no engine '{engine}'.", f"Engines: {', '.join(ENGINES)}.")
     arguments = json_object(arch_args, "--arch-args")
     found = summarize(file)
+    with_arch(found, arch)
     if summary:
         found.not_loaded = "--summary was asked for, so that this was read from the file alone"
     else:

@@ -72,6 +72,7 @@ class _Graph:
     inputs: list[TensorFacts] = field(default_factory=list)
     ends: dict[str, str] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
+    defined: set[str] = field(default_factory=set)
     names: Counter[str] = field(default_factory=Counter)
     parameters: int = 0
     producer: int = 0
@@ -86,6 +87,10 @@ def read_graph(message: Message, found: Inspection) -> None:
         _read_graph(message, graph)
     except Malformed:
         found.damaged = True
+    if missing := sorted(graph.read - graph.defined):
+        # A file that was cut between two nodes is a whole message.
+        found.damaged = True
+        found.notes.append(f"{len(missing)} nodes that others read are missing: {missing[0]}, ...")
     variables = sorted(kind for kind in graph.operators if kind in _VARIABLES)
     found.format = "graph" if variables else "frozen-graph"
     found.what = "TensorFlow graph with variables" if variables else "frozen TensorFlow graph"
@@ -230,6 +235,7 @@ def _read_node(message: Message, graph: _Graph, top: bool) -> None:
     for mark in _MARKS:
         graph.names[mark] += mark in name
     if top:
+        graph.defined.add(name)
         graph.read.update(read.lstrip("^").partition(":")[0] for read in reads)
         if operator not in _NOT_OUTPUTS:
             graph.ends[name] = operator

@@ -28,12 +28,14 @@ class TensorFacts(_Model):
 class Obstacle(_Model):
     """Why the toolchain cannot take the file, and what to do about it.
 
-    `runs` says whether the file's own framework here may run it nevertheless.
+    `runs` says whether the file's own framework here may run it nevertheless; `settled_by` names
+    the option that does away with the obstacle.
     """
 
     reason: str
     remedy: str = ""
     runs: bool = True
+    settled_by: str = ""
 
 
 class Acceptance(_Model):

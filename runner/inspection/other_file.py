@@ -67,6 +67,7 @@ def read_zip(file: IO[bytes], found: Inspection) -> None:
 def read_hdf5(data: mmap.mmap, found: Inspection) -> None:
     """HDF5: Keras models and their weights, told by the names of the attributes that they have."""
     searched = bytes(data[:_SEARCHED])
+    found.damaged = _end_of_hdf5(searched) > len(data)
     found.details["container"] = "HDF5"
     if b"model_config" in searched:
         found.format, found.what = "keras", "Keras model (HDF5)"
@@ -80,6 +81,12 @@ def read_hdf5(data: mmap.mmap, found: Inspection) -> None:
     found.toolchain = Acceptance(
         accepted=False, obstacles=[Obstacle(reason=_START_FROM, remedy=_KERAS)]
     )
+
+
+def _end_of_hdf5(data: bytes) -> int:
+    """Where the file ends by its superblock, of whose versions 0 to 3 each has its own place."""
+    place = {0: 40, 1: 44, 2: 28, 3: 28}.get(data[8] if len(data) > 8 else 9)
+    return 0 if place is None else int.from_bytes(data[place : place + 8], "little")
 
 
 def read_other(head: bytes, size: int, found: Inspection) -> None:

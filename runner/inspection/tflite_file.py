@@ -58,9 +58,13 @@ def read(data: Data, found: Inspection) -> None:
             found.details["description"] = description
         model.codes = [_operator(code) for code in root.tables(_CODES)]
         model.buffers = list(root.tables(_BUFFERS))
+        for buffer in model.buffers:
+            buffer.content(0, 0)  # whether it ends within the file
         _metadata(root, model, found)
         if signatures := [s.text(2) for s in root.tables(_SIGNATURES)]:
             found.details["signatures"] = ", ".join(signatures)
+        if not root.length(_SUBGRAPHS):
+            raise Malformed
         for index, subgraph in enumerate(root.tables(_SUBGRAPHS)):
             _read_subgraph(subgraph, model, found, main=index == 0)
             if index:

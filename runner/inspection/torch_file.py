@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import shlex
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -147,6 +148,11 @@ def _describe(pickled: Pickled, found: Inspection, zipped: bool) -> None:
     if foreign:
         found.details["classes of its own"] = ", ".join(foreign[:20])
     obstacles = []
+    if dangerous := [name for name in foreign if _is_code(name)]:
+        found.details["calls for"] = ", ".join(dangerous[:20])
+        reason = f"Loading it would call {', '.join(dangerous[:5])}: it may run anything."
+        remedy = "If you trust those who made it, ask them for a state_dict; else do not load it."
+        obstacles.append(Obstacle(reason=reason, remedy=remedy))
     kind = kind_of(value)
     later = " in the zip format of torch 1.6 and later" if zipped else ""
     if kind == "module":
@@ -162,7 +168,7 @@ def _describe(pickled: Pickled, found: Inspection, zipped: bool) -> None:
         elif foreign:
             reason = f"Its Python code is not in it: {', '.join(foreign[:5])}."
             remedy = "Give the file that defines these classes: --arch FILE.py."
-            obstacles.append(Obstacle(reason=reason, remedy=remedy))
+            obstacles.append(Obstacle(reason=reason, remedy=remedy, settled_by="--arch"))
     elif kind in ("state_dict", "checkpoint"):
         if kind == "state_dict":
             found.format, found.what = "state-dict", f"state_dict{later}"
@@ -177,21 +183,25 @@ def _describe(pickled: Pickled, found: Inspection, zipped: bool) -> None:
         obstacles.append(Obstacle(reason=reason, remedy=remedy))
     _count_tensors(value, found)
     _judge(found, obstacles)
-    if found.format in ("state-dict", "checkpoint") and not obstacles:
+    if found.format in ("state-dict", "checkpoint"):
         found.toolchain.command = _BUILD
         found.notes.append("It is weights without the model: --arch has to name what builds that.")
-    if dangerous := [name for name in foreign if _is_code(name)]:
-        found.details["calls for"] = ", ".join(dangerous[:20])
-        found.notes.append(
-            f"Loading it would call {', '.join(dangerous[:5])}: it may run anything. Do not load a "
-            "file that you do not trust, or only on the docker engine."
-        )
 
 
 def _judge(found: Inspection, obstacles: list[Obstacle]) -> None:
     found.toolchain = Acceptance(
         accepted=not obstacles, command="runner convert --model", obstacles=obstacles
     )
+
+
+def with_arch(found: Inspection, arch: str) -> None:
+    """Take into account that the user names the code, or what builds the model."""
+    if not arch or found.format not in ("torch-module", "state-dict", "checkpoint"):
+        return
+    taken = found.toolchain
+    taken.obstacles = [o for o in taken.obstacles if o.settled_by != "--arch"]
+    taken.accepted = not taken.obstacles
+    taken.command = f"runner convert --arch {shlex.quote(arch)} --model"
 
 
 def _is_own(name: str) -> bool:
@@ -209,6 +219,8 @@ def _is_code(name: str) -> bool:
 def kind_of(value: Any, depth: int = 0) -> str:
     """'module', 'state_dict', 'checkpoint', or '' for a pickled value of another kind."""
     items = _items(value)
+    if isinstance(value, Call) and _is_code(value.function):
+        return ""
     if items is not None:
         if any(_is_tensor(item) for item in items.values()):
             return "state_dict"

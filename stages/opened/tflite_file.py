@@ -85,10 +85,11 @@ def _explained(tf: Any, file: Path, error: Exception) -> InputError:
             f"{unknown[2]}, which '{file.name}' uses.",
             _NEWER_REMEDY,
         )
-    if "builtin opcode out of range" in text or "builtin_code" in text:
+    beyond = re.search(r"builtin_code out of range: (\d+)", text)
+    if beyond:
         return InputError(
-            f"'{file.name}' has an operator that TensorFlow Lite {tf.__version__} does not know: "
-            f"{text}",
+            f"TensorFlow Lite {tf.__version__}'s interpreter does not know the operator of code "
+            f"{beyond[1]}, which '{file.name}' uses.",
             _NEWER_REMEDY,
         )
     if "unresolved custom op" in text.lower():

@@ -81,6 +81,11 @@ converter.inference_input_type = converter.inference_output_type = tf.int8
 open(f"{folder}/int8.tflite", "wb").write(converter.convert())
 call = tf.function(model).get_concrete_function(tf.TensorSpec([1, 16, 16, 3], tf.float32))
 frozen = convert_to_constants.convert_variables_to_constants_v2(call)
+erf = tf.function(tf.math.erf).get_concrete_function(tf.TensorSpec([1, 4], tf.float32))
+converter = tf.lite.TFLiteConverter.from_concrete_functions([erf])
+converter.target_spec.supported_ops = [
+    tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
+open(f"{folder}/flex.tflite", "wb").write(converter.convert())
 open(f"{folder}/keras.pb", "wb").write(frozen.graph.as_graph_def().SerializeToString())
 """
 

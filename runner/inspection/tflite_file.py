@@ -14,8 +14,6 @@ from runner.inspection.wire import Budget, Data, Malformed
 # schema.fbs: BuiltinOperator, a name a line in the order of the codes.
 OPERATORS = (Path(__file__).parent / "tflite_operators.txt").read_text().split()
 _CUSTOM = OPERATORS.index("CUSTOM")
-# An operator code beyond this is in a field that older readers do not know.
-_LARGEST_OLD_CODE = 127
 _TYPE_NAMES = (
     "float32 float16 int32 uint8 int64 string bool int16 complex64 int8 float64 complex128 "
     "uint64 resource variant uint32 uint16 int4 bfloat16 int2 uint4"
@@ -40,6 +38,7 @@ class _Model:
     """What was counted so far."""
 
     codes: list[tuple[str, int]] = field(default_factory=list)
+    special: set[str] = field(default_factory=set)
     buffers: list[Table] = field(default_factory=list)
     operators: Counter[str] = field(default_factory=Counter)
     types: Counter[str] = field(default_factory=Counter)
@@ -56,7 +55,10 @@ def read(data: Data, found: Inspection) -> None:
         found.details["schema version"] = str(root.number(_VERSION, "I"))
         if description := root.text(_DESCRIPTION):
             found.details["description"] = description
-        model.codes = [_operator(code) for code in root.tables(_CODES)]
+        for code in root.tables(_CODES):
+            model.codes.append(_operator(code))
+            if _number(code) == _CUSTOM:
+                model.special.add(model.codes[-1][0])
         model.buffers = list(root.tables(_BUFFERS))
         for buffer in model.buffers:
             buffer.content(0, 0)  # whether it ends within the file
@@ -76,9 +78,8 @@ def read(data: Data, found: Inspection) -> None:
     found.operators = dict(model.operators.most_common(_MOST_KINDS))
     found.parameters, found.parameter_types = model.parameters, dict(model.types.most_common())
     found.control_flow = sorted(kind for kind in model.operators if kind in _CONTROL_FLOW)
-    special = sorted(kind for kind in model.operators if kind.startswith("CUSTOM:"))
-    found.flex = [kind for kind in special if kind.startswith("CUSTOM:Flex")]
-    found.custom = [kind for kind in special if kind not in found.flex]
+    found.flex = sorted(kind for kind in model.special if kind.startswith("Flex"))
+    found.custom = sorted(model.special - set(found.flex))
     if found.flex:
         found.notes.append("It needs the Flex delegate (SELECT_TF_OPS) to run.")
     if found.custom:
@@ -106,13 +107,17 @@ def _written_by(found: Inspection) -> str:
 
 
 def _operator(code: Table) -> tuple[str, int]:
-    """OperatorCode: a name and a version. Codes above 127 are in a field of their own."""
-    builtin = max(code.number(_OLD_CODE, "b"), code.number(_CODE, "i"))
-    version = code.number(_CODE_VERSION, "i", 1)
+    """OperatorCode: a name, which an operator that is not built in brings along, and a version."""
+    builtin, version = _number(code), code.number(_CODE_VERSION, "i", 1)
     if builtin == _CUSTOM:
-        return f"CUSTOM:{code.text(_CUSTOM_CODE)}", version
+        return code.text(_CUSTOM_CODE), version
     known = 0 <= builtin < len(OPERATORS)
     return OPERATORS[builtin] if known else f"OPERATOR_{builtin}", version
+
+
+def _number(code: Table) -> int:
+    """The operator's number. Those above 127 are in a field of their own."""
+    return max(code.number(_OLD_CODE, "b"), code.number(_CODE, "i"))
 
 
 def _metadata(root: Table, model: _Model, found: Inspection) -> None:

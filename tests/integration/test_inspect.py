@@ -113,6 +113,14 @@ def test_a_quantised_model(foreign: Path) -> None:
     assert found.details["oldest runtime"]
 
 
+def test_operators_that_need_the_flex_delegate(foreign: Path) -> None:
+    found = inspect(foreign / "flex.tflite")
+    assert (found.flex, found.custom) == (["FlexErf"], [])
+    assert any("Flex delegate" in note for note in found.notes)
+    assert found.loaded is not None and found.loaded.ok, found.loaded
+    assert found.loaded.facts["Flex"] == "FlexErf"
+
+
 def test_files_of_newer_tools(newer: Path) -> None:
     model = inspect(newer / "newer.onnx")
     assert (model.details["operator set"], model.details["ONNX IR version"]) == ("17", "10")

@@ -11,7 +11,7 @@ import math
 import shlex
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from runner.inspection.model import Acceptance, Inspection, Obstacle
@@ -67,9 +67,8 @@ def read_zip(file: IO[bytes], size: int, found: Inspection) -> bool:
         found.notes.append("Its directory of files, at its end, is missing: it was cut off.")
         return True
     parts = {entry.filename.partition("/")[2]: entry for entry in entries}
-    unpacked = sum(entry.file_size for entry in entries)
     obstacles = []
-    if unpacked > _MOST_UNPACKED + _MOST_RATIO * size:
+    if unpacked := bomb(entries, size):
         found.notes.append("It was not unpacked.")
         obstacles.append(
             Obstacle(
@@ -122,6 +121,12 @@ def read_zip(file: IO[bytes], size: int, found: Inspection) -> bool:
     return True
 
 
+def bomb(entries: Sequence[zipfile.ZipInfo], size: int) -> int:
+    """How much an archive of this size unpacks to, if no model does; else 0."""
+    unpacked = sum(entry.file_size for entry in entries)
+    return unpacked if unpacked > _MOST_UNPACKED + _MOST_RATIO * size else 0
+
+
 def read_legacy(file: IO[bytes], size: int, found: Inspection) -> None:
     """Fill in what a file of torch.save's first format says: pickles, then the bare storages."""
     found.format, found.what = "torch-other", "file of torch.save"
@@ -133,8 +138,8 @@ def read_legacy(file: IO[bytes], size: int, found: Inspection) -> None:
         pickled = read_pickle(file)
         _describe(pickled, found, zipped=False)
         keys = read_pickle(file).value
-        storages = dict(_storages(pickled))
-        expected = file.tell() + sum(8 + storages.get(str(key), 0) for key in keys)
+        sizes = storages(pickled)
+        expected = file.tell() + sum(8 + sizes.get(str(key), 0) for key in keys)
         found.damaged = size < expected
     except (BadPickle, TypeError) as error:
         found.damaged = True
@@ -310,14 +315,16 @@ def _tensor_of(call: Call) -> tuple[str, tuple[int, ...]]:
     return _ITEMS.get(name, ("?", 1))[0], sizes if known else ()
 
 
-def _storages(pickled: Pickled) -> Iterator[tuple[str, int]]:
-    """Each storage's key and bytes."""
+def storages(pickled: Pickled) -> dict[str, int]:
+    """The bytes of each tensor's storage, by its key."""
+    found = {}
     for identifier in pickled.persistent:
         if isinstance(identifier, tuple) and len(identifier) > 4:
             _, kind, key, _, count, *_ = identifier
             name = kind.name.rpartition(".")[2] if isinstance(kind, Name) else ""
             if isinstance(count, int):
-                yield str(key), _ITEMS.get(name, ("?", 1))[1] * count
+                found[str(key)] = _ITEMS.get(name, ("?", 1))[1] * count
+    return found
 
 
 def _writer(version: int, parts: dict[str, Any]) -> str:

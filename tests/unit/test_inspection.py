@@ -19,6 +19,7 @@ from runner.errors import BadInput
 from runner.inspection import pickle_file, wire
 from runner.inspection.model import Inspection
 from runner.inspection.summary import summarize
+from runner.modelfile import identify
 
 # A protocol buffer, written by hand: a field is (number, value).
 Field = tuple[int, "int | bytes | str | list[Any]"]
@@ -306,7 +307,7 @@ def test_one_table_pointed_at_a_million_times(look: Any, monkeypatch: pytest.Mon
     assert found.damaged
 
 
-def test_zip_bombs(look: Any, little_memory: None) -> None:
+def test_zip_bombs(look: Any, tmp_path: Path, little_memory: None) -> None:
     for name in ("archive/data.pkl", "archive/data/0", "archive/version"):
         with io.BytesIO() as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -318,6 +319,8 @@ def test_zip_bombs(look: Any, little_memory: None) -> None:
             found = look(file.getvalue(), "model.pt")
         assert "unpacks to 31" in found.toolchain.obstacles[0].reason
         assert not found.toolchain.accepted
+        with pytest.raises(BadInput, match="unpacks to 31"):
+            identify(tmp_path / "model.pt")
 
 
 LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
@@ -353,7 +356,7 @@ def test_no_pickle_is_run(
     assert (tmp_path / "pwned").exists()
 
 
-def test_pickles_that_want_memory(look: Any, little_memory: None) -> None:
+def test_pickles_that_want_memory(look: Any, tmp_path: Path, little_memory: None) -> None:
     memo = b"\x80\x02K\x01r" + struct.pack("<I", 0xFFFFFFF0) + b"."
     deep = b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."
     laughs = b"\x80\x02]q\x00" + b"".join(
@@ -363,6 +366,8 @@ def test_pickles_that_want_memory(look: Any, little_memory: None) -> None:
     for pickled in (memo, deep, laughs + b".", length):
         found = look(legacy(pickled), "model.pt")
         assert not found.toolchain.accepted
+        with pytest.raises(BadInput):
+            identify(tmp_path / "model.pt")
 
 
 def test_a_pickle_has_the_tensors_of_its_state_dict(look: Any) -> None:

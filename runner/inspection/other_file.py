@@ -57,7 +57,7 @@ def read_zip(file: IO[bytes], found: Inspection) -> None:
             found.format = "keras" if kind == "keras" else "other"
             break
     found.what = what
-    found.details["files"] = f"{len(names)}: {', '.join(names[:8])}"
+    found.details["files"] = f"{len(names)}: {', '.join(name[:80] for name in names[:8])}"
     found.toolchain = Acceptance(
         accepted=False,
         obstacles=[Obstacle(reason=_START_FROM, remedy=remedy), *found.toolchain.obstacles],

@@ -26,6 +26,8 @@ _MOST_PICKLE = 64 << 20
 _MOST_UNPACKED = 64 << 20
 _MOST_RATIO = 20
 _DEEPEST = 40
+_MOST_WRAPPED = 4
+_MOST_AXES = 64
 _NEWEST_TORCHSCRIPT = 2
 _OWN_PACKAGES = ("torch", "torchvision", "collections", "numpy", "__torch__", "copyreg", "_codecs")
 _OWN_BUILTINS = ("set", "list", "dict", "tuple", "int", "float", "bool", "str", "object", "slice")
@@ -180,7 +182,7 @@ def _describe(pickled: Pickled, found: Inspection, zipped: bool) -> None:
         else:
             found.format = "checkpoint"
             found.what = f"checkpoint with a state_dict{later}"
-            found.details["keys"] = ", ".join(map(str, list(_items(value) or {})[:20]))
+            found.details["keys"] = ", ".join(map(_shown, list(_items(value) or {})[:20]))
     else:
         shown = value.function if isinstance(value, Call) else type(value).__name__
         reason = f"It holds a {shown}, neither a model nor weights."
@@ -282,9 +284,9 @@ def _calls(value: Any) -> Iterator[Call]:
 def _count_tensors(value: Any, found: Inspection) -> None:
     """Parameters, where the pickle tells them from buffers; else all tensors of floats."""
     calls = list(_calls(value))
-    parameters = [c.arguments[0] for c in calls if c.function.endswith("_rebuild_parameter")]
+    parameters = [c for c in calls if c.function.endswith("_rebuild_parameter")]
     tensors = [c for c in calls if c.function.endswith(("_rebuild_tensor", "_rebuild_tensor_v2"))]
-    counted = [c for c in parameters if isinstance(c, Call)] or tensors
+    counted = parameters or tensors
     types: Counter[str] = Counter()
     for call in counted:
         dtype, shape = _tensor_of(call)
@@ -297,22 +299,37 @@ def _count_tensors(value: Any, found: Inspection) -> None:
     for name, call in list((_items(inner) or named or {}).items())[:6]:
         if _is_tensor(call):
             dtype, shape = _tensor_of(call)
-            found.details[f"tensor {name}"] = f"{'x'.join(map(str, shape)) or 'scalar'} {dtype}"
+            found.details[f"tensor {_shown(name)}"] = (
+                f"{'x'.join(map(str, shape)) or 'scalar'} {dtype}"
+            )
 
 
 def _tensor_of(call: Call) -> tuple[str, tuple[int, ...]]:
-    """Type and shape of what _rebuild_tensor_v2(storage, offset, size, ...) would give."""
-    arguments = call.arguments if isinstance(call.arguments, tuple) else ()
-    if len(arguments) < 3:
+    """Type and shape of what _rebuild_tensor_v2(storage, offset, size, ...) would give.
+
+    A parameter's first argument is a tensor, which may be wrapped once more.
+    """
+    arguments: Any = ()
+    inner: Any = call
+    for _ in range(_MOST_WRAPPED):
+        arguments = inner.arguments if isinstance(inner.arguments, tuple) else ()
         inner = arguments[0] if arguments else None
-        return _tensor_of(inner) if isinstance(inner, Call) and inner is not call else ("?", ())
+        if not isinstance(inner, Call):
+            break
+    if len(arguments) < 3:
+        return "?", ()
     storage, size = arguments[0], arguments[2]
-    sizes = size if isinstance(size, tuple) else ()
+    sizes = size if isinstance(size, tuple) and len(size) <= _MOST_AXES else ()
     known = all(isinstance(d, int) and 0 <= d < 1 << 40 for d in sizes)
     identifier = storage.identifier if isinstance(storage, Persistent) else ()
     kind = identifier[1] if isinstance(identifier, tuple) and len(identifier) > 1 else None
     name = kind.name.rpartition(".")[2] if isinstance(kind, Name) else ""
     return _ITEMS.get(name, ("?", 1))[0], sizes if known else ()
+
+
+def _shown(key: Any) -> str:
+    """A dictionary's key, as much of it as a person reads."""
+    return (key if isinstance(key, str) else type(key).__name__)[:80]
 
 
 def storages(pickled: Pickled) -> dict[str, int]:

@@ -363,11 +363,16 @@ def test_pickles_that_want_memory(look: Any, tmp_path: Path, little_memory: None
         b"]q" + bytes([i]) + b"(" + (b"h" + bytes([i - 1])) * 50 + b"e" for i in range(1, 40)
     )
     length = b"\x80\x04\x8e" + struct.pack("<Q", 1 << 50) + b"x."
-    for pickled in (memo, deep, laughs + b".", length):
+    wrap = b"ctorch._utils\n_rebuild_parameter\n"
+    wrapped = b"\x80\x02" + wrap * 50_000 + b")R" + b"\x85R" * 49_999 + b"."
+    # A key of 24,000 digits, which Python refuses to print.
+    digits = b"\x80\x02}\x8b" + struct.pack("<i", 10_000) + b"\x7f" * 10_000 + wrap + b")Rs."
+    for pickled in (memo, deep, laughs + b".", length, wrapped):
         found = look(legacy(pickled), "model.pt")
         assert not found.toolchain.accepted
         with pytest.raises(BadInput):
             identify(tmp_path / "model.pt")
+    assert look(legacy(digits), "model.pt").details["tensor int"]
 
 
 def test_a_pickle_has_the_tensors_of_its_state_dict(look: Any) -> None:
@@ -430,6 +435,38 @@ def test_no_bytes_break_the_reader_of_pickles(content: bytes) -> None:
     try:
         pickle_file.read_pickle(io.BytesIO(b"\x80\x02" + content))
     except pickle_file.BadPickle:
+        pass
+
+
+# Instructions that make models' pickles; by chance they do not fit together.
+FRAGMENTS = [
+    *(b"ctorch._utils\n_rebuild_parameter\n", b"ctorch._utils\n_rebuild_tensor_v2\n"),
+    *(b"ccollections\nOrderedDict\n", b"ctorch\nFloatStorage\n", b"cuser\nNet\n"),
+    *(b")", b"R", b"(", b"t", b"}", b"]", b"s", b"b", b"Q", b"0", b"2", b"u", b"e", b"a", b"l"),
+    *(b"\x81", b"\x85", b"\x86", b"\x87", b"K\x03", b"N", b"q\x00", b"h\x00", b"J\xff\xff\xff\xff"),
+    *(b"X\x01\x00\x00\x00w", b"X\x07\x00\x00\x00storage", b"X\x08\x00\x00\x00_modules"),
+    b"X\x0a\x00\x00\x00state_dict",
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=14), st.integers(0, 3))
+def test_no_pickled_object_breaks_the_description(
+    tmp_path_factory: Any, fragments: list[bytes], end: int
+) -> None:
+    # A module whose state is the rest, a dictionary that holds it, a tensor of it, or as it is.
+    before, after = [
+        (b"cuser\nNet\n)\x81}X\x08\x00\x00\x00_modules", b"sb"),
+        (b"}X\x01\x00\x00\x00w", b"s"),
+        (b"}X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n(", b"tRs"),
+        (b"", b""),
+    ][end]
+    path = tmp_path_factory.getbasetemp() / "pickled"
+    path.write_bytes(legacy(b"\x80\x02" + before + b"".join(fragments) + after + b"."))
+    Inspection.model_validate_json(summarize(path).to_json())
+    try:
+        identify(path)
+    except BadInput:
         pass
 
 

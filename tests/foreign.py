@@ -81,6 +81,13 @@ converter.inference_input_type = converter.inference_output_type = tf.int8
 open(f"{folder}/int8.tflite", "wb").write(converter.convert())
 call = tf.function(model).get_concrete_function(tf.TensorSpec([1, 16, 16, 3], tf.float32))
 frozen = convert_to_constants.convert_variables_to_constants_v2(call)
+for layout, shape in (("NCHW", [1, 3, 8, 8]), ("NHWC", [1, 8, 8, 3])):
+    with tf.Graph().as_default() as graph:
+        image = tf.compat.v1.placeholder(tf.float32, shape, "image")
+        weights = tf.constant(np.random.RandomState(0).randn(3, 3, 3, 4), tf.float32)
+        convolved = tf.nn.conv2d(image, weights, 1, "SAME", data_format=layout)
+        tf.identity(tf.nn.relu(convolved), "result")
+        open(f"{folder}/{layout}.pb", "wb").write(graph.as_graph_def().SerializeToString())
 erf = tf.function(tf.math.erf).get_concrete_function(tf.TensorSpec([1, 4], tf.float32))
 converter = tf.lite.TFLiteConverter.from_concrete_functions([erf])
 converter.target_spec.supported_ops = [

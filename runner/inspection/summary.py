@@ -119,7 +119,7 @@ def _protobuf(data: mmap.mmap) -> _Reader | None:
                 reader = _reader_for(first, number, value)
                 if reader is not None:
                     return reader
-    except Malformed:
+    except (Malformed, TooMuch):
         pass
     return None
 

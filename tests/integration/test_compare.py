@@ -99,6 +99,19 @@ def test_channels_are_moved_where_the_shapes_say_so(
     assert any("transposed" in note for note in back.report["notes"])
 
 
+def test_a_graph_of_a_gpu_against_one_of_a_cpu(foreign: Path, tmp_path: Path) -> None:
+    """NCHW, which no CPU runs, on both sides; the outputs are turned as well."""
+    for first, second in (("NCHW", "NHWC"), ("NHWC", "NCHW")):
+        folder = tmp_path / first
+        folder.mkdir()
+        run = compare(folder, foreign / f"{first}.pb", foreign / f"{second}.pb")
+        assert run.code == PASSED, run.stdout + run.stderr
+        assert any("Grappler" in note for note in run.report["notes"])
+        assert sum("transposed" in note for note in run.report["notes"]) == 2
+        (output,) = check_of(run)["outputs"]
+        assert output["max_abs"] < 1e-5 and output["reference_sample_std"] > 1
+
+
 def test_the_other_models_shape_is_taken_where_the_file_has_none(
     newer: Path, models: Path, tmp_path: Path
 ) -> None:

@@ -101,6 +101,10 @@ def test_what_is_this_pb(foreign: Path) -> None:
         assert [t.shape for t in found.inputs or []] == [["?", 16, 16, 3]]
         assert found.toolchain.accepted is False
         assert "convert_variables_to_constants" in found.toolchain.obstacles[0].remedy
+    assert [summarize(foreign / f"{kind}.pb").layout for kind in ("NCHW", "NHWC")] == [
+        "NCHW",
+        "NHWC",
+    ]
     assert inspect(foreign / "keras.h5").what == "Keras model (HDF5)"
     assert "without the model" in inspect(foreign / "weights.h5").what
 

@@ -263,6 +263,8 @@ def test_a_budget_of_fields(look: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = look(onnx_model(*[GEMM] * 5000))
     assert found.damaged and "more fields" in found.notes[0]
     assert not look(onnx_model(*[GEMM] * 50)).damaged
+    # So many fields of nothing that it cannot even be told what they are of.
+    assert "not known here" in look(b"\x08\x01" * 20_000).what
 
 
 def table(*fields: bytes) -> bytes:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import runner
-from runner.commands import convert, images, lock, machine, report
+from runner.commands import compare, convert, images, inspect, lock, machine, report
 from runner.commands.common import errors, print_error
 from runner.errors import EnvironmentUnavailable, ExitCode, RunnerError
 
@@ -22,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(convert.convert)
+app.command()(compare.compare)
+app.command()(inspect.inspect)
 app.command()(lock.lock)
 app.command()(machine.stages)
 app.command()(machine.doctor)

@@ -76,6 +76,8 @@ class Plan:
     output: Path
     run: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    # Further files that the stages find in the volume, by their names there.
+    extras: Mapping[str, Path] = field(default_factory=dict)
 
 
 def convert(
@@ -122,6 +124,11 @@ def convert(
         gpu=gpu,
         toolchain=toolchain,
     )
+    return run_plan(plan, engine, view, started)
+
+
+def run_plan(plan: Plan, engine: str, view: View, started: float) -> Report:
+    """Prepare the environments and run the plan's stages; `started` is in seconds of the epoch."""
     images = list(plan.images.values())
     with view:
         choice = prepare_engine(engine, images, view)
@@ -146,9 +153,43 @@ def make_plan(
     toolchain: str,
 ) -> Plan:
     """Check everything that was asked for. Raises `BadInput`."""
-    arch = str(options.get("arch", ""))
     chain = load_toolchain(toolchain)
-    identified = identify_source(chain.accepts, model, arch)
+    identified = identify_source(chain.accepts, model, str(options.get("arch", "")))
+    return plan_for(
+        identified,
+        chain,
+        output=output,
+        inputs=inputs,
+        samples=samples,
+        seed=seed,
+        inputs_file=inputs_file,
+        tolerance=tolerance,
+        metric=metric,
+        options=options,
+        wheels=wheels,
+        gpu=gpu,
+    )
+
+
+def plan_for(
+    identified: ModelFile,
+    chain: Toolchain,
+    *,
+    output: str | Path | None,
+    inputs: Sequence[str],
+    samples: int,
+    seed: int,
+    inputs_file: str | Path | None,
+    tolerance: float,
+    metric: str,
+    options: Mapping[str, Any],
+    wheels: Sequence[str] = (),
+    gpu: bool = False,
+    extras: Mapping[str, Path] | None = None,
+) -> Plan:
+    """The plan for a file that is known and a chain of stages for it. Raises `BadInput`."""
+    arch = str(options.get("arch", ""))
+    model = identified.path
     if samples < 1:
         raise BadInput("--samples must be at least 1: an unchecked model proves nothing.")
     if seed < 0:
@@ -190,6 +231,7 @@ def make_plan(
         output=folder.absolute(),
         run=run,
         options={**check, **{k: v for k, v in options.items() if v not in ("", None)}},
+        extras=extras or {},
     )
 
 
@@ -270,12 +312,21 @@ def _run(plan: Plan, choice: Choice, view: View, started: float, setup: float) -
 
 
 def _initial_files(plan: Plan) -> dict[str, Path | bytes]:
-    files: dict[str, Path | bytes] = {plan.toolchain.stages[0].consumes: plan.model.path}
+    files: dict[str, Path | bytes] = {
+        plan.toolchain.stages[0].consumes: plan.model.path,
+        **plan.extras,
+    }
     if plan.arrays is not None:
         files[plan.check["inputs"]] = plan.arrays
     if plan.arch_file is not None:
         files |= _python_files(plan.arch_file)
     return files
+
+
+def arch_files(arch: str) -> tuple[str, dict[str, Path | bytes]]:
+    """`--arch` as the stages see it, and the files to put into their volume. Raises `BadInput`."""
+    file, options = _arch_file(arch, {"arch": arch})
+    return str(options["arch"]), {} if file is None else _python_files(file)
 
 
 def _python_files(arch_file: Path) -> dict[str, Path | bytes]:

@@ -31,6 +31,13 @@ _OUTCOMES = {
     "failed": "[bold red]Not converted: a stage failed.[/]",
     "interrupted": "[bold red]Interrupted.[/]",
 }
+_COMPARED = {
+    "passed": "[bold green]The two agree within tolerance.[/]",
+    "out-of-tolerance": "[bold yellow]The two differ by more than the tolerance.[/]",
+    "vacuous": "[bold yellow]The comparison proves nothing.[/]",
+    "failed": "[bold red]Not compared: a stage failed.[/]",
+    "interrupted": "[bold red]Interrupted.[/]",
+}
 _VERDICTS = {
     "passed": "[green]passed[/]",
     "exceeded": "[yellow]exceeded[/]",
@@ -204,8 +211,12 @@ class _Row:
 
 def summary(report: Report, folder: Path) -> RenderableType:
     """The table of a finished run, with what failed and what to do, and the verdict."""
+    title = f"{report.model.name} ({report.model.kind})"
+    other = report.options.get("compared_with")  # a comparison's, which converts nothing
+    if other:
+        title += f" and {other}"
     table = Table(
-        title=Text(printable(f"{report.model.name} ({report.model.kind})")),
+        title=Text(printable(title)),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -234,9 +245,11 @@ def summary(report: Report, folder: Path) -> RenderableType:
         for record in report.stages
         if record.known and record.status != "failed"
     ]
-    parts.append(Text.from_markup(_OUTCOMES[report.outcome]).append(f" {explain(report)}", ""))
+    outcomes = _COMPARED if other else _OUTCOMES
+    parts.append(Text.from_markup(outcomes[report.outcome]).append(f" {explain(report)}", ""))
     parts.append(Text(f"{relative_to_here(folder)}/report.html", style="dim"))
-    if report.outcome in ("passed", "out-of-tolerance", "vacuous") and report.artifacts:
+    ended = report.outcome in ("passed", "out-of-tolerance", "vacuous")
+    if ended and report.artifacts and not other:
         parts.append(Text(f"{relative_to_here(folder)}/{report.artifacts[-1].path}", style="bold"))
     return Group(*parts)
 

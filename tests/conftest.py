@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from foreign import make as make_foreign
+from foreign import make_newer
 
 from runner.cli import main
 from runner.engines.process import ProcessEngine, environment_folder
@@ -198,6 +200,21 @@ def models(tmp_path_factory: pytest.TempPathFactory, in_environment: Any) -> Pat
     for name, text in TOML.items():
         (folder / f"{name}.toml").write_text(text)
     return folder
+
+
+@pytest.fixture(scope="session")
+def foreign(tmp_path_factory: pytest.TempPathFactory, in_environment: Any) -> Path:
+    """A folder of files that the pinned tools wrote without this toolchain."""
+    folder = tmp_path_factory.mktemp("foreign")
+    make_foreign(folder, in_environment, TESTS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def newer(foreign: Path) -> Path:
+    """The same folder with what today's onnx and onnx2tf write."""
+    make_newer(foreign)
+    return foreign
 
 
 Convert = Callable[..., Run]

@@ -23,6 +23,8 @@ class Headline:
 def headline(report: Report) -> Headline:
     mark, model = OUTCOMES[report.outcome], figures.clip(report.model.name, 60)
     gate = report.gate
+    if other := report.options.get("compared_with"):
+        return _compared(report, mark, f"{model} and {figures.clip(str(other), 60)}")
     if report.outcome == "interrupted":
         at = next((s for s in report.stages if s.status == "interrupted"), None)
         where = f" during the stage {figures.clip(at.name)}" if at else ""
@@ -33,7 +35,6 @@ def headline(report: Report) -> Headline:
         name = figures.clip(failed[0].name) if failed else "unknown"
         title = f"{model} was not converted: the stage {name} failed."
         return Headline(mark, title, ())  # why is said right below it
-    check = final_check(report)
     if report.outcome == "passed":
         title = f"{model} was converted, within tolerance."
     elif report.outcome == "vacuous":
@@ -44,7 +45,25 @@ def headline(report: Report) -> Headline:
         title = f"{model} was converted, but an output has the wrong shape."
     else:
         title = f"{model} was converted, but is out of tolerance."
-    sentences = []
+    return Headline(mark, title, _sentences(report))
+
+
+def _compared(report: Report, mark: Mark, both: str) -> Headline:
+    """Of a comparison of two models, in which nothing is converted."""
+    title = {
+        "passed": f"{both} agree, within tolerance.",
+        "vacuous": f"{both} were compared, but that proves nothing.",
+        "out-of-tolerance": f"{both} differ by more than the tolerance.",
+        "failed": f"{both} could not be compared: a stage failed.",
+        "interrupted": f"The comparison of {both} was interrupted.",
+    }[report.outcome]
+    ended = report.outcome not in ("failed", "interrupted")
+    return Headline(mark, title, _sentences(report) if ended else ())
+
+
+def _sentences(report: Report) -> tuple[str, ...]:
+    """The figure, and what it means."""
+    check, gate, sentences = final_check(report), report.gate, []
     measured = gate.value is not None and gate.verdict not in ("nonfinite", "shape")
     if check is not None and measured:
         sentences.append(
@@ -58,7 +77,7 @@ def headline(report: Report) -> Headline:
         sentences.append(
             f"That is {rounding} {figures.clip(report.reference)}'s own float32 rounding."
         )
-    return Headline(mark, title, tuple(sentences))
+    return tuple(sentences)
 
 
 def _times_rounding(check: CheckRecord | None) -> str:

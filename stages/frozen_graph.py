@@ -225,7 +225,7 @@ def _repaired(
     job: Job, graph_def: Any, inputs: Sequence[str], outputs: List[str]
 ) -> Tuple[Any, List[str]]:
     """The graph with the fixes that the option allows, and its outputs' names there."""
-    chosen = {fix.name for fix in fixes.select(job.options["fixes"], "graph")}
+    chosen = set(fixes.resolve(job.options, "graph"))
     job.report["fixes"] = []
     if not chosen:
         return graph_def, outputs

@@ -26,6 +26,7 @@ BUILDER = "urn:tflite-runner:engine:"
 MOST_BYTES = 16 << 20
 
 _SHA256 = "^[0-9a-f]{64}$"
+_NAME = "^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 # A name that stays inside the folder it is relative to.
 _INSIDE = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$"
 
@@ -118,8 +119,8 @@ class CheckParameter(_Parameters):
 
     samples: int = Field(ge=1)
     seed: int = Field(ge=0)
-    metric: str
-    tolerance: float = Field(gt=0)
+    metric: str = Field(pattern="^(mean|max|p99|rms)_(abs|rel)$")
+    tolerance: float = Field(gt=0, allow_inf_nan=False)
     noise_samples: int | None = None
 
 
@@ -137,17 +138,29 @@ class ExternalParameters(_Parameters):
     given. `variants` are the images that are not of the default variant.
     """
 
-    toolchain: str
+    toolchain: str = Field(pattern=_NAME)
     model: ModelParameter
     inputs: list[InputParameter]
     inputs_from: str
-    inputs_file: UserFile | None
+    inputs_file: UserFile | None = None
     arch: str
     arch_files: list[UserFile]
     check: CheckParameter
     options: dict[str, dict[str, Any]]
     variants: dict[str, str]
     wheels: list[WheelParameter]
+
+    @model_validator(mode="after")
+    def _runs_recorded_code_only(self) -> ExternalParameters:
+        known = {file.name for file in self.arch_files}
+        for arch in (
+            self.arch,
+            *(str(options.get("arch", "")) for options in self.options.values()),
+        ):
+            source = arch.partition(":")[0]
+            if source.endswith(".py") and source not in known:
+                raise ValueError(f"the file {source[:80]} of --arch is not among those recorded")
+        return self
 
 
 class StageParameter(_Model):

@@ -276,7 +276,13 @@ def _environment(image: Image, record: StageRecord, engine: str) -> Iterator[Res
     """The image's id or the virtual environment's key; on docker, what the image stands on too."""
     assert record.environment is not None
     details = record.environment.details
-    annotations = {"engine": engine, "python": image.python, "key": image.environment_key}
+    annotations: dict[str, Any] = {
+        "engine": engine,
+        "python": image.python,
+        "key": image.environment_key,
+    }
+    if image.wheels:
+        annotations["wheels"] = [wheel.sha256 for wheel in image.wheels]
     if "tag" in details:
         annotations["tag"] = details["tag"]
     yield _of(

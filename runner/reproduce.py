@@ -239,8 +239,8 @@ def _judged(
         verdict, code = "different", ExitCode.INTERRUPTED
     reasons: list[str] = []
     if first is not None:
-        reasons = [str(alteration) for alteration in recorded.alterations]
-        reasons += reasons_for(first.stage, found, bool(recorded.signed_by or reasons))
+        known = [*recorded.alterations, *found]
+        reasons = reasons_for(first.stage, known, signed=bool(recorded.signed_by))
         if first.note and first.measured == "nothing":
             reasons.append(first.note)
     return _result(

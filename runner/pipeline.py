@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
 import runner
-from runner.dsse import PrivateKey, load_signing_key
 from runner.engines.base import Engine, Volume
 from runner.engines.choice import Choice, prepare_engine
 from runner.errors import BadInput, ExitCode, RunnerError
@@ -50,6 +49,9 @@ from runner.toolchain import (
 )
 from runner.view import SilentView, View
 from runner.wheels import accept_wheel
+
+if TYPE_CHECKING:
+    from runner.dsse import PrivateKey
 
 METRICS = {name: f"{name}_abs" for name in ("mean", "max", "p99", "rms")} | {
     f"{name}-rel": f"{name}_rel" for name in ("mean", "max", "p99", "rms")
@@ -115,7 +117,7 @@ def convert(
     """
     started = time.time()
     view = view or SilentView()
-    key = load_signing_key(Path(sign)) if sign else None
+    key = _signing_key(Path(sign)) if sign else None
     arch_options = {"arch": arch, "arch_args": json.dumps(arch_args) if arch_args else ""}
     plan = make_plan(
         Path(model),
@@ -135,6 +137,13 @@ def convert(
     with view:
         choice = prepare_engine(engine, images, view)
         return run_plan(plan, choice, view, started, key=key)
+
+
+def _signing_key(path: Path) -> PrivateKey:
+    # Late: the import costs a run without a signature more than all of its record does.
+    from runner.dsse import load_signing_key
+
+    return load_signing_key(path)
 
 
 def make_plan(

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import runner
-from runner.dsse import PrivateKey, sign
 from runner.files import sha256_of, write_text
 from runner.provenance import (
     BUILD_TYPE,
@@ -45,6 +44,7 @@ from runner.report import CheckRecord, Report, StageRecord
 from runner.toolchain import DEFAULT_VARIANT, ROOT, Image
 
 if TYPE_CHECKING:
+    from runner.dsse import PrivateKey
     from runner.pipeline import Plan
 
 PROVENANCE_FILE = "provenance.json"
@@ -67,6 +67,8 @@ def write_records(plan: Plan, report: Report, key: PrivateKey | None = None) -> 
         text = statement.to_json()
         write_text(plan.output / name, text)
         if key is not None:
+            from runner.dsse import sign  # late, as it costs a run without a signature
+
             write_text(plan.output / SIGNED[name], sign(text.encode(), key).to_json())
 
 

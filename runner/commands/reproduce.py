@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich import box
@@ -13,7 +13,9 @@ from rich.text import Text
 
 from runner.commands.common import Json
 from runner.engines.choice import ENGINES
-from runner.reproduction import ArtifactComparison, Reproduction
+
+if TYPE_CHECKING:
+    from runner.reproduction import ArtifactComparison, Reproduction
 
 _STYLES = {
     "identical": "bold green",

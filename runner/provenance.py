@@ -11,7 +11,7 @@ The JSON schemas in docs/schemas are generated from these models by `runner sche
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -83,7 +83,7 @@ class FileParameter(_Parameters):
     """A file of the user's: where it was, and what it held. `name` is its name for the stages."""
 
     name: str
-    path: str
+    path: str = Field(pattern=r"^[^\x00]+$", max_length=1 << 16)
     sha256: str = Field(pattern=_SHA256)
 
 
@@ -108,8 +108,8 @@ class InputParameter(_Parameters):
     """One input, as the first stage understood it."""
 
     name: str
-    shape: list[int]
-    dtype: str
+    shape: list[Annotated[int, Field(ge=1)]]
+    dtype: str = Field(pattern="^[a-z]+[0-9]*$")
     low: float | None = None
     high: float | None = None
 
@@ -121,7 +121,7 @@ class CheckParameter(_Parameters):
     seed: int = Field(ge=0)
     metric: str = Field(pattern="^(mean|max|p99|rms)_(abs|rel)$")
     tolerance: float = Field(gt=0, allow_inf_nan=False)
-    noise_samples: int | None = None
+    noise_samples: int | None = Field(default=None, ge=1)
 
 
 class WheelParameter(FileParameter):
@@ -266,7 +266,7 @@ def parse(model: type[_S], text: str | bytes, source: Path) -> _S:
         statement = model.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        where = ".".join(str(part) for part in first["loc"])[:200] or "the file"
         raise BadInput(
             f"{source} is not a record of a run: {where}: {first['msg']}.",
             "Give the provenance.json of a run folder, or the folder.",

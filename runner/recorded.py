@@ -7,6 +7,7 @@ without one, what disagrees with what lies there is named.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,7 @@ def read_record(path: Path, verify_key: Path | None = None) -> Recorded:
     """
     file = _file_of(path, signed=verify_key is not None)
     text = _read(file)
-    # An envelope is known by its content: files get renamed.
-    if b'"payloadType"' in text[:200_000] and b'"_type"' not in text[:1000]:
+    if _is_envelope(text):
         envelope = read_envelope(text, file)
         payload = envelope.content()
     else:
@@ -106,11 +106,20 @@ def _same_as_signed(path: Path, file: Path, signed: bytes) -> None:
     if plain.name.endswith(".dsse.json") or not plain.is_file():
         return
     text = _read(plain)
-    if text != signed and b'"payloadType"' not in text[:200_000]:
+    if text != signed and not _is_envelope(text):
         raise Unverified(
             f"{plain} is not what was signed: it was changed after that.",
             f"Give {_ENVELOPE} instead, which holds the record as it was signed.",
         )
+
+
+def _is_envelope(text: bytes) -> bool:
+    """By its content: files get renamed."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return False  # whatever reads it next says what is wrong
+    return isinstance(content, dict) and "payloadType" in content
 
 
 def _read(file: Path) -> bytes:

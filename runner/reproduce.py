@@ -31,7 +31,7 @@ from runner.reproduction import (
     reasons_for,
 )
 from runner.toolchain import Image, load_image, load_toolchain, with_wheels
-from runner.view import SilentView, View
+from runner.view import SilentView, View, printable
 from runner.wheels import accept_wheel
 
 REPRODUCTION_FILE = "reproduction.json"
@@ -63,7 +63,7 @@ def reproduce(
     view = view or SilentView()
     recorded = read_record(Path(record), Path(verify_key) if verify_key else None)
     for alteration in recorded.alterations:
-        view.say(f"Altered: {alteration}.")
+        view.say(printable(f"Altered: {alteration}."))
     plan = plan_of(recorded, model, arch, inputs_file, output, wheels)
     watched = _Watched(view)
     with view:
@@ -133,6 +133,7 @@ def plan_of(
         run=run,
         options={
             **check,
+            **({"arch": parameters.arch} if parameters.arch else {}),
             **{name: value for name, value in flat.items() if value not in ("", None)},
         },
     )
@@ -143,7 +144,7 @@ def _found(
 ) -> Path:
     """Where a recorded file is now, with the recorded content. Raises `BadInput`."""
     places = [Path(given)] if given else [Path(file.path), folder / Path(file.path).name]
-    path = next((place for place in places if place.is_file()), None)
+    path = next((place for place in places if _is_file(place)), None)
     if path is None:
         where = f"there is no file {places[0]}"
         raise BadInput(f"{what.capitalize()} is not here: {where}.", f"Say where: {option} FILE.")
@@ -155,6 +156,13 @@ def _found(
             f"It was changed since, or the record was: give the one of then with {option} FILE.",
         )
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a recorded path that no file system here can have
+        return False
 
 
 def _python_files(recorded: Recorded, arch: str | Path | None) -> dict[str, Path]:
@@ -178,7 +186,7 @@ def _wheels(statement: Provenance, given: Sequence[str]) -> list[tuple[Path, str
     found = []
     for wheel in statement.parameters.wheels:
         places = [*(path for path in paths if path.name == wheel.name), Path(wheel.path)]
-        place = next((place for place in places if place.is_file()), None)
+        place = next((place for place in places if _is_file(place)), None)
         if place is None:
             raise EnvironmentUnavailable(
                 f"The recorded run used the wheel {wheel.name} (sha256 {wheel.sha256}) for "

@@ -485,12 +485,20 @@ def code_of_no_record(statement: Json) -> None:
     definition(statement)["externalParameters"]["options"]["torch"]["arch"] = "/tmp/evil.py:build"
 
 
+def text_for_the_terminal(statement: Json) -> None:
+    definition(statement)["externalParameters"]["\x1b]0;evil\x07"] = 1
+
+
 def unknown_toolchain(statement: Json) -> None:
     definition(statement)["externalParameters"]["toolchain"] = "../../etc/passwd"
 
 
 @pytest.mark.parametrize(
-    "edit", [another_build, outside, unknown_parameter, code_of_no_record, unknown_toolchain]
+    "edit",
+    [
+        *(another_build, outside, unknown_parameter, code_of_no_record, unknown_toolchain),
+        text_for_the_terminal,
+    ],
 )
 def test_a_record_that_asks_for_something_else_is_refused(
     record_alone: Path,
@@ -501,6 +509,7 @@ def test_a_record_that_asks_for_something_else_is_refused(
     change(record_alone, edit)
     finished = run_here(capsys, "reproduce", record_alone, cwd=tmp_path)
     assert finished.returncode == BAD_INPUT and "record" in finished.stderr
+    assert "\x1b]0" not in finished.stderr
 
 
 @pytest.mark.parametrize("content", [None, b"", b"nonsense", b"{}", b'{"payloadType": 1}'])

@@ -10,7 +10,16 @@ from typing import Annotated, Any
 import typer
 
 import runner
-from runner.commands import compare, convert, images, inspect, lock, machine, report
+from runner.commands import (
+    compare,
+    convert,
+    images,
+    inspect,
+    lock,
+    machine,
+    report,
+    reproduce,
+)
 from runner.commands.common import errors, print_error
 from runner.errors import EnvironmentUnavailable, ExitCode, RunnerError
 
@@ -24,6 +33,7 @@ app = typer.Typer(
 app.command()(convert.convert)
 app.command()(compare.compare)
 app.command()(inspect.inspect)
+app.command()(reproduce.reproduce)
 app.command()(lock.lock)
 app.command()(machine.stages)
 app.command()(machine.doctor)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from runner.engines.choice import prepare_engine
 from runner.inspection.model import Inspection
 from runner.inspection.summary import summarize
 from runner.modelfile import Kind, ModelFile, identify
@@ -79,9 +80,12 @@ def compare(
         plan,
         run=run,
         output=plan.output if output else plan.output.with_name(run),
+        recorded=False,
         options={**shown, "compared_with": second.name, "sha256": second.model.sha256},
     )
-    return run_plan(plan, engine, view, started)
+    with view:
+        choice = prepare_engine(engine, list(plan.images.values()), view)
+        return run_plan(plan, choice, view, started)
 
 
 @dataclass(frozen=True)

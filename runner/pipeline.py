@@ -10,11 +10,11 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
@@ -28,6 +28,7 @@ from runner.graphfile import identify_source
 from runner.inputs import InputSpec, resolve_inputs
 from runner.modelfile import ModelFile
 from runner.page import write_page
+from runner.record import write_records
 from runner.report import (
     EngineRecord,
     FileRecord,
@@ -51,6 +52,9 @@ from runner.toolchain import (
 from runner.view import SilentView, View
 from runner.wheels import accept_wheel
 
+if TYPE_CHECKING:
+    from runner.dsse import PrivateKey
+
 METRICS = {name: f"{name}_abs" for name in ("mean", "max", "p99", "rms")} | {
     f"{name}-rel": f"{name}_rel" for name in ("mean", "max", "p99", "rms")
 }
@@ -59,10 +63,16 @@ _MOST_PYTHON_FILES = 200
 # How a stage marks progress among its output lines.
 _PROGRESS = "@progress "
 
+# What is done when the stages have run and the volume is still there.
+Inside = Callable[[Volume, Sequence[StageRecord]], None]
+
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that was asked for, checked; making one touches neither engine nor disk."""
+    """Everything that was asked for, checked; making one touches neither engine nor disk.
+
+    `python_files` are the file of `--arch` and those beside it, by their names in the volume.
+    """
 
     model: ModelFile
     toolchain: Toolchain
@@ -70,7 +80,7 @@ class Plan:
     inputs: Sequence[InputSpec]
     inputs_from: str
     arrays: Path | None
-    arch_file: Path | None
+    python_files: Mapping[str, Path]
     check: Mapping[str, Any]
     stage_options: Mapping[str, Mapping[str, Any]]
     output: Path
@@ -78,6 +88,8 @@ class Plan:
     options: Mapping[str, Any] = field(default_factory=dict)
     # Further files that the stages find in the volume, by their names there.
     extras: Mapping[str, Path] = field(default_factory=dict)
+    # Whether it is a conversion, of which a record is left.
+    recorded: bool = True
 
 
 def convert(
@@ -97,18 +109,21 @@ def convert(
     wheels: Sequence[str] = (),
     gpu: bool = False,
     toolchain: str = DEFAULT_TOOLCHAIN,
+    sign: str | Path | None = None,
     view: View | None = None,
 ) -> Report:
     """Convert a model, check every stage against PyTorch, and leave a run folder.
 
     The toolchain says what the model's file is; one that starts from an ONNX model or a frozen
     graph has a reference of its own instead of PyTorch.
-    `options` are stage options by name (`opset`), or by stage and name (`tflite.flex`). Whatever
+    `options` are stage options by name (`opset`), or by stage and name (`tflite.flex`). `sign` is a
+    private key in PEM: the record of the run is then left in a signed form too. Whatever
     comes of the stages is in the returned report; `exit_code` in it says how it ended. Raises
     `BadInput` or `EnvironmentUnavailable` where nothing could be started.
     """
     started = time.time()
     view = view or SilentView()
+    key = _signing_key(Path(sign)) if sign else None
     arch_options = {"arch": arch, "arch_args": json.dumps(arch_args) if arch_args else ""}
     plan = make_plan(
         Path(model),
@@ -124,17 +139,16 @@ def convert(
         gpu=gpu,
         toolchain=toolchain,
     )
-    return run_plan(plan, engine, view, started)
-
-
-def run_plan(plan: Plan, engine: str, view: View, started: float) -> Report:
-    """Prepare the environments and run the plan's stages; `started` is in seconds of the epoch."""
-    images = list(plan.images.values())
     with view:
-        choice = prepare_engine(engine, images, view)
-        view.say(f"Engine: {choice.engine.name} ({choice.reason})")
-        setup = time.time() - started
-        return _run(plan, choice, view, started, setup)
+        choice = prepare_engine(engine, list(plan.images.values()), view)
+        return run_plan(plan, choice, view, started, key=key)
+
+
+def _signing_key(path: Path) -> PrivateKey:
+    # Late: the import costs a run without a signature more than all of its record does.
+    from runner.dsse import load_signing_key
+
+    return load_signing_key(path)
 
 
 def make_plan(
@@ -204,12 +218,7 @@ def plan_for(
     accepted = tuple(accept_wheel(wheel, list(images.values())) for wheel in wheels)
     images = {name: with_wheels(image, accepted) for name, image in images.items()}
     arch_file, options = _arch_file(arch, options)
-    run = _run_name(model)
-    folder = Path(output) if output else Path("runs") / run
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(
-            f"{folder} exists and is not empty.", "Name another --output, or remove it first."
-        )
+    run = run_name(model)
     check: dict[str, Any] = {
         "samples": samples,
         "seed": seed,
@@ -225,10 +234,10 @@ def plan_for(
         inputs=specs,
         inputs_from=source,
         arrays=arrays,
-        arch_file=arch_file,
+        python_files=_python_files(arch_file) if arch_file else {},
         check=check,
         stage_options=_stage_options(chain, options),
-        output=folder.absolute(),
+        output=run_folder(output, run),
         run=run,
         options={**check, **{k: v for k, v in options.items() if v not in ("", None)}},
         extras=extras or {},
@@ -274,13 +283,37 @@ def _stage_options(chain: Toolchain, options: Mapping[str, Any]) -> dict[str, di
     return sorted_options
 
 
-def _run_name(model: Path) -> str:
+def run_folder(output: str | Path | None, run: str) -> Path:
+    """The absolute path of a run's folder. Raises `BadInput` if there is something in it."""
+    folder = Path(output) if output else Path("runs") / run
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInput(
+            f"{folder} exists and is not empty.", "Name another --output, or remove it first."
+        )
+    return folder.absolute()
+
+
+def run_name(model: Path) -> str:
     stem = re.sub(r"[^A-Za-z0-9]+", "-", model.stem).strip("-") or "model"
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     return f"{stem[:40]}-{now}-{secrets.token_hex(2)}"
 
 
-def _run(plan: Plan, choice: Choice, view: View, started: float, setup: float) -> Report:
+def run_plan(
+    plan: Plan,
+    choice: Choice,
+    view: View,
+    started: float,
+    *,
+    key: PrivateKey | None = None,
+    inside: Inside | None = None,
+) -> Report:
+    """Run every stage on an engine that is ready, and leave the run folder with its record.
+
+    `started` is when the command began, in seconds since the epoch.
+    """
+    view.say(f"Engine: {choice.engine.name} ({choice.reason})")
+    setup = time.time() - started
     folder = plan.output
     created = not folder.exists()
     try:
@@ -296,6 +329,8 @@ def _run(plan: Plan, choice: Choice, view: View, started: float, setup: float) -
         with choice.engine.volume(plan.run, folder / ".volume") as volume:
             volume.put(_initial_files(plan))
             _run_stages(plan, choice.engine, volume, view, records)
+            if inside is not None:
+                inside(volume, records)
     except KeyboardInterrupt:
         interrupted = True
     except BaseException:
@@ -307,6 +342,8 @@ def _run(plan: Plan, choice: Choice, view: View, started: float, setup: float) -
     report = _report(plan, choice, records, interrupted, started, setup)
     write_text(folder / "report.json", report.to_json())
     write_page(report, folder)
+    if plan.recorded:
+        write_records(plan, report, key)
     view.finished(report, folder)
     return report
 
@@ -318,18 +355,16 @@ def _initial_files(plan: Plan) -> dict[str, Path | bytes]:
     }
     if plan.arrays is not None:
         files[plan.check["inputs"]] = plan.arrays
-    if plan.arch_file is not None:
-        files |= _python_files(plan.arch_file)
-    return files
+    return files | dict(plan.python_files)
 
 
 def arch_files(arch: str) -> tuple[str, dict[str, Path | bytes]]:
     """`--arch` as the stages see it, and the files to put into their volume. Raises `BadInput`."""
     file, options = _arch_file(arch, {"arch": arch})
-    return str(options["arch"]), {} if file is None else _python_files(file)
+    return str(options["arch"]), {} if file is None else dict(_python_files(file))
 
 
-def _python_files(arch_file: Path) -> dict[str, Path | bytes]:
+def _python_files(arch_file: Path) -> dict[str, Path]:
     """The file of `--arch`, and what it may import: the Python files and packages beside it."""
     folder = arch_file.parent
     packages = [path.parent for path in folder.glob("*/__init__.py")]

@@ -226,7 +226,7 @@ def _repaired(
     job: Job, graph_def: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
 ) -> Tuple[Any, Signature]:
     """The graph with the fixes that the option allows, and its inputs and outputs."""
-    chosen = {fix.name for fix in fixes.select(job.options["fixes"], "graph")}
+    chosen = set(fixes.resolve(job.options, "graph"))
     job.report["fixes"] = []
     io = channels_last_io(job, sorted(chosen))
     if not chosen:

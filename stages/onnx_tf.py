@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import sys
+import uuid
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 from stages import fixes
@@ -37,7 +40,7 @@ def convert(job: Job) -> Signature:
             "Export it again; onnx 1.7.0 reads opsets up to 12.",
         ) from None
     backend = _onnx_tf_backend(job)
-    chosen = [fix.name for fix in fixes.select(job.options["fixes"], "onnx-tf")]
+    chosen = fixes.resolve(job.options, "onnx-tf")
     job.report["fixes"] = []
     if chosen:
         from stages.fixes import for_onnx_tf
@@ -97,7 +100,14 @@ def _onnx_tf_backend(job: Job) -> Any:
     TensorFlow itself keeps the GPU, for running the graph.
     """
     import onnx_tf.backend
+    import onnx_tf.common
 
+    # Some nodes get eight digits of a random UUID in their names. Drawn from a seeded generator,
+    # they are what the tool alone might have drawn, and the same each time.
+    draw = random.Random(0)
+    onnx_tf.common.uuid = SimpleNamespace(
+        uuid4=lambda: uuid.UUID(int=draw.getrandbits(128), version=4)
+    )
     if not job.options["prepare_sees_gpu"]:
         for name, module in list(sys.modules.items()):
             if name.startswith("onnx_tf") and callable(getattr(module, "supports_device", None)):

@@ -13,7 +13,7 @@ import time
 import zipfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -210,14 +210,21 @@ def compare(
     """Run a framework over all samples; the error of each of its outputs against PyTorch's.
 
     The result is the `check` of a stage's report. Outputs are compared in blocks, while the
-    framework works on the next samples.
+    framework works on the next samples. The job may name another reference than PyTorch's, or have
+    the outputs kept as one: then the result is empty.
     """
-    settings = job.request.get("check", {})
-    metric, tolerance = settings.get("metric", "mean_abs"), settings.get("tolerance", 1e-6)
-    references = samples.output_arrays
     if job.signature is not None:
         make_predict = in_own_layout(make_predict, job.signature)
-    statistics = [OutputStatistics(t.name, t.shape, np.dtype(t.dtype)) for t in samples.outputs]
+    if job.keep is not None:
+        _keep(job.keep, samples, make_predict)
+        return {}
+    settings = job.request.get("check", {})
+    metric, tolerance = settings.get("metric", "mean_abs"), settings.get("tolerance", 1e-6)
+    references = replace(samples, folder=job.reference or samples.folder).output_arrays
+    statistics = [
+        OutputStatistics(tensor.name, array.shape[1:], array.dtype)
+        for tensor, array in zip(samples.outputs, references)
+    ]
     block = max(1, _COMPARED_BYTES // max(1, sum(array[0].nbytes for array in references)))
     pending: List[List[np.ndarray]] = [[] for _ in statistics]
     start = time.perf_counter()
@@ -280,6 +287,22 @@ def in_own_layout(
 def _turned(value: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     # A value of another rank is a wrong shape, which the statistics tell.
     return np.ascontiguousarray(value.transpose(axes)) if value.ndim == len(axes) > 0 else value
+
+
+def _keep(folder: Path, samples: Samples, make_predict: Callable[[], Predict]) -> None:
+    """Write a framework's outputs for all samples, to be a reference."""
+    maps: List[np.ndarray] = []
+    for sample, outputs in enumerate(run_all(make_predict, samples)):
+        if not maps:
+            tensors = [Tensor("", value.shape, value.dtype.name) for value in outputs]
+            need_disk(folder, tensors, samples.count)
+            paths = [folder / f"output-{i}.npy" for i in range(len(tensors))]
+            maps = [_create(path, samples.count, t) for path, t in zip(paths, tensors)]
+        for array, value in zip(maps, outputs):
+            array[sample] = value
+        progress("keep", sample + 1, samples.count)
+    for array in maps:
+        array.flush()
 
 
 def need_disk(folder: Path, tensors: Sequence[Tensor], count: int) -> None:

@@ -19,6 +19,7 @@ from stages.contract import (
     run_as_program,
 )
 from stages.fixes import for_tflite
+from stages.flex_options import sort_attributes
 from stages.samples import Predict, compare, open_samples
 from stages.tf_common import import_tensorflow, load_graph, placeholders, sinks
 
@@ -40,6 +41,7 @@ def convert(job: Job) -> Signature:
             "Some operators have no TensorFlow Lite builtin: the model needs the Flex delegate "
             "(SELECT_TF_OPS)."
         )
+        content = sort_attributes(content)
     job.output.write_bytes(content)
     return signature
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import random
 from collections import Counter
 from dataclasses import replace
 from typing import Any, Callable, Dict, List, Optional, Sequence
@@ -36,6 +37,10 @@ def convert(job: Job) -> Signature:
 
     from stages import pytorch_model, samples
 
+    # What a model draws while it is built, or traced, is then the same each time.
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
     options = job.options
     if options["opset"] not in OPSETS:
         raise InputError(
@@ -67,8 +72,8 @@ def convert(job: Job) -> Signature:
         reference = samples.write_reference(
             folder, inputs, count, names, lambda: _predictor(torch, _replica(torch, model))
         )
-    random = _is_random(torch, model, reference)
-    if random:
+    is_random = _is_random(torch, model, reference)
+    if is_random:
         job.note(
             "PyTorch's own outputs differ between two runs on one input: the model is random or "
             "keeps state, and its conversion cannot be checked."
@@ -77,7 +82,7 @@ def convert(job: Job) -> Signature:
     else:
         with job.phase("noise floor"):
             floor = _noise_floor(torch, model, reference, settings.get("noise_samples", 16))
-    reference = replace(reference, noise_floor=floor, random=random)
+    reference = replace(reference, noise_floor=floor, random=is_random)
     samples.save(reference)
     job.report["parameters"] = pytorch_model.parameter_count(model)
     job.report["noise_floor"] = floor
@@ -233,7 +238,7 @@ def _export_with_fixes(
     job: Job,
 ) -> None:
     """Export with the repairs that the option `fixes` allows, and note those that did something."""
-    chosen = [fix.name for fix in fixes.select(job.options["fixes"], "torch")]
+    chosen = fixes.resolve(job.options, "torch")
     job.report["fixes"] = []
     if not chosen:
         _export(torch, model, inputs, tensors, output_names, job)

@@ -35,6 +35,8 @@ PASSED, BAD_INPUT, STAGE_FAILED, OUT_OF_TOLERANCE, VACUOUS, ENVIRONMENT = 0, 2, 
 INTERRUPTED = 130
 STAGES = tuple(stage.name for stage in load_toolchain().stages)
 ARTIFACTS = ("model.onnx", "model.pb", "model.tflite")
+# What every run that began leaves, however it ended.
+RECORD = {"report.json", "report.html", "provenance.json", "test-result.json"}
 DOCKER = pytest.param("docker", marks=pytest.mark.docker)
 ENGINES = ("process", DOCKER)
 

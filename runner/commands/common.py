@@ -20,11 +20,14 @@ errors = Console(stderr=True)
 
 def print_error(error: RunnerError) -> None:
     """What is wrong, and below it what to do."""
-    text = Text("error: ", style="bold red").append(error.message, style="default not bold")
+    from runner.view import printable  # late: most commands end without an error
+
+    # A message may quote a file of anybody's.
+    text = Text("error: ", style="bold red")
+    text.append(printable(error.message), style="default not bold")
     if error.remedy:
-        text.append(f"\n→ {error.remedy}", style="default not bold")
+        text.append(f"\n→ {printable(error.remedy)}", style="default not bold")
     if error.exit_code in (ExitCode.ENVIRONMENT, ExitCode.BAD_INPUT):
-        # Late: most commands end without an error.
         from runner.failures import Symptoms, known, recognise
         from runner.view import known_failure
 

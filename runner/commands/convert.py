@@ -67,6 +67,10 @@ def convert(
     toolchain: Annotated[
         Optional[str], typer.Option(help="Which chain of stages (default: by the model's option).")
     ] = None,
+    sign: Annotated[
+        Optional[Path],
+        typer.Option(help="Sign the record with this private key (PEM: Ed25519 or ECDSA)."),
+    ] = None,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the stages' output.")] = False,
@@ -99,6 +103,7 @@ def convert(
         wheels=wheel or (),
         gpu=gpu,
         toolchain=toolchain,
+        sign=sign,
         view=view,
     )
     if as_json:

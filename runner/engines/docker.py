@@ -19,7 +19,14 @@ import requests.exceptions
 from runner.engines.base import MOST_READ, Ended, OnLine, Progress
 from runner.errors import EnvironmentUnavailable
 from runner.files import appearing
-from runner.image_build import CUDA_VARIANT, ImageRecord, build_image, choose_base, find_image
+from runner.image_build import (
+    CUDA_VARIANT,
+    LABELS,
+    ImageRecord,
+    build_image,
+    choose_base,
+    find_image,
+)
 from runner.report import EnvironmentRecord
 from runner.toolchain import Image, Stage
 
@@ -61,6 +68,7 @@ class DockerEngine:
         self._memory = int(int(info.get("MemTotal") or 4 << 30) * _MEMORY_SHARE)
         self._records: dict[str, ImageRecord] = {}
         self._images: dict[str, Image] = {}
+        self._locks: dict[str, str] = {}
 
     def missing(self, images: Sequence[Image]) -> list[Image]:
         return [image for image in images if find_image(self.client, image) is None]
@@ -80,6 +88,26 @@ class DockerEngine:
                 raise EnvironmentUnavailable(f"The image '{image.title}' vanished after its build.")
             self._records[image.name] = record
 
+    def adopt(self, images: Sequence[Image], ids: Mapping[str, str]) -> bool:
+        """Take images by their ids (`sha256:...`, by name), whatever they were built from.
+
+        False, and nothing is taken, unless all of them are here and are images of stages.
+        """
+        records = {}
+        for image in images:
+            try:
+                found = self.client.images.get(ids[image.name])
+            except (docker.errors.ImageNotFound, docker.errors.NullResource, KeyError):
+                return False
+            if found.labels.get(f"{LABELS}.image") != image.name:
+                return False
+            base = found.labels.get(f"{LABELS}.base", "")
+            tag = found.tags[0] if found.tags else ""
+            records[image.name] = ImageRecord(tag, str(found.id), base, found.attrs["Size"])
+            self._locks[image.name] = found.labels.get(f"{LABELS}.lock", image.lock_sha256)
+        self._images, self._records = {image.name: image for image in images}, records
+        return True
+
     def _build(self, image: Image, base: str, show: Callable[[str, float | None], None]) -> None:
         build_image(self.client, image, base, lambda line: show(line, None))
         show("built", 1.0)
@@ -89,7 +117,7 @@ class DockerEngine:
         return EnvironmentRecord(
             image=image.title,
             identity=record.id,
-            lock_sha256=image.lock_sha256,
+            lock_sha256=self._locks.get(image.name, image.lock_sha256),
             stand_ins=[str(stand_in) for stand_in in image.stand_ins_used],
             wheels=[f"{wheel.path.name} sha256:{wheel.sha256}" for wheel in image.wheels],
             details={"tag": record.tag, "base": record.base},

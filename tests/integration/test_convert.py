@@ -12,6 +12,7 @@ import pytest
 from conftest import (
     ARTIFACTS,
     ENGINES,
+    RECORD,
     ROOT,
     STAGES,
     Convert,
@@ -82,8 +83,7 @@ def test_artifacts_are_whole_and_recorded(convert: Convert, name: str, engine: s
 def test_nothing_is_left_behind(convert: Convert, name: str, engine: str) -> None:
     run = convert(name, engine=engine)
     there = {str(path.relative_to(run.folder)) for path in run.folder.rglob("*") if path.is_file()}
-    logs = (f"logs/{stage}.log" for stage in STAGES)
-    assert there == {"report.json", "report.html", *ARTIFACTS, *logs}
+    assert there == {*RECORD, *ARTIFACTS, *(f"logs/{stage}.log" for stage in STAGES)}
     assert leftovers(run.folder) == []
     if engine == "docker":
         assert docker_leftovers(run.report["run"]) == ""

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import runner
-from runner.commands import convert, images, lock, machine
+from runner.commands import convert, diagnose, images, lock, machine
 from runner.commands.common import errors, print_error
 from runner.errors import ExitCode, RunnerError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(convert.convert)
+app.command()(diagnose.diagnose)
 app.command()(lock.lock)
 app.command()(machine.stages)
 app.command()(machine.doctor)

@@ -10,15 +10,15 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 import runner
+from runner.diagnosis import trace_run
 from runner.engines.base import Engine, Volume
 from runner.engines.choice import Choice, prepare_engine
 from runner.errors import BadInput, ExitCode, RunnerError
@@ -35,6 +35,7 @@ from runner.report import (
     StageRecord,
     StageReport,
 )
+from runner.stage_output import followed
 from runner.toolchain import (
     DEFAULT_TOOLCHAIN,
     DEFAULT_VARIANT,
@@ -46,6 +47,7 @@ from runner.toolchain import (
     variants_of,
     with_wheels,
 )
+from runner.traces import Diagnosis
 from runner.view import SilentView, View
 from runner.wheels import accept_wheel
 
@@ -54,8 +56,6 @@ METRICS = {name: f"{name}_abs" for name in ("mean", "max", "p99", "rms")} | {
 }
 
 _MOST_PYTHON_FILES = 200
-# How a stage marks progress among its output lines.
-_PROGRESS = "@progress "
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def convert(
     wheels: Sequence[str] = (),
     gpu: bool = False,
     toolchain: str = DEFAULT_TOOLCHAIN,
+    diagnose: bool = True,
     view: View | None = None,
 ) -> Report:
     """Convert a model, check every stage against PyTorch, and leave a run folder.
@@ -125,7 +126,7 @@ def convert(
         choice = prepare_engine(engine, images, view)
         view.say(f"Engine: {choice.engine.name} ({choice.reason})")
         setup = time.time() - started
-        return _run(plan, choice, view, started, setup)
+        return _run(plan, choice, view, started, setup, diagnose)
 
 
 def make_plan(
@@ -236,7 +237,9 @@ def _run_name(model: Path) -> str:
     return f"{stem[:40]}-{now}-{secrets.token_hex(2)}"
 
 
-def _run(plan: Plan, choice: Choice, view: View, started: float, setup: float) -> Report:
+def _run(
+    plan: Plan, choice: Choice, view: View, started: float, setup: float, diagnose: bool
+) -> Report:
     folder = plan.output
     created = not folder.exists()
     try:
@@ -247,11 +250,14 @@ def _run(plan: Plan, choice: Choice, view: View, started: float, setup: float) -
             "Name another place with --output.",
         ) from None
     records: list[StageRecord] = []
+    diagnosis: Diagnosis | None = None
     interrupted = False
     try:
         with choice.engine.volume(plan.run, folder / ".volume") as volume:
             volume.put(_initial_files(plan))
             _run_stages(plan, choice.engine, volume, view, records)
+            if diagnose and _judge(plan, records, False)[0] == "out-of-tolerance":
+                diagnosis = trace_run(plan.toolchain, volume, records, plan.check, folder, view)
     except KeyboardInterrupt:
         interrupted = True
     except BaseException:
@@ -261,6 +267,7 @@ def _run(plan: Plan, choice: Choice, view: View, started: float, setup: float) -
     done = {record.name for record in records}
     records += [_skipped(stage) for stage in plan.toolchain.stages if stage.name not in done]
     report = _report(plan, choice, records, interrupted, started, setup)
+    report.diagnosis = diagnosis
     write_text(folder / "report.json", report.to_json())
     view.finished(report, folder)
     return report
@@ -271,11 +278,11 @@ def _initial_files(plan: Plan) -> dict[str, Path | bytes]:
     if plan.arrays is not None:
         files[plan.check["inputs"]] = plan.arrays
     if plan.arch_file is not None:
-        files |= _python_files(plan.arch_file)
+        files |= python_files(plan.arch_file)
     return files
 
 
-def _python_files(arch_file: Path) -> dict[str, Path | bytes]:
+def python_files(arch_file: Path) -> dict[str, Path | bytes]:
     """The file of `--arch`, and what it may import: the Python files and packages beside it."""
     folder = arch_file.parent
     packages = [path.parent for path in folder.glob("*/__init__.py")]
@@ -339,15 +346,7 @@ def _run_stage(
             f"reports/{stage.name}.json": b"",
         }
     )
-    with _log(plan.output / f"logs/{stage.name}.log") as log:
-
-        def on_line(line: str) -> None:
-            if line.startswith(_PROGRESS):
-                view.stage_progress(stage, line[len(_PROGRESS) :])
-            else:
-                log.write(line + "\n")
-                view.stage_line(stage, line)
-
+    with followed(stage, view, plan.output / f"logs/{stage.name}.log") as on_line:
         ended = volume.run(stage, on_line)
     record.exit_status = ended.status
     record.status, record.blame = "failed", "stage"
@@ -376,17 +375,6 @@ def _run_stage(
         record.status, record.blame = "ok", ""
 
 
-@contextmanager
-def _log(final: Path) -> Iterator[IO[str]]:
-    """A log under a temporary name; it gets its own however the stage ends: nothing is lost."""
-    temporary = final.with_name(f".{final.name}.part")
-    try:
-        with open(temporary, "w") as log:
-            yield log
-    finally:
-        temporary.replace(final)
-
-
 def _collect(plan: Plan, stage: Stage, volume: Volume, artifact: FileRecord) -> str:
     """Copy the artifact into the run folder; what is wrong with it, if anything."""
     if artifact.path != stage.produces:
@@ -409,6 +397,14 @@ def _skipped(stage: Stage) -> StageRecord:
         status="skipped",
         failure="An earlier stage did not finish.",
     )
+
+
+def _sources(plan: Plan) -> dict[str, Path | None]:
+    return {"path": plan.model.path, "arch_file": plan.arch_file, "inputs_file": plan.arrays}
+
+
+def _shown_path(path: Path | None) -> str | None:
+    return None if path is None else os.fsencode(path.absolute()).decode(errors="replace")
 
 
 def _report(
@@ -440,6 +436,7 @@ def _report(
             kind=plan.model.kind.value,
             sha256=plan.model.sha256,
             bytes=plan.model.bytes,
+            **{name: _shown_path(path) for name, path in _sources(plan).items()},
         ),
         options=dict(plan.options),
         inputs_from=plan.inputs_from or ("inferred from the first layer" if first else ""),

@@ -21,6 +21,9 @@ from stages.contract import (
 )
 from stages.tf_common import import_tensorflow, load_graph
 
+# A report stays readable: of a larger graph the first tensors are listed.
+_MOST_PLACES = 20_000
+
 
 def convert(job: Job) -> Signature:
     """Write the frozen graph; its signature, with the graph's own tensor names."""
@@ -54,7 +57,9 @@ def convert(job: Job) -> Signature:
     # export_graph writes a node's attributes in the order of a hash table, which differs from run
     # to run; sorted, the same graph is always the same file.
     job.output.write_bytes(graph_def.SerializeToString(deterministic=True))
-    return _signature(job, representation)
+    signature = _signature(job, representation)
+    job.report["tensors"] = _places(representation, signature, graph_def)
+    return signature
 
 
 def check(job: Job) -> Optional[Dict[str, Any]]:
@@ -127,6 +132,33 @@ def _node_of(representation: Any, output: str) -> Tuple[str, Any]:
     # With fixes an output has its final name already.
     first = tensor.name.endswith(":0") and not getattr(representation, "keeps_names", False)
     return (f"{output}:0" if first else tensor.name), tensor
+
+
+def _places(representation: Any, signature: Signature, graph_def: Any) -> Dict[str, Dict[str, Any]]:
+    """Where each ONNX tensor lies in the graph, and in which order of axes, as far as it does.
+
+    It is how a trace knows that two tensors are the same.
+    """
+    kept = {node.name for node in graph_def.node}
+    outputs = {tensor.name: tensor.node for tensor in signature.outputs}
+    places: Dict[str, Dict[str, Any]] = {}
+    values = getattr(representation, "values", None)
+    if values is None:  # onnx-tf alone: every tensor in ONNX's order
+        found = [
+            (name, tensor, None)
+            for name, tensor in representation.tensor_dict.items()
+            if getattr(tensor, "op", None) is not None
+        ]
+    else:
+        found = [(name, *value.place()) for name, value in values.items() if value.is_emitted]
+    for name, tensor, order in found:
+        node = outputs.get(name, tensor.name)
+        if node.partition(":")[0] in kept and tensor.op.type not in ("Const", "Placeholder"):
+            axes = list(order) if order is not None and name not in outputs else []
+            places[name] = {"node": node, "axes": axes}
+            if len(places) == _MOST_PLACES:
+                break
+    return places
 
 
 def _signature(job: Job, representation: Any) -> Signature:

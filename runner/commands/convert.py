@@ -64,6 +64,9 @@ def convert(
     toolchain: Annotated[
         Optional[str], typer.Option(help="Which chain of stages (default: by the model's option).")
     ] = None,
+    diagnose: Annotated[
+        bool, typer.Option(help="Find the wrong operator where the result is out of tolerance.")
+    ] = True,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the stages' output.")] = False,
@@ -95,6 +98,7 @@ def convert(
         wheels=wheel or (),
         gpu=gpu,
         toolchain=toolchain,
+        diagnose=diagnose,
         view=view,
     )
     if as_json:

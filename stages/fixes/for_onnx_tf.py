@@ -47,8 +47,10 @@ class Representation:
         outputs: List[str],
         tensors: Dict[str, tf.Tensor],
         directly: bool,
+        values: Dict[str, Value],
     ) -> None:
         self.graph = graph
+        self.values = values
         self.inputs = inputs
         self.outputs = outputs
         self.tensor_dict = tensors
@@ -111,6 +113,7 @@ def convert(
         if "outputs" not in fixes:
             known = {name: tensors.get(name, tensor) for name, tensor in outputs.items()}
             result = TensorflowRep(graph, inputs, source.outputs, {**tensors, **known})
+            result.values = emitter.values
             return result, sorted(emitter.used & fixes)
         for name, tensor in outputs.items():
             # An operator of its own, even for an input or an interior tensor.
@@ -121,7 +124,7 @@ def convert(
                 outputs[name] = tensors[name]
         emitter.used.add("outputs")
     result = Representation(
-        graph, inputs, source.outputs, {**tensors, **outputs}, "layout" in fixes
+        graph, inputs, source.outputs, {**tensors, **outputs}, "layout" in fixes, emitter.values
     )
     return result, sorted(emitter.used & fixes)
 

@@ -19,6 +19,7 @@ from stages.contract import (
     flag,
     run_as_program,
 )
+from stages.layers import layers_of
 from stages.tf_common import import_tensorflow, load_graph
 
 # A report stays readable: of a larger graph the first tensors are listed.
@@ -46,10 +47,10 @@ def convert(job: Job) -> Signature:
 
         upstream = job.upstream_signature()
         representation, job.report["fixes"] = for_onnx_tf.convert(
-            model, chosen, upstream.inputs if upstream else ()
+            model, chosen, upstream.inputs if upstream else (), layers_of(job.volume)
         )
     else:
-        representation = backend.prepare(model, device="CPU", logging_level="WARNING")
+        representation = _by_onnx_tf_alone(backend, model, layers_of(job.volume))
     representation.export_graph(str(job.output))
     graph_def = tf.compat.v1.GraphDef.FromString(job.output.read_bytes())
     if _has_variables(representation.graph):
@@ -106,6 +107,33 @@ def _onnx_tf_backend(job: Job) -> Any:
             if name.startswith("onnx_tf") and callable(getattr(module, "supports_device", None)):
                 module.supports_device = lambda device: device == "CPU"  # type: ignore[attr-defined]
     return onnx_tf.backend
+
+
+def _by_onnx_tf_alone(backend: Any, model: Any, layers: Dict[str, str]) -> Any:
+    """onnx-tf's own conversion; its errors, which name no operator, with the one that it was at."""
+    owner = backend.TensorflowBackend
+    convert_node = owner._onnx_node_to_tensorflow_op.__func__
+    at: List[Any] = []
+
+    def noted(cls: Any, node: Any, *args: Any, **kwargs: Any) -> Any:
+        at[:] = [node]
+        return convert_node(cls, node, *args, **kwargs)
+
+    owner._onnx_node_to_tensorflow_op = classmethod(noted)
+    try:
+        return backend.prepare(model, device="CPU", logging_level="WARNING")
+    except Exception as error:  # onnx-tf and TensorFlow raise anything
+        if not at:
+            raise
+        node = at[0]
+        layer = next((layers[name] for name in node.outputs if name in layers), "")
+        raise StageError(
+            f"onnx-tf 1.6.0 alone cannot convert the layer '{layer or node.name}' (ONNX operator "
+            f"{node.op_type}, node '{node.name}'): {type(error).__name__}: {error}",
+            "Convert with the fixes (leave out --faithful), or replace the layer in the model.",
+        ) from error
+    finally:
+        owner._onnx_node_to_tensorflow_op = classmethod(convert_node)
 
 
 def _has_variables(graph: Any) -> bool:

@@ -31,11 +31,11 @@ def convert(job: Job) -> Signature:
         content = _convert(tf, job, signature, flex=False)
     except Exception as error:  # the converter raises ConverterError and plain Exception
         if not job.options["flex"] or not _wants_flex(str(error)):
-            raise for_tflite.explained(error) or error from None
+            raise for_tflite.explained(error, job.volume) or error from None
         try:
             content = _convert(tf, job, signature, flex=True)
         except Exception as flex_error:
-            raise for_tflite.explained(flex_error) or flex_error from None
+            raise for_tflite.explained(flex_error, job.volume) or flex_error from None
         job.note(
             "Some operators have no TensorFlow Lite builtin: the model needs the Flex delegate "
             "(SELECT_TF_OPS)."

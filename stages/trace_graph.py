@@ -155,4 +155,4 @@ def _terms(op: Any) -> int:
         return int(np.prod([*shapes[1][:2], shapes[1][3]]))
     if "MatMul" in op.type:
         return int(max(shapes[1] or [1]))
-    return 1024 if op.type in _GATHERING or "Norm" in op.type else 1
+    return 1024 if op.type in _GATHERING else 1

@@ -79,7 +79,8 @@ class OnnxModel(Artifact):
         if node.op_type in _RECURRENT and shape is not None:
             return int(16 * sum(shape))
         gathers = node.op_type.startswith("Reduce") or "Pool" in node.op_type
-        return 1024 if gathers or "Normalization" in node.op_type else 1
+        gathers |= node.op_type in ("InstanceNormalization", "LpNormalization", "LRN", "Softmax")
+        return 1024 if gathers else 1
 
     def plain(self, names: Sequence[str]) -> Callable[[Sequence[np.ndarray]], List[np.ndarray]]:
         model = onnx.ModelProto()

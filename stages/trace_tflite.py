@@ -17,6 +17,10 @@ from stages.tf_common import import_tensorflow
 from stages.trace_samples import trace_inputs
 from stages.tracing import Arrays, Comparison, Pair, Piece, compare_tensors, signature_of
 
+# What the converter makes a part of the operator before it.
+_FUSED = ("Add", "AddV2", "BiasAdd", "Maximum", "Minimum", "Mul", "Relu", "Relu6", "Sub")
+_LONGEST = 4
+
 
 def convert(job: Job) -> Signature:
     """Compare `model.tflite` with `model.pb`; the artifact is empty but for its name."""
@@ -64,24 +68,51 @@ def convert(job: Job) -> Signature:
 def matched(graph: Any, present: Sequence[str], artifact: Any) -> List[Pair]:
     """Tensors that are certainly the same: by the converter's names, and by shape.
 
-    The converter names the result of operators that it fuses after the last of them, and after it,
-    with `;` between, all others that it was made from; some of these belong to other layers, since
-    equal constants are shared. A name that is taken gets digits at its end. So it is the first name
-    that counts, and one that could be another's with a digit is left out.
+    The converter names the result of operators that it fuses after all of them, with `;` between,
+    mostly the last one first; some of the names belong to other layers, since equal constants are
+    shared. A name that is taken gets digits at its end. So the first name counts, or what follows
+    upon it among the others, and one that could be another's with a digit is left out.
     """
     known: Set[str] = set(present)
     taken: Dict[str, Pair] = {}
     for name in artifact.order():
-        tensor = artifact.graph.tensors[artifact.indices[name]]
-        first = tensor.name.decode(errors="replace").partition(";")[0]
+        index = artifact.indices[name]
+        tensor = artifact.graph.tensors[index]
+        first, *others = tensor.name.decode(errors="replace").split(";")
         node = first if ":" in first else f"{first}:0"
-        if node not in known or node in taken:
+        if node not in known:
             continue
+        operation = graph.get_tensor_by_name(node).op
+        if len(operation.outputs) > 1:
+            # Which of them a name is for is not certain; their places are.
+            place, count = artifact.place(index)
+            if count != len(operation.outputs):
+                continue
+            node = operation.outputs[place].name
+        else:
+            node = _last(graph, node, set(others))
         found = graph.get_tensor_by_name(node)
+        if node in taken or node not in known or found.dtype.name != artifact.dtype(index):
+            continue
         if not _same_shape(found, tensor) or _ambiguous(graph, first, tensor):
             continue
         taken[node] = Pair(name, node)
     return list(taken.values())
+
+
+def _last(graph: Any, node: str, others: Set[str]) -> str:
+    """The tensor at the end of the named operators that are fused after this one."""
+    found, reach = node, 0
+    pending = [(graph.get_tensor_by_name(node), 1)]
+    while pending:
+        tensor, depth = pending.pop()
+        for op in tensor.consumers():
+            # One between may have lost its name.
+            if op.type in _FUSED and depth <= _LONGEST:
+                pending.append((op.outputs[0], depth + 1))
+                if op.name in others and depth > reach:
+                    found, reach = op.outputs[0].name, depth
+    return found
 
 
 def _same_shape(found: Any, tensor: Any) -> bool:

@@ -51,6 +51,17 @@ class TfliteModel(Artifact):
         fused = next((name for name, value in kinds if value == activation), "")
         return f"{kind}+{fused}" if activation and fused else kind
 
+    def place(self, index: int) -> Tuple[int, int]:
+        """Which output of its operator a tensor is, and how many that has."""
+        outputs = [int(t) for t in self.graph.operators[self.producers[index]].outputs]
+        return outputs.index(index), len(outputs)
+
+    def dtype(self, index: int) -> str:
+        """The tensor's type by numpy's name: float32, int64, bool ..."""
+        number = self.graph.tensors[index].type
+        names = vars(self.schema.TensorType).items()
+        return next((name.lower() for name, value in names if value == number), "")
+
     def _dependent(self) -> List[str]:
         known = {int(index) for index in self.graph.inputs}
         order = []

@@ -6,7 +6,7 @@ import itertools
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import tensorflow as tf
 from onnx_tf.backend import TensorflowBackend
@@ -68,12 +68,15 @@ class Representation:
 
 
 def convert(
-    model: Any, fixes: Iterable[str], expected: Sequence[Tensor] = ()
+    model: Any,
+    fixes: Iterable[str],
+    expected: Sequence[Tensor] = (),
+    layers: Optional[Mapping[str, str]] = None,
 ) -> Tuple[Any, List[str]]:
     """Convert an ONNX model with these fixes; the names of those that did something, sorted.
 
     `expected` are the inputs of the PyTorch model: those that the exporter dropped, since no output
-    needs them, become inputs that nothing reads.
+    needs them, become inputs that nothing reads. `layers` has module paths by ONNX tensor.
 
     Raises `StageError` that names the layer that cannot be converted.
     """
@@ -86,6 +89,7 @@ def convert(
     with graph.as_default():
         emitter = Emitter(TensorflowBackend, model.opset_import, fixes)
         emitter.used |= used
+        emitter.layers = layers or {}
         emitter.reserved |= {_safe(name) for name in source.outputs}
         tensors: Dict[str, tf.Tensor] = {}
         for info in source.inputs:

@@ -55,12 +55,15 @@ def trace_run(
 
 
 def _numbers(reports: Sequence[StageReport], available: int, wanted: int) -> list[int]:
-    """Which samples to trace: the worst ones of the last check, then the first ones."""
+    """Which samples to trace: the first, the worst ones of the last check, then the next ones.
+
+    The first is what the model was exported with.
+    """
     checks = [report.check for report in reports if report.check]
     outputs = checks[-1].outputs if checks else []
     worst = [worst.sample for output in outputs for worst in output.worst_samples[:_WORST]]
     count = checks[-1].samples if checks else available
-    chosen = dict.fromkeys([*worst[:_WORST], *range(min(count, wanted))])
+    chosen = dict.fromkeys([0, *worst[:_WORST], *range(min(count, wanted))])
     return [number for number in chosen if number < count][:wanted]
 
 

@@ -38,18 +38,17 @@ def _table(trace: StageTrace) -> RenderableType:
         title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
         pad_edge=False,
     )  # fmt: skip
-    table.add_column("depth", justify="right", no_wrap=True)
-    table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=44)
-    table.add_column("operators", overflow="ellipsis", no_wrap=True, max_width=30)
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=30)
+    table.add_column("operators", overflow="ellipsis", no_wrap=True, max_width=18)
     for column in ("error", "own", "rounding"):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", no_wrap=True, min_width=len("rounding"))
     for depth in chosen(trace.trace.points):
         point = trace.trace.points[depth]
-        layer = " + ".join(point.modules) or (point.nodes[-1] if point.nodes else point.tensor)
         table.add_row(
             str(depth + 1),
-            Text(printable(layer)),
-            Text(printable(" + ".join(point.operators))),
+            Text(printable(_short(point.modules or point.nodes[-1:] or [point.tensor]))),
+            Text(printable(_short(point.operators))),
             _figure(point.error),
             _figure(point.own_error),
             _figure(point.limit),
@@ -65,6 +64,10 @@ def chosen(points: list[TracePoint]) -> list[int]:
         key=lambda i: (not points[i].wrong, i not in (0, len(points) - 1), -points[i].ratio),
     )
     return sorted(order[:_ROWS])
+
+
+def _short(names: list[str]) -> str:
+    return names[0] + (f" +{len(names) - 1}" if len(names) > 1 else "")
 
 
 def _figure(value: float) -> str:

@@ -37,14 +37,33 @@ def places_of(volume: Path) -> Dict[str, Dict[str, Any]]:
     return {}
 
 
-def layer_of_operation(volume: Path, operation: str) -> str:
-    """The module path behind an operation of the frozen graph; '' if it is not known."""
+def layer_of_operation(volume: Path, operation: str, graph_def: Any = None) -> str:
+    """The module path behind an operation of the frozen graph; '' if it is not known.
+
+    The fixes name operations after their ONNX node. onnx-tf alone does not, so without a namesake
+    the first operation after it counts that the stage has put an ONNX tensor into.
+    """
     layers = layers_of(volume)
+    owners = {
+        place["node"].partition(":")[0]: layers.get(tensor, "")
+        for tensor, place in places_of(volume).items()
+    }
     scope = operation.partition("/")[0] + "/"
-    for tensor, place in places_of(volume).items():
-        node = place["node"].partition(":")[0]
+    for node, layer in owners.items():
         if node == operation or node.startswith(scope):
-            return layers.get(tensor, "")
+            return layer
+    readers: Dict[str, List[str]] = {}
+    for node in graph_def.node if graph_def is not None else ():
+        for name in node.input:
+            readers.setdefault(name.partition(":")[0].lstrip("^"), []).append(node.name)
+    pending, seen = [operation], {operation}
+    while pending:
+        for name in readers.get(pending.pop(0), []):
+            if name in owners:
+                return owners[name]
+            if name not in seen:
+                seen.add(name)
+                pending.append(name)
     return ""
 
 

@@ -23,7 +23,9 @@ class OnnxModel(Artifact):
         self.inputs = list(inputs)
         self.shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
         self.producers = {name: n for n in model.graph.node for name in n.output if name}
+        self.positions = {id(node): index for index, node in enumerate(model.graph.node)}
         self._order = self._dependent()
+        self._moving = set(self._order)
 
     def _dependent(self) -> List[str]:
         constants = set(self.shapes)
@@ -39,25 +41,21 @@ class OnnxModel(Artifact):
         return self._order
 
     def piece(self, name: str, cuts: Set[str]) -> Piece:
-        nodes: List[Any] = []
+        nodes: Dict[int, Any] = {}
         inputs: List[str] = []
-        seen: Set[str] = set()
         pending = [name]
         while pending:
             node = self.producers.get(pending.pop())
-            if node is None or id(node) in {id(n) for n in nodes}:
+            if node is None or self.positions[id(node)] in nodes:
                 continue
-            nodes.append(node)
+            nodes[self.positions[id(node)]] = node
             for read in reads(node):
                 if read in cuts:
                     inputs.append(read)
-                elif read and read not in seen:
-                    seen.add(read)
+                else:
                     pending.append(read)
-        position = {id(node): index for index, node in enumerate(self.model.graph.node)}
-        nodes.sort(key=lambda node: position[id(node)])
-        dependent = set(self._order)
-        moving = [node for node in nodes if dependent & set(node.output)] or nodes
+        ordered = [nodes[position] for position in sorted(nodes)]
+        moving = [node for node in ordered if self._moving & set(node.output)] or ordered
         return Piece(
             tuple(node.op_type for node in moving),
             tuple(node.name or node.output[0] for node in moving),

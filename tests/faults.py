@@ -33,6 +33,7 @@ def half(array):
 class Onnx:
     def __init__(self, path):
         import onnx
+        import onnx.numpy_helper
 
         self.onnx, self.path = onnx, path
         self.graph = onnx.load(str(path))

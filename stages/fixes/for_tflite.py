@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from stages.contract import StageError
 from stages.layers import layer_of_operation
@@ -12,18 +12,18 @@ from stages.layers import layer_of_operation
 _PLACE = r'loc\("([^"]*)"[^)]*\): (?:error: )?'
 
 
-def explained(error: Exception, volume: Path) -> Optional[StageError]:
+def explained(error: Exception, volume: Path, graph_def: Any = None) -> Optional[StageError]:
     """A refusal that names the layer, the operator, why and what to change; None if unknown.
 
     Operations are named after the ONNX node that they were made from, which the converter shows as
-    their location; the reports in the volume tell the layer in the user's model.
+    their location; the reports in the volume and the graph tell the layer in the user's model.
     """
     text = str(error)
 
     found = re.search(_PLACE + r"'(tf\.\w+)' op is neither a custom op nor a flex op", text)
     if found:
         place, operator = found.group(1), found.group(2)[len("tf.") :]
-        layer = layer_of_operation(volume, place) or place.split("/")[0]
+        layer = layer_of_operation(volume, place, graph_def) or place.split("/")[0]
         return StageError(
             f"The layer '{layer}' needs the TensorFlow operator {operator}, which TensorFlow Lite "
             "2.4 has neither as a builtin nor through the Flex delegate.",
@@ -32,7 +32,7 @@ def explained(error: Exception, volume: Path) -> Optional[StageError]:
         )
     found = re.search(_PLACE + r"operand #\d+ does not dominate", text)
     if found:
-        layer = layer_of_operation(volume, found.group(1)) or found.group(1)
+        layer = layer_of_operation(volume, found.group(1), graph_def) or found.group(1)
         return StageError(
             f"TensorFlow 2.4's layout pass broke the graph at the layer '{layer}' "
             "('does not dominate this use').",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torchvision.ops import RoIAlign
 
 # Height and width differ, and from the channels: no axis can be taken for another.
 SHAPES = {
@@ -15,6 +16,7 @@ SHAPES = {
     "recurrent": ((1, 6, 8),),
     "two": ((1, 4, 12, 14), (1, 6)),
     "pooled": ((1, 4, 12, 14),),
+    "refused": ((1, 3, 16, 16), (2, 5)),
 }
 
 
@@ -131,8 +133,21 @@ class Pooled(nn.Module):
         return self.pool(self.conv(x))
 
 
+class Refused(nn.Module):
+    """RoiAlign is in ONNX, and onnx-tf 1.6.0 does not implement it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 3, 3, padding=1)
+        self.head = nn.ModuleDict({"crop": RoIAlign((3, 3), 1.0, 2)})
+
+    def forward(self, image, boxes):
+        return self.head["crop"](self.stem(image), boxes)
+
+
 def make(name):
     makers = {
+        "refused": Refused,
         "planted": Planted,
         "residual": Residual,
         "large": lambda: Residual(16, 60.0),
@@ -152,7 +167,7 @@ def make(name):
             nn.init.normal_(module.bias, 1.0, 1.0)
     model.train()
     with torch.no_grad():
-        for _ in range(4):
+        for _ in range(4 if name != "refused" else 0):
             model(*(torch.randn(8, *shape[1:]) for shape in SHAPES[name]))
     return model.eval()
 

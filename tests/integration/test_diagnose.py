@@ -41,7 +41,10 @@ INPUTS = {
     "recurrent": ("1x6x8",),
     "two": ("image=1x4x12x14", "numbers=1x6"),
     "pooled": ("1x4x12x14",),
+    "refused": (),
 }
+# The first column of a box is the image's index in the batch, of which there is one.
+BOXES = "[[input]]\nshape = [1, 3, 16, 16]\n[[input]]\nshape = [2, 5]\nrange = [0.0, 0.9]\n"
 IMAGES = {"model.onnx": "torch", "model.pb": "tflite", "model.tflite": "tflite"}
 STAGE_OF = {"model.onnx": "torch", "model.pb": "onnx-tf", "model.tflite": "tflite"}
 RunIn = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -53,6 +56,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory, in_environment: RunIn) ->
     folder = tmp_path_factory.mktemp("networks")
     made = in_environment("torch", CODE, folder)
     assert made.returncode == 0, made.stderr
+    (folder / "refused.toml").write_text(BOXES)
     return folder
 
 
@@ -364,7 +368,16 @@ def test_on_docker(made: Made, plant: Any, engine: str) -> None:
     assert docker_leftovers(run.report["run"]) == ""
 
 
-REFUSED = {
-    (): "The layer 'inner.erf' (ONNX operator NonZero",
-    ("--faithful",): "cannot convert the layer 'inner.erf' (ONNX operator",
-}
+@pytest.mark.parametrize("options", [(), ("--faithful",)])
+def test_a_refusal_names_the_users_layer(made: Made, options: tuple[str, ...]) -> None:
+    run = made("refused", *options, samples=2)
+    assert run.code == STAGE_FAILED
+    assert "the layer 'head.crop' (ONNX operator RoiAlign" in run.stage("onnx-tf")[
+        "failure"
+    ].replace("The", "the")
+
+
+def test_a_refusal_of_the_last_converter_names_it_too(made: Made) -> None:
+    run = made("residual", "--faithful")
+    assert run.code == STAGE_FAILED
+    assert "broke the graph at the layer 'conv0'" in run.stage("tflite")["failure"]

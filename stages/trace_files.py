@@ -8,45 +8,56 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence
 
 import numpy as np
+
+from stages.tracing import Artifact
 
 # The values of all samples may take this much, and no more than this share of what is free.
 _MOST_BYTES = 1 << 30
 _SHARE = 0.5
 
 
-def kept_bytes(arrays: Sequence[Any]) -> int:
-    return sum(np.asarray(array).nbytes for array in arrays)
-
-
 class Kept:
-    """Files of the values of `names`, written sample by sample."""
+    """Files of the values of an artifact's tensors, written sample by sample."""
 
-    def __init__(self, folder: Path, names: Sequence[str], count: int) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], count: int, run: Any) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self.folder = folder
         self.names = list(names)
         self.count = count
+        self.notes: List[str] = []
         self.maps: Dict[str, np.ndarray] = {}
+        self._run = run
 
     @staticmethod
-    def affordable(
-        volume: Path, samples: Sequence[np.ndarray], size: int
-    ) -> Tuple[List[np.ndarray], List[str]]:
-        """As many of the samples as fit on the disk, and what to say if these are not all."""
-        most = min(_MOST_BYTES, int(shutil.disk_usage(str(volume)).free * _SHARE))
-        count = max(1, min(len(samples[0]), most // max(1, size)))
-        if count == len(samples[0]):
-            return list(samples), []
-        return [array[:count] for array in samples], [
-            f"{count} samples were traced: the values inside the model take {size:,} bytes each."
-        ]
+    def of(volume: Path, artifact: Artifact, samples: Sequence[np.ndarray]) -> Kept:
+        """All tensors of an artifact, for as many of the samples as fit on the disk.
 
-    def add(self, sample: int, arrays: Sequence[Any]) -> None:
-        for index, (name, value) in enumerate(zip(self.names, arrays)):
+        Where the model as a whole does not run, there is nothing to keep.
+        """
+        count, names = len(samples[0]), artifact.order()
+        folder = volume / "traces" / "onnx"
+        try:
+            run = artifact.plain(names)
+            first = run([np.array(array[0]) for array in samples])
+        except Exception:  # the comparison says so, with the framework's words
+            return Kept(folder, [], count, lambda values: [])
+        size = sum(np.asarray(array).nbytes for array in first)
+        most = min(_MOST_BYTES, int(shutil.disk_usage(str(volume)).free * _SHARE))
+        fits = max(1, min(count, most // max(1, size)))
+        kept = Kept(folder, names, fits, run)
+        if fits < count:
+            kept.notes.append(
+                f"{fits} samples were traced: the values inside the model take {size:,} bytes each."
+            )
+        return kept
+
+    def add(self, sample: int, values: Sequence[np.ndarray]) -> None:
+        """Run the artifact on a sample's inputs and keep what it gives."""
+        for index, (name, value) in enumerate(zip(self.names, self._run(values))):
             array = np.asarray(value)
             if array.dtype.kind not in "fiub":
                 continue

@@ -8,7 +8,7 @@ import numpy as np
 
 from stages import onnx_model
 from stages.contract import Job, Signature, Stage, run_as_program, write_json
-from stages.trace_files import Kept, kept_bytes
+from stages.trace_files import Kept
 from stages.trace_samples import trace_inputs
 from stages.tracing import Arrays, Comparison, Pair, compare_tensors, signature_of
 
@@ -25,10 +25,9 @@ def convert(job: Job) -> Signature:
     given = OnnxModel(onnx.load(str(job.input)), inputs)
     artifact = OnnxModel(onnx.load(str(job.volume / onnx_model.STAGE.produces)), inputs)
     shared = [name for name in given.order() if name in set(artifact.order())]
-    source, run = given.plain(shared), artifact.plain(artifact.order())
-    size = kept_bytes(run([np.array(array[0]) for array in samples]))
-    samples, notes = Kept.affordable(job.volume, samples, size)
-    kept = Kept(job.volume / "traces" / "onnx", artifact.order(), len(samples[0]))
+    source = given.plain(shared)
+    kept = Kept.of(job.volume, artifact, samples)
+    samples = [array[: kept.count] for array in samples]
 
     def reference(sample: int, values: Sequence[np.ndarray]) -> Arrays:
         return dict(zip(shared, source(values)))
@@ -38,8 +37,8 @@ def convert(job: Job) -> Signature:
         [Pair(name, name) for name in shared],
         reference,
         lambda pair, piece: [],
-        keep=lambda sample, values: kept.add(sample, run(values)),
-        notes=notes,
+        keep=kept.add,
+        notes=list(kept.notes),
     )
     with job.phase("trace"):
         compare_tensors(job, samples, comparison)

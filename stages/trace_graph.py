@@ -40,6 +40,10 @@ class FrozenGraph(Artifact):
     def order(self) -> List[str]:
         return self._order
 
+    def dtype(self, name: str) -> Any:
+        """The numpy type of a tensor's values."""
+        return self.graph.get_tensor_by_name(name).dtype.as_numpy_dtype
+
     def piece(self, name: str, cuts: Set[str]) -> Piece:
         ops: Dict[str, Any] = {}
         inputs: List[str] = []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from typing import Dict, List, Sequence
 
 from stages import onnx_tf
-from stages.contract import Job, Signature, Stage, run_as_program, write_json
+from stages.contract import Job, Signature, Stage, StageError, run_as_program, write_json
 from stages.layers import layers_of, places_of
 from stages.tf_common import import_tensorflow
 from stages.trace_files import open_kept
@@ -24,6 +25,8 @@ def convert(job: Job) -> Signature:
     signature = signature_of(job)
     samples = trace_inputs(job, signature.inputs)
     kept = json.loads(job.input.read_text())
+    if not kept["tensors"]:
+        raise StageError("The ONNX model as a whole does not run, so it has no values to compare.")
     samples = [array[: kept["samples"]] for array in samples]
     values = open_kept(job.volume, kept)
     graph_def = tf.compat.v1.GraphDef.FromString((job.volume / onnx_tf.STAGE.produces).read_bytes())
@@ -31,12 +34,16 @@ def convert(job: Job) -> Signature:
     source = OnnxModel(
         onnx.load(str(job.volume / onnx_tf.STAGE.consumes)), [t.name for t in signature.inputs]
     )
-    pairs = _pairs(job, signature, artifact.order())
+    pairs = [
+        pair
+        for pair in _pairs(job, signature, artifact.order())
+        if pair.reference in values and values[pair.reference].dtype == artifact.dtype(pair.name)
+    ]
     names = {pair.reference for pair in pairs}
     layers = layers_of(job.volume)
-    operations = {}
+    operations: Dict[str, List[str]] = {}
 
-    def modules(pair: Pair, piece: Piece) -> list:
+    def modules(pair: Pair, piece: Piece) -> List[str]:
         made = source.piece(pair.reference, names)
         found = [layers.get(name, "") for name in made.tensors]
         for tensor in piece.tensors:
@@ -46,7 +53,7 @@ def convert(job: Job) -> Signature:
     comparison = Comparison(
         artifact,
         pairs,
-        lambda sample, inputs: {name: values[name][sample] for name in names & set(values)},
+        lambda sample, inputs: {name: values[name][sample] for name in names},
         modules,
     )
     with job.phase("trace"):
@@ -56,12 +63,12 @@ def convert(job: Job) -> Signature:
     return signature
 
 
-def _pairs(job: Job, signature: Signature, present: list) -> list:
+def _pairs(job: Job, signature: Signature, present: Sequence[str]) -> List[Pair]:
     """ONNX tensors and where the stage put them; a tensor of the graph stands for one of them."""
     places = places_of(job.volume)
     for tensor in signature.outputs:
         places[tensor.name] = {"node": tensor.node, "axes": []}
-    taken = {}
+    taken: Dict[str, Pair] = {}
     for name, place in places.items():
         taken.setdefault(place["node"], Pair(place["node"], name, tuple(place["axes"]) or None))
     known = set(present)

@@ -6,6 +6,7 @@ trace puts them there: from the volume's samples where the run is still open, el
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import List, Sequence
@@ -13,7 +14,7 @@ from typing import List, Sequence
 import numpy as np
 
 from stages import samples
-from stages.contract import Job, Tensor, publish
+from stages.contract import Job, Tensor, publish, write_json
 
 
 def trace_inputs(job: Job, inputs: Sequence[Tensor]) -> List[np.ndarray]:
@@ -23,14 +24,16 @@ def trace_inputs(job: Job, inputs: Sequence[Tensor]) -> List[np.ndarray]:
     """
     folder = job.volume / "traces"
     paths = [folder / f"input-{index}.npy" for index in range(len(inputs))]
-    if not all(path.exists() for path in paths):
-        folder.mkdir(parents=True, exist_ok=True)
-        wanted = job.request.get("trace", {}).get("samples") or list(range(8))
+    wanted = job.request.get("trace", {}).get("samples") or list(range(8))
+    numbers = folder / "samples.json"
+    if not numbers.exists() or json.loads(numbers.read_text()) != wanted:
         for path, array in zip(paths, _chosen(job, inputs, wanted)):
+            path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_name(f".{path.name}.part")
             with open(draft, "wb") as file:
                 np.save(file, array)
             publish(draft, path)
+        write_json(numbers, wanted)
     return [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
 
 

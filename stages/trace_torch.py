@@ -17,9 +17,16 @@ import numpy as np
 from stages import torch as torch_stage
 from stages.contract import Job, Signature, Stage, run_as_program, write_json
 from stages.layers import layers_of
-from stages.trace_files import Kept, kept_bytes
+from stages.trace_files import Kept
 from stages.trace_samples import trace_inputs
-from stages.tracing import Arrays, Comparison, Pair, compare_tensors, signature_of
+from stages.tracing import (
+    Arrays,
+    Comparison,
+    Pair,
+    compare_tensors,
+    first_line,
+    signature_of,
+)
 
 # What these change in place would be seen changed by whoever reads it before, too. They are run as
 # their plain selves; values that others change are not compared.
@@ -68,23 +75,19 @@ def convert(job: Job) -> Signature:
     except Exception as error:  # the graph is PyTorch's own, and not made for being run like this
         notes.append(
             "PyTorch's own values inside the model cannot be had, so only its outputs are compared "
-            f"in this stage: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            f"in this stage: {first_line(error)}"
         )
         reference, matched = _outside(torch, model, names), names
     layers = layers_of(job.volume) or recording.layers
-    kept_names = artifact.order()
-    run = artifact.plain(kept_names)
-    size = kept_bytes(run([np.array(array[0]) for array in samples]))
-    samples, note = Kept.affordable(job.volume, samples, size)
-    notes += note
-    kept = Kept(job.volume / "traces" / "onnx", kept_names, len(samples[0]))
+    kept = Kept.of(job.volume, artifact, samples)
+    samples = [array[: kept.count] for array in samples]
     comparison = Comparison(
         artifact,
         [Pair(name, name) for name in matched],
         reference,
         lambda pair, piece: [layers.get(name, "") for name in piece.tensors],
-        keep=lambda sample, values: kept.add(sample, run(values)),
-        notes=notes,
+        keep=kept.add,
+        notes=[*notes, *kept.notes],
         reasons=reasons,
     )
     with job.phase("trace"):

@@ -262,7 +262,7 @@ def _groups(
                 half = len(names) // 2
                 pending[:0] = [names[:half], names[half:]]
             else:
-                words = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+                words = first_line(error)
                 statistics[names[0]].failure = f"it does not run on the reference's values: {words}"
             continue
         groups.append((names, run))
@@ -276,8 +276,7 @@ def _plain(comparison: Comparison, pairs: Sequence[Pair], first: Sequence[np.nda
         run(first)
         return run
     except Exception as error:
-        words = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        comparison.notes.append(f"The model as a whole does not run: {words}")
+        comparison.notes.append(f"The model as a whole does not run: {first_line(error)}")
         return None
 
 
@@ -313,6 +312,11 @@ def _finite(value: Any) -> float:
 
 def _shown(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "scalar"
+
+
+def first_line(error: BaseException) -> str:
+    """The first words of what a framework says, or at least the kind of its error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def signature_of(job: Job) -> Signature:

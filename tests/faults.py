@@ -1,5 +1,7 @@
 """Plants faults in the artifacts of a run: `python faults.py RUN FAULT...`, in an artifact's image.
 
+`FAULT@LAYER` plants one at another layer than its own.
+
 Each fault is what a converter could have done, at one layer of `diagnosed.Planted`. Which operator
 of an artifact belongs to a layer is read from the run's report, or from names of weights.
 """
@@ -95,6 +97,14 @@ def onnx_concat_order(model, layer):
 def onnx_padding(model, layer):
     """The same size, from other pixels: TensorFlow's SAME for a stride of 2."""
     model.attribute(model.node(layer, "Conv"), "pads").ints[:] = [0, 0, 2, 2]
+
+
+@fault("model.onnx", "features.4.0")
+def onnx_stride(model, layer):
+    """Nothing after it fits: the model as a whole does not run any more."""
+    model.attribute(model.node(layer, "Conv"), "strides").ints[:] = [1, 1]
+    node = model.node("head", "Gemm")
+    model.attribute(node, "transB").i = 0
 
 
 # --- model.pb
@@ -258,11 +268,12 @@ KINDS = {"model.onnx": Onnx, "model.pb": Graph, "model.tflite": Lite}
 
 
 def plant(folder, names):
-    for artifact in sorted({FAULTS[name][0] for name in names}):
+    chosen = [(*FAULTS[name.partition("@")[0]], name.partition("@")[2]) for name in names]
+    for artifact in sorted({at for at, *_ in chosen}):
         loaded = KINDS[artifact](folder / artifact)
-        for name in names:
-            if FAULTS[name][0] == artifact:
-                FAULTS[name][2](loaded, FAULTS[name][1])
+        for at, layer, function, other in chosen:
+            if at == artifact:
+                function(loaded, other or layer)
         loaded.save()
 
 

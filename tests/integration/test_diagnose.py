@@ -47,6 +47,8 @@ INPUTS = {
 BOXES = "[[input]]\nshape = [1, 3, 16, 16]\n[[input]]\nshape = [2, 5]\nrange = [0.0, 0.9]\n"
 IMAGES = {"model.onnx": "torch", "model.pb": "tflite", "model.tflite": "tflite"}
 STAGE_OF = {"model.onnx": "torch", "model.pb": "onnx-tf", "model.tflite": "tflite"}
+# One spoils the model for the others.
+TOGETHER = [name for name in FAULTS if name != "onnx_stride"]
 RunIn = Callable[..., "subprocess.CompletedProcess[str]"]
 Made = Callable[..., Run]
 
@@ -97,12 +99,12 @@ def named(diagnosis: Any, stage: str) -> list[dict[str, Any]]:
 def plant(made: Made, in_environment: RunIn, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A copy of the run of `planted` with faults in its artifacts."""
 
-    def run(*names: str) -> Path:
-        clean = made("planted")
+    def run(*names: str, clean: Run | None = None) -> Path:
+        clean = clean or made("planted")
         assert clean.code == PASSED, clean.stdout
         folder = tmp_path_factory.mktemp("faulty") / "run"
         shutil.copytree(clean.folder, folder)
-        image = IMAGES[FAULTS[names[0]][0]]
+        image = IMAGES[FAULTS[names[0].partition("@")[0]][0]]
         planted = in_environment(image, TESTS / "faults.py", folder, *names)
         assert planted.returncode == 0, planted.stderr
         return folder
@@ -117,7 +119,7 @@ def diagnoses(plant: Any) -> Callable[[str], Any]:
 
     def of(artifact: str) -> Any:
         if artifact not in done:
-            names = [name for name, fault in FAULTS.items() if fault[0] == artifact]
+            names = [name for name in TOGETHER if FAULTS[name][0] == artifact]
             code, done[artifact] = diagnose(plant(*names), "--samples", "3")
             assert code == OUT_OF_TOLERANCE
         return done[artifact]
@@ -125,7 +127,7 @@ def diagnoses(plant: Any) -> Callable[[str], Any]:
     return of
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", TOGETHER)
 def test_a_fault_is_found_at_its_layer(diagnoses: Callable[[str], Any], name: str) -> None:
     artifact, layer, _ = FAULTS[name]
     found = named(diagnoses(artifact), STAGE_OF[artifact])
@@ -135,7 +137,7 @@ def test_a_fault_is_found_at_its_layer(diagnoses: Callable[[str], Any], name: st
 @pytest.mark.parametrize("artifact", IMAGES)
 def test_only_the_faulty_layers_are_named(diagnoses: Callable[[str], Any], artifact: str) -> None:
     """Each operator is judged on right inputs: what follows a wrong one is not wrong for that."""
-    layers = [layer for at, layer, _ in FAULTS.values() if at == artifact]
+    layers = [FAULTS[name][1] for name in TOGETHER if FAULTS[name][0] == artifact]
     diagnosis = diagnoses(artifact)
     found = named(diagnosis, STAGE_OF[artifact])
     assert len(found) == len(layers)
@@ -175,6 +177,27 @@ def test_a_fault_alone(plant: Any, name: str) -> None:
         errors = [point["error"] for point in trace["points"]]
         place = [point["tensor"] for point in trace["points"]].index(wrong[0])
         assert max(errors[:place]) < 1e-5 < min(errors[place], errors[-1])
+
+
+def test_a_model_that_does_not_run_any_more(plant: Any) -> None:
+    code, diagnosis = diagnose(plant("onnx_stride"), "--samples", "2")
+    assert code == OUT_OF_TOLERANCE
+    assert diagnosis["culprit"]["modules"] == ["features.4.0"]
+    assert diagnosis["culprit"]["wrong"].startswith("shape 1x12x")
+    # The other fault, where the matrices do not fit.
+    assert [other["modules"] for other in diagnosis["others"]] == [["head"]]
+    assert "does not run on the reference's values" in diagnosis["others"][0]["wrong"]
+    assert any("as a whole does not run" in note for note in diagnosis["notes"])
+
+
+@pytest.mark.parametrize("fault", ["onnx_epsilon@image.1", "lite_rounded_weight@numbers"])
+def test_a_fault_in_the_chain_of_the_tools_alone(made: Made, plant: Any, fault: str) -> None:
+    layer = fault.partition("@")[2]
+    folder = plant(fault, clean=made("two", "--faithful"))
+    code, diagnosis = diagnose(folder, "--samples", "2")
+    assert code == OUT_OF_TOLERANCE
+    assert diagnosis["culprit"]["modules"] == [layer]
+    assert all(layer in other["modules"] for other in diagnosis["others"])
 
 
 CLEAN = [

@@ -13,6 +13,7 @@ import runner
 from runner.commands import (
     compare,
     convert,
+    diagnose,
     images,
     inspect,
     lock,
@@ -34,6 +35,7 @@ app.command()(convert.convert)
 app.command()(compare.compare)
 app.command()(inspect.inspect)
 app.command()(reproduce.reproduce)
+app.command()(diagnose.diagnose)
 app.command()(lock.lock)
 app.command()(machine.stages)
 app.command()(machine.doctor)

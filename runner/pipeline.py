@@ -10,15 +10,15 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
 import runner
+from runner.diagnosis import trace_run
 from runner.engines.base import Engine, Volume
 from runner.engines.choice import Choice, prepare_engine
 from runner.errors import BadInput, ExitCode, RunnerError
@@ -38,6 +38,7 @@ from runner.report import (
     StageRecord,
     StageReport,
 )
+from runner.stage_output import followed
 from runner.toolchain import (
     DEFAULT_TOOLCHAIN,
     DEFAULT_VARIANT,
@@ -49,6 +50,7 @@ from runner.toolchain import (
     variants_of,
     with_wheels,
 )
+from runner.traces import Diagnosis
 from runner.view import SilentView, View
 from runner.wheels import accept_wheel
 
@@ -60,8 +62,6 @@ METRICS = {name: f"{name}_abs" for name in ("mean", "max", "p99", "rms")} | {
 }
 
 _MOST_PYTHON_FILES = 200
-# How a stage marks progress among its output lines.
-_PROGRESS = "@progress "
 
 # What is done when the stages have run and the volume is still there.
 Inside = Callable[[Volume, Sequence[StageRecord]], None]
@@ -91,6 +91,12 @@ class Plan:
     # Whether it is a conversion, of which a record is left.
     recorded: bool = True
 
+    @property
+    def arch_file(self) -> Path | None:
+        """Where the file of --arch is, if it names one."""
+        name = str(self.options.get("arch", "")).partition(":")[0]
+        return self.python_files.get(name)
+
 
 def convert(
     model: str | Path,
@@ -110,6 +116,7 @@ def convert(
     gpu: bool = False,
     toolchain: str = DEFAULT_TOOLCHAIN,
     sign: str | Path | None = None,
+    diagnose: bool = True,
     view: View | None = None,
 ) -> Report:
     """Convert a model, check every stage against PyTorch, and leave a run folder.
@@ -141,7 +148,7 @@ def convert(
     )
     with view:
         choice = prepare_engine(engine, list(plan.images.values()), view)
-        return run_plan(plan, choice, view, started, key=key)
+        return run_plan(plan, choice, view, started, key=key, diagnose=diagnose)
 
 
 def _signing_key(path: Path) -> PrivateKey:
@@ -234,7 +241,7 @@ def plan_for(
         inputs=specs,
         inputs_from=source,
         arrays=arrays,
-        python_files=_python_files(arch_file) if arch_file else {},
+        python_files=python_files(arch_file) if arch_file else {},
         check=check,
         stage_options=_stage_options(chain, options),
         output=run_folder(output, run),
@@ -306,6 +313,7 @@ def run_plan(
     started: float,
     *,
     key: PrivateKey | None = None,
+    diagnose: bool = False,
     inside: Inside | None = None,
 ) -> Report:
     """Run every stage on an engine that is ready, and leave the run folder with its record.
@@ -324,11 +332,14 @@ def run_plan(
             "Name another place with --output.",
         ) from None
     records: list[StageRecord] = []
+    diagnosis: Diagnosis | None = None
     interrupted = False
     try:
         with choice.engine.volume(plan.run, folder / ".volume") as volume:
             volume.put(_initial_files(plan))
             _run_stages(plan, choice.engine, volume, view, records)
+            if diagnose and _judge(plan, records, False)[0] == "out-of-tolerance":
+                diagnosis = trace_run(plan.toolchain, volume, records, plan.check, folder, view)
             if inside is not None:
                 inside(volume, records)
     except KeyboardInterrupt:
@@ -340,6 +351,7 @@ def run_plan(
     done = {record.name for record in records}
     records += [_skipped(stage) for stage in plan.toolchain.stages if stage.name not in done]
     report = _report(plan, choice, records, interrupted, started, setup)
+    report.diagnosis = diagnosis
     write_text(folder / "report.json", report.to_json())
     write_page(report, folder)
     if plan.recorded:
@@ -361,10 +373,10 @@ def _initial_files(plan: Plan) -> dict[str, Path | bytes]:
 def arch_files(arch: str) -> tuple[str, dict[str, Path | bytes]]:
     """`--arch` as the stages see it, and the files to put into their volume. Raises `BadInput`."""
     file, options = _arch_file(arch, {"arch": arch})
-    return str(options["arch"]), {} if file is None else dict(_python_files(file))
+    return str(options["arch"]), {} if file is None else dict(python_files(file))
 
 
-def _python_files(arch_file: Path) -> dict[str, Path]:
+def python_files(arch_file: Path) -> dict[str, Path]:
     """The file of `--arch`, and what it may import: the Python files and packages beside it."""
     folder = arch_file.parent
     packages = [path.parent for path in folder.glob("*/__init__.py")]
@@ -439,15 +451,7 @@ def _run_stage(
             f"reports/{stage.name}.json": b"",
         }
     )
-    with _log(plan.output / f"logs/{stage.name}.log") as log:
-
-        def on_line(line: str) -> None:
-            if line.startswith(_PROGRESS):
-                view.stage_progress(stage, line[len(_PROGRESS) :])
-            else:
-                log.write(line + "\n")
-                view.stage_line(stage, line)
-
+    with followed(stage, view, plan.output / f"logs/{stage.name}.log") as on_line:
         ended = volume.run(stage, on_line)
     record.exit_status = ended.status
     record.status, record.blame = "failed", "stage"
@@ -475,17 +479,6 @@ def _run_stage(
         record.status, record.blame = "ok", ""
 
 
-@contextmanager
-def _log(final: Path) -> Iterator[IO[str]]:
-    """A log under a temporary name; it gets its own however the stage ends: nothing is lost."""
-    temporary = final.with_name(f".{final.name}.part")
-    try:
-        with open(temporary, "w") as log:
-            yield log
-    finally:
-        temporary.replace(final)
-
-
 def _collect(plan: Plan, stage: Stage, volume: Volume, artifact: FileRecord) -> str:
     """Copy the artifact into the run folder; what is wrong with it, if anything."""
     if artifact.path != stage.produces:
@@ -508,6 +501,14 @@ def _skipped(stage: Stage) -> StageRecord:
         status="skipped",
         failure="An earlier stage did not finish.",
     )
+
+
+def _sources(plan: Plan) -> dict[str, Path | None]:
+    return {"path": plan.model.path, "arch_file": plan.arch_file, "inputs_file": plan.arrays}
+
+
+def _shown_path(path: Path | None) -> str | None:
+    return None if path is None else os.fsencode(path.absolute()).decode(errors="replace")
 
 
 def _report(
@@ -539,6 +540,7 @@ def _report(
             kind=plan.model.kind.value,
             sha256=plan.model.sha256,
             bytes=plan.model.bytes,
+            **{name: _shown_path(path) for name, path in _sources(plan).items()},
         ),
         options=dict(plan.options),
         inputs_from=plan.inputs_from or ("inferred from the first layer" if first else ""),

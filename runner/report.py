@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from runner.traces import Diagnosis, Place, Trace
+
 Verdict = Literal["passed", "exceeded", "vacuous", "nonfinite", "shape"]
 
 
@@ -171,6 +173,10 @@ class StageReport(_Model):
     parameters: int | None = None
     noise_floor: NoiseFloor | None = None
     fixes: list[str] = []
+    # The module path of each ONNX tensor (stage `torch`), and each one's place in the frozen graph.
+    layers: dict[str, str] = Field({}, max_length=20_000)
+    tensors: dict[str, Place] = Field({}, max_length=20_000)
+    trace: Trace | None = None
 
 
 class EnvironmentRecord(_Model):
@@ -230,6 +236,10 @@ class ModelRecord(_Model):
     kind: str
     sha256: str
     bytes: int
+    # Where it was, with the files that belong to it, for those who run it again.
+    path: str | None = None
+    arch_file: str | None = None
+    inputs_file: str | None = None
 
 
 class Gate(_Model):
@@ -263,6 +273,7 @@ class Report(_Model):
     notes: list[str]
     artifacts: list[FileRecord]
     stages: list[StageRecord]
+    diagnosis: Diagnosis | None = None
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1, by_alias=True) + "\n"

@@ -167,8 +167,13 @@ class ConsoleView(SilentView):
             self.say(f"{record.name}: {record.status} after {record.seconds:.1f} s")
 
     def finished(self, report: Report, folder: Path) -> None:
+        # Late: it needs this module.
+        from runner.diagnosis_view import rendered
+
         self._live.stop()
         self._console.print(summary(report, folder))
+        if report.diagnosis is not None:
+            self._console.print(rendered(report.diagnosis))
 
     def _render(self) -> RenderableType:
         parts: list[RenderableType] = [self._setup] if self._setup is not None else []

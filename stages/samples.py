@@ -83,6 +83,17 @@ def generate_inputs(folder: Path, inputs: Sequence[Tensor], count: int, seed: in
         array.flush()
 
 
+def draw(tensor: Tensor, seed: int, index: int, numbers: Sequence[int]) -> np.ndarray:
+    """Some of the samples that `generate_inputs` writes for the input of this index, by number."""
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
+    rows = {}
+    for number in range(max(numbers) + 1):
+        row = _draw(generator, tensor, tensor.shape)
+        if number in numbers:
+            rows[number] = row
+    return np.stack([rows[number] for number in numbers])
+
+
 def import_inputs(folder: Path, file: Path, inputs: Sequence[Tensor]) -> int:
     """Write the user's own samples in the same form; their number.
 

@@ -236,21 +236,29 @@ def _export_with_fixes(
     tensors: Sequence[Tensor],
     output_names: Sequence[str],
     job: Job,
-) -> None:
-    """Export with the repairs that the option `fixes` allows, and note those that did something."""
+) -> Any:
+    """Export with the repairs that the option `fixes` allows, and note those that did something.
+
+    What the exporter knows of the layers is reported, and returned (`torch_layers.Recording`).
+    """
+    from stages.torch_layers import recorded
+
     chosen = fixes.resolve(job.options, "torch")
     job.report["fixes"] = []
-    if not chosen:
-        _export(torch, model, inputs, tensors, output_names, job)
-        _name_outputs(job, output_names)
-        return
-    from stages.fixes import for_torch
+    with recorded() as recording:
+        if not chosen:
+            _export(torch, model, inputs, tensors, output_names, job)
+            _name_outputs(job, output_names)
+        else:
+            from stages.fixes import for_torch
 
-    with for_torch.applied(chosen, job.options["opset"]) as repairs:
-        _export(torch, repairs.prepared(model), inputs, tensors, output_names, job)
-        _name_outputs(job, output_names)
-        repairs.finish(job.output, [tensor.name for tensor in tensors], inputs)
-    job.report["fixes"] = sorted(repairs.used)
+            with for_torch.applied(chosen, job.options["opset"]) as repairs:
+                _export(torch, repairs.prepared(model), inputs, tensors, output_names, job)
+                _name_outputs(job, output_names)
+                repairs.finish(job.output, [tensor.name for tensor in tensors], inputs)
+            job.report["fixes"] = sorted(repairs.used)
+    job.report["layers"] = recording.layers
+    return recording
 
 
 def _export(

@@ -71,6 +71,9 @@ def convert(
         Optional[Path],
         typer.Option(help="Sign the record with this private key (PEM: Ed25519 or ECDSA)."),
     ] = None,
+    diagnose: Annotated[
+        bool, typer.Option(help="Find the wrong operator where the result is out of tolerance.")
+    ] = True,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the stages' output.")] = False,
@@ -104,6 +107,7 @@ def convert(
         gpu=gpu,
         toolchain=toolchain,
         sign=sign,
+        diagnose=diagnose,
         view=view,
     )
     if as_json:

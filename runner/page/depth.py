@@ -28,7 +28,7 @@ class DepthCurve:
 
 def depth_curves(report: Report) -> list[DepthCurve]:
     """A curve for each stage that was traced; none for a report without a diagnosis."""
-    diagnosis: Any = getattr(report, "diagnosis", None)
+    diagnosis = report.diagnosis
     if diagnosis is None:
         return []
     culprit = diagnosis.culprit
@@ -44,7 +44,7 @@ def depth_curves(report: Report) -> list[DepthCurve]:
 
 def depth_summary(report: Report) -> str:
     """What the diagnosis comes to, in its own words; '' without one."""
-    diagnosis: Any = getattr(report, "diagnosis", None)
+    diagnosis = report.diagnosis
     return "" if diagnosis is None else figures.clip(diagnosis.summary, 500)
 
 

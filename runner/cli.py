@@ -11,6 +11,7 @@ import typer
 
 import runner
 from runner.commands import (
+    clean,
     compare,
     convert,
     diagnose,
@@ -36,6 +37,8 @@ app.command()(compare.compare)
 app.command()(inspect.inspect)
 app.command()(reproduce.reproduce)
 app.command()(diagnose.diagnose)
+app.command()(clean.cache)
+app.command()(clean.clean)
 app.command()(lock.lock)
 app.command()(machine.stages)
 app.command()(machine.doctor)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 import runner
+from runner.cached_run import CachedRun
 from runner.diagnosis import trace_run
 from runner.engines.base import Engine, Volume
 from runner.engines.choice import Choice, prepare_engine
@@ -38,6 +39,7 @@ from runner.report import (
     StageRecord,
     StageReport,
 )
+from runner.stage_cache import StageCache
 from runner.stage_output import followed
 from runner.toolchain import (
     DEFAULT_TOOLCHAIN,
@@ -117,6 +119,7 @@ def convert(
     toolchain: str = DEFAULT_TOOLCHAIN,
     sign: str | Path | None = None,
     diagnose: bool = True,
+    use_cache: bool = True,
     view: View | None = None,
 ) -> Report:
     """Convert a model, check every stage against PyTorch, and leave a run folder.
@@ -124,7 +127,8 @@ def convert(
     The toolchain says what the model's file is; one that starts from an ONNX model or a frozen
     graph has a reference of its own instead of PyTorch.
     `options` are stage options by name (`opset`), or by stage and name (`tflite.flex`). `sign` is a
-    private key in PEM: the record of the run is then left in a signed form too. Whatever
+    private key in PEM: the record of the run is then left in a signed form too. With `use_cache`,
+    stages that were made of the same things before are taken from the cache. Whatever
     comes of the stages is in the returned report; `exit_code` in it says how it ended. Raises
     `BadInput` or `EnvironmentUnavailable` where nothing could be started.
     """
@@ -148,7 +152,15 @@ def convert(
     )
     with view:
         choice = prepare_engine(engine, list(plan.images.values()), view)
-        return run_plan(plan, choice, view, started, key=key, diagnose=diagnose)
+        return run_plan(
+            plan,
+            choice,
+            view,
+            started,
+            key=key,
+            diagnose=diagnose,
+            cache=StageCache() if use_cache else None,
+        )
 
 
 def _signing_key(path: Path) -> PrivateKey:
@@ -315,10 +327,12 @@ def run_plan(
     key: PrivateKey | None = None,
     diagnose: bool = False,
     inside: Inside | None = None,
+    cache: StageCache | None = None,
 ) -> Report:
     """Run every stage on an engine that is ready, and leave the run folder with its record.
 
-    `started` is when the command began, in seconds since the epoch.
+    `started` is when the command began, in seconds since the epoch. Stages that are in the cache
+    are not run again.
     """
     view.say(f"Engine: {choice.engine.name} ({choice.reason})")
     setup = time.time() - started
@@ -337,8 +351,10 @@ def run_plan(
     try:
         with choice.engine.volume(plan.run, folder / ".volume") as volume:
             volume.put(_initial_files(plan))
-            _run_stages(plan, choice.engine, volume, view, records)
+            cached = CachedRun(cache, plan.run, folder, _initial_files(plan))
+            _run_stages(plan, choice.engine, volume, view, records, cached)
             if diagnose and _judge(plan, records, False)[0] == "out-of-tolerance":
+                cached.restore(volume)
                 diagnosis = trace_run(plan.toolchain, volume, records, plan.check, folder, view)
             if inside is not None:
                 inside(volume, records)
@@ -360,8 +376,8 @@ def run_plan(
     return report
 
 
-def _initial_files(plan: Plan) -> dict[str, Path | bytes]:
-    files: dict[str, Path | bytes] = {
+def _initial_files(plan: Plan) -> dict[str, Path]:
+    files: dict[str, Path] = {
         plan.toolchain.stages[0].consumes: plan.model.path,
         **plan.extras,
     }
@@ -387,7 +403,12 @@ def python_files(arch_file: Path) -> dict[str, Path]:
 
 
 def _run_stages(
-    plan: Plan, engine: Engine, volume: Volume, view: View, records: list[StageRecord]
+    plan: Plan,
+    engine: Engine,
+    volume: Volume,
+    view: View,
+    records: list[StageRecord],
+    cached: CachedRun,
 ) -> None:
     """Run the stages in order until one fails; each leaves its record in `records`."""
     previous: StageReport | None = None
@@ -403,7 +424,11 @@ def _run_stages(
         view.stage_started(stage)
         begin = time.time()
         try:
-            _run_stage(plan, stage, volume, view, record, previous)
+            request = _request(plan, stage, previous)
+            if not cached.take(stage, engine.name, request, record):
+                cached.restore(volume)
+                _run_stage(plan, stage, request, volume, view, record)
+                cached.keep(stage, volume, record)
         except (RunnerError, OSError) as error:  # the engine, or this machine's disk
             record.status, record.blame, record.failure = "failed", "environment", str(error)
             record.remedy = getattr(error, "remedy", "")
@@ -426,17 +451,9 @@ def _general_remedy(record: StageRecord) -> str:
     return "" if record.report else f"Its log says more: {record.log}."
 
 
-def _run_stage(
-    plan: Plan,
-    stage: Stage,
-    volume: Volume,
-    view: View,
-    record: StageRecord,
-    previous: StageReport | None,
-) -> None:
-    """Run one stage and complete its record; raises for nothing that a stage does."""
+def _request(plan: Plan, stage: Stage, previous: StageReport | None) -> dict[str, Any]:
     sha256 = previous.artifact.sha256 if previous and previous.artifact else plan.model.sha256
-    request = {
+    return {
         "input": {"path": stage.consumes, "sha256": sha256},
         "output": stage.produces,
         "options": plan.stage_options[stage.name],
@@ -444,6 +461,17 @@ def _run_stage(
         "check": plan.check,
         "signature": previous.signature.model_dump() if previous and previous.signature else None,
     }
+
+
+def _run_stage(
+    plan: Plan,
+    stage: Stage,
+    request: Mapping[str, Any],
+    volume: Volume,
+    view: View,
+    record: StageRecord,
+) -> None:
+    """Run one stage and complete its record; raises for nothing that a stage does."""
     volume.put(
         {
             f"requests/{stage.name}.json": json.dumps(request).encode(),
@@ -520,7 +548,7 @@ def _report(
     setup: float,
 ) -> Report:
     total = time.time() - started
-    inside = sum(record.report.seconds for record in records if record.report)
+    inside = sum(r.report.seconds for r in records if r.report and not r.cached)
     outcome, code, gate = _judge(plan, records, interrupted)
     first = records[0].report
     return Report(
@@ -548,10 +576,21 @@ def _report(
             name=choice.engine.name, reason=choice.reason, details=choice.engine.details
         ),
         gate=gate,
-        notes=[note for record in records if record.report for note in record.report.notes],
+        notes=[
+            *(note for record in records if record.report for note in record.report.notes),
+            *_note_of_the_cache(records),
+        ],
         artifacts=[r.report.artifact for r in records if r.report and r.report.artifact],
         stages=list(records),
     )
+
+
+def _note_of_the_cache(records: Sequence[StageRecord]) -> list[str]:
+    taken = {record.name: record.cached for record in records if record.cached}
+    if not taken:
+        return []
+    runs = ", ".join(dict.fromkeys(taken.values()))
+    return [f"Taken from the cache: {', '.join(taken)} (made by {runs}); --no-cache runs them."]
 
 
 _BLAMED = {"input": ExitCode.BAD_INPUT, "environment": ExitCode.ENVIRONMENT}

@@ -222,6 +222,8 @@ class StageRecord(_Model):
     last_lines: list[str] = []
     environment: EnvironmentRecord | None = None
     log: str | None = None
+    # The run that made it, where it was taken from the cache.
+    cached: str = ""
     report: StageReport | None = None
 
 

@@ -33,8 +33,6 @@ from runner.toolchain import ROOT
 _FORMAT = 1
 # Together, by default; RUNNER_CACHE_BYTES sets another bound.
 _MOST_BYTES = 8 << 30
-# A larger set of reference outputs is not kept: computing it again is faster than moving it.
-MOST_SAMPLES_BYTES = 1 << 30
 
 
 class _File(BaseModel):
@@ -139,7 +137,7 @@ class StageCache:
             for name, source in files.items():
                 target = draft / "files" / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _copy(source, target)
+                shutil.copyfile(source, target)
             index = _Index(
                 format=_FORMAT,
                 stage=stage,
@@ -222,11 +220,6 @@ def _is_whole(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def _copy(source: Path, target: Path) -> None:
-    """A link where that can be: artifacts are replaced, and never written to in place."""
-    shutil.copyfile(source, target)
 
 
 def _size(folder: Path) -> int:

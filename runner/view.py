@@ -325,7 +325,7 @@ def _cells(record: StageRecord) -> list[str]:
         escape(printable(" ".join(next(iter(report.versions.items()), ())))) if report else "",
         artifact.path if artifact else "",
         human_bytes(artifact.bytes) if artifact else "",
-        f"{record.seconds:.1f}" if record.seconds else "",
+        "cached" if record.cached else f"{record.seconds:.1f}" if record.seconds else "",
         "" if worst is None else f"{worst:.1e}",
         "[red]failed[/]" if record.status == "failed" else verdict,
     ]

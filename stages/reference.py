@@ -30,11 +30,7 @@ def convert(job: Job) -> Signature:
     folder = job.volume / "samples"
     settings = job.request.get("check", {})
     with job.phase("samples"):
-        if settings.get("inputs"):
-            count = samples.import_inputs(folder, job.volume / settings["inputs"], inputs)
-        else:
-            count = settings.get("samples", 1000)
-            samples.generate_inputs(folder, inputs, count, settings.get("seed", 0))
+        count = samples.make_inputs(job, inputs)
     make_predict = opened.prepare(inputs)
     draft = samples.Samples(folder, count, tuple(inputs), ())
     with job.phase("reference"):
@@ -44,7 +40,7 @@ def convert(job: Job) -> Signature:
         reference = samples.write_reference(folder, inputs, count, names, make_predict)
     floor = _noise_floor(job, opened, reference, settings.get("noise_samples", 16))
     job.report["noise_floor"] = floor
-    samples.save(replace(reference, noise_floor=floor, random=random))
+    samples.save(job, replace(reference, noise_floor=floor, random=random))
     signature = Signature(
         tuple(replace(t, node=t.name) for t in inputs),
         tuple(replace(t, node=t.name) for t in reference.outputs),

@@ -6,6 +6,7 @@ memory maps, so a thousand images cost no stage any memory.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import numpy as np
 
-from stages.contract import InputError, Job, Signature, Tensor, progress, write_json
+from stages.contract import InputError, Job, Signature, StageError, Tensor, progress, write_json
 from stages.statistics import OutputStatistics, judge_all
 
 # One forward pass: arrays of the inputs' shapes in, arrays of the outputs' shapes out.
@@ -55,13 +56,17 @@ class Samples:
 
 
 def open_samples(volume: Path) -> Optional[Samples]:
-    """The volume's samples, or None if no stage has put any there."""
+    """The volume's samples, or None if no stage has put any there.
+
+    Inputs that are not there are made again, as samples.json says: a run that takes up an earlier
+    one has the reference outputs alone.
+    """
     folder = volume / "samples"
     try:
         data = json.loads((folder / "samples.json").read_text())
     except FileNotFoundError:
         return None
-    return Samples(
+    samples = Samples(
         folder,
         data["count"],
         tuple(Tensor.of(t) for t in data["inputs"]),
@@ -69,6 +74,27 @@ def open_samples(volume: Path) -> Optional[Samples]:
         data["noise_floor"],
         data["random"],
     )
+    if any(not (folder / f"input-{i}.npy").exists() for i in range(len(samples.inputs))):
+        if data["file"]:
+            import_inputs(folder, volume / data["file"], samples.inputs)
+        else:
+            generate_inputs(folder, samples.inputs, samples.count, data["seed"])
+        if [_fingerprint(array) for array in samples.input_arrays] != data["fingerprints"]:
+            raise StageError(
+                "The samples, made again, are not those of the first stage.",
+                "Run the conversion again with --no-cache.",
+            )
+    return samples
+
+
+def make_inputs(job: Job, inputs: Sequence[Tensor]) -> int:
+    """Write the samples that the request asks for: the user's own, or generated ones; how many."""
+    settings, folder = job.request.get("check", {}), job.volume / "samples"
+    if settings.get("inputs"):
+        return import_inputs(folder, job.volume / settings["inputs"], inputs)
+    count = int(settings.get("samples", 1000))
+    generate_inputs(folder, inputs, count, settings.get("seed", 0))
+    return count
 
 
 def generate_inputs(folder: Path, inputs: Sequence[Tensor], count: int, seed: int) -> None:
@@ -201,8 +227,14 @@ def run_all(make_predict: Callable[[], Predict], samples: Samples) -> Iterator[L
             yield outputs
 
 
-def save(samples: Samples) -> None:
+def _fingerprint(array: np.ndarray) -> str:
+    """Of the first and the last sample: enough to tell another seed, file or generator."""
+    return hashlib.sha256(array[0].tobytes() + array[-1].tobytes()).hexdigest()
+
+
+def save(job: Job, samples: Samples) -> None:
     """Write the index of the samples; from then on the other stages see them."""
+    settings = job.request.get("check", {})
     write_json(
         samples.folder / "samples.json",
         {
@@ -211,6 +243,9 @@ def save(samples: Samples) -> None:
             "outputs": [asdict(t) for t in samples.outputs],
             "noise_floor": samples.noise_floor,
             "random": samples.random,
+            "file": settings.get("inputs"),
+            "seed": settings.get("seed", 0),
+            "fingerprints": [_fingerprint(array) for array in samples.input_arrays],
         },
     )
 

@@ -58,11 +58,7 @@ def convert(job: Job) -> Signature:
     folder = job.volume / "samples"
     settings = job.request.get("check", {})
     with job.phase("samples"):
-        if settings.get("inputs"):
-            count = samples.import_inputs(folder, job.volume / settings["inputs"], inputs)
-        else:
-            count = settings.get("samples", 1000)
-            samples.generate_inputs(folder, inputs, count, settings.get("seed", 0))
+        count = samples.make_inputs(job, inputs)
     draft = samples.Samples(folder, count, tuple(inputs), ())
     first = [_tensor(torch, array[0]) for array in draft.input_arrays]
     names = _output_names(_forward(torch, model, first), [tensor.name for tensor in inputs])
@@ -83,7 +79,7 @@ def convert(job: Job) -> Signature:
         with job.phase("noise floor"):
             floor = _noise_floor(torch, model, reference, settings.get("noise_samples", 16))
     reference = replace(reference, noise_floor=floor, random=is_random)
-    samples.save(reference)
+    samples.save(job, reference)
     job.report["parameters"] = pytorch_model.parameter_count(model)
     job.report["noise_floor"] = floor
     return Signature(

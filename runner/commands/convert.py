@@ -74,6 +74,12 @@ def convert(
     diagnose: Annotated[
         bool, typer.Option(help="Find the wrong operator where the result is out of tolerance.")
     ] = True,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            help="Take stages that were made before from the cache.", envvar="RUNNER_STAGE_CACHE"
+        ),
+    ] = True,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the stages' output.")] = False,
@@ -108,6 +114,7 @@ def convert(
         toolchain=toolchain,
         sign=sign,
         diagnose=diagnose,
+        use_cache=cache,
         view=view,
     )
     if as_json:

@@ -27,10 +27,12 @@ from runner.image_build import (
     choose_base,
     find_image,
 )
+from runner.owner import owner
 from runner.report import EnvironmentRecord
 from runner.toolchain import Image, Stage
 
 LABEL = "org.runner.run"
+OWNER = "org.runner.owner"
 _VOLUME = "/artifacts"
 # The user that the images make, and who owns the volume.
 _USER = 1000
@@ -125,7 +127,7 @@ class DockerEngine:
 
     @contextmanager
     def volume(self, run: str, folder: Path) -> Iterator[DockerVolume]:
-        labels = {LABEL: run}
+        labels = {LABEL: run, OWNER: owner()}
         name = f"runner-{run}"
         try:
             with _answering():

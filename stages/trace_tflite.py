@@ -20,6 +20,8 @@ from stages.tracing import Arrays, Comparison, Pair, Piece, compare_tensors, sig
 # What the converter makes a part of the operator before it.
 _FUSED = ("Add", "AddV2", "BiasAdd", "Maximum", "Minimum", "Mul", "Relu", "Relu6", "Sub")
 _LONGEST = 4
+# Channels first to channels last, and the other way round.
+_LAYOUTS = {3: [(0, 2, 1)], 4: [(0, 2, 3, 1), (0, 3, 1, 2)]}
 
 
 def convert(job: Job) -> Signature:
@@ -41,6 +43,7 @@ def convert(job: Job) -> Signature:
     ends = {artifact.names[index]: t.node for index, t in zip(outputs, signature.outputs)}
     pairs = [p for p in pairs if p.name not in ends and p.reference not in ends.values()]
     pairs += [Pair(name, node) for name, node in ends.items()]
+    pairs = _without_relaid(artifact, source, pairs, [array[0] for array in samples])
     names = sorted({pair.reference for pair in pairs})
     run = source.plain(names)
     modules = _modules(job)
@@ -83,6 +86,9 @@ def matched(graph: Any, present: Sequence[str], artifact: Any) -> List[Pair]:
         if node not in known:
             continue
         operation = graph.get_tensor_by_name(node).op
+        if operation.type == "Transpose":
+            # The converter moves it over other operators, and it keeps its name.
+            continue
         if len(operation.outputs) > 1:
             # Which of them a name is for is not certain; their places are.
             place, count = artifact.place(index)
@@ -98,6 +104,44 @@ def matched(graph: Any, present: Sequence[str], artifact: Any) -> List[Pair]:
             continue
         taken[node] = Pair(name, node)
     return list(taken.values())
+
+
+def _without_relaid(
+    artifact: Any, source: Any, pairs: Sequence[Pair], sample: Sequence[np.ndarray]
+) -> List[Pair]:
+    """The pairs without those whose tensor the converter lays out in another order of axes.
+
+    Shapes show that, but for sizes that are alike; then values have to, those of one plain run.
+    """
+    alike = [pair for pair in pairs if _turns(source.graph.get_tensor_by_name(pair.reference))]
+    if not alike:
+        return list(pairs)
+    try:
+        found = artifact.plain([pair.name for pair in alike])(sample)
+    except Exception:  # the comparison says so, with the interpreter's words
+        return list(pairs)
+    expected = source.plain([pair.reference for pair in alike])(sample)
+    relaid = set()
+    for pair, value, right in zip(alike, found, expected):
+        turns = _turns(source.graph.get_tensor_by_name(pair.reference))
+        if value.shape == right.shape and right.dtype.kind == "f":
+            direct = np.abs(value - right).max(initial=0)
+            turned = min(np.abs(value - right.transpose(axes)).max(initial=0) for axes in turns)
+            if turned < 0.1 * direct:
+                relaid.add(pair.name)
+    return [pair for pair in pairs if pair.name not in relaid]
+
+
+def _turns(tensor: Any) -> List[Any]:
+    """The changes of layout that leave the tensor's shape as it is."""
+    if tensor.shape.rank is None or None in tensor.shape.as_list():
+        return []
+    shape = tensor.shape.as_list()
+    return [
+        axes
+        for axes in _LAYOUTS.get(len(shape), ())
+        if [shape[axis] for axis in axes] == shape and max(shape) > 1
+    ]
 
 
 def _last(graph: Any, node: str, others: Set[str]) -> str:

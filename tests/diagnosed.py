@@ -16,6 +16,7 @@ SHAPES = {
     "recurrent": ((1, 6, 8),),
     "two": ((1, 4, 12, 14), (1, 6)),
     "pooled": ((1, 4, 12, 14),),
+    "moved": ((1, 4, 32),),
     "refused": ((1, 3, 16, 16), (2, 5)),
 }
 
@@ -133,6 +134,12 @@ class Pooled(nn.Module):
         return self.pool(self.conv(x))
 
 
+def moved():
+    """TensorFlow's converter moves a transpose of it over two operators, under its old name."""
+    layers = [nn.Conv1d(4, 8, 3, padding=1), nn.BatchNorm1d(8), nn.ReLU(), nn.MaxPool1d(2)]
+    return nn.Sequential(*layers, nn.Conv1d(8, 6, 5, padding=2), nn.ReLU(), nn.AvgPool1d(2))
+
+
 class Refused(nn.Module):
     """RoiAlign is in ONNX, and onnx-tf 1.6.0 does not implement it."""
 
@@ -147,6 +154,7 @@ class Refused(nn.Module):
 
 def make(name):
     makers = {
+        "moved": moved,
         "refused": Refused,
         "planted": Planted,
         "residual": Residual,

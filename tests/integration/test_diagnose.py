@@ -41,6 +41,7 @@ INPUTS = {
     "recurrent": ("1x6x8",),
     "two": ("image=1x4x12x14", "numbers=1x6"),
     "pooled": ("1x4x12x14",),
+    "moved": ("1x4x32",),
     "refused": (),
 }
 # The first column of a box is the image's index in the batch, of which there is one.
@@ -210,6 +211,7 @@ CLEAN = [
     ("attention", ("--faithful",)),
     ("recurrent", ("--faithful",)),
     ("two", ("--faithful",)),
+    ("moved", ("--faithful",)),
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import runner
-from runner.commands import convert, images, lock, machine
+from runner.commands import archive, convert, images, lock, machine
 from runner.commands.common import errors, print_error
 from runner.errors import ExitCode, RunnerError
 
@@ -32,6 +32,12 @@ images_app.command("list")(images.list_images)
 images_app.command()(images.build)
 images_app.command()(images.base)
 app.add_typer(images_app, name="images")
+
+archive_app = typer.Typer(help="A toolchain in one file, for offline use.", no_args_is_help=True)
+archive_app.command()(archive.save)
+archive_app.command()(archive.verify)
+archive_app.command()(archive.load)
+app.add_typer(archive_app, name="archive")
 
 _traceback = False
 

@@ -42,3 +42,7 @@ class EnvironmentUnavailable(RunnerError):
     """An engine, an image, an interpreter or a package cannot be had on this machine."""
 
     exit_code = ExitCode.ENVIRONMENT
+
+
+class DamagedArchive(BadInput):
+    """An archive that is cut short or altered; the message names the part."""

@@ -151,11 +151,11 @@ def check_name(name: str) -> None:
 
 
 def header(name: str, size: int) -> bytes:
-    """The one header that a part of this name and size has."""
+    """The one header that a part of this name and size has: a block, or three for a long name."""
     member = tarfile.TarInfo(name)
     member.size = size
     member.mode = 0o644
-    return member.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+    return member.tobuf(tarfile.GNU_FORMAT, "ascii", "strict")
 
 
 def padding(size: int) -> int:
@@ -166,7 +166,7 @@ def check_layout(parts: Sequence[Part]) -> int:
     """Where the next part's header begins. Raises `ValueError` if parts overlap or leave a gap."""
     position = 0
     for part in parts:
-        if part.offset != position + BLOCK:
+        if part.offset != position + len(header(part.name, part.stored_size)):
             raise ValueError(f"{part.name!r} does not follow the part before it")
         position = part.offset + part.stored_size + padding(part.stored_size)
     return position

@@ -149,25 +149,21 @@ class Archive:
         """Why there is no trailer at the end: not an archive, cut short, or damaged, and where."""
         position, before = 0, ""
         while position < size:
-            self._file.seek(position)
-            block = self._file.read(BLOCK)
-            try:
-                member = tarfile.TarInfo.frombuf(block, "ascii", "strict")
-                assert block == header(member.name, member.size)
-            except (tarfile.HeaderError, ValueError, AssertionError):
+            member = self._member_at(position)
+            if member is None:
                 if not before:
                     return BadInput(f"{self.path.name} is not an archive of the runner.")
                 if before == TRAILER:
                     return self._damaged("the end of the file", "it is not 1,024 zero bytes")
-                what = "is cut short in" if len(block) < BLOCK else "has a damaged"
                 return self._damaged(
-                    f"the header of the part after {before}", f"the file {what} it"
+                    f"the part after {before}", "its header is cut short, or not as it was written"
                 )
-            end = position + BLOCK + member.size + padding(member.size)
+            begin = position + len(header(member.name, member.size))
+            end = begin + member.size + padding(member.size)
             if end > size:
-                there = size - position - BLOCK
                 return self._damaged(
-                    member.name, f"the file is cut short: it has {there:,} of {member.size:,} bytes"
+                    member.name,
+                    f"the file is cut short: it has {size - begin:,} of {member.size:,} bytes",
                 )
             position, before = end, member.name
         if before == TRAILER:
@@ -175,6 +171,21 @@ class Archive:
         return self._damaged(
             INDEX, f"the file is cut short after {before}" if before else "the file is empty"
         )
+
+    def _member_at(self, position: int) -> tarfile.TarInfo | None:
+        """The member whose header lies there, if it is one that we write."""
+        self._file.seek(position)
+        blocks = self._file.read(BLOCK)
+        try:
+            member = tarfile.TarInfo.frombuf(blocks, "ascii", "strict")
+            if member.type == tarfile.GNUTYPE_LONGNAME:
+                blocks += self._file.read(2 * BLOCK)
+                name = blocks[BLOCK : 2 * BLOCK].rstrip(b"\0").decode("ascii")
+                member = tarfile.TarInfo.frombuf(blocks[2 * BLOCK :], "ascii", "strict")
+                member.name = name
+            return member if blocks == header(member.name, member.size) else None
+        except (tarfile.HeaderError, ValueError):
+            return None
 
     def _damaged(self, part: str, why: str) -> DamagedArchive:
         return damaged(self.path.name, part, why)
@@ -186,8 +197,9 @@ def damaged(archive: str, part: str, why: str) -> DamagedArchive:
 
 def check_stored(file: BinaryIO, part: Part, archive: str) -> None:
     """Check a part as it lies in the file: header, stored bytes, padding."""
-    file.seek(part.offset - BLOCK)
-    if file.read(BLOCK) != header(part.name, part.stored_size):
+    wanted = header(part.name, part.stored_size)
+    file.seek(part.offset - len(wanted))
+    if file.read(len(wanted)) != wanted:
         raise damaged(archive, part.name, "its header is not as it was written")
     digest = hashlib.sha256()
     left = part.stored_size

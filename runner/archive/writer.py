@@ -18,7 +18,6 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from runner.archive.format import (
-    BLOCK,
     END,
     INDEX,
     MOST_STORED,
@@ -133,7 +132,9 @@ class ArchiveWriter:
         stored_name = f"{name}.zst" if compress else name
         digest = hashlib.sha256()
         sink = _HashingSink(self._file)
-        self._file.seek(self._end + BLOCK)
+        # Its length depends on the name alone.
+        offset = self._end + len(header(stored_name, 0))
+        self._file.seek(offset)
         try:
             read = self._copy(first, source, size, sink, digest.update, compress, on_bytes)
             if read != size or (sha256 and digest.hexdigest() != sha256):
@@ -147,7 +148,7 @@ class ArchiveWriter:
             part = Part(
                 name=stored_name,
                 kind=kind,
-                offset=self._end + BLOCK,
+                offset=offset,
                 stored_size=sink.size,
                 stored_sha256=sink.digest.hexdigest(),
                 size=size,
@@ -184,7 +185,7 @@ class ArchiveWriter:
             parts=tuple(self._parts.values()),
         )
         data = (index.model_dump_json(indent=1) + "\n").encode()
-        offset = self._end + BLOCK
+        offset = self._end + len(header(INDEX, len(data)))
         line = TRAILER_LINE.format(
             sha256=hashlib.sha256(data).hexdigest(), offset=offset, size=len(data)
         ).encode()
@@ -229,11 +230,11 @@ class ArchiveWriter:
     def _append(self, part: Part) -> None:
         """Complete a part whose stored bytes are in the file, and note that it is whole."""
         self._file.write(bytes(padding(part.stored_size)))
-        self._end = self._file.tell()
-        self._file.seek(part.offset - BLOCK)
+        self._file.seek(self._end)
         self._file.write(header(part.name, part.stored_size))
         self._file.flush()
         self._parts[part.name] = part
+        self._end = self._after_last()
         self._log.write(part.model_dump_json() + "\n")
         self._log.flush()
 
@@ -250,7 +251,7 @@ class ArchiveWriter:
         for line in lines:
             try:
                 part = Part.model_validate_json(line)
-                if part.offset != position + BLOCK:
+                if part.offset != position + len(header(part.name, part.stored_size)):
                     break
                 check_stored(self._file, part, self._partial.name)
             except (ValidationError, DamagedArchive):

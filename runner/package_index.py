@@ -61,10 +61,8 @@ class PackageIndexes:
 
     def __init__(self, registry: Registry | None = None) -> None:
         self._registry = registry or read_registry()
-        self._indexes = [
-            self._registry.index_url or DEFAULT_INDEX,
-            *self._registry.extra_index_urls,
-        ]
+        main = self._registry.index_url or DEFAULT_INDEX
+        self._indexes = [] if self._registry.no_index else [main, *self._registry.extra_index_urls]
         retry = Retry(total=3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
         self._session = requests.Session()
         for scheme in ("http://", "https://"):

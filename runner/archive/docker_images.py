@@ -18,7 +18,7 @@ import docker
 import docker.errors
 import requests.exceptions
 
-from runner.archive.format import Part, padding
+from runner.archive.format import Environment, Part, padding
 from runner.archive.reader import Archive
 from runner.archive.writer import ArchiveWriter
 from runner.errors import DamagedArchive, EnvironmentUnavailable
@@ -162,6 +162,22 @@ def load(
             f"The Docker engine did not load the images: {error}",
             "Check the engine (docker info) and its disk, then load again.",
         ) from None
+
+
+def settle(client: docker.DockerClient, environment: Environment) -> bool:
+    """Whether a loaded image has the id it was saved with; if so, compose.yaml finds it too."""
+    try:
+        image = client.images.get(environment.tag)
+    except docker.errors.ImageNotFound:
+        return False
+    if image.id != environment.id:
+        return False
+    repository = environment.tag.partition(":")[0]
+    try:
+        client.images.get(f"{repository}:latest")
+    except docker.errors.ImageNotFound:
+        image.tag(repository, "latest")
+    return True
 
 
 def _as_tar(archive: Archive, parts: Sequence[Part], on_bytes: OnBytes) -> Iterator[bytes]:

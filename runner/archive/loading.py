@@ -19,6 +19,7 @@ from runner.archive.showing import counting
 from runner.engines.base import Progress
 from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
 from runner.files import human_bytes, sha256_of
+from runner.image_build import image_tag
 from runner.places import cache_folder, interpreters_folder, wheels_folder
 from runner.toolchain import Image, all_images, with_wheels
 from runner.wheels import accept_wheel
@@ -194,17 +195,15 @@ def _load_images(
     with counting(progress, "docker images", sum(part.size for part in images)) as on_bytes:
         docker_images.load(client, archive, images, on_bytes)
     for environment in archive.index.environments:
-        if environment.id and not _has(client, environment):
+        if not environment.id:
+            continue
+        if not docker_images.settle(client, environment):
             raise EnvironmentUnavailable(
                 f"The engine gave the image '{environment.image}' another id than it was saved "
                 "with.",
-                "Another Docker engine made it; use --engine process, or build the images.",
+                "Its image store is of another kind; use --engine process, or build the images.",
             )
-
-
-def _has(client: object, environment: Environment) -> bool:
-    images = getattr(client, "images")  # noqa: B009 - the SDK's types are not imported here
-    return any(environment.id == image.id for image in images.list(name=environment.tag))
+        loaded.serves.setdefault("docker", []).append(environment.image)
 
 
 def _tell(loaded: Loaded) -> None:
@@ -215,6 +214,7 @@ def _tell(loaded: Loaded) -> None:
         if (path := wheel_store.find(part.sha256)) is not None
     ]
     images = {image.title: image for image in all_images()}
+    served = loaded.serves.pop("docker", [])
     for environment in loaded.index.environments:
         image = _with_own(images.get(environment.image), loaded.own_wheels)
         if image is None or image.environment_key != environment.key:
@@ -225,6 +225,13 @@ def _tell(loaded: Loaded) -> None:
             continue
         if environment.wheels and wheel_store.serves(image):
             loaded.serves.setdefault("process", []).append(environment.image)
+        if environment.image in served and image_tag(image, environment.base) == environment.tag:
+            loaded.serves.setdefault("docker", []).append(environment.image)
+        elif environment.image in served:
+            loaded.notes.append(
+                f"{environment.image}: the docker image holds other stage code than this runner's, "
+                "which will build its own. The runner that uses it is in the archive: README.txt."
+            )
 
 
 def _with_own(image: Image | None, wheels: Sequence[Path]) -> Image | None:

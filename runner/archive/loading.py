@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from runner import wheel_store
 from runner.archive import docker_images, interpreter
-from runner.archive.format import Environment, Index, Part
+from runner.archive.format import Index, Part
 from runner.archive.reader import Archive
 from runner.archive.showing import counting
 from runner.engines.base import Progress

@@ -17,7 +17,9 @@ import tarfile
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from runner.pins import release_of
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -33,12 +35,15 @@ TRAILER_SIZE = len(TRAILER_LINE.format(sha256="0" * 64, offset=0, size=0))
 MOST_INDEX = 64 << 20
 MOST_PARTS = 100_000
 MOST_PART = 64 << 30
+MOST_CONTENT = 256 << 30
 # A tar header of the oldest form holds no larger size.
 MOST_STORED = 8 << 30
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_.+~@!=,()\[\]{}#%^ -]+(/[A-Za-z0-9_.+~@!=,()\[\]{}#%^ -]+)*")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+Digest = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}(\+sha256:[0-9a-f]{64})?)?$")]
 Kind = Literal["about", "source", "wheel", "own-wheel", "interpreter", "image", "run"]
 # The first folder of a part's name tells its kind, so neither can pretend to be another.
 FOLDERS: dict[Kind, str] = {
@@ -50,6 +55,16 @@ FOLDERS: dict[Kind, str] = {
     "image": "images/",
     "run": "runs/",
 }
+
+
+def _safe(name: str) -> str:
+    check_name(name)
+    if "/" in name:
+        raise ValueError(f"{name!r} is no folder's name")
+    return name
+
+
+RunName = Annotated[str, AfterValidator(_safe)]
 
 
 class _Model(BaseModel):
@@ -74,6 +89,8 @@ class Part(_Model):
         folder = FOLDERS[self.kind]
         if not self.name.startswith(folder) or (not folder and "/" in self.name):
             raise ValueError(f"{self.name!r} is no name for a part of kind {self.kind}")
+        if self.kind in ("wheel", "own-wheel") and release_of(self.path) is None:
+            raise ValueError(f"{self.name!r} is no wheel and no sdist")
         if (self.compression == "zstd") != self.name.endswith(".zst"):
             raise ValueError(f"{self.name!r} does not say how it is compressed")
         if self.compression == "none" and (self.stored_size, self.stored_sha256) != (
@@ -93,8 +110,8 @@ class Part(_Model):
 class Environment(_Model):
     """An environment that the archive serves: an image of a toolchain, with one lock."""
 
-    image: str
-    python: str
+    image: Word
+    python: Word
     lock_sha256: Sha256
     key: Sha256
     """`Image.environment_key`: it changes whenever an installed file could."""
@@ -102,10 +119,10 @@ class Environment(_Model):
     """The content of what the lock installs; empty if the archive lacks the process engine's."""
     own_wheels: tuple[Sha256, ...] = ()
     stand_ins: tuple[str, ...] = ()
-    tag: str = ""
+    tag: str = Field(default="", pattern=r"^(runner-[a-z0-9._-]+:[A-Za-z0-9._-]+)?$")
     """The docker image's name and id; empty if the archive lacks it."""
-    id: str = ""
-    base: str = ""
+    id: Digest = ""
+    base: Digest = ""
 
 
 class Interpreter(_Model):
@@ -113,7 +130,7 @@ class Interpreter(_Model):
 
     version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
     sha256: Sha256
-    needs: tuple[str, ...]
+    needs: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]+$")], ...]
     """Shared libraries of the system that its extension modules link to: not in the archive."""
 
 
@@ -122,15 +139,15 @@ class Index(_Model):
 
     format: Literal["runner-archive"] = "runner-archive"
     version: Literal[1] = 1
-    created: str
+    created: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
     runner: str
     platform: str
-    toolchains: tuple[str, ...]
+    toolchains: tuple[Word, ...]
     environments: tuple[Environment, ...]
     host_python: str
     """The Python whose wheels of the runner's own lock are in it; empty if none are."""
     interpreters: tuple[Interpreter, ...]
-    runs: tuple[str, ...]
+    runs: tuple[RunName, ...]
     parts: tuple[Part, ...] = Field(max_length=MOST_PARTS)
 
     @model_validator(mode="after")
@@ -138,6 +155,8 @@ class Index(_Model):
         check_layout(self.parts)
         if len({part.name for part in self.parts}) != len(self.parts):
             raise ValueError("two parts have one name")
+        if sum(part.size for part in self.parts) > MOST_CONTENT:
+            raise ValueError("its parts are larger than an archive's can be")
         return self
 
     def of_kind(self, *kinds: Kind) -> list[Part]:

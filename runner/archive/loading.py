@@ -62,7 +62,7 @@ def load(
     with Archive(file) as archive, FileLock(str(cache / "archive.lock")):
         loaded = Loaded(archive.index)
         _insist(archive.index, engine)
-        _check_space(archive, engine, cache)
+        _check_space(archive, engine, cache, runs)
         _verify(archive, progress)
         images = docker_images.check(archive)
         with _staging(cache) as staging, _staging(runs) as staged_runs:
@@ -95,15 +95,23 @@ def _insist(index: Index, engine: str) -> None:
         )
 
 
-def _check_space(archive: Archive, engine: str, cache: Path) -> None:
-    kinds: tuple[str, ...] = ("wheel", "own-wheel", "interpreter") if engine != "docker" else ()
-    needed = sum(part.size for part in archive.index.parts if part.kind in kinds)
-    free = shutil.disk_usage(cache).free
-    if needed > free:
-        raise EnvironmentUnavailable(
-            f"{cache} has {human_bytes(free)} free; the archive takes {human_bytes(needed)} there.",
-            "Set RUNNER_CACHE_DIR to a larger disk.",
-        )
+def _check_space(archive: Archive, engine: str, cache: Path, runs: Path | None) -> None:
+    """Raise `EnvironmentUnavailable` where the disk could not hold what the index says."""
+    wanted: dict[Path, tuple[str, ...]] = {}
+    if engine != "docker":
+        wanted[cache] = ("wheel", "own-wheel", "interpreter")
+    if runs is not None:
+        runs.mkdir(parents=True, exist_ok=True)
+        wanted[runs] = ("run",)
+    for folder, kinds in wanted.items():
+        needed = sum(part.size for part in archive.index.parts if part.kind in kinds)
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise EnvironmentUnavailable(
+                f"{folder} has {human_bytes(free)} free; the archive takes {human_bytes(needed)} "
+                "there.",
+                "Take a larger disk: RUNNER_CACHE_DIR says where the runner keeps packages.",
+            )
 
 
 def _verify(archive: Archive, progress: Progress) -> None:

@@ -23,6 +23,7 @@ from runner.archive.format import (
     Index,
     Part,
     check_layout,
+    check_name,
     header,
     padding,
 )
@@ -183,6 +184,7 @@ class Archive:
                 name = blocks[BLOCK : 2 * BLOCK].rstrip(b"\0").decode("ascii")
                 member = tarfile.TarInfo.frombuf(blocks[2 * BLOCK :], "ascii", "strict")
                 member.name = name
+            check_name(member.name)
             return member if blocks == header(member.name, member.size) else None
         except (tarfile.HeaderError, ValueError):
             return None

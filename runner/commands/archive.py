@@ -58,7 +58,7 @@ def save(
 def verify(file: File, as_json: Json = False) -> None:
     """Check every byte of an archive; damage is named."""
     from runner.archive.loading import verify as verify_archive
-    from runner.view import ConsoleView
+    from runner.view import ConsoleView, printable
 
     with ConsoleView(Console(stderr=True)) as view:
         index = verify_archive(file, view)
@@ -72,7 +72,7 @@ def verify(file: File, as_json: Json = False) -> None:
         engines = ["process"] * bool(environment.wheels) + ["docker"] * bool(environment.id)
         print(f"{environment.image}: {' and '.join(engines) or 'no engine'}")
         for stand_in in environment.stand_ins:
-            print(f"  {stand_in}.")
+            print(f"  {printable(stand_in)}.")
     for interpreter in index.interpreters:
         needs = ", ".join(interpreter.needs)
         print(f"CPython {interpreter.version}; of the system it needs {needs}.")

@@ -10,7 +10,7 @@ from typing import Any
 from packaging.tags import Tag
 
 from runner import wheel_store
-from runner.archive.format import Part
+from runner.archive.reader import Archive
 from runner.files import human_bytes
 from runner.package_index import IndexFile, Listing, PackageIndexes
 from runner.pins import Pin, choose, files_of, parse_lock, parse_pin, stage_tags
@@ -19,6 +19,7 @@ from runner.toolchain import ROOT, Image
 # Requests to an index at a time.
 AT_ONCE = 8
 HOST = "runner"
+_ARCHIVE = "archive"
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,14 @@ def audit(
     images: Sequence[Image],
     *,
     own: bool = False,
-    archived: Iterable[Part] = (),
+    archive: Archive | None = None,
     indexes: PackageIndexes | None = None,
 ) -> list[Finding]:
     """Ask the indexes that pip is set up for about each pin, and look into an archive's parts.
 
     Of a pin there must be a file with one of the lock's hashes that the environment can install.
-    `own` adds the runner's own lock. Raises nothing: an index that is silent is a finding.
+    `own` adds the runner's own lock. An index that is silent is a finding. Raises `DamagedArchive`
+    if the archive does not hold what it lists.
     """
     indexes = indexes or PackageIndexes()
     questions = [
@@ -80,24 +82,25 @@ def audit(
     pins = {str(pin): pin for pin in [*(q.pin for q in questions), *replaced]}
     with ThreadPoolExecutor(AT_ONCE) as pool:
         listings = dict(zip(pins, pool.map(indexes.listing, pins.values()), strict=True))
-    parts = tuple(archived)
-    findings = [_answer(question, listings[str(question.pin)], parts) for question in questions]
+    findings = [_answer(question, listings[str(question.pin)], archive) for question in questions]
     for image in images:
         findings += _stand_ins(image, listings)
     return findings
 
 
-def _answer(question: _Question, listing: Listing, archived: Sequence[Part]) -> Finding:
+def _answer(question: _Question, listing: Listing, archive: Archive | None) -> Finding:
     pin = question.pin
     finding = Finding(question.lock, str(pin), "available")
     listed = _locked(question, listing.files)
-    kept = _locked(question, [*_archived(archived), *_stored(pin)])
+    kept = _locked(question, [*_archived(archive), *_stored(pin)])
     sources = tuple(dict.fromkeys(file.source for file in (listed, kept) if file is not None))
     if listed is not None and not listed.yanked:
         return replace(finding, sources=sources)
     if listed is not None:
         return replace(finding, status="yanked", sources=sources, detail=listed.yanked)
     if kept is not None:
+        if archive is not None and kept.source == _ARCHIVE:
+            archive.check(kept.url)
         why = _why_not(question, listing)
         return replace(finding, sources=sources, detail=why)
     status = "unknown" if listing.problems else "vanished"
@@ -143,9 +146,9 @@ def _stand_ins(image: Image, listings: dict[str, Listing]) -> list[Finding]:
     return findings
 
 
-def _archived(parts: Iterable[Part]) -> list[IndexFile]:
-    wheels = [part for part in parts if part.kind in ("wheel", "own-wheel")]
-    return [IndexFile(p.path, "", p.sha256, p.size, source="archive") for p in wheels]
+def _archived(archive: Archive | None) -> list[IndexFile]:
+    parts = archive.index.of_kind("wheel", "own-wheel") if archive else []
+    return [IndexFile(p.path, p.name, p.sha256, p.size, source=_ARCHIVE) for p in parts]
 
 
 def _stored(pin: Pin) -> list[IndexFile]:

@@ -56,10 +56,10 @@ def parse_lock(text: str) -> list[Pin]:
     """The pins of a lock's text; a wheel of the user's own, given by its URL, is none."""
     pins = []
     for block in re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE):
-        line = block.partition("\\")[0].strip()
+        line = block.partition("\n")[0].rstrip(" \\")
         if not line or line.startswith("#"):
             continue
-        requirement = Requirement(line)
+        requirement = Requirement(line.partition(" --hash")[0])
         versions = [s.version for s in requirement.specifier if s.operator == "=="]
         if requirement.url or len(versions) != 1:
             continue

@@ -72,6 +72,11 @@ class Archive:
                     pass
             on_bytes(part.stored_size)
 
+    def check(self, name: str) -> None:
+        """Check one part as it lies in the file. Raises `DamagedArchive`."""
+        part = next(part for part in self.index.parts if part.name == name)
+        check_stored(self._file, part, self.path.name)
+
     def content(self, part: Part) -> Iterator[bytes]:
         """A part's content in chunks. Raises `DamagedArchive` at its end if its hash is wrong.
 
@@ -154,6 +159,9 @@ class Archive:
             if member is None:
                 if not before:
                     return BadInput(f"{self.path.name} is not an archive of the runner.")
+                self._file.seek(position)
+                if before == TRAILER and self._file.read() == END:
+                    return self._damaged(TRAILER, "it is not as it was written")
                 if before == TRAILER:
                     return self._damaged("the end of the file", "it is not 1,024 zero bytes")
                 return self._damaged(

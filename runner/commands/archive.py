@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Optional
@@ -48,11 +47,11 @@ def save(
             size = human_bytes(unfinished.stat().st_size)
             errors.print(f"The same command goes on where this one stopped, after {size}.")
         raise
-    rows = _rows(index.parts)
+    totals = _totals(index.parts)
     if as_json:
-        print(json.dumps({"file": str(file), "bytes": file.stat().st_size, "parts": rows}))
+        print(json.dumps({"file": str(file), "bytes": file.stat().st_size, "totals": totals}))
         return
-    print_rows(rows, f"{relative_to_here(file)}: {human_bytes(file.stat().st_size)}", False)
+    _print_totals(totals, f"{relative_to_here(file)}: {human_bytes(file.stat().st_size)}")
 
 
 def verify(file: File, as_json: Json = False) -> None:
@@ -62,12 +61,12 @@ def verify(file: File, as_json: Json = False) -> None:
 
     with ConsoleView(Console(stderr=True)) as view:
         index = verify_archive(file, view)
-    rows = _rows(index.parts)
+    totals = _totals(index.parts)
     if as_json:
         # Without the parts themselves, of which there are hundreds.
-        print(json.dumps({**index.model_dump(exclude={"parts"}), "parts": rows}))
+        print(json.dumps({**index.model_dump(exclude={"parts"}), "totals": totals}))
         return
-    print_rows(rows, f"{relative_to_here(file)}: whole", False)
+    _print_totals(totals, f"{relative_to_here(file)}: whole")
     for environment in index.environments:
         engines = ["process"] * bool(environment.wheels) + ["docker"] * bool(environment.id)
         print(f"{environment.image}: {' and '.join(engines) or 'no engine'}")
@@ -101,20 +100,28 @@ def load(
         print(f"note: {note}")
 
 
-def _rows(parts: Sequence[Part]) -> list[dict[str, str]]:
-    count: Counter[str] = Counter()
-    size: Counter[str] = Counter()
-    stored: Counter[str] = Counter()
-    for part in parts:
-        count[part.kind] += 1
-        size[part.kind] += part.size
-        stored[part.kind] += part.stored_size
+def _totals(parts: Sequence[Part]) -> list[dict[str, str | int]]:
+    """For each kind of part: how many, and the bytes of their content and in the file."""
+    kinds = dict.fromkeys(part.kind for part in parts)
     return [
         {
             "kind": kind,
-            "parts": str(count[kind]),
-            "content": human_bytes(size[kind]),
-            "stored": human_bytes(stored[kind]),
+            "parts": sum(part.kind == kind for part in parts),
+            "content_bytes": sum(part.size for part in parts if part.kind == kind),
+            "stored_bytes": sum(part.stored_size for part in parts if part.kind == kind),
         }
-        for kind in count
+        for kind in kinds
     ]
+
+
+def _print_totals(totals: list[dict[str, str | int]], title: str) -> None:
+    rows = [
+        {
+            "kind": str(total["kind"]),
+            "parts": str(total["parts"]),
+            "content": human_bytes(float(total["content_bytes"])),
+            "stored": human_bytes(float(total["stored_bytes"])),
+        }
+        for total in totals
+    ]
+    print_rows(rows, title, False)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from runner.archive.format import Part
 from runner.audit import Finding
 from runner.commands.common import Json, selected
 from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
@@ -73,11 +73,8 @@ def _audit(names: list[str] | None, archive: Path | None, wheels: list[str], as_
     images = selected(names)
     accepted = tuple(accept_wheel(wheel, images) for wheel in wheels)
     images = [with_wheels(image, accepted) for image in images]
-    parts: tuple[Part, ...] = ()
-    if archive is not None:
-        with Archive(archive) as opened:
-            parts = opened.index.parts
-    findings = audit(images, own=not names, archived=parts)
+    with Archive(archive) if archive else nullcontext() as opened:
+        findings = audit(images, own=not names, archive=opened)
     if as_json:
         print(json.dumps([finding.as_dict() for finding in findings], indent=1))
     else:

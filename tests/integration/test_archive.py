@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import BAD_INPUT, ENVIRONMENT, ENGINES, INTERRUPTED, PASSED, ROOT, Convert, Run
+from conftest import BAD_INPUT, ENGINES, ENVIRONMENT, INTERRUPTED, PASSED, ROOT, Convert, Run
 
 from runner.archive.reader import Archive
 from runner.archive.writer import ArchiveWriter

@@ -24,6 +24,7 @@ from runner.places import cache_folder, interpreters_folder, wheels_folder
 from runner.toolchain import Image, all_images, with_wheels
 from runner.wheels import accept_wheel
 
+_STAGING = ".loading-"
 ENGINES = ("all", "docker", "process")
 
 
@@ -60,6 +61,8 @@ def load(
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     with Archive(file) as archive, FileLock(str(cache / "archive.lock")):
+        for stale in cache.glob(f"{_STAGING}*"):  # of a load that was killed
+            shutil.rmtree(stale, ignore_errors=True)
         loaded = Loaded(archive.index)
         _insist(archive.index, engine)
         _check_space(archive, engine, cache, runs)
@@ -127,7 +130,7 @@ def _staging(beside: Path | None) -> Iterator[Path]:
         yield Path()
         return
     beside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".loading-", dir=beside) as name:
+    with tempfile.TemporaryDirectory(prefix=_STAGING, dir=beside) as name:
         yield Path(name)
 
 

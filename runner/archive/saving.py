@@ -173,11 +173,11 @@ def _gather(
     if engine in ("all", "process"):
         pythons = sorted({image.python for image in images})
         content.interpreters = {python: find_cpython(python) for python in pythons}
+    if engine in ("all", "docker"):
+        content.docker = _docker(images, progress)
     show = progress.task("package index")
     content.packages = packages.find(indexes, _wanted(images, engine))
     show(f"has all {len(content.packages)} pins", 1.0)
-    if engine in ("all", "docker"):
-        content.docker = _docker(images, progress)
     return content
 
 

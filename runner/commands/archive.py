@@ -42,7 +42,7 @@ def save(
                 file, view, engine=engine, toolchain=toolchain, wheels=wheel or (), runs=run or ()
             )
     except BaseException:
-        unfinished = file.with_name(f".{file.name}.part")
+        unfinished = file.parent / f".{file.name}.part"
         if unfinished.exists():
             size = human_bytes(unfinished.stat().st_size)
             errors.print(f"The same command goes on where this one stopped, after {size}.")

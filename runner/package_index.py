@@ -65,6 +65,7 @@ class PackageIndexes:
         self._indexes = [] if self._registry.no_index else [main, *self._registry.extra_index_urls]
         retry = Retry(total=3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
         self._session = requests.Session()
+        self._silent: dict[str, str] = {}
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=16, max_retries=retry))
 
@@ -74,8 +75,16 @@ class PackageIndexes:
         problems: list[str] = []
         pages = [(_project_page(index, pin.name), index) for index in self._indexes]
         for page, source in [*pages, *((link, link) for link in self._registry.find_links)]:
+            if source in self._silent:
+                problems.append(self._silent[source])
+                continue
             try:
                 found = self._page(page, shown(source))
+            except requests.ConnectionError as error:
+                # After several tries: it need not be asked again for each of many pins.
+                self._silent[source] = f"{shown(source)}: {_why(error)}"
+                problems.append(self._silent[source])
+                continue
             except (requests.RequestException, OSError, ValueError) as error:
                 problems.append(f"{shown(source)}: {_why(error)}")
                 continue

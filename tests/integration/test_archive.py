@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -372,6 +373,33 @@ def test_two_saves_give_the_same_bytes(tmp_path: Path) -> None:
         assert finished.returncode == PASSED, finished.stderr
     compared = ["cmp", str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
     assert subprocess.run(compared, check=False).returncode == 0
+
+
+@pytest.mark.network
+def test_an_own_wheel_goes_along(tmp_path: Path) -> None:
+    """And with it, an audit finds every pin in what was loaded, and asks nobody."""
+    pin = "tf-nightly==2.4.0.dev20200923"
+    name = "tf_nightly-2.4.0.dev20200923-cp38-cp38-manylinux2010_x86_64.whl"
+    info = "tf_nightly-2.4.0.dev20200923.dist-info"
+    with zipfile.ZipFile(tmp_path / name, "w") as wheel:
+        wheel.writestr(f"{info}/RECORD", f"{info}/RECORD,,\n")
+    options = ("--engine", "process", "--toolchain", "pb-tflite-2020")
+    finished = ended(save(tmp_path / "x.tar", *options, "--wheel", tmp_path / name))
+    assert finished.returncode == PASSED, finished.stderr
+    machine = Machine(tmp_path)
+    loaded = machine.run("archive", "load", tmp_path / "x.tar")
+    assert loaded.returncode == PASSED, loaded.stderr
+    (option,) = [line for line in loaded.stdout.splitlines() if "--wheel" in line]
+    given = Path(option.rpartition(" ")[2])
+    assert given.read_bytes() == (tmp_path / name).read_bytes()
+    for wheels, code in (((), ENVIRONMENT), (("--wheel", given), PASSED)):
+        audit = machine.run("lock", "tflite", "--audit", "--json", *wheels)
+        assert audit.returncode == code, audit.stderr
+        findings = {finding["pin"]: finding for finding in json.loads(audit.stdout)}
+        lost = [f["pin"] for f in findings.values() if f["level"] == "error"]
+        # The stand-in was not saved, since nothing needs it.
+        assert lost == ([] if wheels else ["tensorflow-cpu==2.4.0"])
+        assert findings[pin]["status"] == ("own-wheel" if wheels else "stand-in")
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,6 @@ def an_engine(folder: Path) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(60)
-            shutil.rmtree(folder)
 
 
 @dataclass(frozen=True)
@@ -142,12 +141,29 @@ def saved(convert: Convert, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     shutil.rmtree(folder)
 
 
+@contextmanager
+def a_disk(image: Path, folder: Path) -> Iterator[None]:
+    """A disk in a file, mounted on a folder: removing it is quick, whatever files are on it."""
+    with open(image, "wb") as file:
+        file.truncate(40 << 30)  # sparse: it takes what is written to it
+    folder.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+        image.unlink()
+        folder.rmdir()
+
+
 @pytest.fixture(scope="module")
 def machine(saved: Saved, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A machine that has loaded the archive."""
-    folder = tmp_path_factory.mktemp("machine")
     # A socket's path may have 107 bytes.
-    with an_engine(Path(f"/tmp/runner-test-engine-{os.getpid()}")) as docker_host:
+    folder = Path(f"/tmp/runner-test-machine-{os.getpid()}")
+    disk = tmp_path_factory.mktemp("machine") / "disk"
+    with a_disk(disk, folder), an_engine(folder / "engine") as docker_host:
         machine = Machine(folder, docker_host)
         loaded = machine.run("archive", "load", saved.file, "--run", folder / "restored")
         assert loaded.returncode == PASSED, loaded.stderr
@@ -155,7 +171,6 @@ def machine(saved: Saved, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             assert f"{engine}: torch, onnx-tf, tflite\n" in loaded.stdout
         assert "note" not in loaded.stdout
         yield machine
-    shutil.rmtree(folder)
 
 
 @pytest.mark.docker

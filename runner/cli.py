@@ -11,6 +11,7 @@ import typer
 
 import runner
 from runner.commands import (
+    archive,
     clean,
     compare,
     convert,
@@ -51,6 +52,12 @@ images_app.command()(images.base)
 app.add_typer(images_app, name="images")
 
 app.add_typer(report.report_app, name="report")
+
+archive_app = typer.Typer(help="A toolchain in one file, for offline use.", no_args_is_help=True)
+archive_app.command()(archive.save)
+archive_app.command()(archive.verify)
+archive_app.command()(archive.load)
+app.add_typer(archive_app, name="archive")
 
 _traceback = False
 

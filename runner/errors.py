@@ -51,3 +51,7 @@ class Unverified(RunnerError):
     """A record is not signed by the key that it is to be signed by."""
 
     exit_code = ExitCode.UNVERIFIED
+
+
+class DamagedArchive(BadInput):
+    """An archive that is cut short or altered; the message names the part."""

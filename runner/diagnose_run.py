@@ -13,7 +13,7 @@ from runner.diagnosis import DEFAULT_SAMPLES, trace_run
 from runner.engines.choice import prepare_engine
 from runner.errors import BadInput
 from runner.files import sha256_of, write_text
-from runner.pipeline import python_files
+from runner.plan import python_files
 from runner.report import Report, StageRecord
 from runner.toolchain import DEFAULT_VARIANT, Image, Toolchain, load_image, load_toolchain
 from runner.traces import Diagnosis

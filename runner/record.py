@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import runner
 from runner.files import sha256_of, write_text
+from runner.plan import Plan
 from runner.provenance import (
     BUILD_TYPE,
     BUILDER,
@@ -45,7 +46,6 @@ from runner.toolchain import DEFAULT_VARIANT, ROOT, Image
 
 if TYPE_CHECKING:
     from runner.dsse import PrivateKey
-    from runner.pipeline import Plan
 
 PROVENANCE_FILE = "provenance.json"
 TEST_RESULT_FILE = "test-result.json"

@@ -16,7 +16,8 @@ from runner.errors import BadInput, EnvironmentUnavailable, ExitCode
 from runner.files import sha256_of, write_text
 from runner.graphfile import identify_source
 from runner.inputs import InputSpec
-from runner.pipeline import Plan, run_folder, run_name, run_plan
+from runner.pipeline import run_plan
+from runner.plan import Plan, run_folder, run_name
 from runner.provenance import FileParameter, Provenance
 from runner.recorded import Recorded, read_record
 from runner.report import Report

@@ -16,7 +16,7 @@ from runner.engines.choice import Choice, prepare_engine
 from runner.engines.process import ProcessEngine, environment_folder
 from runner.errors import EnvironmentUnavailable
 from runner.inspection.model import Inspection, Loaded, Obstacle, TensorFacts
-from runner.pipeline import arch_files
+from runner.plan import arch_files
 from runner.report import StageReport
 from runner.toolchain import Image, load_image
 from runner.tools import format_of, load_tool

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from runner.pipeline import METRICS
+from runner.plan import METRICS
 from runner.report import Histogram
 from stages import statistics
 from stages.statistics import OutputStatistics, judge, judge_all

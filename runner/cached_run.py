@@ -34,12 +34,18 @@ class CachedRun:
     """One run's use of the cache; with None for a cache, it finds nothing and keeps nothing."""
 
     def __init__(
-        self, cache: StageCache | None, run: str, folder: Path, files: Mapping[str, Path]
+        self,
+        cache: StageCache | None,
+        run: str,
+        folder: Path,
+        files: Mapping[str, Path],
+        known: Mapping[Path, str],
     ) -> None:
+        """`files` are what the run starts from, by name; `known` has hashes that are known."""
         self._cache = cache
         self._run = run
         self._folder = folder
-        self._key = _key_of_files(files) if cache is not None else ""
+        self._key = _key_of_files(files, known) if cache is not None else ""
         self._pending: list[Entry] = []
         self._first = True
 
@@ -138,7 +144,7 @@ def _samples(volume: Volume, scratch: Path) -> dict[str, Path] | None:
     return files
 
 
-def _key_of_files(files: Mapping[str, Path]) -> str:
+def _key_of_files(files: Mapping[str, Path], known: Mapping[Path, str]) -> str:
     """The key of what a run starts from: the model and every other file of the user's."""
-    hashes = {name: sha256_of(path) for name, path in files.items()}
+    hashes = {name: known.get(path) or sha256_of(path) for name, path in files.items()}
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()

@@ -146,8 +146,10 @@ def run_plan(
     interrupted = False
     try:
         with choice.engine.volume(plan.run, folder / ".volume") as volume:
-            volume.put(initial_files(plan))
-            cached = CachedRun(cache, plan.run, folder, initial_files(plan))
+            files = initial_files(plan)
+            volume.put(files)
+            known = {plan.model.path: plan.model.sha256}
+            cached = CachedRun(cache, plan.run, folder, files, known)
             _run_stages(plan, choice.engine, volume, view, records, cached)
             if diagnose and judged(plan, records, False)[0] == "out-of-tolerance":
                 cached.restore(volume)

@@ -18,7 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import BAD_INPUT, ENGINES, ENVIRONMENT, INTERRUPTED, PASSED, ROOT, Convert, Run
+from conftest import (
+    ARTIFACTS,
+    BAD_INPUT,
+    ENGINES,
+    ENVIRONMENT,
+    INTERRUPTED,
+    PASSED,
+    ROOT,
+    Convert,
+    Run,
+    sha256,
+)
 
 from runner.archive.reader import Archive
 from runner.archive.writer import ArchiveWriter
@@ -219,6 +230,24 @@ def test_convert_without_a_network(
         assert f"home = {machine.folder}/cache/interpreters/cpython-3.8." in (
             configuration.read_text()
         )
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_reproduce_without_a_network(
+    engine: str, machine: Machine, saved: Saved, models: Path, tmp_path: Path
+) -> None:
+    """A run that was archived on one machine, from its record alone on another."""
+    finished = machine.run(
+        *("reproduce", machine.folder / "restored" / saved.run.name),
+        *("--model", models / "cnn.pt", "--output", tmp_path / "again", "--engine", engine),
+    )
+    assert finished.returncode == PASSED, finished.stdout + finished.stderr
+    result = json.loads((tmp_path / "again" / "reproduction.json").read_text())
+    assert result["verdict"] == "identical"
+    made = {name: sha256(tmp_path / "again" / name) for name in ARTIFACTS}
+    assert made == {name: sha256(saved.run / name) for name in ARTIFACTS}
 
 
 @pytest.mark.docker

@@ -105,7 +105,7 @@ class Worker:
         with tempfile.TemporaryDirectory(prefix="fuzz-corpus-") as corpus:
             for number, seed in enumerate(self.seeds):
                 Path(corpus, str(number)).write_bytes(seed)
-            options = [f"-max_len={_LONGEST}", "-timeout=600", "-rss_limit_mb=0", "-verbosity=0"]
+            options = [f"-max_len={_LONGEST}", "-timeout=600", "-rss_limit_mb=0", "-mutate_depth=1"]
             options += ["-handle_segv=0", "-handle_abrt=0", f"-artifact_prefix={corpus}/"]
             options.append(f"-max_total_time={max(int(self.end - time.monotonic()) + 60, 1)}")
             atheris.Setup([sys.argv[0], *options, corpus], one, custom_mutator=change)

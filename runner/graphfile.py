@@ -142,6 +142,7 @@ class _Shape:
 
     @classmethod
     def of(cls, data: mmap.mmap, size: int) -> _Shape:
+        """Raises `BadInput` where a file is made of more fields than there is time for."""
         found: Kind | None = None
         first: dict[int, int] = {}  # the wire type of each field's first occurrence
         try:

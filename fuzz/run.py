@@ -97,10 +97,13 @@ class Worker:
 
         def change(data: bytes, most: int, seed: int) -> bytes:
             chance = random.Random(seed)
-            if chance.random() < 0.5:
+            kind = chance.random()
+            if kind < 0.3:
                 changed: bytes = atheris.Mutate(data, most)
                 return changed
-            return mutate(data, self.seeds, self.harness.tokens, chance)[:most]
+            # What reached new code is seldom valid any more, so half begin with what is.
+            begin = data if kind < 0.5 else chance.choice(self.seeds)
+            return mutate(begin, self.seeds, self.harness.tokens, chance)[:most]
 
         with tempfile.TemporaryDirectory(prefix="fuzz-corpus-") as corpus:
             for number, seed in enumerate(self.seeds):

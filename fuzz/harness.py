@@ -31,7 +31,13 @@ class Harness:
         with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, bounded():
             return self.check(data, Path(folder))
 
-    def corpus(self) -> list[Path]:
-        """Inputs that once were findings."""
+    def corpus(self) -> dict[str, bytes]:
+        """Inputs that once were findings, by what is wrong with them."""
+        from fuzz.regressions import REGRESSIONS  # it builds on the parsers' own valid files
+
         folder = CORPUS / self.name
-        return sorted(path for path in folder.iterdir()) if folder.is_dir() else []
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        return {
+            **REGRESSIONS.get(self.name, {}),
+            **{path.name: path.read_bytes() for path in found},
+        }

@@ -40,7 +40,7 @@ class Worker:
         from fuzz.parsers import ALL
 
         self.harness = ALL[name]
-        self.seeds = [*self.harness.seeds(), *(p.read_bytes() for p in self.harness.corpus())]
+        self.seeds = [*self.harness.seeds(), *self.harness.corpus().values()]
         self.current = Path(os.environ["FUZZ_CURRENT"])
         self.end = time.monotonic() + seconds
         self.examples = self.taken = 0

@@ -175,7 +175,7 @@ def _wheels() -> Sequence[bytes]:
 
 
 def _wheel_name(data: bytes, folder: Path) -> bool:
-    name = data.decode(errors="replace").replace("/", "_").replace("\0", "_")[:60]
+    name = data.decode(errors="replace").replace("/", "_").replace("\0", "_")[:80]
     (folder / (name if name.strip(".") else "x")).write_bytes(_wheels()[0])
     try:
         accept_wheel(str(folder / name), _images())

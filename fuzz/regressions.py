@@ -147,7 +147,12 @@ REGRESSIONS: dict[str, dict[str, bytes]] = {
         "a name that is a number": b'[{"RepoTags": [3]}]',
     },
     "archive": {"an index before the file": _trailer_to(0)},
-    "record": {"wheels that are a number": _record(lambda notes: notes.update(wheels=3))},
+    "record": {
+        "wheels that are a number": _record(lambda notes: notes.update(wheels=3)),
+        "a name longer than a file's": records.records()[0].replace(
+            b'"model.onnx"', b'"' + b"x" * 3000 + b'"'
+        ),
+    },
     "stage-output": {"what no UTF-8 is": b"\xff\xfe\xed\xa0\x80\n"},
     "sample-index": {
         "sizes below zero": b'{"count": 3, "outputs": [{"shape": [-1, 9], "dtype": "float32"}]}',

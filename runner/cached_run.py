@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
@@ -111,13 +111,34 @@ class CachedRun:
 
 
 class _Output(BaseModel):
-    shape: list[int] = Field(max_length=32)
-    dtype: str = Field(max_length=20)
+    shape: list[Annotated[int, Field(ge=0)]] = Field(max_length=32)
+    # The types that a check compares; others have no size that could be relied on.
+    dtype: Literal[
+        "float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"
+    ]
 
 
-class _Index(BaseModel):
+class SampleIndex(BaseModel):
+    """`samples/samples.json`, which a stage wrote: how many samples, and the outputs of each."""
+
     count: int = Field(ge=0)
     outputs: list[_Output] = Field(max_length=1000)
+
+    @property
+    def bytes(self) -> int:
+        return sum(
+            self.count * math.prod(output.shape) * np.dtype(output.dtype).itemsize
+            for output in self.outputs
+        )
+
+
+def samples_of(text: bytes) -> SampleIndex | None:
+    """The index, if it is one, and of no more reference outputs than are kept."""
+    try:
+        index = SampleIndex.model_validate_json(text)
+    except ValidationError:
+        return None
+    return index if index.bytes <= _MOST_SAMPLES_BYTES else None
 
 
 def _samples(volume: Volume, scratch: Path) -> dict[str, Path] | None:
@@ -125,15 +146,8 @@ def _samples(volume: Volume, scratch: Path) -> dict[str, Path] | None:
     text = volume.read(_INDEX)
     if text is None:
         return {}
-    try:
-        index = _Index.model_validate_json(text)
-        size = sum(
-            index.count * math.prod(output.shape) * np.dtype(output.dtype).itemsize
-            for output in index.outputs
-        )
-    except (ValidationError, TypeError, ValueError):
-        return None
-    if size > _MOST_SAMPLES_BYTES:
+    index = samples_of(text)
+    if index is None:
         return None
     files = {_INDEX: scratch / "samples.json"}
     files[_INDEX].write_bytes(text)

@@ -49,6 +49,7 @@ images_app = typer.Typer(help="The environments: list them, build them.", no_arg
 images_app.command("list")(images.list_images)
 images_app.command()(images.build)
 images_app.command()(images.base)
+images_app.command()(images.sbom)
 app.add_typer(images_app, name="images")
 
 app.add_typer(report.report_app, name="report")

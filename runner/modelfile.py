@@ -16,7 +16,7 @@ from typing import IO, Any
 from runner.errors import BadInput
 from runner.files import sha256_of
 from runner.inspection.pickle_file import Call, read_pickle
-from runner.inspection.torch_file import bomb, kind_of, storages
+from runner.inspection.torch_file import bomb, kind_of, storage_keys, storages
 
 # torch 1.5.1 writes and reads version 2; reading a later one, it crashes.
 _NEWEST_TORCHSCRIPT = 2
@@ -123,7 +123,7 @@ def _identify_zip(file: IO[bytes], path: Path) -> tuple[Kind, tuple[str, ...]]:
         names = archive.namelist()
         unpacked = bomb(archive.infolist(), path.stat().st_size)
         damaged = None if unpacked else archive.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError):
+    except Exception:  # zipfile's errors, zlib's, lzma's, struct's, a password
         raise _truncated(path) from None
     if unpacked:
         raise BadInput(
@@ -179,7 +179,7 @@ def _identify_legacy(file: IO[bytes], size: int, path: Path) -> tuple[Kind, tupl
         for _ in range(3):
             read_pickle(file)
         content = _Contents.load(file, path)
-        keys = [str(key) for key in read_pickle(file).value]
+        keys = storage_keys(read_pickle(file))
         expected = file.tell() + sum(
             8 + content.storages[key] for key in keys if key in content.storages
         )

@@ -69,7 +69,8 @@ class ResourceDescriptor(_Model):
 class Subject(ResourceDescriptor):
     """An artifact of the run. Annotations: its stage, size, signature, and its check's figures."""
 
-    name: str = Field(pattern=_INSIDE)
+    # As long as file systems take a name.
+    name: str = Field(pattern=_INSIDE, max_length=255)
     digest: dict[str, str]
 
     @model_validator(mode="after")

@@ -158,7 +158,9 @@ def _contradictions(statement: Provenance, folder: Path) -> Iterator[Difference]
         lock = statement.dependency(f"lock/{title}")
         notes = dependency.annotations or {}
         if kind == "environment" and lock is not None and "key" in notes:
-            parts = [notes.get("python", ""), lock.sha256, *notes.get("wheels", ())]
+            wheels = notes.get("wheels", [])
+            wheels = wheels if isinstance(wheels, list) else [wheels]
+            parts = [notes.get("python", ""), lock.sha256, *wheels]
             key = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
             if key != notes["key"]:
                 other = "another, by the key of the environment that was made from it"

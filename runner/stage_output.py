@@ -22,7 +22,7 @@ def followed(stage: Stage, view: View, final: Path) -> Iterator[OnLine]:
     """
     temporary = final.with_name(f".{final.name}.part")
     try:
-        with open(temporary, "w") as log:
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as log:
 
             def on_line(line: str) -> None:
                 if line.startswith(_PROGRESS):

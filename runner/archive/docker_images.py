@@ -139,11 +139,11 @@ def check(archive: Archive) -> list[Part]:
         raise _refused("the image layout", "it is not whole")
     try:
         names = list(_names(meta)) if parts else []
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _refused("the image layout", "it does not read as one") from None
     for name in names:
-        if not _OURS.fullmatch(name):
-            raise _refused("the image layout", f"it would name an image {name!r}")
+        if not isinstance(name, str) or not _OURS.fullmatch(name):
+            raise _refused("the image layout", f"it would name an image {str(name)[:200]!r}")
     return parts
 
 
@@ -196,7 +196,7 @@ def _as_tar(archive: Archive, parts: Sequence[Part], on_bytes: OnBytes) -> Itera
     yield bytes(1024)
 
 
-def _names(meta: dict[str, bytes]) -> Iterator[str]:
+def _names(meta: dict[str, bytes]) -> Iterator[Any]:
     """Every name that an engine would give an image, by either of the two indexes."""
     for entry in json.loads(meta["manifest.json"]):
         yield from entry["RepoTags"] or ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -22,6 +23,8 @@ _GLIBC = (
 )
 _MOST_FILES = 20_000
 _MOST_BYTES = 2 << 30
+# Of a header that gives a long name.
+_MOST_EXTENDED = 1 << 20
 # What a stage and its installation cannot do without.
 _CHECK = (
     "import sys, ctypes, zlib, hashlib, venv; "
@@ -71,6 +74,7 @@ def unpack(source: IO[bytes], folder: Path) -> None:
     """
     left, files = _MOST_BYTES, 0
     try:
+        _check_headers(source)
         with tarfile.open(fileobj=source, mode="r|") as tar:
             for member in tar:
                 check_name(member.name)
@@ -83,8 +87,30 @@ def unpack(source: IO[bytes], folder: Path) -> None:
                 with open(target, "xb") as file:
                     shutil.copyfileobj(content, file)
                 target.chmod(0o755 if member.mode & 0o100 else 0o644)
-    except (tarfile.TarError, ValueError, FileExistsError) as error:
+    except (tarfile.TarError, ValueError, FileExistsError, NotADirectoryError) as error:
         raise BadInput(f"The archive's interpreter cannot be unpacked: {error}") from None
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL):
+            raise
+        raise BadInput(f"The archive's interpreter cannot be unpacked: {error.strerror}") from None
+
+
+def _check_headers(source: IO[bytes]) -> None:
+    """Raise `ValueError` for a header that `tarfile` would take into memory at any size."""
+    end = source.seek(0, os.SEEK_END)
+    position = 0
+    while position < end:
+        source.seek(position)
+        block = source.read(tarfile.BLOCKSIZE)
+        if not block.strip(b"\0"):
+            break
+        member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        if member.type not in tarfile.REGULAR_TYPES and member.size > _MOST_EXTENDED:
+            raise ValueError(f"a header of {member.size:,} bytes")
+        if member.size < 0 or member.type in (tarfile.GNUTYPE_SPARSE, tarfile.CONTTYPE):
+            raise ValueError("a member of another kind than files")
+        position += tarfile.BLOCKSIZE + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    source.seek(0)
 
 
 def _relocate(executable: Path, copy: Path) -> None:

@@ -130,7 +130,7 @@ class Archive:
         if not match or tail != header(TRAILER, TRAILER_SIZE) + text.encode() + rest:
             raise self._explain(size)
         offset, length = int(match[2]), int(match[3])
-        if length > MOST_INDEX or offset + length + padding(length) != begin:
+        if offset < BLOCK or length > MOST_INDEX or offset + length + padding(length) != begin:
             raise self._damaged(TRAILER, "it does not point to the index")
         self._file.seek(offset - BLOCK)
         if self._file.read(BLOCK) != header(INDEX, length):

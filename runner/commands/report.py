@@ -112,12 +112,12 @@ def explain(
 ) -> None:
     """Look an error up in the catalogue of known failures, from whatever tool it comes."""
     from runner.failures import Symptoms, known, last_words, recognise
-    from runner.failures.match import ANYWHERE, tail
+    from runner.failures.match import ANYWHERE, tail, tail_of
     from runner.view import known_failure, printable
 
     if log is not None and not log.is_file():
         raise BadInput(f"There is no file {log}.")
-    text = sys.stdin.read() if log is None else tail(log)
+    text = tail_of(sys.stdin.buffer) if log is None else tail(log)
     console = Console()
     entry = recognise(Symptoms(text, stage=ANYWHERE))
     if entry is None:

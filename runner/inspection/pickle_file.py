@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 # A state_dict of 3,000 tensors has some 100,000 instructions.
-_MOST_INSTRUCTIONS = 5_000_000
+_MOST_INSTRUCTIONS = 2_000_000
 _MOST_NAMES = 1_000
 
 
@@ -70,7 +70,7 @@ def read_pickle(file: IO[bytes]) -> Pickled:
     except BadPickle:
         raise
     except Exception as error:  # a damaged pickle fails in any way at all
-        raise BadPickle(str(error)) from None
+        raise BadPickle(str(error)[:200]) from None
     return machine.found
 
 
@@ -101,6 +101,9 @@ class _Machine:
         return taken[::-1]
 
     def _want(self, module: Any, name: Any) -> None:
+        # Tuples of tuples of one tuple are small here, and without end when they are printed.
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise BadPickle("a name that is no text")
         full = f"{module}.{name}"[:300]
         self.found.names.add(full)
         self._stack.append(Name(full))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from runner.inspection.flatbuffer import Buffer, Table
@@ -23,6 +24,12 @@ _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "C
 _CONTROL_FLOW = ("IF", "WHILE", "CALL_ONCE", "STABLEHLO_WHILE", "STABLEHLO_CASE")
 _TO_NHWC = [0, 2, 3, 1]
 _MOST_KINDS = 500
+_MOST_SIGNATURES = 20
+_MOST_TURNED = 20
+# Tables can be reached from many places, each time anew: fewer than a message's fields may be.
+_MOST_TABLES = 500_000
+# Of metadata, this much is looked at, and of no more entries than a model has.
+_MOST_METADATA = 100
 
 # Fields of schema.fbs, by table.
 _VERSION, _CODES, _SUBGRAPHS, _DESCRIPTION, _BUFFERS, _METADATA, _SIGNATURES = 0, 1, 2, 3, 4, 6, 7
@@ -51,7 +58,7 @@ def read(data: Data, found: Inspection) -> None:
     found.format, found.what = "tflite", "TensorFlow Lite model"
     model = _Model()
     try:
-        root = Buffer(data, Budget()).root()
+        root = Buffer(data, Budget(_MOST_TABLES)).root()
         found.details["schema version"] = str(root.number(_VERSION, "I"))
         if description := root.text(_DESCRIPTION):
             found.details["description"] = description
@@ -63,7 +70,7 @@ def read(data: Data, found: Inspection) -> None:
         for buffer in model.buffers:
             buffer.content(0, 0)  # whether it ends within the file
         _metadata(root, model, found)
-        if signatures := [s.text(2) for s in root.tables(_SIGNATURES)]:
+        if signatures := [s.text(2) for s in islice(root.tables(_SIGNATURES), _MOST_SIGNATURES)]:
             found.details["signatures"] = ", ".join(signatures)
         if not root.length(_SUBGRAPHS):
             raise Malformed
@@ -121,7 +128,7 @@ def _number(code: Table) -> int:
 
 
 def _metadata(root: Table, model: _Model, found: Inspection) -> None:
-    for entry in root.tables(_METADATA):
+    for entry in islice(root.tables(_METADATA), _MOST_METADATA):
         name, index = entry.text(0), entry.number(1, "I")
         content = model.buffers[index].content(0, 1 << 16) if index < len(model.buffers) else b""
         if name == "min_runtime_version":
@@ -159,7 +166,8 @@ def _read_subgraph(subgraph: Table, model: _Model, found: Inspection, main: bool
         kind = model.codes[index][0]
         model.operators[kind] += 1
         reads = operator.numbers(_READS, "i", 2)
-        turns = main and kind == "TRANSPOSE" and len(reads) == 2 and reads[0] in inputs
+        few = len(model.turned) < _MOST_TURNED
+        turns = main and few and kind == "TRANSPOSE" and len(reads) == 2 and reads[0] in inputs
         if turns and _constant(tensors, reads[1], model) == _TO_NHWC:
             model.turned.append(tensors[reads[0]].text(_NAME))
 

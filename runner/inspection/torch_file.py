@@ -28,6 +28,8 @@ _MOST_RATIO = 20
 _DEEPEST = 40
 _MOST_WRAPPED = 4
 _MOST_AXES = 64
+# A model's dictionaries have such keys; anything else may nest, and be without end to hash.
+_KEYS = (str, int, float, bool)
 _NEWEST_TORCHSCRIPT = 2
 _OWN_PACKAGES = ("torch", "torchvision", "collections", "numpy", "__torch__", "copyreg", "_codecs")
 _OWN_BUILTINS = ("set", "list", "dict", "tuple", "int", "float", "bool", "str", "object", "slice")
@@ -88,7 +90,10 @@ def read_zip(file: IO[bytes], size: int, found: Inspection) -> bool:
     if "data.pkl" not in parts:
         found.toolchain = Acceptance(accepted=False, obstacles=obstacles)
         return False
-    version = _small(archive, parts.get("version")).decode(errors="replace").strip()
+    try:
+        version = _small(archive, parts.get("version")).decode(errors="replace").strip()
+    except BadPickle:
+        version, found.damaged = "", True
     script = "constants.pkl" in parts
     found.format, found.what = (
         ("torchscript", "TorchScript archive") if script else ("torch-other", "zip checkpoint")
@@ -139,9 +144,9 @@ def read_legacy(file: IO[bytes], size: int, found: Inspection) -> None:
             read_pickle(file)
         pickled = read_pickle(file)
         _describe(pickled, found, zipped=False)
-        keys = read_pickle(file).value
+        keys = storage_keys(read_pickle(file))
         sizes = storages(pickled)
-        expected = file.tell() + sum(8 + sizes.get(str(key), 0) for key in keys)
+        expected = file.tell() + sum(8 + sizes.get(key, 0) for key in keys)
         found.damaged = size < expected
     except (BadPickle, TypeError) as error:
         found.damaged = True
@@ -223,8 +228,15 @@ def _is_code(name: str) -> bool:
     return name.partition(".")[0] in _SYSTEM
 
 
-def kind_of(value: Any, depth: int = 0) -> str:
+def kind_of(value: Any) -> str:
     """'module', 'state_dict', 'checkpoint', or '' for a pickled value of another kind."""
+    return _kind_of(value, 0, set())
+
+
+def _kind_of(value: Any, depth: int, seen: set[int]) -> str:
+    if id(value) in seen:  # one object can be reached in more ways than there is time for
+        return ""
+    seen.add(id(value))
     items = _items(value)
     if isinstance(value, Call) and _is_code(value.function):
         return ""
@@ -232,7 +244,8 @@ def kind_of(value: Any, depth: int = 0) -> str:
         if any(_is_tensor(item) for item in items.values()):
             return "state_dict"
         for key in _CHECKPOINT_KEYS:
-            inner = kind_of(items[key], depth + 1) if key in items and depth < _DEEPEST else ""
+            near = key in items and depth < _DEEPEST
+            inner = _kind_of(items[key], depth + 1, seen) if near else ""
             if inner:
                 return "module" if inner == "module" else "checkpoint"
         return ""
@@ -249,7 +262,11 @@ def _items(value: Any) -> dict[Any, Any] | None:
         return value.items
     given = value.arguments[0] if isinstance(value.arguments, tuple) else ()
     pairs = given if isinstance(given, list) else []
-    return {p[0]: p[1] for p in pairs if isinstance(p, list | tuple) and len(p) == 2}
+    return {
+        p[0]: p[1]
+        for p in pairs
+        if isinstance(p, list | tuple) and len(p) == 2 and isinstance(p[0], _KEYS)
+    }
 
 
 def _is_tensor(value: Any) -> bool:
@@ -332,6 +349,14 @@ def _shown(key: Any) -> str:
     return (key if isinstance(key, str) else type(key).__name__)[:80]
 
 
+def storage_keys(pickled: Pickled) -> list[str]:
+    """The list of the storages' keys that follows an object. Raises `BadPickle`."""
+    keys = pickled.value
+    if not isinstance(keys, list) or not all(isinstance(key, str | int) for key in keys):
+        raise BadPickle("no list of keys")
+    return [str(key) for key in keys]
+
+
 def storages(pickled: Pickled) -> dict[str, int]:
     """The bytes of each tensor's storage, by its key."""
     found = {}
@@ -339,7 +364,7 @@ def storages(pickled: Pickled) -> dict[str, int]:
         if isinstance(identifier, tuple) and len(identifier) > 4:
             _, kind, key, _, count, *_ = identifier
             name = kind.name.rpartition(".")[2] if isinstance(kind, Name) else ""
-            if isinstance(count, int):
+            if isinstance(count, int) and isinstance(key, str | int):
                 found[str(key)] = _ITEMS.get(name, ("?", 1))[1] * count
     return found
 
@@ -361,4 +386,4 @@ def _small(archive: zipfile.ZipFile, entry: zipfile.ZipInfo | None) -> bytes:
         with archive.open(entry) as part:
             return part.read(_MOST_PICKLE)
     except Exception as error:  # zlib, a wrong checksum, a password
-        raise BadPickle(str(error)) from None
+        raise BadPickle(str(error)[:200]) from None

@@ -145,9 +145,8 @@ def _by_onnx_tf_alone(backend: Any, model: Any, layers: Dict[str, str]) -> Any:
         layer = next((layers[name] for name in node.outputs if name in layers), "")
         raise StageError(
             f"onnx-tf 1.6.0 alone cannot convert the layer '{layer or node.name}' (ONNX operator "
-            f"{node.op_type}, node '{node.name}'): {type(error).__name__}: {error}",
-            "Convert with the fixes (leave out --faithful), or replace the layer in the model.",
-        ) from error
+            f"{node.op_type}, node '{node.name}'): {type(error).__name__}: {error}"
+        ) from error  # the catalogue of known failures has the remedy, which is mostly a fix
     finally:
         owner._onnx_node_to_tensorflow_op = classmethod(convert_node)
 

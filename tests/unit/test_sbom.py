@@ -6,34 +6,23 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-from conftest import BAD_INPUT, PASSED, TESTS, run_here
+from conftest import BAD_INPUT, PASSED, run_here
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from referencing import Registry, Resource
 
 from runner.sbom import bill_of_materials
 from runner.toolchain import ROOT, Image, all_images, load_image
 
-SCHEMAS = {
-    path.name: json.loads(path.read_text()) for path in (TESTS / "schemas/cyclonedx").iterdir()
-}
 IMAGES = all_images()
 
 
 def validate(bill: dict[str, Any]) -> None:
-    registry: Any = Registry().with_resources(
-        (name, Resource.from_contents(schema)) for name, schema in SCHEMAS.items()
-    )
-    schema = SCHEMAS["bom-1.5.SNAPSHOT.schema.json"]
-    resolved: Any = Registry().with_resources(
-        (f"http://cyclonedx.org/schema/{name}", Resource.from_contents(content))
-        for name, content in SCHEMAS.items()
-    )
-    jsonschema.Draft7Validator(
-        schema, registry=resolved.combine(registry), format_checker=jsonschema.FormatChecker()
-    ).validate(bill)
+    """By the schema that CycloneDX publishes, which its Python library ships."""
+    error = JsonStrictValidator(SchemaVersion.V1_5).validate_str(json.dumps(bill))
+    assert error is None, error
 
 
 @pytest.fixture(params=IMAGES, ids=lambda image: image.title)
@@ -78,11 +67,11 @@ def test_every_component_is_reached_from_the_image(image: Image) -> None:
 def test_an_error_in_it_would_be_seen() -> None:
     bill = bill_of_materials(load_image("torch"), {})
     bill["components"][0]["hashes"][0]["alg"] = "SHA-257"
-    with pytest.raises(jsonschema.ValidationError):
+    with pytest.raises(AssertionError):
         validate(bill)
     bill = bill_of_materials(load_image("torch"), {})
     bill["components"][0]["licenses"] = [{"license": {"id": "No-Such-Licence"}}]
-    with pytest.raises(jsonschema.ValidationError):
+    with pytest.raises(AssertionError):
         validate(bill)
 
 

@@ -200,7 +200,7 @@ def _against_report(statement: Provenance, report: Report) -> Iterator[Differenc
     first = next((record.report for record in report.stages if record.report), None)
     if first is not None and first.signature is not None:
         inputs = [item.model_dump() for item in parameters.inputs]
-        reported = [t.model_dump(exclude={"node"}) for t in first.signature.inputs]
+        reported = [t.model_dump(exclude={"node", "axes"}) for t in first.signature.inputs]
         pairs.append(("the inputs", inputs, reported))
     for record in report.stages:
         if record.report is not None:

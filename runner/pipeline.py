@@ -10,22 +10,21 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Literal
-
-from pydantic import ValidationError
+from typing import Any, Literal
 
 import runner
 from runner.engines.base import Engine, Volume
 from runner.engines.choice import Choice, prepare_engine
 from runner.errors import BadInput, ExitCode, RunnerError
+from runner.engines.output import stage_log
 from runner.failures import explain_stage
 from runner.files import sha256_of, write_text
 from runner.graphfile import identify_source
 from runner.inputs import InputSpec, resolve_inputs
+from runner.limits import DEFAULTS, Limits
 from runner.modelfile import ModelFile
 from runner.report import (
     EngineRecord,
@@ -47,6 +46,8 @@ from runner.toolchain import (
     variants_of,
     with_wheels,
 )
+from runner.trust import code_in
+from runner.untrusted import read_report
 from runner.view import SilentView, View
 from runner.wheels import accept_wheel
 
@@ -75,6 +76,7 @@ class Plan:
     output: Path
     run: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    limits: Limits = DEFAULTS
 
 
 def convert(
@@ -94,6 +96,8 @@ def convert(
     wheels: Sequence[str] = (),
     gpu: bool = False,
     toolchain: str = DEFAULT_TOOLCHAIN,
+    trust_model: bool = False,
+    limits: Limits = DEFAULTS,
     view: View | None = None,
 ) -> Report:
     """Convert a model, check every stage against PyTorch, and leave a run folder.
@@ -123,10 +127,11 @@ def convert(
     )
     images = list(plan.images.values())
     with view:
-        choice = prepare_engine(engine, images, view)
+        untrusted = "" if trust_model else code_in(plan.model, plan.arch_file)
+        choice = prepare_engine(engine, images, view, limits, untrusted)
         view.say(f"Engine: {choice.engine.name} ({choice.reason})")
         setup = time.time() - started
-        return _run(plan, choice, view, started, setup)
+        return _run(replace(plan, limits=limits), choice, view, started, setup)
 
 
 def make_plan(
@@ -351,13 +356,13 @@ def _run_stage(
             f"reports/{stage.name}.json": b"",
         }
     )
-    with _log(plan.output / f"logs/{stage.name}.log") as log:
+    with stage_log(plan.output / f"logs/{stage.name}.log", plan.limits.log) as log:
 
         def on_line(line: str) -> None:
             if line.startswith(_PROGRESS):
                 view.stage_progress(stage, line[len(_PROGRESS) :])
             else:
-                log.write(line + "\n")
+                log.write(line)
                 view.stage_line(stage, line)
 
         ended = volume.run(stage, on_line)
@@ -365,9 +370,10 @@ def _run_stage(
     record.status, record.blame = "failed", "stage"
     text = volume.read(f"reports/{stage.name}.json")
     try:
-        record.report = StageReport.model_validate_json(text) if text else None
-    except ValidationError as error:
-        record.failure = f"The stage's report is not valid: {error.errors()[0]['msg']}"
+        record.report = read_report(text) if text else None
+    except ValueError as error:
+        record.failure = ended.reason or str(error)
+        record.remedy = ended.remedy
         return
     report = record.report
     if report is not None and report.artifact is not None:
@@ -387,17 +393,6 @@ def _run_stage(
         record.status, record.blame = "ok", ""
 
 
-@contextmanager
-def _log(final: Path) -> Iterator[IO[str]]:
-    """A log under a temporary name; it gets its own however the stage ends: nothing is lost."""
-    temporary = final.with_name(f".{final.name}.part")
-    try:
-        with open(temporary, "w") as log:
-            yield log
-    finally:
-        temporary.replace(final)
-
-
 def _collect(plan: Plan, stage: Stage, volume: Volume, artifact: FileRecord) -> str:
     """Copy the artifact into the run folder; what is wrong with it, if anything."""
     if artifact.path != stage.produces:
@@ -406,7 +401,7 @@ def _collect(plan: Plan, stage: Stage, volume: Volume, artifact: FileRecord) -> 
     try:
         volume.get(stage.produces, target)
     except FileNotFoundError:
-        return "The stage reports an artifact that is not there."
+        return "The stage reports an artifact that is not there, or that is no regular file."
     if sha256_of(target) != artifact.sha256:
         target.unlink()
         return "The artifact's sha256 is not the one that the stage reports."
@@ -459,9 +454,16 @@ def _report(
         ),
         gate=gate,
         notes=[note for record in records if record.report for note in record.report.notes],
-        artifacts=[r.report.artifact for r in records if r.report and r.report.artifact],
+        artifacts=_kept(plan, records),
         stages=list(records),
     )
+
+
+def _kept(plan: Plan, records: Sequence[StageRecord]) -> list[FileRecord]:
+    """The artifacts that are in the run folder, and not those that a stage only speaks of."""
+    reported = [record.report.artifact for record in records if record.report]
+    expected = {stage.produces for stage in plan.toolchain.stages}
+    return [a for a in reported if a and a.path in expected and (plan.output / a.path).is_file()]
 
 
 _BLAMED = {"input": ExitCode.BAD_INPUT, "environment": ExitCode.ENVIRONMENT}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from runner.engines.base import Engine, Progress
 from runner.errors import BadInput, EnvironmentUnavailable
+from runner.limits import DEFAULTS, Limits
 from runner.toolchain import Image
 
 ENGINES = ("auto", "docker", "process")
@@ -20,36 +21,54 @@ class Choice:
     reason: str
 
 
-def prepare_engine(wanted: str, images: Sequence[Image], progress: Progress) -> Choice:
+def prepare_engine(
+    wanted: str,
+    images: Sequence[Image],
+    progress: Progress,
+    limits: Limits = DEFAULTS,
+    untrusted: str = "",
+) -> Choice:
     """Prepare the engine that was asked for; for `auto`, docker where it can serve, else process.
 
-    Docker serves where a daemon answers and the images are there or can be built. Raises `BadInput`
-    for an unknown name, `EnvironmentUnavailable` if the environments cannot be had.
+    Docker serves where a daemon answers and the images are there or can be built. `untrusted` says
+    why the model could run code of its own, if it could: it then needs an engine that isolates it.
+    Raises `BadInput` for an unknown name and where no engine isolates such a model,
+    `EnvironmentUnavailable` if the environments cannot be had.
     """
     if wanted not in ENGINES:
         raise BadInput(f"There is no engine '{wanted}'.", f"Engines: {', '.join(ENGINES)}.")
     if wanted == "process":
-        return _process(images, progress, "asked for")
+        return _process(images, progress, "asked for", limits, untrusted)
     # Late: a run on the process engine does not pay for the docker SDK's import.
     from runner.engines.docker import DockerEngine, connect
 
     try:
-        engine = DockerEngine(connect())
+        engine = DockerEngine(connect(), limits)
         missing = ", ".join(image.title for image in engine.missing(images))
         engine.prepare(images, progress)
     except EnvironmentUnavailable as error:
         if wanted == "docker":
             raise
-        return _process(images, progress, error.message)
+        return _process(images, progress, error.message, limits, untrusted)
     if wanted == "docker":
         return Choice(engine, "asked for")
     state = f"built now: {missing}" if missing else "the images are here"
     return Choice(engine, f"a Docker engine answers; {state}")
 
 
-def _process(images: Sequence[Image], progress: Progress, reason: str) -> Choice:
+def _process(
+    images: Sequence[Image], progress: Progress, reason: str, limits: Limits, untrusted: str
+) -> Choice:
     from runner.engines.process import ProcessEngine
+    from runner.engines.sandbox import find_sandbox
 
-    engine = ProcessEngine()
+    engine = ProcessEngine(limits)
+    if untrusted and engine.sandbox is None:
+        raise BadInput(
+            f"{untrusted} Nothing would hold it back here: {find_sandbox()}, and "
+            + ("--engine process was asked for." if reason == "asked for" else f"docker: {reason}"),
+            "Install bubblewrap, or use --engine docker; or, if you trust whoever made it: "
+            "--trust-model.",
+        )
     engine.prepare(images, progress)
     return Choice(engine, reason.rstrip("."))

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import runner
 from runner.engines.base import Engine, Volume
 from runner.engines.choice import Choice, prepare_engine
-from runner.errors import BadInput, ExitCode, RunnerError
 from runner.engines.output import stage_log
+from runner.errors import BadInput, ExitCode, RunnerError
 from runner.failures import explain_stage
 from runner.files import sha256_of, write_text
 from runner.graphfile import identify_source

@@ -51,4 +51,6 @@ def _status(number: str) -> dict[str, str]:
         text = Path(f"/proc/{number}/status").read_text(errors="replace")
     except OSError:  # gone in this moment
         return {}
-    return {key: value.strip() for key, _, value in (row.partition(":") for row in text.split("\n"))}
+    return {
+        key: value.strip() for key, _, value in (row.partition(":") for row in text.split("\n"))
+    }

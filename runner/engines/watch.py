@@ -168,5 +168,3 @@ def disk_use(folders: Sequence[str], most_files: int) -> Use:
             return Use(hidden=f"{error.strerror}: ...{folder[-60:]}")
     free = os.statvfs(folders[0])
     return Use(disk=disk, files=files, free=free.f_bavail * free.f_frsize)
-
-

@@ -71,7 +71,11 @@ def convert(
     ] = None,
     trust_model: Annotated[
         bool,
-        typer.Option("--trust-model", help="Run the model's own code without any isolation."),
+        typer.Option(
+            "--trust-model",
+            envvar="RUNNER_TRUST_MODEL",
+            help="Run the model's own code, even where nothing isolates it.",
+        ),
     ] = False,
     timeout: Annotated[
         Optional[int],

@@ -17,7 +17,11 @@ from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
 # Joins the groups before anything else, and becomes the command. The groups come first, then '--'.
-_JOIN = 'while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit 125; shift; done; shift; exec "$@"'
+_JOIN = """
+while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit 125; shift; done
+shift
+exec "$@"
+"""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Reading and writing in a folder that a stage could write into.
 
 The stage may have put anything in a file's place: a link to the user's own files, a device, a FIFO
-that never ends, a folder that is a link. So every step down is by a descriptor, and follows no link.
+that never ends, a folder that is a link. So every step down is by a descriptor, and follows no
+link.
 """
 
 from __future__ import annotations
@@ -90,12 +91,16 @@ def remove(root: Path) -> None:
 def _opened(root: Path, name: str) -> Iterator[IO[bytes] | None]:
     try:
         with _parent(root, name, create=False) as (folder, last):
-            file = open(os.open(last, _FILE, dir_fd=folder), "rb")
+            descriptor = os.open(last, _FILE, dir_fd=folder)
     except (OSError, EnvironmentUnavailable):
         yield None
         return
-    with file:
-        yield file if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        yield None
+        return
+    with open(descriptor, "rb") as file:
+        yield file
 
 
 @contextmanager

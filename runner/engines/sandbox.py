@@ -92,7 +92,7 @@ def _shown(folder: str) -> list[str]:
     """A folder of the system as it is: today's /lib is a link to /usr/lib."""
     path = Path(folder)
     if path.is_symlink():
-        return ["--symlink", os.readlink(folder), folder]
+        return ["--symlink", str(path.readlink()), folder]
     return ["--ro-bind", folder, folder] if path.is_dir() else []
 
 

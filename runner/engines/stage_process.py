@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import shutil
 import signal
@@ -135,7 +134,7 @@ def _interpreter(python: Path) -> list[Path]:
     folders = []
     link = python
     while link.is_symlink():
-        link = Path(os.path.normpath(link.parent / os.readlink(link)))
+        link = Path(os.path.normpath(link.parent / link.readlink()))
         prefix = link.parent.parent
         if prefix.is_relative_to("/usr") or prefix == Path("/"):
             continue
@@ -149,7 +148,10 @@ def _gpu(program: StageProgram) -> tuple[list[str], list[Path]]:
     """The devices and the libraries of an NVIDIA GPU."""
     libraries = program.variables.get("LD_LIBRARY_PATH", "").split(":")
     found = [Path(name) for name in libraries if name and Path(name).is_dir()]
-    return glob.glob("/dev/nvidia*"), [*found, *filter(Path.is_dir, [Path("/sys")])]
+    return [str(path) for path in Path("/dev").glob("nvidia*")], [
+        *found,
+        *filter(Path.is_dir, [Path("/sys")]),
+    ]
 
 
 def _bounded(command: list[str], limits: Limits, memory: int) -> list[str]:

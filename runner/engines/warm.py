@@ -32,9 +32,9 @@ def warm(image: Image, environment: Path) -> None:
     if not mark.exists() and os.access(environment, os.W_OK):
         _run(environment, "-c", _IMPORT, *_modules(image))
         mark.touch()
-    if any(_is_stale(source) for source in (ROOT / "stages").rglob("*.py")):
-        if os.access(ROOT / "stages", os.W_OK):
-            _run(environment, "-m", "compileall", "-q", str(ROOT / "stages"))
+    stages = ROOT / "stages"
+    if os.access(stages, os.W_OK) and any(map(_is_stale, stages.rglob("*.py"))):
+        _run(environment, "-m", "compileall", "-q", str(stages))
 
 
 def _modules(image: Image) -> list[str]:

@@ -1,7 +1,8 @@
 """Ending a stage that goes beyond its limits: the clock, the disk, what it prints.
 
-The engines' own limits (cgroups, rlimits) are hard where there are any. For the rest a thread looks
-every quarter of a second, and ends the stage; so a stage can go beyond by what it does in that time.
+The engines' own limits (cgroups, rlimits) are hard where there are any. For the rest a thread
+looks every quarter of a second, and ends the stage, which can go beyond by what it does in that
+time.
 """
 
 from __future__ import annotations

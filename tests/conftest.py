@@ -64,6 +64,7 @@ os.environ["RUNNER_TRUST_MODEL"] = "true"
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "network: asks the package index")
+    config.addinivalue_line("markers", "sandbox: needs bubblewrap")
 
 
 @dataclass(frozen=True)

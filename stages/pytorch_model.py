@@ -157,6 +157,8 @@ def _load_file(path: Path) -> Any:
                 f"The pickled model needs Python code that is not here: {error}",
                 "Give the file that defines its classes: --arch FILE.py.",
             ) from error
+        except MemoryError:
+            raise
         except Exception as error:  # unpickling runs code of any origin
             words = f"{script_error} / {error}" if _is_zip(path) else str(error)
             raise InputError(

@@ -139,7 +139,10 @@ class Watch:
                 "If it only needs longer, allow it: --timeout SECONDS (0: no limit). Fewer "
                 "--samples take less time.",
             )
-        use = self._look()
+        try:
+            use = self._look()
+        except OSError:  # something vanished in this moment; the next look is soon
+            use = None
         if use is None:
             return None
         if self._free_at_start is None:

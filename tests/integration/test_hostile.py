@@ -20,8 +20,18 @@ from typing import Any
 
 import hostile
 import pytest
-from conftest import BAD_INPUT, DOCKER, ENVIRONMENT, PASSED, ROOT, STAGE_FAILED, Run
-from conftest import docker_leftovers, leftovers, run_cli
+from conftest import (
+    BAD_INPUT,
+    DOCKER,
+    ENVIRONMENT,
+    PASSED,
+    ROOT,
+    STAGE_FAILED,
+    Run,
+    docker_leftovers,
+    leftovers,
+    run_cli,
+)
 
 from runner.engines.sandbox import Sandbox, find_sandbox
 
@@ -51,10 +61,9 @@ def table() -> Iterator[None]:
     lines = [
         "# What hostile models tried",
         "",
-        "Written by `RUNNER_WRITE_DOCS=1 pytest tests/integration/test_hostile.py`: what each model",
-        "of [tests/hostile.py](../tests/hostile.py) tried, and what came of it. "
-        "[security.md](security.md) says",
-        "what is promised.",
+        "Written by `RUNNER_WRITE_DOCS=1 pytest tests/integration/test_hostile.py`: what models",
+        "of [tests/hostile.py](../tests/hostile.py) tried, and what came of it.",
+        "[security.md](security.md) says what is promised.",
         "",
         "| tried | process engine with bubblewrap | docker engine |",
         "|---|---|---|",

@@ -105,8 +105,10 @@ def convert(
     The toolchain says what the model's file is; one that starts from an ONNX model or a frozen
     graph has a reference of its own instead of PyTorch.
     `options` are stage options by name (`opset`), or by stage and name (`tflite.flex`). Whatever
-    comes of the stages is in the returned report; `exit_code` in it says how it ended. Raises
-    `BadInput` or `EnvironmentUnavailable` where nothing could be started.
+    comes of the stages is in the returned report; `exit_code` in it says how it ended. `limits`
+    hold for each stage. Without `trust_model`, a model that could run code is converted only where
+    an engine isolates it. Raises `BadInput` or `EnvironmentUnavailable` where nothing could be
+    started.
     """
     started = time.time()
     view = view or SilentView()
@@ -127,8 +129,11 @@ def convert(
     )
     images = list(plan.images.values())
     with view:
-        untrusted = "" if trust_model else code_in(plan.model, plan.arch_file)
-        choice = prepare_engine(engine, images, view, limits, untrusted)
+
+        def code_in_model() -> str:
+            return "" if trust_model else code_in(plan.model, plan.arch_file)
+
+        choice = prepare_engine(engine, images, view, limits, code_in_model)
         view.say(f"Engine: {choice.engine.name} ({choice.reason})")
         setup = time.time() - started
         return _run(replace(plan, limits=limits), choice, view, started, setup)

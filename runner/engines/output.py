@@ -70,10 +70,10 @@ class BoundedLog:
             self._left_out += dropped
 
     def close(self) -> None:
-        if self._left_out:
-            self._file.write(f"... {human_bytes(self._left_out)} of output left out here ...\n")
-        self._file.writelines(line + "\n" for line in self._tail)
-        self._file.close()
+        with self._file:
+            if self._left_out:
+                self._file.write(f"... {human_bytes(self._left_out)} of output left out here ...\n")
+            self._file.writelines(line + "\n" for line in self._tail)
 
 
 @contextmanager
@@ -84,5 +84,7 @@ def stage_log(final: Path, most: int) -> Iterator[BoundedLog]:
     try:
         yield log
     finally:
-        log.close()
-        temporary.replace(final)
+        try:
+            log.close()
+        finally:  # also on a full disk
+            temporary.replace(final)

@@ -4,6 +4,8 @@ from runner import convert
 
 report = convert("mbv2.pt")
 print(report.outcome, report.artifacts[-1].path)
+
+`diagnose` finds where the error of a finished run is born.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runner.diagnose_run import diagnose
     from runner.pipeline import convert
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "convert"]
+__all__ = ["__version__", "convert", "diagnose"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,4 +27,8 @@ def __getattr__(name: str) -> Any:
         from runner.pipeline import convert
 
         return convert
+    if name == "diagnose":
+        from runner.diagnose_run import diagnose
+
+        return diagnose
     raise AttributeError(name)

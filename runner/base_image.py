@@ -131,7 +131,7 @@ def build_base(
         folder = Path(name)
         # mmdebstrap's helpers drop privileges, and must reach the files that it hands them.
         folder.chmod(0o755)
-        python = _copy_cpython(executable, recipe.python, folder / "python")
+        python = copy_cpython(executable, recipe.python, folder / "python")
         _bootstrap(recipe, folder, on_line)
         packages = tuple((folder / "packages").read_text().split())
         key = _recipe_key(recipe, folder / "python")
@@ -187,7 +187,7 @@ def _check_machine() -> None:
         )
 
 
-def _copy_cpython(executable: Path, version: str, target: Path) -> str:
+def copy_cpython(executable: Path, version: str, target: Path) -> str:
     """Copy an interpreter as it should lie under /usr/local; its full version ('3.8.18')."""
     script = (
         "import platform, sys, sysconfig; "

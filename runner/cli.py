@@ -10,7 +10,19 @@ from typing import Annotated, Any
 import typer
 
 import runner
-from runner.commands import convert, images, lock, machine, report
+from runner.commands import (
+    archive,
+    clean,
+    compare,
+    convert,
+    diagnose,
+    images,
+    inspect,
+    lock,
+    machine,
+    report,
+    reproduce,
+)
 from runner.commands.common import errors, print_error
 from runner.errors import EnvironmentUnavailable, ExitCode, RunnerError
 
@@ -22,6 +34,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(convert.convert)
+app.command()(compare.compare)
+app.command()(inspect.inspect)
+app.command()(reproduce.reproduce)
+app.command()(diagnose.diagnose)
+app.command()(clean.cache)
+app.command()(clean.clean)
 app.command()(lock.lock)
 app.command()(machine.stages)
 app.command()(machine.doctor)
@@ -31,9 +49,16 @@ images_app = typer.Typer(help="The environments: list them, build them.", no_arg
 images_app.command("list")(images.list_images)
 images_app.command()(images.build)
 images_app.command()(images.base)
+images_app.command()(images.sbom)
 app.add_typer(images_app, name="images")
 
 app.add_typer(report.report_app, name="report")
+
+archive_app = typer.Typer(help="A toolchain in one file, for offline use.", no_args_is_help=True)
+archive_app.command()(archive.save)
+archive_app.command()(archive.verify)
+archive_app.command()(archive.load)
+app.add_typer(archive_app, name="archive")
 
 _traceback = False
 

@@ -18,6 +18,9 @@ class ExitCode(IntEnum):
     OUT_OF_TOLERANCE = 4
     VACUOUS = 5
     ENVIRONMENT = 6
+    EQUIVALENT = 7
+    DIFFERENT = 8
+    UNVERIFIED = 9
     INTERRUPTED = 130
 
 
@@ -42,3 +45,13 @@ class EnvironmentUnavailable(RunnerError):
     """An engine, an image, an interpreter or a package cannot be had on this machine."""
 
     exit_code = ExitCode.ENVIRONMENT
+
+
+class Unverified(RunnerError):
+    """A record is not signed by the key that it is to be signed by."""
+
+    exit_code = ExitCode.UNVERIFIED
+
+
+class DamagedArchive(BadInput):
+    """An archive that is cut short or altered; the message names the part."""

@@ -33,7 +33,7 @@ def appearing(final: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     with appearing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def human_bytes(size: float) -> str:

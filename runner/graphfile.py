@@ -15,6 +15,7 @@ from pathlib import Path
 
 from runner.errors import BadInput
 from runner.files import sha256_of
+from runner.inspection.wire import Budget, TooMuch
 from runner.modelfile import Kind, ModelFile, identify, other_format
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -142,16 +143,18 @@ class _Shape:
 
     @classmethod
     def of(cls, data: mmap.mmap, size: int) -> _Shape:
+        """Reads no more fields than any model has: a file of more is told to be damaged."""
+        budget = Budget()
         found: Kind | None = None
         first: dict[int, int] = {}  # the wire type of each field's first occurrence
         try:
-            for number, kind, start, end in _fields(data, 0, size):
+            for number, kind, start, end in _fields(data, 0, size, budget):
                 first.setdefault(number, kind)
                 if found is None and kind == _BYTES:
-                    found = _kind_of_part(data, number, start, min(end, size))
+                    found = _kind_of_part(data, number, start, min(end, size), budget)
                 if end > size:
                     raise _Malformed
-        except _Malformed:
+        except (_Malformed, TooMuch):
             return cls(found, damaged=True)
         versioned = first.get(_SAVED_MODEL_VERSION) == _VARINT
         saved_model = versioned and first.get(_SAVED_MODEL_GRAPHS) == _BYTES and len(first) == 2
@@ -160,26 +163,30 @@ class _Shape:
         return cls(found, False, saved_model, meta_graph)
 
 
-def _kind_of_part(data: mmap.mmap, number: int, start: int, end: int) -> Kind | None:
+def _kind_of_part(
+    data: mmap.mmap, number: int, start: int, end: int, budget: Budget
+) -> Kind | None:
     """What a file is that has this field in its outermost message, if that tells."""
     if number == _MODEL_GRAPH:
-        graph = _fields_within(data, start, end, _GRAPH_NODE)
-        if any(_names_operator(data, *node, _NODE_OP_TYPE) for node in graph):
+        graph = _fields_within(data, start, end, _GRAPH_NODE, budget)
+        if any(_names_operator(data, *node, _NODE_OP_TYPE, budget) for node in graph):
             return Kind.ONNX
-    if number == _GRAPH_DEF_NODE and _names_operator(data, start, end, _NODE_DEF_OP):
+    if number == _GRAPH_DEF_NODE and _names_operator(data, start, end, _NODE_DEF_OP, budget):
         return Kind.FROZEN_GRAPH
     return None
 
 
-def _names_operator(data: mmap.mmap, start: int, end: int, number: int) -> bool:
-    field = next(_fields_within(data, start, end, number), None)
+def _names_operator(data: mmap.mmap, start: int, end: int, number: int, budget: Budget) -> bool:
+    field = next(_fields_within(data, start, end, number, budget), None)
     return field is not None and _OPERATOR.fullmatch(data[slice(*field)]) is not None
 
 
-def _fields_within(data: mmap.mmap, start: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
+def _fields_within(
+    data: mmap.mmap, start: int, end: int, wanted: int, budget: Budget
+) -> Iterator[tuple[int, int]]:
     """Where the length-delimited fields of this number lie in a message that may be no message."""
     try:
-        for number, kind, first, last in _fields(data, start, end):
+        for number, kind, first, last in _fields(data, start, end, budget):
             if last > end:
                 return
             if number == wanted and kind == _BYTES:
@@ -192,9 +199,12 @@ class _Malformed(Exception):
     """The bytes are no message of the wire format."""
 
 
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def _fields(
+    data: mmap.mmap, start: int, end: int, budget: Budget
+) -> Iterator[tuple[int, int, int, int]]:
     """Number, wire type, start and end of each field of a message; the end may lie beyond it."""
     while start < end:
+        budget.spend()
         key, start = _varint(data, start, end)
         number, kind = key >> 3, key & 7
         if kind == _VARINT:

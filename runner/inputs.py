@@ -6,7 +6,6 @@ Shapes are the model's own, batch size first.
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from runner.arrays import read_headers
 from runner.compat import tomllib
 from runner.errors import BadInput
 
@@ -22,6 +22,10 @@ DTYPES = ("float32", "int64", "int32", "int16", "int8", "uint8", "bool")
 # What the user's own samples may be: these are cast.
 _CAST = ("float64", "float16")
 _ALIASES = {"float": "float32", "int": "int32", "long": "int64"}
+_MOST_TOML = 1 << 20
+# What a tensor of TensorFlow Lite can have.
+_LARGEST_SIZE = (1 << 31) - 1
+_MOST_AXES = 32
 _FORM = "the form is [NAME=]SHAPE[:DTYPE], such as 1x3x224x224 or ids=1x16:int64"
 
 
@@ -58,12 +62,14 @@ def parse_input(text: str) -> InputSpec:
 def read_toml(path: Path) -> list[InputSpec]:
     """Read the `[[input]]` tables of a model's .toml. Raises `BadInput`."""
     try:
-        data = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is not valid TOML: {error}") from None
+        if path.stat().st_size > _MOST_TOML:
+            raise BadInput(f"{path} is too large to be a list of inputs.")
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number without end
+        raise BadInput(f"{path} is not valid TOML: {str(error)[:200]}") from None
     known = {"name", "shape", "dtype", "range"}
     tables = data.get("input")
-    if not isinstance(tables, list) or not tables or not isinstance(tables[0], dict):
+    if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
         raise BadInput(
             f"{path} has no [[input]] table.", "Give each input a name, a shape and a dtype."
         )
@@ -75,7 +81,7 @@ def read_toml(path: Path) -> list[InputSpec]:
         try:
             shape = tuple(int(size) for size in table["shape"])
             low, high = map(float, table["range"]) if "range" in table else (None, None)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise BadInput(
                 f"{where}: needs shape = [1, 3, 32, 32], and range as [low, high] if any."
             ) from None
@@ -147,21 +153,13 @@ def _headers(path: Path) -> Mapping[str | None, tuple[tuple[int, ...], str]]:
     """Shape and dtype of each array in a .npy (under None) or .npz file."""
     if not path.is_file():
         raise BadInput(f"There is no file {path}.")
-    try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        named = {None: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(
-            f"{path} is no NumPy file that holds plain arrays: {error}",
-            "Save it with numpy.save(FILE, array) or numpy.savez(FILE, NAME=array).",
-        ) from None
     headers: dict[str | None, tuple[tuple[int, ...], str]] = {}
-    for name, array in named.items():
-        if array.ndim == 0 or array.dtype.name not in (*DTYPES, *_CAST):
+    for name, array in read_headers(path).items():
+        if not array.shape or array.dtype not in (*DTYPES, *_CAST):
             raise BadInput(f"{path}: '{name}' is no array of samples ({array.dtype}).")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if not array.finite:
             raise BadInput(f"{path}: the samples contain NaN or infinity.")
-        headers[name] = (array.shape, array.dtype.name)
+        headers[name] = (array.shape, array.dtype)
     return headers
 
 
@@ -176,6 +174,10 @@ def _checked(spec: InputSpec, where: str) -> InputSpec:
         raise BadInput(
             f"{where}: every size of a shape is at least 1.",
             "TensorFlow Lite of 2020 has fixed shapes: give the batch size too, usually 1.",
+        )
+    if len(spec.shape) > _MOST_AXES or any(size > _LARGEST_SIZE for size in spec.shape):
+        raise BadInput(
+            f"{where}: a shape has at most {_MOST_AXES} axes, each of at most {_LARGEST_SIZE:,}."
         )
     if spec.name and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.]*", spec.name):
         raise BadInput(

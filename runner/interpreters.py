@@ -12,14 +12,16 @@ from pathlib import Path
 from uv import find_uv_bin
 
 from runner.errors import EnvironmentUnavailable
+from runner.places import interpreters_folder
 from runner.registry import uv_environment
 
 
 def find_cpython(version: str, install: bool = True) -> Path:
     """The executable of a CPython `version` ('3.8') that really runs.
 
-    Looks at PATH, at pyenv's versions (its shims fail for inactive ones), at uv's own, and finally
-    lets uv install one (if `install`). Raises `EnvironmentUnavailable` if none of these has it.
+    Looks at PATH, at pyenv's versions (its shims fail for inactive ones), at those that archives
+    brought, at uv's own, and finally lets uv install one (if `install`). Raises
+    `EnvironmentUnavailable` if none of these has it.
     """
     for candidate in _candidates(version, install):
         if _runs(candidate, version):
@@ -38,6 +40,7 @@ def _candidates(version: str, install: bool) -> Iterator[Path]:
     with suppress(OSError):  # another user's folder, perhaps
         installed = list((pyenv / "versions").glob(f"{version}.*/bin/python{version}"))
         yield from sorted(installed, key=_patch_release, reverse=True)
+    yield from sorted(interpreters_folder().glob(f"cpython-{version}.*/bin/python{version}"))
     yield from _uv("python", "find", "--managed-python", version)
     if install and _uv_installs(version):
         yield from _uv("python", "find", "--managed-python", version)

@@ -1,14 +1,12 @@
 """What a model file is, found out on the host from its bytes, without running any of it.
 
-PyTorch files are pickles, and unpickling runs what they say. Here a pickle is read with every
-name bound to an inert stand-in, which is enough to tell a model from weights, and whose classes it
-needs.
+PyTorch files are pickles, and unpickling runs what they say. Here a pickle is read as data: that is
+enough to tell a model from weights, and whose classes it needs.
 """
 
 from __future__ import annotations
 
 import io
-import pickle
 import zipfile
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +15,8 @@ from typing import IO, Any
 
 from runner.errors import BadInput
 from runner.files import sha256_of
+from runner.inspection.pickle_file import Call, read_pickle
+from runner.inspection.torch_file import bomb, kind_of, storage_keys, storages
 
 # torch 1.5.1 writes and reads version 2; reading a later one, it crashes.
 _NEWEST_TORCHSCRIPT = 2
@@ -31,7 +31,6 @@ _OWN_PACKAGES = (
     "numpy",
     "copyreg",
 )
-_CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 _SAVE_AGAIN = (
     "With the torch that wrote it: torch.save(model.state_dict(), FILE, "
     "_use_new_zipfile_serialization=False), and name what builds the model with --arch; "
@@ -48,6 +47,7 @@ class Kind(str, Enum):
     CHECKPOINT = "checkpoint with a state_dict"
     ONNX = "ONNX model"
     FROZEN_GRAPH = "frozen graph"
+    TFLITE = "TensorFlow Lite model"
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,15 @@ def _identify_zip(file: IO[bytes], path: Path) -> tuple[Kind, tuple[str, ...]]:
     try:
         archive = zipfile.ZipFile(file)
         names = archive.namelist()
-        damaged = archive.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError):
+        unpacked = bomb(archive.infolist(), path.stat().st_size)
+        damaged = None if unpacked else archive.testzip()
+    except Exception:  # zipfile's errors, zlib's, lzma's, struct's, a password
         raise _truncated(path) from None
+    if unpacked:
+        raise BadInput(
+            f"{path} is a zip archive that unpacks to {unpacked:,} bytes, as no model does.",
+            "Do not open it; get the model anew from those who made it.",
+        )
     if damaged:
         raise BadInput(
             f"{path} is damaged: '{damaged}' in it fails its checksum.",
@@ -171,9 +177,9 @@ def _identify_legacy(file: IO[bytes], size: int, path: Path) -> tuple[Kind, tupl
     """Four pickles (magic, protocol, system, object), the storages' keys, then the storages."""
     try:
         for _ in range(3):
-            pickle.Unpickler(file).load() if file.tell() == 0 else _load_inert(file)
+            read_pickle(file)
         content = _Contents.load(file, path)
-        keys = _load_inert(file)[0]
+        keys = storage_keys(read_pickle(file))
         expected = file.tell() + sum(
             8 + content.storages[key] for key in keys if key in content.storages
         )
@@ -191,86 +197,6 @@ def _truncated(path: Path) -> BadInput:
         f"{path} is truncated or damaged: it begins as a PyTorch file and ends too early.",
         "Copy or download it again, or save it again.",
     )
-
-
-class _Inert:
-    """Stands for any class or function that a pickle names: accepts everything, does nothing."""
-
-    name = ""
-
-    def __new__(cls, *_args: Any, **_keywords: Any) -> _Inert:
-        return super().__new__(cls)
-
-    def __init__(self, *_args: Any, **_keywords: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, value: Any) -> None:
-        pass
-
-    def extend(self, values: Any) -> None:
-        pass
-
-    def __hash__(self) -> int:
-        return id(self)
-
-
-class _Dictionary(_Inert):
-    """Stands for OrderedDict, and keeps its items."""
-
-    name = "collections.OrderedDict"
-
-    def __init__(self, items: Any = ()) -> None:
-        self.items_kept: dict[Any, Any] = dict(items) if isinstance(items, list | dict) else {}
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.items_kept[key] = value
-
-
-class _InertUnpickler(pickle.Unpickler):
-    """Unpickles with inert classes. `names` and `storages` (bytes by key) are what it saw."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        super().__init__(file, encoding="latin-1")
-        self.names: set[str] = set()
-        self.storages: dict[str, int] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
-        self.names.add(full)
-        if full == _Dictionary.name:
-            return _Dictionary
-        return type("Inert", (_Inert,), {"name": full})
-
-    def persistent_load(self, identifier: Any) -> Any:
-        # Modules also save their source code by persistent ids: ('module', class, file, source).
-        if isinstance(identifier, tuple) and identifier[0] == "module":
-            return identifier[1]
-        if isinstance(identifier, tuple) and len(identifier) > 4:
-            _, storage, key, _, count, *_ = identifier
-            self.storages[str(key)] = _ITEM_BYTES.get(storage.name.rpartition(".")[2], 1) * count
-        return type("Inert", (_Inert,), {"name": "storage"})()
-
-
-_ITEM_BYTES = {
-    "DoubleStorage": 8,
-    "LongStorage": 8,
-    "FloatStorage": 4,
-    "IntStorage": 4,
-    "HalfStorage": 2,
-    "BFloat16Storage": 2,
-    "ShortStorage": 2,
-}
-
-
-def _load_inert(file: IO[bytes]) -> tuple[Any, _InertUnpickler]:
-    unpickler = _InertUnpickler(file)
-    return unpickler.load(), unpickler
 
 
 @dataclass(frozen=True)
@@ -292,35 +218,26 @@ class _Contents:
 
     @classmethod
     def load(cls, file: IO[bytes], path: Path) -> _Contents:
-        loaded, unpickler = _load_inert(file)
-        foreign = sorted(n for n in unpickler.names if n.partition(".")[0] not in _OWN_PACKAGES)
+        pickled = read_pickle(file)
+        loaded = pickled.value
+        foreign = sorted(n for n in pickled.names if n.partition(".")[0] not in _OWN_PACKAGES)
         kind = _kind_of(loaded)
         if kind is None:
-            shown = loaded.name if isinstance(loaded, _Inert) else type(loaded).__name__
+            shown = loaded.function if isinstance(loaded, Call) else type(loaded).__name__
             raise BadInput(
                 f"{path} holds a {shown}, neither a model nor weights.",
                 "Save the model itself or its state_dict().",
             )
-        return cls(kind, tuple(foreign), unpickler.storages)
+        return cls(kind, tuple(foreign), storages(pickled))
 
 
 def _kind_of(loaded: Any) -> Kind | None:
-    items = loaded.items_kept if isinstance(loaded, _Dictionary) else loaded
-    if isinstance(items, dict):
-        if any(_is_tensor(value) for value in items.values()):
-            return Kind.STATE_DICT
-        for key in _CHECKPOINT_KEYS:
-            inner = _kind_of(items[key]) if key in items else None
-            if inner is not None:
-                return Kind.MODULE if inner is Kind.MODULE else Kind.CHECKPOINT
-        return None
-    if isinstance(loaded, _Inert) and not _is_tensor(loaded):
-        return Kind.MODULE
-    return None
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, _Inert) and value.name.startswith("torch._utils._rebuild_")
+    kind = kind_of(loaded)
+    return {
+        "module": Kind.MODULE,
+        "state_dict": Kind.STATE_DICT,
+        "checkpoint": Kind.CHECKPOINT,
+    }.get(kind)
 
 
 def other_format(head: bytes, size: int) -> tuple[str, str]:

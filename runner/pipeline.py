@@ -2,81 +2,48 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import math
-import os
-import re
-import secrets
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import runner
+from runner.cached_run import CachedRun
+from runner.diagnosis import trace_run
 from runner.engines.base import Engine, Volume
 from runner.engines.choice import Choice, prepare_engine
-from runner.engines.output import stage_log
-from runner.errors import BadInput, ExitCode, RunnerError
+from runner.errors import BadInput, RunnerError
 from runner.failures import explain_stage
 from runner.files import sha256_of, write_text
-from runner.graphfile import identify_source
-from runner.inputs import InputSpec, resolve_inputs
+from runner.judging import judged, report_of
 from runner.limits import DEFAULTS, Limits
-from runner.modelfile import ModelFile
+from runner.page import write_page
+from runner.plan import Plan, initial_files, make_plan
+from runner.record import write_records
 from runner.report import (
-    EngineRecord,
     FileRecord,
-    Gate,
-    ModelRecord,
     Report,
     StageRecord,
     StageReport,
 )
+from runner.stage_cache import StageCache
+from runner.stage_output import followed
 from runner.toolchain import (
     DEFAULT_TOOLCHAIN,
-    DEFAULT_VARIANT,
-    Image,
     Stage,
-    Toolchain,
-    load_image,
-    load_toolchain,
-    variants_of,
-    with_wheels,
 )
+from runner.traces import Diagnosis
 from runner.trust import code_in
 from runner.untrusted import read_report
 from runner.view import SilentView, View
-from runner.wheels import accept_wheel
 
-METRICS = {name: f"{name}_abs" for name in ("mean", "max", "p99", "rms")} | {
-    f"{name}-rel": f"{name}_rel" for name in ("mean", "max", "p99", "rms")
-}
+if TYPE_CHECKING:
+    from runner.dsse import PrivateKey
 
-_MOST_PYTHON_FILES = 200
-# How a stage marks progress among its output lines.
-_PROGRESS = "@progress "
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that was asked for, checked; making one touches neither engine nor disk."""
-
-    model: ModelFile
-    toolchain: Toolchain
-    images: Mapping[str, Image]
-    inputs: Sequence[InputSpec]
-    inputs_from: str
-    arrays: Path | None
-    arch_file: Path | None
-    check: Mapping[str, Any]
-    stage_options: Mapping[str, Mapping[str, Any]]
-    output: Path
-    run: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    limits: Limits = DEFAULTS
+# What is done when the stages have run and the volume is still there.
+Inside = Callable[[Volume, Sequence[StageRecord]], None]
 
 
 def convert(
@@ -98,13 +65,18 @@ def convert(
     toolchain: str = DEFAULT_TOOLCHAIN,
     trust_model: bool = False,
     limits: Limits = DEFAULTS,
+    sign: str | Path | None = None,
+    diagnose: bool = True,
+    use_cache: bool = True,
     view: View | None = None,
 ) -> Report:
     """Convert a model, check every stage against PyTorch, and leave a run folder.
 
     The toolchain says what the model's file is; one that starts from an ONNX model or a frozen
     graph has a reference of its own instead of PyTorch.
-    `options` are stage options by name (`opset`), or by stage and name (`tflite.flex`). Whatever
+    `options` are stage options by name (`opset`), or by stage and name (`tflite.flex`). `sign` is a
+    private key in PEM: the record of the run is then left in a signed form too. With `use_cache`,
+    stages that were made of the same things before are taken from the cache. Whatever
     comes of the stages is in the returned report; `exit_code` in it says how it ended. `limits`
     hold for each stage. Without `trust_model`, a model that could run code is converted only where
     an engine isolates it. Raises `BadInput` or `EnvironmentUnavailable` where nothing could be
@@ -112,6 +84,7 @@ def convert(
     """
     started = time.time()
     view = view or SilentView()
+    key = _signing_key(Path(sign)) if sign else None
     arch_options = {"arch": arch, "arch_args": json.dumps(arch_args) if arch_args else ""}
     plan = make_plan(
         Path(model),
@@ -127,127 +100,49 @@ def convert(
         gpu=gpu,
         toolchain=toolchain,
     )
-    images = list(plan.images.values())
     with view:
 
         def code_in_model() -> str:
             return "" if trust_model else code_in(plan.model, plan.arch_file)
 
+        images = list(plan.images.values())
         choice = prepare_engine(engine, images, view, limits, code_in_model)
-        view.say(f"Engine: {choice.engine.name} ({choice.reason})")
-        setup = time.time() - started
-        return _run(replace(plan, limits=limits), choice, view, started, setup)
-
-
-def make_plan(
-    model: Path,
-    *,
-    output: str | Path | None,
-    inputs: Sequence[str],
-    samples: int,
-    seed: int,
-    inputs_file: str | Path | None,
-    tolerance: float,
-    metric: str,
-    options: Mapping[str, Any],
-    wheels: Sequence[str],
-    gpu: bool,
-    toolchain: str,
-) -> Plan:
-    """Check everything that was asked for. Raises `BadInput`."""
-    arch = str(options.get("arch", ""))
-    chain = load_toolchain(toolchain)
-    identified = identify_source(chain.accepts, model, arch)
-    if samples < 1:
-        raise BadInput("--samples must be at least 1: an unchecked model proves nothing.")
-    if seed < 0:
-        raise BadInput("--seed must be 0 or above.")
-    if not 0 < tolerance < math.inf:
-        raise BadInput("--tolerance must be a number above 0.")
-    if metric not in METRICS:
-        raise BadInput(f"There is no metric '{metric}'.", f"Metrics: {', '.join(METRICS)}.")
-    arrays = Path(inputs_file) if inputs_file else None
-    specs, source = resolve_inputs(model, inputs, arrays)
-    images = {name: _image(name, gpu) for name in chain.images}
-    accepted = tuple(accept_wheel(wheel, list(images.values())) for wheel in wheels)
-    images = {name: with_wheels(image, accepted) for name, image in images.items()}
-    arch_file, options = _arch_file(arch, options)
-    run = _run_name(model)
-    folder = Path(output) if output else Path("runs") / run
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(
-            f"{folder} exists and is not empty.", "Name another --output, or remove it first."
+        return run_plan(
+            replace(plan, limits=limits),
+            choice,
+            view,
+            started,
+            key=key,
+            diagnose=diagnose,
+            cache=StageCache() if use_cache else None,
         )
-    check: dict[str, Any] = {
-        "samples": samples,
-        "seed": seed,
-        "tolerance": tolerance,
-        "metric": METRICS[metric],
-    }
-    if arrays is not None:
-        check["inputs"] = f"user/inputs{arrays.suffix}"
-    return Plan(
-        model=identified,
-        toolchain=chain,
-        images=images,
-        inputs=specs,
-        inputs_from=source,
-        arrays=arrays,
-        arch_file=arch_file,
-        check=check,
-        stage_options=_stage_options(chain, options),
-        output=folder.absolute(),
-        run=run,
-        options={**check, **{k: v for k, v in options.items() if v not in ("", None)}},
-    )
 
 
-def _image(name: str, gpu: bool) -> Image:
-    variant = "cuda" if gpu and "cuda" in variants_of(name) else DEFAULT_VARIANT
-    return load_image(name, variant)
+def _signing_key(path: Path) -> PrivateKey:
+    # Late: the import costs a run without a signature more than all of its record does.
+    from runner.dsse import load_signing_key
+
+    return load_signing_key(path)
 
 
-def _arch_file(arch: str, options: Mapping[str, Any]) -> tuple[Path | None, Mapping[str, Any]]:
-    """The Python file of `--arch`, if it is one, and the options as the stage sees the file."""
-    source, colon, attribute = arch.partition(":")
-    if not source.endswith(".py"):
-        if arch and not colon:
-            raise BadInput(
-                f"--arch {arch} names neither a file nor a callable.",
-                "The forms are FILE.py, FILE.py:CALLABLE and MODULE:CALLABLE.",
-            )
-        return None, options
-    path = Path(source)
-    if not path.is_file():
-        raise BadInput(f"--arch: there is no file {source}.")
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*\.py", path.name):
-        raise BadInput(f"--arch: {path.name} cannot be imported; a module's name is an identifier.")
-    return path, {**options, "arch": f"user/{path.name}{colon}{attribute}"}
+def run_plan(
+    plan: Plan,
+    choice: Choice,
+    view: View,
+    started: float,
+    *,
+    key: PrivateKey | None = None,
+    diagnose: bool = False,
+    inside: Inside | None = None,
+    cache: StageCache | None = None,
+) -> Report:
+    """Run every stage on an engine that is ready, and leave the run folder with its record.
 
-
-def _stage_options(chain: Toolchain, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Sort options to the stages that understand them. Raises `BadInput` for one that none does."""
-    sorted_options: dict[str, dict[str, Any]] = {stage.name: {} for stage in chain.stages}
-    for key, value in options.items():
-        name, dot, option = key.rpartition(".")
-        takers = [s for s in chain.stages if (not dot or s.name == name) and option in s.options]
-        if value in ("", None):
-            continue
-        if not takers:
-            known = [f"{s.name}.{o}" for s in chain.stages for o in s.options]
-            raise BadInput(f"No stage has the option '{key}'.", f"Known: {', '.join(known)}.")
-        for stage in takers:
-            sorted_options[stage.name][option] = value
-    return sorted_options
-
-
-def _run_name(model: Path) -> str:
-    stem = re.sub(r"[^A-Za-z0-9]+", "-", model.stem).strip("-") or "model"
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return f"{stem[:40]}-{now}-{secrets.token_hex(2)}"
-
-
-def _run(plan: Plan, choice: Choice, view: View, started: float, setup: float) -> Report:
+    `started` is when the command began, in seconds since the epoch. Stages that are in the cache
+    are not run again.
+    """
+    view.say(f"Engine: {choice.engine.name} ({choice.reason})")
+    setup = time.time() - started
     folder = plan.output
     created = not folder.exists()
     try:
@@ -258,11 +153,20 @@ def _run(plan: Plan, choice: Choice, view: View, started: float, setup: float) -
             "Name another place with --output.",
         ) from None
     records: list[StageRecord] = []
+    diagnosis: Diagnosis | None = None
     interrupted = False
     try:
         with choice.engine.volume(plan.run, folder / ".volume") as volume:
-            volume.put(_initial_files(plan))
-            _run_stages(plan, choice.engine, volume, view, records)
+            files = initial_files(plan)
+            volume.put(files)
+            known = {plan.model.path: plan.model.sha256}
+            cached = CachedRun(cache, plan.run, folder, files, known)
+            _run_stages(plan, choice.engine, volume, view, records, cached)
+            if diagnose and judged(plan, records, False)[0] == "out-of-tolerance":
+                cached.restore(volume)
+                diagnosis = trace_run(plan.toolchain, volume, records, plan.check, folder, view)
+            if inside is not None:
+                inside(volume, records)
     except KeyboardInterrupt:
         interrupted = True
     except BaseException:
@@ -271,33 +175,23 @@ def _run(plan: Plan, choice: Choice, view: View, started: float, setup: float) -
         raise
     done = {record.name for record in records}
     records += [_skipped(stage) for stage in plan.toolchain.stages if stage.name not in done]
-    report = _report(plan, choice, records, interrupted, started, setup)
+    report = report_of(plan, choice, records, interrupted, started, setup)
+    report.diagnosis = diagnosis
     write_text(folder / "report.json", report.to_json())
+    write_page(report, folder)
+    if plan.recorded:
+        write_records(plan, report, key)
     view.finished(report, folder)
     return report
 
 
-def _initial_files(plan: Plan) -> dict[str, Path | bytes]:
-    files: dict[str, Path | bytes] = {plan.toolchain.stages[0].consumes: plan.model.path}
-    if plan.arrays is not None:
-        files[plan.check["inputs"]] = plan.arrays
-    if plan.arch_file is not None:
-        files |= _python_files(plan.arch_file)
-    return files
-
-
-def _python_files(arch_file: Path) -> dict[str, Path | bytes]:
-    """The file of `--arch`, and what it may import: the Python files and packages beside it."""
-    folder = arch_file.parent
-    packages = [path.parent for path in folder.glob("*/__init__.py")]
-    beside = [*folder.glob("*.py"), *(path for p in packages for path in p.rglob("*.py"))]
-    if len(beside) > _MOST_PYTHON_FILES:
-        beside = [arch_file]  # a folder of everything, not a project's
-    return {f"user/{path.relative_to(folder).as_posix()}": path for path in beside}
-
-
 def _run_stages(
-    plan: Plan, engine: Engine, volume: Volume, view: View, records: list[StageRecord]
+    plan: Plan,
+    engine: Engine,
+    volume: Volume,
+    view: View,
+    records: list[StageRecord],
+    cached: CachedRun,
 ) -> None:
     """Run the stages in order until one fails; each leaves its record in `records`."""
     previous: StageReport | None = None
@@ -313,7 +207,11 @@ def _run_stages(
         view.stage_started(stage)
         begin = time.time()
         try:
-            _run_stage(plan, stage, volume, view, record, previous)
+            request = _request(plan, stage, previous)
+            if not cached.take(stage, engine.name, request, record):
+                cached.restore(volume)
+                _run_stage(plan, stage, request, volume, view, record)
+                cached.keep(stage, volume, record)
         except (RunnerError, OSError) as error:  # the engine, or this machine's disk
             record.status, record.blame, record.failure = "failed", "environment", str(error)
             record.remedy = getattr(error, "remedy", "")
@@ -336,17 +234,9 @@ def _general_remedy(record: StageRecord) -> str:
     return "" if record.report else f"Its log says more: {record.log}."
 
 
-def _run_stage(
-    plan: Plan,
-    stage: Stage,
-    volume: Volume,
-    view: View,
-    record: StageRecord,
-    previous: StageReport | None,
-) -> None:
-    """Run one stage and complete its record; raises for nothing that a stage does."""
+def _request(plan: Plan, stage: Stage, previous: StageReport | None) -> dict[str, Any]:
     sha256 = previous.artifact.sha256 if previous and previous.artifact else plan.model.sha256
-    request = {
+    return {
         "input": {"path": stage.consumes, "sha256": sha256},
         "output": stage.produces,
         "options": plan.stage_options[stage.name],
@@ -354,6 +244,17 @@ def _run_stage(
         "check": plan.check,
         "signature": previous.signature.model_dump() if previous and previous.signature else None,
     }
+
+
+def _run_stage(
+    plan: Plan,
+    stage: Stage,
+    request: Mapping[str, Any],
+    volume: Volume,
+    view: View,
+    record: StageRecord,
+) -> None:
+    """Run one stage and complete its record; raises for nothing that a stage does."""
     volume.put(
         {
             f"requests/{stage.name}.json": json.dumps(request).encode(),
@@ -361,15 +262,7 @@ def _run_stage(
             f"reports/{stage.name}.json": b"",
         }
     )
-    with stage_log(plan.output / f"logs/{stage.name}.log", plan.limits.log) as log:
-
-        def on_line(line: str) -> None:
-            if line.startswith(_PROGRESS):
-                view.stage_progress(stage, line[len(_PROGRESS) :])
-            else:
-                log.write(line)
-                view.stage_line(stage, line)
-
+    with followed(stage, view, plan.output / f"logs/{stage.name}.log", plan.limits.log) as on_line:
         ended = volume.run(stage, on_line)
     record.exit_status = ended.status
     record.status, record.blame = "failed", "stage"
@@ -420,82 +313,3 @@ def _skipped(stage: Stage) -> StageRecord:
         status="skipped",
         failure="An earlier stage did not finish.",
     )
-
-
-def _report(
-    plan: Plan,
-    choice: Choice,
-    records: Sequence[StageRecord],
-    interrupted: bool,
-    started: float,
-    setup: float,
-) -> Report:
-    total = time.time() - started
-    inside = sum(record.report.seconds for record in records if record.report)
-    outcome, code, gate = _judge(plan, records, interrupted)
-    first = records[0].report
-    return Report(
-        runner=runner.__version__,
-        run=plan.run,
-        started=datetime.datetime.fromtimestamp(started, datetime.timezone.utc).isoformat(),
-        seconds=round(total, 3),
-        setup_seconds=round(setup, 3),
-        overhead_seconds=round(total - setup - inside, 3),
-        outcome=outcome,
-        exit_code=int(code),
-        toolchain=plan.toolchain.name,
-        reference=plan.toolchain.reference,
-        model=ModelRecord(
-            # A name that is not UTF-8 is shown as far as it goes.
-            name=os.fsencode(plan.model.path.name).decode(errors="replace"),
-            kind=plan.model.kind.value,
-            sha256=plan.model.sha256,
-            bytes=plan.model.bytes,
-        ),
-        options=dict(plan.options),
-        inputs_from=plan.inputs_from or ("inferred from the first layer" if first else ""),
-        engine=EngineRecord(
-            name=choice.engine.name, reason=choice.reason, details=choice.engine.details
-        ),
-        gate=gate,
-        notes=[note for record in records if record.report for note in record.report.notes],
-        artifacts=_kept(plan, records),
-        stages=list(records),
-    )
-
-
-def _kept(plan: Plan, records: Sequence[StageRecord]) -> list[FileRecord]:
-    """The artifacts that are in the run folder, and not those that a stage only speaks of."""
-    reported = [record.report.artifact for record in records if record.report]
-    expected = {stage.produces for stage in plan.toolchain.stages}
-    return [a for a in reported if a and a.path in expected and (plan.output / a.path).is_file()]
-
-
-_BLAMED = {"input": ExitCode.BAD_INPUT, "environment": ExitCode.ENVIRONMENT}
-
-Outcome = Literal["passed", "out-of-tolerance", "vacuous", "failed", "interrupted"]
-
-
-def _judge(
-    plan: Plan, records: Sequence[StageRecord], interrupted: bool
-) -> tuple[Outcome, ExitCode, Gate]:
-    """The outcome of the run: the verdict on the final model, if there is one."""
-    metric, tolerance = plan.check["metric"], plan.check["tolerance"]
-    gate = Gate(metric=metric, tolerance=tolerance, value=None, verdict=None)
-    if interrupted:
-        return "interrupted", ExitCode.INTERRUPTED, gate
-    failed = next((record for record in records if record.status == "failed"), None)
-    if failed is not None:
-        return "failed", _BLAMED.get(failed.blame, ExitCode.STAGE_FAILED), gate
-    final = records[-1].report
-    check = final.check if final else None
-    if check is None:
-        return "vacuous", ExitCode.VACUOUS, gate
-    values = [getattr(o, metric) for o in check.outputs if getattr(o, metric) is not None]
-    gate.value = max(values, default=None)
-    gate.verdict = check.verdict
-    if check.verdict == "passed":
-        return "passed", ExitCode.PASSED, gate
-    if check.verdict == "vacuous":
-        return "vacuous", ExitCode.VACUOUS, gate
-    return "out-of-tolerance", ExitCode.OUT_OF_TOLERANCE, gate

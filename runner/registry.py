@@ -23,6 +23,7 @@ class Registry:
     find_links: tuple[str, ...] = ()
     ca_bundle: str = ""
     trusted_hosts: tuple[str, ...] = ()
+    no_index: bool = False
 
     def uv_environment(self, *, resolving: bool = False) -> dict[str, str]:
         """The variables that make uv use this registry.
@@ -44,6 +45,9 @@ class Registry:
                 environment["UV_INDEX_STRATEGY"] = "unsafe-best-match"
             if self.find_links:
                 environment["UV_FIND_LINKS"] = ",".join(self.find_links)
+            if self.no_index and not any("://" in link for link in self.find_links):
+                # uv has no variable for pip's no-index; with folders alone, it is the same.
+                environment["UV_OFFLINE"] = "1"
         return environment
 
     def pip_conf(self) -> str:
@@ -77,6 +81,7 @@ def read_registry(environ: Mapping[str, str] = os.environ) -> Registry:
         find_links=tuple(value("PIP_FIND_LINKS", "find-links").split()),
         ca_bundle=bundle if bundle and Path(bundle).is_file() else "",
         trusted_hosts=tuple(value("PIP_TRUSTED_HOST", "trusted-host").split()),
+        no_index=value("PIP_NO_INDEX", "no-index").lower() in ("1", "true", "yes", "on", "y", "t"),
     )
 
 

@@ -5,9 +5,11 @@ The JSON schemas in docs/schemas are generated from these models by `runner sche
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from runner.traces import Diagnosis, Place, Trace
 
 Verdict = Literal["passed", "exceeded", "vacuous", "nonfinite", "shape"]
 
@@ -45,8 +47,30 @@ class SignatureRecord(_Model):
 
 
 class WorstSample(_Model):
-    sample: int
+    """A sample by its place among the inputs, from 0, and the error over its elements."""
+
+    sample: int = Field(ge=0)
     max_abs: float
+    mean_abs: float | None = None
+
+
+class Histogram(_Model):
+    """How many elements have an absolute error of edges[i] <= error < edges[i + 1].
+
+    The edges are powers of two. `zeros` counts the elements without any error: they are in no bin.
+    """
+
+    zeros: int = Field(ge=0)
+    edges: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(max_length=65)
+    counts: list[Annotated[int, Field(ge=0)]] = Field(max_length=64)
+
+    @model_validator(mode="after")
+    def _is_a_histogram(self) -> Histogram:
+        if len(self.edges) != (len(self.counts) + 1 if self.counts else 0):
+            raise ValueError("a histogram has one edge more than it has bins")
+        if any(low >= high for low, high in zip(self.edges, self.edges[1:], strict=False)):
+            raise ValueError("a histogram's edges ascend")
+        return self
 
 
 class OutputRecord(_Model):
@@ -79,7 +103,8 @@ class OutputRecord(_Model):
     reference_mean: float
     reference_std: float
     reference_sample_std: float
-    worst_samples: list[WorstSample]
+    worst_samples: list[WorstSample] = Field(max_length=5)
+    histogram: Histogram | None = None
     verdict: Verdict
     passing_tolerance: float | None
     noise_floor: float | None
@@ -148,6 +173,10 @@ class StageReport(_Model):
     parameters: int | None = None
     noise_floor: NoiseFloor | None = None
     fixes: list[str] = []
+    # The module path of each ONNX tensor (stage `torch`), and each one's place in the frozen graph.
+    layers: dict[str, str] = Field({}, max_length=20_000)
+    tensors: dict[str, Place] = Field({}, max_length=20_000)
+    trace: Trace | None = None
 
 
 class EnvironmentRecord(_Model):
@@ -193,6 +222,8 @@ class StageRecord(_Model):
     last_lines: list[str] = []
     environment: EnvironmentRecord | None = None
     log: str | None = None
+    # The run that made it, where it was taken from the cache.
+    cached: str = ""
     report: StageReport | None = None
 
 
@@ -207,6 +238,10 @@ class ModelRecord(_Model):
     kind: str
     sha256: str
     bytes: int
+    # Where it was, with the files that belong to it, for those who run it again.
+    path: str | None = None
+    arch_file: str | None = None
+    inputs_file: str | None = None
 
 
 class Gate(_Model):
@@ -240,6 +275,7 @@ class Report(_Model):
     notes: list[str]
     artifacts: list[FileRecord]
     stages: list[StageRecord]
+    diagnosis: Diagnosis | None = None
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1, by_alias=True) + "\n"

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.engines.process import cache_folder
 from runner.files import sha256_of, write_text
@@ -33,24 +33,24 @@ from runner.toolchain import ROOT
 _FORMAT = 1
 # Together, by default; RUNNER_CACHE_BYTES sets another bound.
 _MOST_BYTES = 8 << 30
-# A larger set of reference outputs is not kept: computing it again is faster than moving it.
-MOST_SAMPLES_BYTES = 1 << 30
+_LOG = "log"
 
 
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    sha256: str
-    bytes: int
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
 
 
 class _Index(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format: int
-    stage: str
-    made_by_run: str
-    created: float
+    stage: str = Field(pattern="^[A-Za-z0-9_-]{1,100}$")
+    made_by_run: str = Field(max_length=300)
+    # Seconds since 1970, up to where every platform still has a date for them.
+    created: float = Field(ge=0, lt=1 << 35)
     files: dict[str, _File]
 
 
@@ -139,7 +139,7 @@ class StageCache:
             for name, source in files.items():
                 target = draft / "files" / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _copy(source, target)
+                shutil.copyfile(source, target)
             index = _Index(
                 format=_FORMAT,
                 stage=stage,
@@ -198,6 +198,8 @@ def _read(folder: Path) -> Entry | None:
         return None
     if index.format != _FORMAT or any(_leaves(name) for name in index.files):
         return None
+    if _LOG not in index.files or f"reports/{index.stage}.json" not in index.files:
+        return None
     size = sum(file.bytes for file in index.files.values())
     names = tuple(index.files)
     return Entry(folder.name, folder, index.stage, index.made_by_run, index.created, size, names)
@@ -222,11 +224,6 @@ def _is_whole(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def _copy(source: Path, target: Path) -> None:
-    """A link where that can be: artifacts are replaced, and never written to in place."""
-    shutil.copyfile(source, target)
 
 
 def _size(folder: Path) -> int:

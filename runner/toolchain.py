@@ -106,7 +106,8 @@ class Image:
 class Stage:
     """One step of a toolchain: a module that runs in an image and turns one artifact into another.
 
-    `options` names those of the command's options that the stage understands.
+    `options` names those of the command's options that the stage understands; `trace` is the
+    module that compares the artifact with what it was made from, tensor by tensor.
     """
 
     name: str
@@ -117,6 +118,14 @@ class Stage:
     produces: str
     title: str
     options: tuple[str, ...] = ()
+    trace: str = ""
+
+    @property
+    def tracer(self) -> Stage:
+        """The program of `trace` as a stage: it runs in the same image, under the same contract."""
+        return replace(
+            self, name=f"trace-{self.name}", module=self.trace, title=f"{self.title}, traced"
+        )
 
 
 @dataclass(frozen=True)

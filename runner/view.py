@@ -31,6 +31,13 @@ _OUTCOMES = {
     "failed": "[bold red]Not converted: a stage failed.[/]",
     "interrupted": "[bold red]Interrupted.[/]",
 }
+_COMPARED = {
+    "passed": "[bold green]The two agree within tolerance.[/]",
+    "out-of-tolerance": "[bold yellow]The two differ by more than the tolerance.[/]",
+    "vacuous": "[bold yellow]The comparison proves nothing.[/]",
+    "failed": "[bold red]Not compared: a stage failed.[/]",
+    "interrupted": "[bold red]Interrupted.[/]",
+}
 _VERDICTS = {
     "passed": "[green]passed[/]",
     "exceeded": "[yellow]exceeded[/]",
@@ -160,8 +167,13 @@ class ConsoleView(SilentView):
             self.say(f"{record.name}: {record.status} after {record.seconds:.1f} s")
 
     def finished(self, report: Report, folder: Path) -> None:
+        # Late: it needs this module.
+        from runner.diagnosis_view import rendered
+
         self._live.stop()
         self._console.print(summary(report, folder))
+        if report.diagnosis is not None:
+            self._console.print(rendered(report.diagnosis))
 
     def _render(self) -> RenderableType:
         parts: list[RenderableType] = [self._setup] if self._setup is not None else []
@@ -204,8 +216,12 @@ class _Row:
 
 def summary(report: Report, folder: Path) -> RenderableType:
     """The table of a finished run, with what failed and what to do, and the verdict."""
+    title = f"{report.model.name} ({report.model.kind})"
+    other = report.options.get("compared_with")  # a comparison's, which converts nothing
+    if other:
+        title += f" and {other}"
     table = Table(
-        title=Text(printable(f"{report.model.name} ({report.model.kind})")),
+        title=Text(printable(title)),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -234,9 +250,11 @@ def summary(report: Report, folder: Path) -> RenderableType:
         for record in report.stages
         if record.known and record.status != "failed"
     ]
-    parts.append(Text.from_markup(_OUTCOMES[report.outcome]).append(f" {explain(report)}", ""))
-    parts.append(Text(f"{relative_to_here(folder)}/report.json", style="dim"))
-    if report.outcome in ("passed", "out-of-tolerance", "vacuous") and report.artifacts:
+    outcomes = _COMPARED if other else _OUTCOMES
+    parts.append(Text.from_markup(outcomes[report.outcome]).append(f" {explain(report)}", ""))
+    parts.append(Text(f"{relative_to_here(folder)}/report.html", style="dim"))
+    ended = report.outcome in ("passed", "out-of-tolerance", "vacuous")
+    if ended and report.artifacts and not other:
         parts.append(Text(f"{relative_to_here(folder)}/{report.artifacts[-1].path}", style="bold"))
     return Group(*parts)
 
@@ -244,9 +262,17 @@ def summary(report: Report, folder: Path) -> RenderableType:
 def explain(report: Report) -> str:
     """One or two sentences on the gate: the figure, and what it means."""
     gate = report.gate
-    if gate.verdict is None:
-        return ""
-    final = report.stages[-1].report
+    if gate.verdict in (None, "nonfinite", "shape"):
+        return meaning(report)
+    value = "no value" if gate.value is None else f"{gate.value:.2g}"
+    text = f"{gate.metric} = {value}, tolerance {gate.tolerance:g}."
+    return f"{text} {meaning(report)}".rstrip()
+
+
+def meaning(report: Report) -> str:
+    """What the gate's verdict means, in a sentence or two; '' where the figure says it all."""
+    gate = report.gate
+    final = report.stages[-1].report if report.stages else None
     outputs = final.check.outputs if final and final.check else []
     if gate.verdict == "nonfinite":
         own = any(output.reference_nonfinite for output in outputs)
@@ -256,16 +282,16 @@ def explain(report: Report) -> str:
             else "Outputs hold NaN or infinity."
         )
     if gate.verdict == "shape":
-        wrong = next(output for output in outputs if output.actual_shape is not None)
+        wrong = next((output for output in outputs if output.actual_shape is not None), None)
+        if wrong is None:
+            return "An output has another shape."
         there = f"{report.reference} gives {wrong.shape}"
         return f"'{wrong.name}' has shape {wrong.actual_shape}, where {there}."
-    value = "no value" if gate.value is None else f"{gate.value:.2g}"
-    text = f"{gate.metric} = {value}, tolerance {gate.tolerance:g}."
     if gate.verdict == "vacuous" and any(o.verdict in ("passed", "exceeded") for o in outputs):
-        return f"{text} {report.reference}'s own outputs are random, or always the same."
+        return f"{report.reference}'s own outputs are random, or always the same."
     if gate.verdict == "vacuous":
         return (
-            f"{text} {report.reference}'s outputs hardly vary over the samples, so that a wrong "
+            f"{report.reference}'s outputs hardly vary over the samples, so that a wrong "
             "model would pass as well: check the weights, BatchNorm's statistics and the inputs."
         )
     # A float64 run that differs grossly is no measure of rounding.
@@ -274,16 +300,17 @@ def explain(report: Report) -> str:
         for o in outputs
         if o.times_noise_floor and o.noise_floor and o.noise_floor < 1e-3 * o.reference_std
     ]
-    if gate.verdict == "exceeded" and floors:
-        worst = max(floors)
-        meaning = (
-            "that is float32 rounding; choose a --tolerance that fits the outputs' size."
-            if worst < 5
-            else "that is more than rounding."
-        )
-        rounding = f"{report.reference}'s own float32 rounding"
-        text += f" The error is {worst:.1f} times {rounding}: {meaning}"
-    return text
+    if gate.verdict != "exceeded" or not floors:
+        return ""
+    worst = max(floors)
+    rounding = f"{report.reference}'s own float32 rounding"
+    conclusion = (
+        "that is float32 rounding; choose a --tolerance that fits the outputs' size."
+        if worst < 5
+        else "that is more than rounding."
+    )
+    shown = f"{worst:.1f}" if worst < 1000 else f"{worst:,.0f}"
+    return f"The error is {shown} times {rounding}: {conclusion}"
 
 
 def _cells(record: StageRecord) -> list[str]:
@@ -298,7 +325,7 @@ def _cells(record: StageRecord) -> list[str]:
         escape(printable(" ".join(next(iter(report.versions.items()), ())))) if report else "",
         artifact.path if artifact else "",
         human_bytes(artifact.bytes) if artifact else "",
-        f"{record.seconds:.1f}" if record.seconds else "",
+        "cached" if record.cached else f"{record.seconds:.1f}" if record.seconds else "",
         "" if worst is None else f"{worst:.1e}",
         "[red]failed[/]" if record.status == "failed" else verdict,
     ]

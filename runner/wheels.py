@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import hashlib
 import io
 import zipfile
@@ -15,6 +16,11 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from runner.errors import BadInput
 from runner.files import sha256_of
 from runner.toolchain import Image, StandIn, Wheel
+
+# The wheel's specification: sha256 or better.
+_ALGORITHMS = ("sha256", "sha384", "sha512")
+# TensorFlow's has 2 MB.
+_MOST_RECORD = 64 << 20
 
 
 def accept_wheel(argument: str, images: Sequence[Image]) -> Wheel:
@@ -61,21 +67,49 @@ def _verify_record(path: Path) -> None:
     """Check every file in the wheel against the hash that the wheel's RECORD gives for it."""
     try:
         with zipfile.ZipFile(path) as wheel:
-            record = next(n for n in wheel.namelist() if n.endswith(".dist-info/RECORD"))
-            rows = list(csv.reader(io.StringIO(wheel.read(record).decode())))
-            hashes = {row[0]: row[1] for row in rows if len(row) > 1 and row[1]}
-            if missing := hashes.keys() - set(wheel.namelist()):
+            entries = wheel.infolist()
+            record = next(e for e in entries if e.filename.endswith(".dist-info/RECORD"))
+            hashes = _hashes(wheel, record)
+            if missing := hashes.keys() - {entry.filename for entry in entries}:
                 raise BadInput(
                     f"{path.name} is damaged: it lacks '{min(missing)}'.", "Copy it again."
                 )
-            for name in wheel.namelist():
-                if name.endswith("/") or name == record:
+            for entry in entries:
+                name = entry.filename
+                if name.endswith("/") or name == record.filename:
                     continue
                 algorithm, _, expected = hashes.get(name, "sha256=missing").partition("=")
-                digest = hashlib.new(algorithm, wheel.read(name)).digest()
-                if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != expected:
+                if _digest(wheel, entry, algorithm) != expected:
                     raise BadInput(
                         f"{path.name} is damaged: '{name}' in it does not have its RECORD's hash."
                     )
-    except (zipfile.BadZipFile, StopIteration, ValueError, UnicodeDecodeError):
-        raise BadInput(f"{path.name} is not a whole wheel.", "Copy it again.") from None
+    except BadInput:
+        raise
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # zipfile seeks to where a zip says
+            raise
+        raise _not_whole(path) from None
+    except Exception:  # a damaged zip fails in any way at all: zlib's, lzma's, csv's, a password
+        raise _not_whole(path) from None
+
+
+def _not_whole(path: Path) -> BadInput:
+    return BadInput(f"{path.name} is not a whole wheel.", "Copy it again.")
+
+
+def _hashes(wheel: zipfile.ZipFile, record: zipfile.ZipInfo) -> dict[str, str]:
+    if record.file_size > _MOST_RECORD:
+        raise ValueError("its RECORD is too large")
+    rows = csv.reader(io.StringIO(wheel.read(record).decode()))
+    return {row[0]: row[1] for row in rows if len(row) > 1 and row[1]}
+
+
+def _digest(wheel: zipfile.ZipFile, entry: zipfile.ZipInfo, algorithm: str) -> str:
+    """A file's hash as RECORD writes it: base64 without padding."""
+    if algorithm not in _ALGORITHMS:
+        raise ValueError(f"RECORD's hash {algorithm} is none that a wheel may have")
+    digest = hashlib.new(algorithm)
+    with wheel.open(entry) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()

@@ -21,7 +21,7 @@ import sys
 import time
 import traceback
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
@@ -132,7 +132,11 @@ class Stage:
 
 @dataclass
 class Job:
-    """One run of a stage: where things are, what was asked for, and what to report."""
+    """One run of a stage: where things are, what was asked for, and what to report.
+
+    Two artifacts are compared by keeping the outputs of one in the folder `keep`, and then checking
+    the other against that folder, its `reference`.
+    """
 
     stage: Stage
     volume: Path
@@ -143,6 +147,8 @@ class Job:
     request: Dict[str, Any]
     signature: Optional[Signature] = None
     report: Dict[str, Any] = field(default_factory=dict)
+    keep: Optional[Path] = None
+    reference: Optional[Path] = None
 
     def note(self, text: str) -> None:
         """Say something aloud that the user should know, in the log and in the report."""
@@ -276,14 +282,10 @@ def _run(job: Job) -> int:
     )
     try:
         _verify_options(job)
-        _verify_input(job)
-        with job.phase("convert"):
-            job.signature = job.stage.convert(job)
-            publish(job.output, job.artifact)
-        report["artifact"] = describe_file(job.artifact)
-        report["signature"] = asdict(job.signature)
-        with job.phase("check"):
-            report["check"] = job.stage.check(job)
+        if job.request.get("compare"):
+            _compare(job)
+        else:
+            _convert(job)
         report["status"] = "ok"
     except BaseException as error:  # whatever happens is reported, a model's sys.exit() too
         traceback.print_exc()
@@ -297,6 +299,32 @@ def _run(job: Job) -> int:
         report["peak_memory_bytes"] = _peak_memory()
         write_json(job.volume / "reports" / f"{job.stage.name}.json", report)
     return 0 if report["status"] == "ok" else 1
+
+
+def _convert(job: Job) -> None:
+    _verify_input(job)
+    with job.phase("convert"):
+        job.signature = job.stage.convert(job)
+        publish(job.output, job.artifact)
+    job.report["artifact"] = describe_file(job.artifact)
+    job.report["signature"] = asdict(job.signature)
+    with job.phase("check"):
+        job.report["check"] = job.stage.check(job)
+
+
+def _compare(job: Job) -> None:
+    """Convert nothing: run two artifacts on the samples, the second one's outputs the reference."""
+    first, second = job.request["compare"]
+    kept = job.volume / "compared"
+    kept.mkdir(exist_ok=True)
+    with job.phase("compare"):
+        job.stage.check(replace(_about(job, second), keep=kept))
+        job.report["check"] = job.stage.check(replace(_about(job, first), reference=kept))
+
+
+def _about(job: Job, artifact: Dict[str, Any]) -> Job:
+    signature = Signature.of(artifact["signature"])
+    return replace(job, artifact=job.volume / artifact["path"], signature=signature)
 
 
 def _verify_options(job: Job) -> None:

@@ -34,11 +34,7 @@ def convert(job: Job) -> Signature:
     folder = job.volume / "samples"
     settings = job.request.get("check", {})
     with job.phase("samples"):
-        if settings.get("inputs"):
-            count = samples.import_inputs(folder, job.volume / settings["inputs"], inputs)
-        else:
-            count = settings.get("samples", 1000)
-            samples.generate_inputs(folder, inputs, count, settings.get("seed", 0))
+        count = samples.make_inputs(job, inputs)
     names = [_bare(name) for name in outputs]
     with job.phase("reference"), _session(tf, given) as session:
         predict = _predictor(session, inputs, outputs)
@@ -56,7 +52,7 @@ def convert(job: Job) -> Signature:
         count = settings.get("noise_samples", 16)
         floor = _noise_floor(tf, graph_def, signature, reference, count)
     job.report["noise_floor"] = floor
-    samples.save(replace(reference, noise_floor=floor, random=random))
+    samples.save(job, replace(reference, noise_floor=floor, random=random))
     job.output.write_bytes(graph_def.SerializeToString(deterministic=True))
     note_layout(job, signature)
     return signature
@@ -226,7 +222,7 @@ def _repaired(
     job: Job, graph_def: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
 ) -> Tuple[Any, Signature]:
     """The graph with the fixes that the option allows, and its inputs and outputs."""
-    chosen = {fix.name for fix in fixes.select(job.options["fixes"], "graph")}
+    chosen = set(fixes.resolve(job.options, "graph"))
     job.report["fixes"] = []
     io = channels_last_io(job, sorted(chosen))
     if not chosen:

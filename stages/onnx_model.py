@@ -33,13 +33,8 @@ def convert(job: Job) -> Signature:
     model = _load(job)
     inputs = _inputs(job, model)
     folder = job.volume / "samples"
-    settings = job.request.get("check", {})
     with job.phase("samples"):
-        if settings.get("inputs"):
-            count = samples.import_inputs(folder, job.volume / settings["inputs"], inputs)
-        else:
-            count = settings.get("samples", 1000)
-            samples.generate_inputs(folder, inputs, count, settings.get("seed", 0))
+        count = samples.make_inputs(job, inputs)
     names = [value.name for value in model.graph.output]
     with job.phase("reference"):
         predict = _predictor(onnxruntime, model, [tensor.name for tensor in inputs])
@@ -48,7 +43,7 @@ def convert(job: Job) -> Signature:
         reference = samples.write_reference(folder, inputs, count, names, lambda: predict)
     job.report["noise_floor"] = {"samples": 0, "outputs": None, "reason": _NO_NOISE_FLOOR}
     reference = replace(reference, noise_floor=job.report["noise_floor"], random=random)
-    samples.save(reference)
+    samples.save(job, reference)
     job.note(
         f"The reference is the given model run by ONNX Runtime {onnxruntime.__version__} without "
         "its optimizations, not PyTorch."

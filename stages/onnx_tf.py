@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import sys
+import uuid
 from collections import Counter
 from dataclasses import replace
-from typing import Any, Dict, Optional, Sequence, Tuple
+from types import SimpleNamespace
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from stages import fixes
 from stages.contract import (
@@ -20,7 +23,11 @@ from stages.contract import (
     run_as_program,
 )
 from stages.io_layout import IO_LAYOUT, channels_last_io, note_layout
+from stages.layers import layers_of
 from stages.tf_common import import_tensorflow, load_graph
+
+# A report stays readable: of a larger graph the first tensors are listed.
+_MOST_PLACES = 20_000
 
 
 def convert(job: Job) -> Signature:
@@ -37,18 +44,22 @@ def convert(job: Job) -> Signature:
             "Export it again; onnx 1.7.0 reads opsets up to 12.",
         ) from None
     backend = _onnx_tf_backend(job)
-    chosen = [fix.name for fix in fixes.select(job.options["fixes"], "onnx-tf")]
+    chosen = fixes.resolve(job.options, "onnx-tf")
     job.report["fixes"] = []
     if chosen:
         from stages.fixes import for_onnx_tf
 
         upstream = job.upstream_signature()
         representation, job.report["fixes"] = for_onnx_tf.convert(
-            model, chosen, upstream.inputs if upstream else (), channels_last_io(job, chosen)
+            model,
+            chosen,
+            upstream.inputs if upstream else (),
+            channels_last_io(job, chosen),
+            layers_of(job.volume),
         )
     else:
         channels_last_io(job, chosen)
-        representation = backend.prepare(model, device="CPU", logging_level="WARNING")
+        representation = _by_onnx_tf_alone(backend, model, layers_of(job.volume))
     representation.export_graph(str(job.output))
     graph_def = tf.compat.v1.GraphDef.FromString(job.output.read_bytes())
     if _has_variables(representation.graph):
@@ -56,7 +67,9 @@ def convert(job: Job) -> Signature:
     # export_graph writes a node's attributes in the order of a hash table, which differs from run
     # to run; sorted, the same graph is always the same file.
     job.output.write_bytes(graph_def.SerializeToString(deterministic=True))
-    return _signature(job, representation)
+    signature = _signature(job, representation)
+    job.report["tensors"] = _places(representation, signature, graph_def)
+    return signature
 
 
 def check(job: Job) -> Optional[Dict[str, Any]]:
@@ -97,12 +110,45 @@ def _onnx_tf_backend(job: Job) -> Any:
     TensorFlow itself keeps the GPU, for running the graph.
     """
     import onnx_tf.backend
+    import onnx_tf.common
 
+    # Some nodes get eight digits of a random UUID in their names. Drawn from a seeded generator,
+    # they are what the tool alone might have drawn, and the same each time.
+    draw = random.Random(0)
+    onnx_tf.common.uuid = SimpleNamespace(
+        uuid4=lambda: uuid.UUID(int=draw.getrandbits(128), version=4)
+    )
     if not job.options["prepare_sees_gpu"]:
         for name, module in list(sys.modules.items()):
             if name.startswith("onnx_tf") and callable(getattr(module, "supports_device", None)):
                 module.supports_device = lambda device: device == "CPU"  # type: ignore[attr-defined]
     return onnx_tf.backend
+
+
+def _by_onnx_tf_alone(backend: Any, model: Any, layers: Dict[str, str]) -> Any:
+    """onnx-tf's own conversion; its errors, which name no operator, with the one that it was at."""
+    owner = backend.TensorflowBackend
+    convert_node = owner._onnx_node_to_tensorflow_op.__func__
+    at: List[Any] = []
+
+    def noted(cls: Any, node: Any, *args: Any, **kwargs: Any) -> Any:
+        at[:] = [node]
+        return convert_node(cls, node, *args, **kwargs)
+
+    owner._onnx_node_to_tensorflow_op = classmethod(noted)
+    try:
+        return backend.prepare(model, device="CPU", logging_level="WARNING")
+    except Exception as error:  # onnx-tf and TensorFlow raise anything
+        if not at:
+            raise
+        node = at[0]
+        layer = next((layers[name] for name in node.outputs if name in layers), "")
+        raise StageError(
+            f"onnx-tf 1.6.0 alone cannot convert the layer '{layer or node.name}' (ONNX operator "
+            f"{node.op_type}, node '{node.name}'): {type(error).__name__}: {error}"
+        ) from error  # the catalogue of known failures has the remedy, which is mostly a fix
+    finally:
+        owner._onnx_node_to_tensorflow_op = classmethod(convert_node)
 
 
 def _has_variables(graph: Any) -> bool:
@@ -129,6 +175,33 @@ def _node_of(representation: Any, output: str) -> Tuple[str, Any]:
     # With fixes an output has its final name already.
     first = tensor.name.endswith(":0") and not getattr(representation, "keeps_names", False)
     return (f"{output}:0" if first else tensor.name), tensor
+
+
+def _places(representation: Any, signature: Signature, graph_def: Any) -> Dict[str, Dict[str, Any]]:
+    """Where each ONNX tensor lies in the graph, and in which order of axes, as far as it does.
+
+    It is how a trace knows that two tensors are the same.
+    """
+    kept = {node.name for node in graph_def.node}
+    outputs = {tensor.name: tensor.node for tensor in signature.outputs}
+    places: Dict[str, Dict[str, Any]] = {}
+    values = getattr(representation, "values", None)
+    if values is None:  # onnx-tf alone: every tensor in ONNX's order
+        found = [
+            (name, tensor, None)
+            for name, tensor in representation.tensor_dict.items()
+            if getattr(tensor, "op", None) is not None
+        ]
+    else:
+        found = [(name, *value.place()) for name, value in values.items() if value.is_emitted]
+    for name, tensor, order in found:
+        node = outputs.get(name, tensor.name)
+        if node.partition(":")[0] in kept and tensor.op.type not in ("Const", "Placeholder"):
+            axes = list(order) if order is not None and name not in outputs else []
+            places[name] = {"node": node, "axes": axes}
+            if len(places) == _MOST_PLACES:
+                break
+    return places
 
 
 def _signature(job: Job, representation: Any) -> Signature:

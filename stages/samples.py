@@ -6,6 +6,7 @@ memory maps, so a thousand images cost no stage any memory.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,14 +14,14 @@ import time
 import zipfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from stages.contract import InputError, Job, Signature, Tensor, progress, write_json
+from stages.contract import InputError, Job, Signature, StageError, Tensor, progress, write_json
 from stages.statistics import OutputStatistics, judge_all
 
 # One forward pass: arrays of the inputs' shapes in, arrays of the outputs' shapes out.
@@ -55,13 +56,17 @@ class Samples:
 
 
 def open_samples(volume: Path) -> Optional[Samples]:
-    """The volume's samples, or None if no stage has put any there."""
+    """The volume's samples, or None if no stage has put any there.
+
+    Inputs that are not there are made again, as samples.json says: a run that takes up an earlier
+    one has the reference outputs alone.
+    """
     folder = volume / "samples"
     try:
         data = json.loads((folder / "samples.json").read_text())
     except FileNotFoundError:
         return None
-    return Samples(
+    samples = Samples(
         folder,
         data["count"],
         tuple(Tensor.of(t) for t in data["inputs"]),
@@ -69,6 +74,27 @@ def open_samples(volume: Path) -> Optional[Samples]:
         data["noise_floor"],
         data["random"],
     )
+    if any(not (folder / f"input-{i}.npy").exists() for i in range(len(samples.inputs))):
+        if data["file"]:
+            import_inputs(folder, volume / data["file"], samples.inputs)
+        else:
+            generate_inputs(folder, samples.inputs, samples.count, data["seed"])
+        if [_fingerprint(array) for array in samples.input_arrays] != data["fingerprints"]:
+            raise StageError(
+                "The samples, made again, are not those of the first stage.",
+                "Run the conversion again with --no-cache.",
+            )
+    return samples
+
+
+def make_inputs(job: Job, inputs: Sequence[Tensor]) -> int:
+    """Write the samples that the request asks for: the user's own, or generated ones; how many."""
+    settings, folder = job.request.get("check", {}), job.volume / "samples"
+    if settings.get("inputs"):
+        return import_inputs(folder, job.volume / settings["inputs"], inputs)
+    count = int(settings.get("samples", 1000))
+    generate_inputs(folder, inputs, count, settings.get("seed", 0))
+    return count
 
 
 def generate_inputs(folder: Path, inputs: Sequence[Tensor], count: int, seed: int) -> None:
@@ -81,6 +107,17 @@ def generate_inputs(folder: Path, inputs: Sequence[Tensor], count: int, seed: in
         for rows in blocks(array):
             rows[...] = _draw(generator, tensor, rows.shape)
         array.flush()
+
+
+def draw(tensor: Tensor, seed: int, index: int, numbers: Sequence[int]) -> np.ndarray:
+    """Some of the samples that `generate_inputs` writes for the input of this index, by number."""
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
+    rows = {}
+    for number in range(max(numbers) + 1):
+        row = _draw(generator, tensor, tensor.shape)
+        if number in numbers:
+            rows[number] = row
+    return np.stack([rows[number] for number in numbers])
 
 
 def import_inputs(folder: Path, file: Path, inputs: Sequence[Tensor]) -> int:
@@ -190,8 +227,14 @@ def run_all(make_predict: Callable[[], Predict], samples: Samples) -> Iterator[L
             yield outputs
 
 
-def save(samples: Samples) -> None:
+def _fingerprint(array: np.ndarray) -> str:
+    """Of the first and the last sample: enough to tell another seed, file or generator."""
+    return hashlib.sha256(array[0].tobytes() + array[-1].tobytes()).hexdigest()
+
+
+def save(job: Job, samples: Samples) -> None:
     """Write the index of the samples; from then on the other stages see them."""
+    settings = job.request.get("check", {})
     write_json(
         samples.folder / "samples.json",
         {
@@ -200,6 +243,9 @@ def save(samples: Samples) -> None:
             "outputs": [asdict(t) for t in samples.outputs],
             "noise_floor": samples.noise_floor,
             "random": samples.random,
+            "file": settings.get("inputs"),
+            "seed": settings.get("seed", 0),
+            "fingerprints": [_fingerprint(array) for array in samples.input_arrays],
         },
     )
 
@@ -210,14 +256,21 @@ def compare(
     """Run a framework over all samples; the error of each of its outputs against PyTorch's.
 
     The result is the `check` of a stage's report. Outputs are compared in blocks, while the
-    framework works on the next samples.
+    framework works on the next samples. The job may name another reference than PyTorch's, or have
+    the outputs kept as one: then the result is empty.
     """
-    settings = job.request.get("check", {})
-    metric, tolerance = settings.get("metric", "mean_abs"), settings.get("tolerance", 1e-6)
-    references = samples.output_arrays
     if job.signature is not None:
         make_predict = in_own_layout(make_predict, job.signature)
-    statistics = [OutputStatistics(t.name, t.shape, np.dtype(t.dtype)) for t in samples.outputs]
+    if job.keep is not None:
+        _keep(job.keep, samples, make_predict)
+        return {}
+    settings = job.request.get("check", {})
+    metric, tolerance = settings.get("metric", "mean_abs"), settings.get("tolerance", 1e-6)
+    references = replace(samples, folder=job.reference or samples.folder).output_arrays
+    statistics = [
+        OutputStatistics(tensor.name, array.shape[1:], array.dtype)
+        for tensor, array in zip(samples.outputs, references)
+    ]
     block = max(1, _COMPARED_BYTES // max(1, sum(array[0].nbytes for array in references)))
     pending: List[List[np.ndarray]] = [[] for _ in statistics]
     start = time.perf_counter()
@@ -280,6 +333,22 @@ def in_own_layout(
 def _turned(value: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     # A value of another rank is a wrong shape, which the statistics tell.
     return np.ascontiguousarray(value.transpose(axes)) if value.ndim == len(axes) > 0 else value
+
+
+def _keep(folder: Path, samples: Samples, make_predict: Callable[[], Predict]) -> None:
+    """Write a framework's outputs for all samples, to be a reference."""
+    maps: List[np.ndarray] = []
+    for sample, outputs in enumerate(run_all(make_predict, samples)):
+        if not maps:
+            tensors = [Tensor("", value.shape, value.dtype.name) for value in outputs]
+            need_disk(folder, tensors, samples.count)
+            paths = [folder / f"output-{i}.npy" for i in range(len(tensors))]
+            maps = [_create(path, samples.count, t) for path, t in zip(paths, tensors)]
+        for array, value in zip(maps, outputs):
+            array[sample] = value
+        progress("keep", sample + 1, samples.count)
+    for array in maps:
+        array.flush()
 
 
 def need_disk(folder: Path, tensors: Sequence[Tensor], count: int) -> None:

@@ -31,6 +31,11 @@ _EPSILON = float(np.finfo(np.float32).eps)
 _TINY = float(np.finfo(np.float32).tiny)
 _LARGEST = float(np.finfo(np.float32).max)
 _BINS = (0x7F800000 >> _SHIFT) + 1
+# The histogram in a report: an octave a bin, or several where the errors span more than this many.
+_OCTAVE = 1 << (23 - _SHIFT)
+_MOST_BINS = 40
+# How many of the worst samples are named.
+_WORST = 5
 
 
 class OutputStatistics:
@@ -47,12 +52,14 @@ class OutputStatistics:
         self.samples = 0
         self.nonfinite = 0
         self.reference_nonfinite = 0
+        self._excluded = 0  # elements where either is not finite
         self._classes = len(self.shape) == 2 and self.shape[1] > 1 and self.dtype.kind == "f"
         self._agree = 0
         self._abs = _Distribution()
         self._rel = _Distribution()
         self._cosines: List[np.ndarray] = []
         self._sample_max: List[np.ndarray] = []
+        self._sample_mean: List[np.ndarray] = []
         self._reference = _Moments(self.shape)
 
     def add(self, reference: np.ndarray, actual: np.ndarray) -> None:
@@ -70,21 +77,22 @@ class OutputStatistics:
         floor = _EPSILON * np.sqrt(squares / max(1, wanted.shape[1]))[:, None]
         floor = np.maximum(np.nan_to_num(floor), _TINY)
         self._reference.begin(wanted)
-        # The largest error, and what the cosine takes, of each sample.
-        largest, dots, lengths, others = np.zeros((4, count))
+        # The largest error, the sum of errors, and what the cosine takes, of each sample.
+        largest, total, dots, lengths, others = np.zeros((5, count))
         step = max(1, _CHUNK // count)
         for start in range(0, wanted.shape[1], step):
             columns = slice(start, start + step)
             given, made = self._finite(wanted[:, columns], got[:, columns])
             self._reference.add(given, columns)
             error = np.abs(made - given)
-            self._abs.add(error)
+            total += self._abs.add(error)
             np.maximum(largest, error.max(axis=1), out=largest)
             self._rel.add(error / np.maximum(np.abs(given), floor))
             dots += np.einsum("ij,ij->i", given, made)
             lengths += np.einsum("ij,ij->i", given, given)
             others += np.einsum("ij,ij->i", made, made)
         self._sample_max.append(largest)
+        self._sample_mean.append(total / max(1, wanted.shape[1]))
         norms = np.sqrt(lengths * others)
         self._cosines.append(dots[norms > 0] / norms[norms > 0])
 
@@ -96,13 +104,14 @@ class OutputStatistics:
         self.nonfinite += int(np.count_nonzero(~np.isfinite(got)))
         self.reference_nonfinite += int(np.count_nonzero(~np.isfinite(wanted)))
         finite = np.isfinite(got) & np.isfinite(wanted)
+        self._excluded += int(np.count_nonzero(~finite))
         return np.where(finite, wanted, 0.0), np.where(finite, got, 0.0)
 
     def result(self) -> Dict[str, Any]:
         """All statistics, in the output's own units; None where a figure does not exist."""
-        sample_max = _joined(self._sample_max)
+        sample_max, sample_mean = _joined(self._sample_max), _joined(self._sample_mean)
         cosines = _joined(self._cosines)
-        worst = np.argsort(-sample_max, kind="stable")[:5]
+        worst = np.argsort(-sample_max, kind="stable")[:_WORST]
         root_mean_square = self._reference.root_mean_square()
         rows = int(np.prod(self.shape[:-1])) * self.samples
         return {
@@ -130,8 +139,15 @@ class OutputStatistics:
             "reference_std": self._reference.overall_std(),
             "reference_sample_std": self._reference.sample_std(),
             "worst_samples": [
-                {"sample": int(i), "max_abs": float(sample_max[i])} for i in worst if sample_max[i]
+                {
+                    "sample": int(i),
+                    "max_abs": float(sample_max[i]),
+                    "mean_abs": float(sample_mean[i]),
+                }
+                for i in worst
+                if sample_max[i]
             ],
+            "histogram": self._abs.histogram(self._excluded),
         }
 
 
@@ -203,11 +219,13 @@ class _Distribution:
         self._bins: Optional[np.ndarray] = None
         self.maximum: Optional[float] = None
 
-    def add(self, values: np.ndarray) -> None:
+    def add(self, values: np.ndarray) -> np.ndarray:
+        """Take values of shape (samples, elements); the sum of each sample's."""
+        sums = values.sum(axis=1)
         if not values.size:
-            return
+            return sums
         self._count += values.size
-        self._sum += float(values.sum())
+        self._sum += float(sums.sum())
         self._squares += float(np.einsum("ij,ij->", values, values))
         self.maximum = max(self.maximum or 0.0, float(values.max()))
         single = np.minimum(values, _LARGEST).astype(np.float32)
@@ -216,6 +234,7 @@ class _Distribution:
         if self._bins is None:
             self._bins = np.zeros(_BINS, np.int64)
         self._bins[: len(counts)] += counts
+        return sums
 
     def mean(self) -> Optional[float]:
         return self._sum / self._count if self._count else None
@@ -231,6 +250,30 @@ class _Distribution:
             return self.maximum
         upper = np.array([(index + 1) << _SHIFT], np.uint32).view(np.float32)[0]
         return min(float(upper), self.maximum) if index else 0.0
+
+    def histogram(self, excluded: int) -> Optional[Dict[str, Any]]:
+        """Counts by powers of two: bin i holds edges[i] <= value < edges[i + 1].
+
+        `zeros` counts the values that are 0 (below 1e-41, to be exact) and in no bin; `excluded`
+        of them are none really. The first bin begins at the smallest value's power of two, or at
+        0 where that is below float32's normal numbers. None if nothing was added.
+        """
+        if self._bins is None:
+            return None
+        counts = self._bins.copy()
+        zeros, counts[0] = int(counts[0]) - excluded, 0
+        # The last pattern is infinity's, which clipped values do not reach.
+        octaves = counts[: _BINS - 1].reshape(-1, _OCTAVE).sum(axis=1)
+        filled = np.flatnonzero(octaves)
+        if not len(filled):
+            return {"zeros": zeros, "edges": [], "counts": []}
+        first, end = int(filled[0]), int(filled[-1]) + 1
+        step = -(-(end - first) // _MOST_BINS)
+        end = first + -(-(end - first) // step) * step
+        octaves = np.append(octaves, np.zeros(step, np.int64))[first:end].reshape(-1, step)
+        # The exponent 0 means the numbers below the smallest normal one, 2 ** -126.
+        edges = [2.0 ** (i - 127) if i else 0.0 for i in range(first, end + 1, step)]
+        return {"zeros": zeros, "edges": edges, "counts": [int(n) for n in octaves.sum(axis=1)]}
 
 
 class _Moments:

@@ -19,6 +19,7 @@ from stages.contract import (
     run_as_program,
 )
 from stages.fixes import for_tflite
+from stages.flex_options import sort_attributes
 from stages.samples import Predict, compare, open_samples
 from stages.tf_common import import_tensorflow, load_graph, placeholders, sinks
 
@@ -31,15 +32,16 @@ def convert(job: Job) -> Signature:
         content = _convert(tf, job, signature, flex=False)
     except Exception as error:  # the converter raises ConverterError and plain Exception
         if not job.options["flex"] or not _wants_flex(str(error)):
-            raise for_tflite.explained(error) or error from None
+            raise _explained(tf, job, error) from None
         try:
             content = _convert(tf, job, signature, flex=True)
         except Exception as flex_error:
-            raise for_tflite.explained(flex_error) or flex_error from None
+            raise _explained(tf, job, flex_error) from None
         job.note(
             "Some operators have no TensorFlow Lite builtin: the model needs the Flex delegate "
             "(SELECT_TF_OPS)."
         )
+        content = sort_attributes(content)
     job.output.write_bytes(content)
     return signature
 
@@ -100,6 +102,12 @@ def _convert(tf: Any, job: Job, signature: Signature, flex: bool) -> bytes:
     if not isinstance(content, bytes) or not content:
         raise StageError("The converter returned no model.")
     return content
+
+
+def _explained(tf: Any, job: Job, error: Exception) -> Exception:
+    """The converter's refusal with the layer that it is about, if it is a known one."""
+    graph_def = tf.compat.v1.GraphDef.FromString(job.input.read_bytes())
+    return for_tflite.explained(error, job.volume, graph_def) or error
 
 
 def _wants_flex(message: str) -> bool:

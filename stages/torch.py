@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import random
 from collections import Counter
 from dataclasses import replace
 from typing import Any, Callable, Dict, List, Optional, Sequence
@@ -36,6 +37,10 @@ def convert(job: Job) -> Signature:
 
     from stages import pytorch_model, samples
 
+    # What a model draws while it is built, or traced, is then the same each time.
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
     options = job.options
     if options["opset"] not in OPSETS:
         raise InputError(
@@ -53,11 +58,7 @@ def convert(job: Job) -> Signature:
     folder = job.volume / "samples"
     settings = job.request.get("check", {})
     with job.phase("samples"):
-        if settings.get("inputs"):
-            count = samples.import_inputs(folder, job.volume / settings["inputs"], inputs)
-        else:
-            count = settings.get("samples", 1000)
-            samples.generate_inputs(folder, inputs, count, settings.get("seed", 0))
+        count = samples.make_inputs(job, inputs)
     draft = samples.Samples(folder, count, tuple(inputs), ())
     first = [_tensor(torch, array[0]) for array in draft.input_arrays]
     names = _output_names(_forward(torch, model, first), [tensor.name for tensor in inputs])
@@ -67,8 +68,8 @@ def convert(job: Job) -> Signature:
         reference = samples.write_reference(
             folder, inputs, count, names, lambda: _predictor(torch, _replica(torch, model))
         )
-    random = _is_random(torch, model, reference)
-    if random:
+    is_random = _is_random(torch, model, reference)
+    if is_random:
         job.note(
             "PyTorch's own outputs differ between two runs on one input: the model is random or "
             "keeps state, and its conversion cannot be checked."
@@ -77,8 +78,8 @@ def convert(job: Job) -> Signature:
     else:
         with job.phase("noise floor"):
             floor = _noise_floor(torch, model, reference, settings.get("noise_samples", 16))
-    reference = replace(reference, noise_floor=floor, random=random)
-    samples.save(reference)
+    reference = replace(reference, noise_floor=floor, random=is_random)
+    samples.save(job, reference)
     job.report["parameters"] = pytorch_model.parameter_count(model)
     job.report["noise_floor"] = floor
     return Signature(
@@ -231,21 +232,29 @@ def _export_with_fixes(
     tensors: Sequence[Tensor],
     output_names: Sequence[str],
     job: Job,
-) -> None:
-    """Export with the repairs that the option `fixes` allows, and note those that did something."""
-    chosen = [fix.name for fix in fixes.select(job.options["fixes"], "torch")]
-    job.report["fixes"] = []
-    if not chosen:
-        _export(torch, model, inputs, tensors, output_names, job)
-        _name_outputs(job, output_names)
-        return
-    from stages.fixes import for_torch
+) -> Any:
+    """Export with the repairs that the option `fixes` allows, and note those that did something.
 
-    with for_torch.applied(chosen, job.options["opset"]) as repairs:
-        _export(torch, repairs.prepared(model), inputs, tensors, output_names, job)
-        _name_outputs(job, output_names)
-        repairs.finish(job.output, [tensor.name for tensor in tensors], inputs)
-    job.report["fixes"] = sorted(repairs.used)
+    What the exporter knows of the layers is reported, and returned (`torch_layers.Recording`).
+    """
+    from stages.torch_layers import recorded
+
+    chosen = fixes.resolve(job.options, "torch")
+    job.report["fixes"] = []
+    with recorded() as recording:
+        if not chosen:
+            _export(torch, model, inputs, tensors, output_names, job)
+            _name_outputs(job, output_names)
+        else:
+            from stages.fixes import for_torch
+
+            with for_torch.applied(chosen, job.options["opset"]) as repairs:
+                _export(torch, repairs.prepared(model), inputs, tensors, output_names, job)
+                _name_outputs(job, output_names)
+                repairs.finish(job.output, [tensor.name for tensor in tensors], inputs)
+            job.report["fixes"] = sorted(repairs.used)
+    job.report["layers"] = recording.layers
+    return recording
 
 
 def _export(

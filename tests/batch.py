@@ -3,8 +3,8 @@
     python batch.py STAGE FOLDER FIXES [NET ...]
 
 FOLDER/NET is a net's volume. FIXES may be 'requested': then the requests in the volume name them.
-Runs in the stage's own environment (Python 3.8); the torch stage also makes the models
-(tests/nets.py). What comes of a net is in its report; see `stages/contract.py`.
+Runs in the stage's own environment (Python 3.8); the torch stage also makes the models that are not
+there (tests/nets.py). What comes of a net is in its report; see `stages/contract.py`.
 """
 
 import contextlib
@@ -25,7 +25,8 @@ def main():
     for name in names:
         volume = Path(folder) / name
         if stage == "torch":
-            make(volume, name)
+            if not (volume / "model.pt").exists():
+                make(volume, name)
         elif not (volume / CONSUMES[stage]).exists():
             continue
         arguments = ["--volume", str(volume)]

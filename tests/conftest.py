@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from foreign import make as make_foreign
+from foreign import make_newer
 
 from runner.cli import main
 from runner.engines.process import ProcessEngine, environment_folder
@@ -28,11 +30,15 @@ from runner.view import SilentView
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 USER_CODE = TESTS / "user_code.py"
+# Each conversion of a test is really done; the tests of the cache turn it on.
+os.environ["RUNNER_STAGE_CACHE"] = "0"
 # Exit codes, as README.md documents them.
 PASSED, BAD_INPUT, STAGE_FAILED, OUT_OF_TOLERANCE, VACUOUS, ENVIRONMENT = 0, 2, 3, 4, 5, 6
 INTERRUPTED = 130
 STAGES = tuple(stage.name for stage in load_toolchain().stages)
 ARTIFACTS = ("model.onnx", "model.pb", "model.tflite")
+# What every run that began leaves, however it ended.
+RECORD = {"report.json", "report.html", "provenance.json", "test-result.json"}
 DOCKER = pytest.param("docker", marks=pytest.mark.docker)
 ENGINES = ("process", DOCKER)
 
@@ -204,6 +210,21 @@ def models(tmp_path_factory: pytest.TempPathFactory, in_environment: Any) -> Pat
     for name, text in TOML.items():
         (folder / f"{name}.toml").write_text(text)
     return folder
+
+
+@pytest.fixture(scope="session")
+def foreign(tmp_path_factory: pytest.TempPathFactory, in_environment: Any) -> Path:
+    """A folder of files that the pinned tools wrote without this toolchain."""
+    folder = tmp_path_factory.mktemp("foreign")
+    make_foreign(folder, in_environment, TESTS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def newer(foreign: Path) -> Path:
+    """The same folder with what today's onnx and onnx2tf write."""
+    make_newer(foreign)
+    return foreign
 
 
 Convert = Callable[..., Run]

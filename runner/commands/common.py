@@ -20,11 +20,14 @@ errors = Console(stderr=True)
 
 def print_error(error: RunnerError) -> None:
     """What is wrong, and below it what to do."""
-    text = Text("error: ", style="bold red").append(error.message, style="default not bold")
+    from runner.view import printable  # late: most commands end without an error
+
+    # A message may quote a file of anybody's.
+    text = Text("error: ", style="bold red")
+    text.append(printable(error.message), style="default not bold")
     if error.remedy:
-        text.append(f"\n→ {error.remedy}", style="default not bold")
+        text.append(f"\n→ {printable(error.remedy)}", style="default not bold")
     if error.exit_code in (ExitCode.ENVIRONMENT, ExitCode.BAD_INPUT):
-        # Late: most commands end without an error.
         from runner.failures import Symptoms, known, recognise
         from runner.view import known_failure
 
@@ -48,7 +51,7 @@ def json_object(text: str, option: str) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(
             f"{option} is not JSON: {error}", "Such as '{\"width_mult\": 0.5}'."
         ) from None
@@ -66,7 +69,7 @@ def stage_options(items: list[str]) -> dict[str, Any]:
             raise BadInput(f"--option {item} is not of the form STAGE.NAME=VALUE.")
         try:
             options[key] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             options[key] = value
     return options
 
@@ -80,5 +83,5 @@ def print_rows(rows: list[dict[str, str]], title: str, as_json: bool) -> None:
     for column in rows[0]:
         table.add_column(column)
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*map(Text, row.values()))  # nothing in them is markup
     Console().print(table)

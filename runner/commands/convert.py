@@ -85,6 +85,19 @@ def convert(
         Optional[list[str]],
         typer.Option(help=f"NAME=NUMBER for a stage: {', '.join(LIMITS)}; such as memory=4g."),
     ] = None,
+    sign: Annotated[
+        Optional[Path],
+        typer.Option(help="Sign the record with this private key (PEM: Ed25519 or ECDSA)."),
+    ] = None,
+    diagnose: Annotated[
+        bool, typer.Option(help="Find the wrong operator where the result is out of tolerance.")
+    ] = True,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            help="Take stages that were made before from the cache.", envvar="RUNNER_STAGE_CACHE"
+        ),
+    ] = True,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the stages' output.")] = False,
@@ -119,6 +132,9 @@ def convert(
         toolchain=toolchain,
         trust_model=trust_model,
         limits=parse_limits(limit or (), timeout),
+        sign=sign,
+        diagnose=diagnose,
+        use_cache=cache,
         view=view,
     )
     if as_json:

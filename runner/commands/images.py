@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -9,7 +11,7 @@ from rich.console import Console
 
 from runner.commands.common import Json, print_rows, selected
 from runner.errors import BadInput
-from runner.toolchain import all_images
+from runner.toolchain import all_images, image_names
 
 
 def list_images(as_json: Json = False) -> None:
@@ -59,3 +61,31 @@ def base(
     print(f"{base.tag}: {base.id}")
     if lock:
         print(f"packages.lock: {'written' if lock_base(base) else 'unchanged'}")
+
+
+def sbom(
+    image: Annotated[Optional[list[str]], typer.Argument(help="Images (default: all).")] = None,
+    output: Annotated[
+        Optional[Path], typer.Option(help="A folder for IMAGE.cdx.json (default: print it).")
+    ] = None,
+) -> None:
+    """Write what an image is made of: a bill of materials in CycloneDX 1.5."""
+    from runner.files import write_text
+    from runner.sbom import bill_of_materials
+    from runner.view import printable
+
+    chosen = selected(image)
+    if output is None and len(chosen) > 1:
+        raise BadInput(
+            f"These are {len(chosen)} images, each with a bill of its own.",
+            f"Name a folder for them: --output sbom. Or one image: {', '.join(image_names())}.",
+        )
+    if output is not None and output.exists() and not output.is_dir():
+        raise BadInput(f"{output} is no folder.", "Name a folder: --output sbom.")
+    for item in chosen:
+        text = json.dumps(bill_of_materials(item), indent=1) + "\n"
+        if output is None:
+            print(text, end="")
+        else:
+            write_text(output / f"{item.title}.cdx.json", text)
+            print(printable(str(output / f"{item.title}.cdx.json")))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from runner.commands.common import selected
-from runner.errors import RunnerError
-from runner.toolchain import ROOT
+from runner.audit import Finding
+from runner.commands.common import Json, selected
+from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
+from runner.toolchain import ROOT, with_wheels
 
 
 def lock(
@@ -19,8 +23,26 @@ def lock(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; fail if a lock is stale.")
     ] = False,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Write nothing; tell where each pin can be had.")
+    ] = False,
+    archive: Annotated[
+        Optional[Path], typer.Option(help="With --audit: an archive that may have it.")
+    ] = None,
+    wheel: Annotated[
+        Optional[list[str]],
+        typer.Option(help="With --audit: a wheel for a pin that has vanished."),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Resolve the images' intents, and the runner's own, as of their dates; write the locks."""
+    if audit:
+        if check:
+            raise BadInput("--check and --audit are two questions.", "Ask one at a time.")
+        _audit(image, archive, wheel or [], as_json)
+        return
+    if archive or wheel or as_json:
+        raise BadInput("--archive, --wheel and --json go with --audit.")
     from runner import locks
 
     wanted: list[tuple[str, Path, Callable[[], str]]] = [
@@ -40,3 +62,43 @@ def lock(
             print(f"{title}: current")
     if stale:
         raise RunnerError(f"Stale locks: {', '.join(stale)}.", "Write them: runner lock.")
+
+
+def _audit(names: list[str] | None, archive: Path | None, wheels: list[str], as_json: bool) -> None:
+    """Print what the audit found; an error names the pins that nobody has."""
+    from runner.archive.reader import Archive
+    from runner.audit import audit
+    from runner.wheels import accept_wheel
+
+    images = selected(names)
+    accepted = tuple(accept_wheel(wheel, images) for wheel in wheels)
+    images = [with_wheels(image, accepted) for image in images]
+    with Archive(archive) if archive else nullcontext() as opened:
+        findings = audit(images, own=not names, archive=opened)
+    if as_json:
+        print(json.dumps([finding.as_dict() for finding in findings], indent=1))
+    else:
+        for lock in dict.fromkeys(finding.lock for finding in findings):
+            _print_lock(lock, [finding for finding in findings if finding.lock == lock])
+    lost = [f"- {f.lock}: {f.pin}: {f.detail}" for f in findings if f.level == "error"]
+    if lost:
+        silent = any(finding.status == "unknown" for finding in findings)
+        raise EnvironmentUnavailable(
+            "These pins cannot be had from here:\n" + "\n".join(lost),
+            "Check the network and the package index, then ask again."
+            if silent
+            else "Name a stand-in with its reason in image.toml, or give an --archive or a --wheel "
+            "that has it.",
+        )
+
+
+def _print_lock(lock: str, findings: list[Finding]) -> None:
+    """How many pins of a lock each source has, and every pin that is out of the ordinary."""
+    counts = Counter(source for finding in findings for source in finding.sources)
+    places = ", ".join(f"{count} from {source}" for source, count in counts.items()) or "none"
+    print(f"{lock}: {len(findings)} pins; {places}")
+    for finding in findings:
+        # What nobody has is the error that follows.
+        if finding.level != "error" and (finding.status != "available" or finding.detail):
+            where = f" ({', '.join(finding.sources)})" if finding.sources else ""
+            print(f"  {finding.pin}: {finding.status}{where}: {finding.detail}")

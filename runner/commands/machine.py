@@ -57,11 +57,21 @@ def doctor(as_json: Json = False) -> None:
 def schemas(
     folder: Annotated[Path, typer.Argument(help="Where to write them.")] = Path("docs/schemas"),
 ) -> None:
-    """Write the JSON schemas of the reports."""
+    """Write the JSON schemas of the reports, the records and an inspection."""
     from runner.files import write_text
+    from runner.inspection.model import Inspection
+    from runner.provenance import Provenance, TestResultStatement
     from runner.report import Report, StageReport
+    from runner.reproduction import Reproduction
 
-    for name, model in (("report", Report), ("stage-report", StageReport)):
+    for name, model in (
+        ("report", Report),
+        ("stage-report", StageReport),
+        ("provenance", Provenance),
+        ("test-result", TestResultStatement),
+        ("reproduction", Reproduction),
+        ("inspection", Inspection),
+    ):
         text = json.dumps(model.model_json_schema(by_alias=True), indent=1) + "\n"
         write_text(folder / f"{name}.schema.json", text)
         print(folder / f"{name}.schema.json")

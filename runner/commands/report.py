@@ -1,18 +1,89 @@
-"""`runner report`: what to do with the reports of runs."""
+"""`runner report`: what is left of finished runs, for people and for machines."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer.core import TyperGroup
 
-from runner.errors import BadInput
+from runner.commands.common import Json, errors, print_error
+from runner.errors import BadInput, ExitCode
 
-report_app = typer.Typer(help="The reports of runs: what to hand on.", no_args_is_help=True)
+
+class _TableByDefault(TyperGroup):
+    """`runner report RUN ...` is `runner report table RUN ...`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["table", *args]
+        return super().parse_args(ctx, args)
+
+
+report_app = typer.Typer(
+    cls=_TableByDefault,
+    help="Reports of finished runs: a table over many, a run's page, a bundle for an issue.",
+    no_args_is_help=True,
+)
+
+
+@report_app.command("page")
+def page(
+    run: Annotated[Path, typer.Argument(help="A run folder, with its report.json.")],
+) -> None:
+    """Write a run's report.html from its report.json, again or for the first time."""
+    from runner.files import relative_to_here
+    from runner.page import write_page
+    from runner.runs import read_report, run_folder
+    from runner.view import printable
+
+    folder = run_folder(run)
+    print(printable(relative_to_here(write_page(read_report(folder), folder.absolute()))))
+
+
+@report_app.command("table")
+def table(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders, or folders that hold run folders.")
+    ],
+    html: Annotated[Optional[Path], typer.Option(help="Write the table as a page.")] = None,
+    csv: Annotated[Optional[Path], typer.Option(help="Write it as comma-separated values.")] = None,
+    as_json: Json = False,
+) -> None:
+    """One table over many runs: outcome, error, size, operators, time."""
+    from runner.batch import as_csv, as_table, rows
+    from runner.files import write_text
+    from runner.page import write_table
+    from runner.runs import find_runs
+    from runner.view import printable
+
+    found = find_runs(runs)
+    made = rows(found.reports)
+    if csv is not None:
+        write_text(csv, as_csv(made))
+    if html is not None:
+        write_table(made, found.unreadable, html)
+    if as_json:
+        print(json.dumps([row.as_dict() for row in made], indent=1))
+    else:
+        console = Console()
+        if not console.is_terminal:  # a file or a pipe has no edge to fit into
+            console = Console(width=180)
+        console.print(as_table(made, console.width))
+    for error in found.unreadable:
+        print_error(error)
+    if found.unreadable:
+        total = len(found.unreadable) + len(found.reports)
+        errors.print(f"{len(found.unreadable)} of {total} runs are not in the table.")
+        raise typer.Exit(ExitCode.BAD_INPUT)
+    for written in (csv, html):
+        if written is not None and not as_json:
+            print(printable(str(written)))
 
 
 @report_app.command()
@@ -41,12 +112,12 @@ def explain(
 ) -> None:
     """Look an error up in the catalogue of known failures, from whatever tool it comes."""
     from runner.failures import Symptoms, known, last_words, recognise
-    from runner.failures.match import ANYWHERE, tail
+    from runner.failures.match import ANYWHERE, tail, tail_of
     from runner.view import known_failure, printable
 
     if log is not None and not log.is_file():
         raise BadInput(f"There is no file {log}.")
-    text = sys.stdin.read() if log is None else tail(log)
+    text = tail_of(sys.stdin.buffer) if log is None else tail(log)
     console = Console()
     entry = recognise(Symptoms(text, stage=ANYWHERE))
     if entry is None:

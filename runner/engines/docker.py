@@ -21,12 +21,21 @@ from runner.engines.volume_watcher import VolumeWatcher
 from runner.engines.watch import Watch
 from runner.errors import EnvironmentUnavailable
 from runner.files import appearing
-from runner.image_build import CUDA_VARIANT, ImageRecord, build_image, choose_base, find_image
+from runner.image_build import (
+    CUDA_VARIANT,
+    LABELS,
+    ImageRecord,
+    build_image,
+    choose_base,
+    find_image,
+)
 from runner.limits import DEFAULTS, Limits
+from runner.owner import owner
 from runner.report import EnvironmentRecord
 from runner.toolchain import Image, Stage
 
 LABEL = "org.runner.run"
+OWNER = "org.runner.owner"
 _VOLUME = "/artifacts"
 # The user that the images make, and who owns the volume.
 _USER = 1000
@@ -66,6 +75,7 @@ class DockerEngine:
         self.memory = limits.memory_of(int(info.get("MemTotal") or 4 << 30))
         self._records: dict[str, ImageRecord] = {}
         self._images: dict[str, Image] = {}
+        self._locks: dict[str, str] = {}
 
     def missing(self, images: Sequence[Image]) -> list[Image]:
         return [image for image in images if find_image(self.client, image) is None]
@@ -85,6 +95,26 @@ class DockerEngine:
                 raise EnvironmentUnavailable(f"The image '{image.title}' vanished after its build.")
             self._records[image.name] = record
 
+    def adopt(self, images: Sequence[Image], ids: Mapping[str, str]) -> bool:
+        """Take images by their ids (`sha256:...`, by name), whatever they were built from.
+
+        False, and nothing is taken, unless all of them are here and are images of stages.
+        """
+        records = {}
+        for image in images:
+            try:
+                found = self.client.images.get(ids[image.name])
+            except (docker.errors.ImageNotFound, docker.errors.NullResource, KeyError):
+                return False
+            if found.labels.get(f"{LABELS}.image") != image.name:
+                return False
+            base = found.labels.get(f"{LABELS}.base", "")
+            tag = found.tags[0] if found.tags else ""
+            records[image.name] = ImageRecord(tag, str(found.id), base, found.attrs["Size"])
+            self._locks[image.name] = found.labels.get(f"{LABELS}.lock", image.lock_sha256)
+        self._images, self._records = {image.name: image for image in images}, records
+        return True
+
     def _build(self, image: Image, base: str, show: Callable[[str, float | None], None]) -> None:
         build_image(self.client, image, base, lambda line: show(line, None))
         show("built", 1.0)
@@ -94,7 +124,7 @@ class DockerEngine:
         return EnvironmentRecord(
             image=image.title,
             identity=record.id,
-            lock_sha256=image.lock_sha256,
+            lock_sha256=self._locks.get(image.name, image.lock_sha256),
             stand_ins=[str(stand_in) for stand_in in image.stand_ins_used],
             wheels=[f"{wheel.path.name} sha256:{wheel.sha256}" for wheel in image.wheels],
             details={"tag": record.tag, "base": record.base},
@@ -102,7 +132,7 @@ class DockerEngine:
 
     @contextmanager
     def volume(self, run: str, folder: Path) -> Iterator[DockerVolume]:
-        labels = {LABEL: run}
+        labels = {LABEL: run, OWNER: owner()}
         name = f"runner-{run}"
         try:
             with _answering():

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
-import platformdirs
 from filelock import FileLock
 from uv import find_uv_bin
 
@@ -26,10 +26,12 @@ from runner.errors import EnvironmentUnavailable
 from runner.files import appearing
 from runner.interpreters import find_cpython
 from runner.limits import DEFAULTS, Limits
+from runner.places import cache_folder as cache_folder
 from runner.processes import Programs
 from runner.registry import uv_environment
 from runner.report import EnvironmentRecord
 from runner.toolchain import DEFAULT_VARIANT, ROOT, Image, Stage
+from runner.wheel_store import uv_variables
 
 # Counted up when the way of making environments changes, so that old ones are not used.
 _FORMAT = "1"
@@ -37,12 +39,6 @@ _FORMAT = "1"
 _KEPT_VARIABLES = ("PATH", "SYSTEMROOT", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
 # Lines of the lock that other packages' sources are built with, installed before the rest.
 _BUILD_TOOLS = ("setuptools", "wheel")
-
-
-def cache_folder() -> Path:
-    """Where environments are kept: RUNNER_CACHE_DIR, or the user's cache folder."""
-    chosen = os.environ.get("RUNNER_CACHE_DIR")
-    return Path(chosen).absolute() if chosen else platformdirs.user_cache_path("runner")
 
 
 def environment_folder(image: Image) -> Path:
@@ -217,34 +213,40 @@ def _fill(
     watcher = threading.Thread(target=_watch, args=(draft, total, show, watching), daemon=True)
     try:
         show("creating", 0.0)
-        _uv(
-            programs,
-            image,
-            "venv",
-            "--quiet",
-            "--relocatable",
-            "--python",
-            str(interpreter),
-            str(draft),
-        )
+        venv = ("venv", "--quiet", "--relocatable", "--python", interpreter, draft)
+        _uv(programs, image, *venv)
         watcher.start()
         install = ("pip", "install", "--no-deps", "--require-hashes", "--python", _python(draft))
-        lock.write_text(_only(text, _BUILD_TOOLS))
-        _uv(programs, image, *install, "--requirement", lock)
-        lock.write_text(text)
-        # What is published as source only is built by the locked tools, not by newer ones.
-        _uv(programs, image, *install, "--no-build-isolation", "--requirement", lock)
+        with uv_variables(image, draft.with_name(f"{draft.name}.wheels")) as store:
+            lock.write_text(_only(text, _BUILD_TOOLS))
+            _uv(programs, image, *install, "--requirement", lock, variables=store)
+            lock.write_text(text)
+            # What is published as source only is built by the locked tools, not by newer ones.
+            _uv(
+                programs,
+                image,
+                *install,
+                "--no-build-isolation",
+                "--requirement",
+                lock,
+                variables=store,
+            )
     finally:
         watching.set()
         lock.unlink(missing_ok=True)
 
 
-def _uv(programs: Programs, image: Image, *arguments: str | Path) -> None:
+def _uv(
+    programs: Programs,
+    image: Image,
+    *arguments: str | Path,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     finished = programs.run(
         [find_uv_bin(), *map(str, arguments)],
         lambda line: None,
         # 'wrapt' is the same pure Python on every machine, whether it has a compiler or not.
-        environment={**uv_environment(), "WRAPT_EXTENSIONS": "false"},
+        environment={**uv_environment(), "WRAPT_EXTENSIONS": "false", **variables},
     )
     if finished.status:
         raise EnvironmentUnavailable(

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from runner.compat import tomllib
 from runner.failures.catalogue import DATA, Entry, load_catalogue
@@ -140,6 +141,14 @@ def tail(path: Path) -> str:
             return file.read(_MOST_CHARACTERS).decode(errors="replace")
     except OSError:
         return ""
+
+
+def tail_of(stream: IO[bytes]) -> str:
+    """The same of a stream, which has to be read to its end."""
+    kept = b""
+    while block := stream.read(1 << 16):
+        kept = (kept + block)[-_MOST_CHARACTERS:]
+    return kept.decode(errors="replace")
 
 
 def _bounded(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator
 
@@ -10,6 +11,8 @@ from runner.weightless.values import Unreadable, is_plain
 # tensorflow/lite/schema/schema.fbs: the places of fields in their tables, and element types.
 _MODEL_SUBGRAPHS, _MODEL_BUFFERS, _SUBGRAPH_TENSORS, _TENSOR_TYPE, _TENSOR_BUFFER = 2, 4, 0, 1, 2
 _BUFFER_DATA, _BUFFER_OFFSET = 0, 1
+# Offsets may point to one place from a million others; the largest models have some 10,000 tables.
+_MOST_TABLES = 500_000
 _TFLITE_FORMATS = {0: "f", 2: "i", 4: "q", 6: "?", 10: "d"}
 
 
@@ -29,8 +32,12 @@ def _blank(data: bytearray) -> None:
         raise Unreadable("it is not a TensorFlow Lite model")
     model = _u32(data, 0)
     forms: dict[int, str] = {}
-    for graph in _vector(data, model, _MODEL_SUBGRAPHS):
+    tables = itertools.count()
+    left = len(data)
+    for graph in itertools.islice(_vector(data, model, _MODEL_SUBGRAPHS), _MOST_TABLES):
         for tensor in _vector(data, graph, _SUBGRAPH_TENSORS):
+            if next(tables) > _MOST_TABLES:
+                raise Unreadable("it has more tables than any model")
             kind = _entry(data, tensor, _TENSOR_TYPE)
             buffer = _entry(data, tensor, _TENSOR_BUFFER)
             forms[_u32(data, buffer) if buffer else 0] = _TFLITE_FORMATS.get(
@@ -44,7 +51,8 @@ def _blank(data: bytearray) -> None:
             continue
         begin = place + _u32(data, place) + 4
         stop = begin + _u32(data, begin - 4)
-        if stop > len(data):
+        left -= stop - begin  # buffers do not overlap, so together they are within the file
+        if stop > len(data) or left < 0 or next(tables) > _MOST_TABLES:
             raise Unreadable("it is cut off or damaged")
         if not is_plain(data, begin, stop, forms.get(index, "")):
             data[begin:stop] = bytes(stop - begin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Tuple
+from typing import Any, Dict, List, Tuple
 
 from stages.contract import InputError
 
@@ -269,3 +269,14 @@ def select(text: str, stage: str) -> List[Fix]:
         else:
             chosen.add(word)
     return [fix for fix in FIXES if fix.name in chosen and fix.stage == stage]
+
+
+def resolve(options: Dict[str, Any], stage: str) -> List[str]:
+    """The names of the stage's fixes that the option `fixes` asks for.
+
+    They replace what the option says: so the report names each, and a run made from it is the same
+    when the catalogue has grown.
+    """
+    names = [fix.name for fix in select(options["fixes"], stage)]
+    options["fixes"] = ",".join(names) or "none"
+    return names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 import numpy as np
 import onnx
@@ -73,6 +73,8 @@ class Emitter:
         self.reserved: Set[str] = set()
         # Names that some node, or the graph's outputs, read.
         self.consumed: Set[str] = set()
+        # The module path in the user's model by tensor, where it is known.
+        self.layers: Mapping[str, str] = {}
         # The types of the operators that read a name.
         self.readers: Dict[str, Set[str]] = {}
         self._upstream = backend._get_handlers(opsets)
@@ -128,17 +130,22 @@ class Emitter:
                 except StageError:
                     raise
                 except Exception as error:  # what TensorFlow says of shapes that do not fit
-                    raise refusal(node, inputs, f"{type(error).__name__}: {error}") from error
+                    raise self._refusal(node, inputs, f"{type(error).__name__}: {error}") from error
                 self.used.add(fix)
                 return outputs
             return self._by_onnx_tf(node, inputs)
+
+    def _refusal(self, node: Node, inputs: Inputs, why: str) -> StageError:
+        layer = next((self.layers[name] for name in node.outputs if name in self.layers), "")
+        return refusal(node, inputs, why, layer)
 
     def _by_onnx_tf(self, node: Node, inputs: Inputs) -> Sequence[Value]:
         from onnx_tf.pb_wrapper import OnnxNode
 
         handler = self._upstream.get(node.proto.domain, {}).get(node.op_type)
         if handler is None:
-            raise refusal(node, inputs, "neither onnx-tf 1.6.0 nor a fix implements the operator")
+            why = "neither onnx-tf 1.6.0 nor a fix implements the operator"
+            raise self._refusal(node, inputs, why)
         if node.op_type in ("If", "Loop", "Scan"):
             tensors = {name: value.tensor() for name, value in self.values.items()}
         else:
@@ -155,7 +162,7 @@ class Emitter:
                 raise ValueError("onnx-tf's own operator loses the rank of its result")
             return [Value.of_tensor(tensor) for tensor in outputs]
         except Exception as error:  # onnx-tf and TensorFlow raise anything
-            raise refusal(node, inputs, f"{type(error).__name__}: {error}") from error
+            raise self._refusal(node, inputs, f"{type(error).__name__}: {error}") from error
 
 
 _REMEDIES = {
@@ -167,15 +174,19 @@ _REMEDIES = {
 }
 
 
-def refusal(node: Node, inputs: Inputs, why: str) -> StageError:
-    """The error that names the layer, the operator, why it cannot be converted, what to change."""
+def refusal(node: Node, inputs: Inputs, why: str, layer: str = "") -> StageError:
+    """The error that names the layer, the operator, why it cannot be converted, what to change.
+
+    `layer` is its path in the user's model; without one, the ONNX node's name has to do.
+    """
     shapes = ", ".join(
         "none" if v is None else "x".join("?" if d is None else str(d) for d in v.shape) or "scalar"
         for v in inputs
     )
+    operator = f"ONNX operator {node.op_type}" + (f", node '{node.name}'" if layer else "")
     return StageError(
-        f"The layer '{node.name}' (ONNX operator {node.op_type}, inputs {shapes}) cannot be "
-        f"converted: {why.strip()[:500]}",
+        f"The layer '{layer or node.name}' ({operator}, inputs {shapes}) cannot be converted: "
+        f"{why.strip()[:500]}",
         _REMEDIES.get(
             node.op_type,
             f"Replace {node.op_type} in the PyTorch model by operators that convert, with shapes "

@@ -6,7 +6,7 @@ import itertools
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import tensorflow as tf
 from onnx_tf.backend import TensorflowBackend
@@ -49,8 +49,10 @@ class Representation:
         tensors: Dict[str, tf.Tensor],
         axes: Dict[str, Order],
         directly: bool,
+        values: Dict[str, Value],
     ) -> None:
         self.graph = graph
+        self.values = values
         self.inputs = inputs
         self.outputs = outputs
         self.tensor_dict = tensors
@@ -73,11 +75,12 @@ def convert(
     fixes: Iterable[str],
     expected: Sequence[Tensor] = (),
     channels_last_io: bool = False,
+    layers: Optional[Mapping[str, str]] = None,
 ) -> Tuple[Any, List[str]]:
     """Convert an ONNX model with these fixes; the names of those that did something, sorted.
 
     `expected` are the inputs of the PyTorch model: those that the exporter dropped, since no output
-    needs them, become inputs that nothing reads.
+    needs them, become inputs that nothing reads. `layers` has module paths by ONNX tensor.
 
     With `channels_last_io`, inputs and outputs that are images lie in the graph's own order, which
     the result's `axes` tells.
@@ -93,6 +96,7 @@ def convert(
     with graph.as_default():
         emitter = Emitter(TensorflowBackend, model.opset_import, fixes)
         emitter.used |= used
+        emitter.layers = layers or {}
         emitter.reserved |= {_safe(name) for name in source.outputs}
         tensors: Dict[str, tf.Tensor] = {}
         axes: Dict[str, Order] = {}
@@ -133,6 +137,7 @@ def convert(
             known = {name: tensors.get(name, tensor) for name, tensor in outputs.items()}
             result = TensorflowRep(graph, inputs, source.outputs, {**tensors, **known})
             result.axes = axes
+            result.values = emitter.values
             return result, sorted(emitter.used & fixes)
         for name, tensor in outputs.items():
             # An operator of its own, even for an input or an interior tensor.
@@ -143,7 +148,13 @@ def convert(
                 outputs[name] = tensors[name]
         emitter.used.add("outputs")
     result = Representation(
-        graph, inputs, source.outputs, {**tensors, **outputs}, axes, "layout" in fixes
+        graph,
+        inputs,
+        source.outputs,
+        {**tensors, **outputs},
+        axes,
+        "layout" in fixes,
+        emitter.values,
     )
     return result, sorted(emitter.used & fixes)
 

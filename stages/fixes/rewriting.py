@@ -292,6 +292,8 @@ def _find_pixel_shuffles(graph: Graph) -> bool:
         plain = conv is not None and attributes(conv).get("group", 1) == 1
         if plain and all(n in graph.consts for n in conv.input[1:]):
             mode = "DCR"
+            # Its channels lie in another order than ONNX's: it is another tensor.
+            name = conv.output[0] = f"{name}_dcr"
             for i in range(1, len(conv.input)):
                 array = graph.consts[conv.input[i]]
                 split = array.reshape(-1, block * block, *array.shape[1:])

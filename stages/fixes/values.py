@@ -81,6 +81,16 @@ class Value:
         return self.const is None and not self._tensors
 
     @property
+    def is_emitted(self) -> bool:
+        """Whether it lies in the graph as the result of an operator."""
+        return self.const is None and bool(self._tensors)
+
+    def place(self) -> Tuple[tf.Tensor, Order]:
+        """The tensor that its operator gave, and the order of its axes."""
+        order, tensor = next(iter(self._tensors.items()))
+        return tensor, order
+
+    @property
     def order(self) -> Order:
         """The order in which it lies in the graph."""
         if self.const is not None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import NEEDS, STAGES, USER_CODE, Convert, Run, leftovers, run_cli, run_here
+from conftest import NEEDS, RECORD, STAGES, USER_CODE, Convert, Run, leftovers, run_cli, run_here
 
 BAD_INPUT = 2
 
@@ -421,7 +421,7 @@ def test_in_the_stage(refuse: Callable[[str], Run], case: str) -> None:
     assert run.report["outcome"] == "failed" and run.report["exit_code"] == BAD_INPUT
     assert [s["status"] for s in run.report["stages"]] == ["failed", "skipped", "skipped"]
     there = {str(path.relative_to(run.folder)) for path in run.folder.rglob("*")}
-    assert there == {"report.json", "logs", "logs/torch.log"}
+    assert there == RECORD | {"logs", "logs/torch.log"}
     assert leftovers(run.folder) == []
 
 

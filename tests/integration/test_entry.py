@@ -11,7 +11,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from conftest import DOCKER, ROOT, docker_leftovers, leftovers, run_cli, sha256
+from conftest import ARTIFACTS, DOCKER, RECORD, ROOT, docker_leftovers, leftovers, run_cli, sha256
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_gpu import SHOW_A_GPU
@@ -161,9 +161,8 @@ class TestOnnx:
         assert report["gate"]["value"] < 1e-6
         schema = json.loads((ROOT / "docs/schemas/report.schema.json").read_text())
         jsonschema.validate(report, schema)
-        names = {"model.onnx", "model.pb", "model.tflite", "report.json"}
         there = {path.name for path in run.folder.iterdir()}
-        assert there == {*names, "logs"}
+        assert there == {*ARTIFACTS, *RECORD, "logs"}
         assert leftovers(run.folder) == []
         if engine == "docker":
             assert docker_leftovers(report["run"]) == ""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DOCKER, INTERRUPTED, STAGES, docker_leftovers, leftovers
+from html_checks import check
 
 from runner.toolchain import load_image
 
@@ -82,6 +83,8 @@ def test_in_a_stage(models: Path, tmp_path: Path, engine: str, stage: str, numbe
     position = STAGES.index(stage)
     expected = ["ok"] * position + ["interrupted"] + ["skipped"] * (2 - position)
     assert [record["status"] for record in report["stages"]] == expected
+    page = check((folder / "report.html").read_text(encoding="utf-8"))
+    assert f"was interrupted during the stage {stage}" in page.all("h1")[0].words
     # What was finished is kept whole; the log of what was not is kept too.
     artifacts = {path.name for path in folder.glob("model.*")}
     assert artifacts == {file["path"] for file in report["artifacts"]}

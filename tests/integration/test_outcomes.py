@@ -13,6 +13,7 @@ from conftest import (
     ENVIRONMENT,
     OUT_OF_TOLERANCE,
     PASSED,
+    RECORD,
     STAGE_FAILED,
     VACUOUS,
     Convert,
@@ -37,7 +38,7 @@ class TestStageFailed:
         assert [s["status"] for s in run.report["stages"]] == ["failed", "skipped", "skipped"]
         assert "inverse" in run.stage("torch")["failure"]
         assert run.stage("torch")["report"]["error"]["blame"] == "stage"
-        assert files(run.folder) == {"report.json", "logs/torch.log"}
+        assert files(run.folder) == RECORD | {"logs/torch.log"}
         assert "Traceback" in (run.folder / "logs/torch.log").read_text()
         assert run.report["artifacts"] == []
         assert run.report["gate"]["verdict"] is None
@@ -52,7 +53,7 @@ class TestStageFailed:
         assert run.code == STAGE_FAILED, run.stdout
         assert [s["status"] for s in run.report["stages"]] == ["ok", "failed", "skipped"]
         assert "RoiAlign" in run.stage("onnx-tf")["failure"]
-        kept = {"report.json", "logs/torch.log", "logs/onnx-tf.log", "model.onnx"}
+        kept = RECORD | {"logs/torch.log", "logs/onnx-tf.log", "model.onnx"}
         assert files(run.folder) == kept
         (artifact,) = run.report["artifacts"]
         assert artifact["sha256"] == sha256(run.folder / "model.onnx")

@@ -115,3 +115,14 @@ def test_pip_conf_for_builds_names_what_a_container_can_reach() -> None:
     assert f"index-url = {MIRROR}" in text and "https://extra.example/" in text
     assert "file:" not in text
     assert Registry().pip_conf() == ""
+
+
+@pytest.mark.parametrize(
+    ("links", "offline"), [("/wheels", True), ("https://mirror.example/wheels", False)]
+)
+def test_no_index_keeps_uv_off_the_network(home: Path, links: str, offline: bool) -> None:
+    """uv has no variable for it; with folders alone, offline is the same."""
+    registry = read_registry(environ(home, PIP_NO_INDEX="1", PIP_FIND_LINKS=links))
+    assert registry.uv_environment()["UV_FIND_LINKS"] == links
+    assert ("UV_OFFLINE" in registry.uv_environment()) == offline
+    assert "UV_OFFLINE" not in read_registry(environ(home, PIP_NO_INDEX="0")).uv_environment()

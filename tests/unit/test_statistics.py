@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from runner.pipeline import METRICS
+from runner.plan import METRICS
+from runner.report import Histogram
 from stages import statistics
 from stages.statistics import OutputStatistics, judge, judge_all
 
@@ -66,6 +68,10 @@ def test_figures_are_numpys(blocks: int) -> None:
     for key, value in expected.items():
         assert result[key] == pytest.approx(value, rel=1e-9), key
     assert [entry["sample"] for entry in result["worst_samples"]] == worst.tolist()
+    for entry in result["worst_samples"]:
+        own = error[entry["sample"]]
+        assert entry["max_abs"] == pytest.approx(own.max(), rel=1e-9)
+        assert entry["mean_abs"] == pytest.approx(own.mean(), rel=1e-9)
     assert result["samples"] == COUNT
 
 
@@ -85,10 +91,56 @@ def test_quantiles_are_exact_to_a_thousandth(size: float, kind: str) -> None:
     assert result["p99_abs"] <= result["max_abs"]
 
 
+@pytest.mark.parametrize("spread", [0.0, 1.0, 4.0, 12.0, 40.0])
+@pytest.mark.parametrize("size", [1e-7, 1.0, 1e20])
+def test_histogram(size: float, spread: float) -> None:
+    """Against numpy's: from a single bin to errors over all of float32's range."""
+    generator = np.random.default_rng(4)
+    error = generator.lognormal(0, spread, (COUNT, 1, 400)) * size
+    error = np.clip(error, 1e-40, 1e38).astype(np.float32).astype(np.float64)
+    error[generator.random(error.shape) < 0.1] = 0
+    histogram = measure(np.zeros_like(error), error, blocks=3)["histogram"]
+    Histogram.model_validate(histogram)  # the runner takes it
+    edges, counts = np.array(histogram["edges"]), histogram["counts"]
+    assert histogram["zeros"] == np.count_nonzero(error == 0)
+    assert 1 <= len(counts) <= 40
+    assert counts == np.histogram(error[error > 0], edges)[0].tolist()
+    assert sum(counts) == np.count_nonzero(error)
+    assert np.log2(edges[edges > 0]).tolist() == np.round(np.log2(edges[edges > 0])).tolist()
+    # No bin more than needed: the first holds something, and the rest ends in the last.
+    assert counts[0] > 0 and (len(counts) == 40 or counts[-1] > 0 or spread > 4)
+
+
+def test_histogram_leaves_out_what_is_not_finite() -> None:
+    wanted, got = reference(), reference() + np.float32(0.5)
+    wanted[0, 0, :3], got[1, 0, 1] = np.nan, np.inf
+    wanted[2], got[2] = 1, 1
+    histogram = measure(wanted, got)["histogram"]
+    assert histogram["zeros"] == 40
+    assert sum(histogram["counts"]) == (COUNT - 1) * 40 - 4
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"edges": [1.0], "counts": [3]},
+        {"edges": [1.0, 2.0], "counts": []},
+        {"edges": [2.0, 1.0], "counts": [3]},
+        {"edges": [1.0, 2.0], "counts": [-1]},
+        {"edges": [1.0, float("inf")], "counts": [3]},
+        {"edges": list(range(1, 80)), "counts": [1] * 78},
+    ],
+)
+def test_the_runner_takes_no_other_histogram(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Histogram.model_validate({"zeros": 0, **wrong})
+
+
 def test_equal_outputs_have_no_error() -> None:
     result = measure(reference(), reference())
     assert result["mean_abs"] == result["max_abs"] == result["p99_abs"] == result["rms_rel"] == 0
     assert result["worst_samples"] == []
+    assert result["histogram"] == {"zeros": COUNT * 40, "edges": [], "counts": []}
     assert result["top1_agreement"] == 1 and result["cosine_min"] == pytest.approx(1)
     assert verdict(reference(), reference()) == "passed"
 

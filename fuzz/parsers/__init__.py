@@ -1,0 +1,12 @@
+"""One harness for each parser of the host; `ALL` has them by name."""
+
+from __future__ import annotations
+
+from fuzz.harness import Harness
+from fuzz.parsers import archives, command, graphs, models, records, reports, samples, texts
+
+ALL: dict[str, Harness] = {
+    harness.name: harness
+    for module in (models, graphs, samples, reports, records, archives, texts, command)
+    for harness in module.HARNESSES
+}

@@ -1,0 +1,107 @@
+"""Reports: of stages, of runs, and all that is made of them; the cache of finished stages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from fuzz import sample
+from fuzz.harness import Harness
+from runner.batch import as_csv, as_table, rows
+from runner.bundle import write_bundle
+from runner.cached_run import samples_of
+from runner.errors import RunnerError
+from runner.page import render_run, write_table
+from runner.report import StageReport
+from runner.runs import find_runs, read_report
+from runner.stage_cache import StageCache
+from runner.view import ConsoleView
+
+
+def _stage_report(data: bytes, folder: Path) -> bool:
+    """As `runner.pipeline` reads it: a report that does not validate is a stage's failure."""
+    try:
+        report = StageReport.model_validate_json(data)
+    except ValidationError as error:
+        str(error.errors()[0]["msg"])
+        return False
+    report.model_dump_json(by_alias=True)
+    return True
+
+
+def _run_report(data: bytes, folder: Path) -> bool:
+    (folder / "report.json").write_bytes(data)
+    try:
+        report = read_report(folder)
+    except RunnerError:
+        return False
+    page = render_run(report, folder.name)
+    assert "<script" not in page and "\x1b" not in page
+    made = rows(find_runs([folder]).reports)
+    with open("/dev/null", "w") as nothing:
+        console = Console(file=nothing, width=120)
+        console.print(as_table(made, 120))
+        view = ConsoleView(console)
+        view.finished(report, folder)
+    as_csv(made)
+    json.dumps([row.as_dict() for row in made])
+    write_table(made, (), folder / "table.html")
+    write_bundle(folder, folder / "x.zip")
+    return True
+
+
+def _cache_entry(data: bytes, folder: Path) -> bool:
+    """An entry whose index says this of files that are what it says, where it says so at all."""
+    key = "0" * 64
+    files = folder / key / "files"
+    (files / "reports").mkdir(parents=True)
+    (files / "reports/torch.json").write_bytes(json.dumps(sample.stage_report()).encode())
+    (files / "model.onnx").write_bytes(b"model")
+    (files / "log").write_bytes(b"log")
+    (folder / key / "index.json").write_bytes(data)
+    cache = StageCache(folder)
+    for listed in cache.entries():
+        listed.report() if (listed.folder / f"files/reports/{listed.stage}.json").exists() else None
+    entry = cache.find(key)
+    if entry is None:
+        return False
+    entry.report()
+    assert entry.log.is_file()
+    assert all(path.resolve().is_relative_to(files) for path in entry.files.values())
+    return True
+
+
+def cache_index() -> bytes:
+    report = json.dumps(sample.stage_report()).encode()
+    contents = {"reports/torch.json": report, "model.onnx": b"model", "log": b"log"}
+    files = {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        for name, content in contents.items()
+    }
+    index: dict[str, Any] = {"format": 1, "stage": "torch", "made_by_run": "r", "created": 1.0}
+    return json.dumps({**index, "files": files}).encode()
+
+
+def _sample_index(data: bytes, folder: Path) -> bool:
+    found = samples_of(data)
+    if found is None:
+        return False
+    assert found.bytes >= 0
+    return True
+
+
+HARNESSES = [
+    Harness("stage-report", lambda: [json.dumps(sample.stage_report()).encode()], _stage_report),
+    Harness("run-report", sample.run_reports, _run_report),
+    Harness("stage-cache", lambda: [cache_index()], _cache_entry),
+    Harness(
+        "sample-index",
+        lambda: [b'{"count": 3, "outputs": [{"shape": [1, 10], "dtype": "float32"}]}'],
+        _sample_index,
+    ),
+]

@@ -1,0 +1,61 @@
+"""Texts that stages and other tools print: logs, progress, messages in the catalogue's terms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from fuzz.harness import Harness
+from runner.failures import Symptoms, known, last_words, recognise
+from runner.failures.catalogue import load_catalogue
+from runner.failures.match import ANYWHERE, tail
+from runner.stage_output import followed
+from runner.toolchain import load_toolchain
+from runner.view import ConsoleView, known_failure, printable
+
+
+def _failure(data: bytes, folder: Path) -> bool:
+    """Bounded in time whatever the text: the catalogue's patterns meet it all."""
+    (folder / "log").write_bytes(data)
+    text = tail(folder / "log")
+    entry = recognise(Symptoms(text, stage=ANYWHERE, log=text))
+    printable("\n".join(last_words(text)))
+    if entry is None:
+        return False
+    known_failure(known(entry))
+    return True
+
+
+def _words() -> list[bytes]:
+    """Of the catalogue's own examples, so that long texts are nearly matches."""
+    words = {word for entry in load_catalogue() for word in entry.example.split()}
+    return [word.encode() for word in sorted(words)][:400]
+
+
+def _output(data: bytes, folder: Path) -> bool:
+    """A stage's lines, on their way to the log and the view."""
+    stage = load_toolchain("pytorch-tflite-2020").stages[0]
+    with open("/dev/null", "w") as nothing:
+        console = Console(file=nothing, width=100, force_terminal=True)
+        view = ConsoleView(console, verbose=True)
+        view.stage_started(stage)
+        with followed(stage, view, folder / "x.log") as on_line:
+            # Both engines decode so.
+            for line in data.decode(errors="replace").splitlines():
+                on_line(line)
+            for line in data.decode(errors="surrogateescape").splitlines():
+                on_line(line)
+        console.print(view._render())
+    return (folder / "x.log").is_file()
+
+
+HARNESSES = [
+    Harness("failures", lambda: [e.example.encode() for e in load_catalogue()], _failure, _words()),
+    Harness(
+        "stage-output",
+        lambda: [b'@progress {"phase": "export", "done": 1, "total": 3}\nplain line\n'],
+        _output,
+        (b"@progress ", b"{", b"}", b"null", b"1e400", b"\x1b[2J", b"[red]", b"[/]", b"\r"),
+    ),
+]

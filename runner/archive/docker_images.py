@@ -1,0 +1,244 @@
+"""The docker images of an archive: an OCI layout, from `docker save` and for `docker load`."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, cast
+
+import docker
+import docker.errors
+import requests.exceptions
+
+from runner.archive.format import Environment, Part, padding
+from runner.archive.reader import Archive
+from runner.archive.writer import ArchiveWriter
+from runner.errors import DamagedArchive, EnvironmentUnavailable
+from runner.image_build import find_image
+from runner.toolchain import Image
+
+_FOLDER = "images"
+_META = ("oci-layout", "index.json", "manifest.json")
+_MOST_META = 4 << 20
+_BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
+# An archive may name our own images and nothing else: not the user's debian:latest.
+_OURS = re.compile(r"(docker\.io/library/)?runner-[a-z0-9._-]+:[A-Za-z0-9._-]+")
+_LOAD_SECONDS = 3600
+
+OnBytes = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class DockerImage:
+    """An image to save, with the names that it has here."""
+
+    image: Image
+    tag: str
+    id: str
+    base: str
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What to save: the images, all names of theirs and of their bases, and their bytes."""
+
+    images: tuple[DockerImage, ...]
+    references: tuple[str, ...]
+    ids: tuple[str, ...]
+    size: int
+
+
+def select(client: docker.DockerClient, images: Sequence[Image]) -> Selected:
+    """Find built images and their bases. Raises `EnvironmentUnavailable` if one is missing."""
+    found, references, ids = [], [], []
+    size = 0
+    for image in images:
+        record = find_image(client, image)
+        if record is None:
+            raise EnvironmentUnavailable(
+                f"The image '{image.title}' is not here.",
+                f"Build it: runner images build {image.name}.",
+            )
+        latest = f"{record.tag.partition(':')[0]}:latest"
+        tags = client.images.get(record.id).tags
+        references += [tag for tag in (record.tag, latest) if tag in tags]
+        found.append(DockerImage(image, record.tag, record.id, record.base))
+        ids.append(record.id)
+        size += record.size
+        for base in record.base.split("+")[:1]:
+            try:
+                entry = client.images.get(base)
+            except docker.errors.ImageNotFound:
+                continue  # a stage image holds its layers
+            ours = [tag for tag in entry.tags if _OURS.fullmatch(tag)]
+            references += ours or [base]
+            ids.append(base)
+    return Selected(tuple(found), tuple(dict.fromkeys(references)), tuple(dict.fromkeys(ids)), size)
+
+
+def add_to(writer: ArchiveWriter, selected: Selected, on_bytes: OnBytes) -> None:
+    """Append the images' layout, each blob once. Does nothing if an interrupted save had it all."""
+    if all(writer.find(f"{_FOLDER}/{name}") for name in _META):
+        return
+    meta: dict[str, bytes] = {}
+    with _saving(selected.references) as tar:
+        for member in tar:
+            content = tar.extractfile(member) if member.isreg() else None
+            if content is None:
+                continue
+            name = PurePosixPath(member.name).as_posix()
+            if match := _BLOB.fullmatch(name):
+                if writer.find(f"{_FOLDER}/{name}"):
+                    on_bytes(member.size)
+                    continue
+                writer.add(
+                    f"{_FOLDER}/{name}",
+                    "image",
+                    content,
+                    member.size,
+                    sha256=match[1],
+                    compress=True,
+                    on_bytes=on_bytes,
+                )
+            elif name in _META:
+                meta[name] = content.read(_MOST_META)
+    if set(meta) != set(_META):
+        raise EnvironmentUnavailable(
+            "This Docker engine does not save images as an OCI layout.",
+            "Update it to Docker Engine 25 or later, or save with --engine process.",
+        )
+    # Last, so that they say that all blobs are there.
+    for name, data in meta.items():
+        writer.add(f"{_FOLDER}/{name}", "image", io.BytesIO(data), len(data))
+
+
+def check(archive: Archive) -> list[Part]:
+    """The parts of an archive's images, if loading them changes nothing but images of ours.
+
+    Raises `DamagedArchive` if names, hashes or the layout's own files say otherwise.
+    """
+    parts = archive.index.of_kind("image")
+    meta = {}
+    for part in parts:
+        match = _BLOB.fullmatch(part.path)
+        if part.path in _META:
+            if part.size > _MOST_META:
+                raise _refused(part.path, "it is too large")
+            meta[part.path] = b"".join(archive.content(part))
+        elif not match or match[1] != part.sha256:
+            raise _refused(part.path, "it is not a blob of that hash")
+    if parts and set(meta) != set(_META):
+        raise _refused("the image layout", "it is not whole")
+    try:
+        names = list(_names(meta)) if parts else []
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise _refused("the image layout", "it does not read as one") from None
+    for name in names:
+        if not isinstance(name, str) or not _OURS.fullmatch(name):
+            raise _refused("the image layout", f"it would name an image {str(name)[:200]!r}")
+    return parts
+
+
+def load(
+    client: docker.DockerClient, archive: Archive, parts: Sequence[Part], on_bytes: OnBytes
+) -> None:
+    """Load checked images into an engine, which takes all of them or none.
+
+    Raises `DamagedArchive` if a blob turns out wrong, `EnvironmentUnavailable` if the engine fails.
+    """
+    client.api.timeout = _LOAD_SECONDS
+    try:
+        client.images.load(cast(Any, _as_tar(archive, parts, on_bytes)))
+    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+        raise EnvironmentUnavailable(
+            f"The Docker engine did not load the images: {error}",
+            "Check the engine (docker info) and its disk, then load again.",
+        ) from None
+
+
+def settle(client: docker.DockerClient, environment: Environment) -> bool:
+    """Whether a loaded image has the id it was saved with; if so, compose.yaml finds it too."""
+    try:
+        image = client.images.get(environment.tag)
+    except docker.errors.ImageNotFound:
+        return False
+    if image.id != environment.id:
+        return False
+    repository = environment.tag.partition(":")[0]
+    try:
+        client.images.get(f"{repository}:latest")
+    except docker.errors.ImageNotFound:
+        image.tag(repository, "latest")
+    return True
+
+
+def _as_tar(archive: Archive, parts: Sequence[Part], on_bytes: OnBytes) -> Iterator[bytes]:
+    for folder in ("blobs", "blobs/sha256"):
+        member = tarfile.TarInfo(folder)
+        member.type, member.mode = tarfile.DIRTYPE, 0o755
+        yield member.tobuf(tarfile.PAX_FORMAT)
+    for part in parts:
+        member = tarfile.TarInfo(part.path)
+        member.size = part.size
+        yield member.tobuf(tarfile.PAX_FORMAT)
+        for chunk in archive.content(part):
+            on_bytes(len(chunk))
+            yield chunk
+        yield bytes(padding(part.size))
+    yield bytes(1024)
+
+
+def _names(meta: dict[str, bytes]) -> Iterator[Any]:
+    """Every name that an engine would give an image, by either of the two indexes."""
+    for entry in json.loads(meta["manifest.json"]):
+        yield from entry["RepoTags"] or ()
+    for entry in json.loads(meta["index.json"])["manifests"]:
+        name = (entry.get("annotations") or {}).get("io.containerd.image.name")
+        if name is not None:
+            yield name
+
+
+@contextmanager
+def _saving(references: Sequence[str]) -> Iterator[tarfile.TarFile]:
+    """`docker save` as a tar to read."""
+    with tempfile.TemporaryFile() as said:
+        try:
+            process = subprocess.Popen(
+                ["docker", "save", *references], stdout=subprocess.PIPE, stderr=said
+            )
+        except FileNotFoundError:
+            raise EnvironmentUnavailable(
+                "The program 'docker' is not on this machine.", "Install Docker's command line."
+            ) from None
+        whole = False
+        try:
+            assert process.stdout is not None
+            with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
+                yield tar
+            process.stdout.read()
+            whole = True
+        except tarfile.TarError:
+            pass  # what docker says is the better explanation
+        finally:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+            process.kill()
+            status = process.wait()
+        if status or not whole:
+            said.seek(0)
+            words = said.read().decode(errors="replace").strip() or "its output is no tar"
+            raise EnvironmentUnavailable(f"`docker save` failed: {words}", "See docker info.")
+
+
+def _refused(part: str, why: str) -> DamagedArchive:
+    return DamagedArchive(
+        f"The archive's images are refused: {part}: {why}.", "Nothing was loaded."
+    )

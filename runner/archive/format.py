@@ -1,0 +1,191 @@
+"""What an archive is: a plain tar of parts, with an index that accounts for every byte.
+
+    README.txt, source/..., wheels/..., interpreter/..., images/..., runs/...   the parts
+    index.json                                                                 what each part is
+    index.trailer                                                              the index's own hash
+    1,024 zero bytes                                                           the end of a tar
+
+Any tar program extracts it. Parts are stored as they are, or as Zstandard (their names end in
+.zst). Headers are a function of name and size, and padding is zero, so the index fixes the whole
+file: no bit of it can change unnoticed.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from runner.pins import release_of
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+FORMAT = "runner-archive"
+VERSION = 1
+INDEX = "index.json"
+TRAILER = "index.trailer"
+TRAILER_LINE = "{sha256}  index.json\n{offset:016d} {size:016d}\n"
+TRAILER_PATTERN = re.compile(r"([0-9a-f]{64})  index\.json\n(\d{16}) (\d{16})\n", re.ASCII)
+TRAILER_SIZE = len(TRAILER_LINE.format(sha256="0" * 64, offset=0, size=0))
+
+# Bounds on what an archive of unknown origin may ask for.
+MOST_INDEX = 64 << 20
+MOST_PARTS = 100_000
+MOST_PART = 64 << 30
+MOST_CONTENT = 256 << 30
+# A tar header of the oldest form holds no larger size.
+MOST_STORED = 8 << 30
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_.+~@!=,()\[\]{}#%^ -]+(/[A-Za-z0-9_.+~@!=,()\[\]{}#%^ -]+)*")
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+Digest = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}(\+sha256:[0-9a-f]{64})?)?$")]
+Kind = Literal["about", "source", "wheel", "own-wheel", "interpreter", "image", "run"]
+# The first folder of a part's name tells its kind, so neither can pretend to be another.
+FOLDERS: dict[Kind, str] = {
+    "about": "",
+    "source": "source/",
+    "wheel": "wheels/",
+    "own-wheel": "own-wheels/",
+    "interpreter": "interpreter/",
+    "image": "images/",
+    "run": "runs/",
+}
+
+
+def _safe(name: str) -> str:
+    check_name(name)
+    if "/" in name:
+        raise ValueError(f"{name!r} is no folder's name")
+    return name
+
+
+RunName = Annotated[str, AfterValidator(_safe)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Part(_Model):
+    """One file of an archive. `sha256` and `size` are its content's, before compression."""
+
+    name: str = Field(max_length=255)
+    kind: Kind
+    offset: int = Field(ge=BLOCK)
+    stored_size: int = Field(ge=0, lt=MOST_STORED)
+    stored_sha256: Sha256
+    size: int = Field(ge=0, lt=MOST_PART)
+    sha256: Sha256
+    compression: Literal["none", "zstd"]
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> Part:
+        check_name(self.name)
+        folder = FOLDERS[self.kind]
+        if not self.name.startswith(folder) or (not folder and "/" in self.name):
+            raise ValueError(f"{self.name!r} is no name for a part of kind {self.kind}")
+        if self.kind in ("wheel", "own-wheel") and release_of(self.path) is None:
+            raise ValueError(f"{self.name!r} is no wheel and no sdist")
+        if (self.compression == "zstd") != self.name.endswith(".zst"):
+            raise ValueError(f"{self.name!r} does not say how it is compressed")
+        if self.compression == "none" and (self.stored_size, self.stored_sha256) != (
+            self.size,
+            self.sha256,
+        ):
+            raise ValueError(f"{self.name!r} is stored as it is, and yet otherwise")
+        return self
+
+    @property
+    def path(self) -> str:
+        """Its name within its kind: `blobs/sha256/…` of `images/blobs/sha256/….zst`."""
+        suffix = ".zst" if self.compression == "zstd" else ""
+        return self.name[len(FOLDERS[self.kind]) :].removesuffix(suffix)
+
+
+class Environment(_Model):
+    """An environment that the archive serves: an image of a toolchain, with one lock."""
+
+    image: Word
+    python: Word
+    lock_sha256: Sha256
+    key: Sha256
+    """`Image.environment_key`: it changes whenever an installed file could."""
+    wheels: tuple[Sha256, ...]
+    """The content of what the lock installs; empty if the archive lacks the process engine's."""
+    own_wheels: tuple[Sha256, ...] = ()
+    stand_ins: tuple[str, ...] = ()
+    tag: str = Field(default="", pattern=r"^(runner-[a-z0-9._-]+:[A-Za-z0-9._-]+)?$")
+    """The docker image's name and id; empty if the archive lacks it."""
+    id: Digest = ""
+    base: Digest = ""
+
+
+class Interpreter(_Model):
+    """A CPython: a tar of what lies under its prefix."""
+
+    version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
+    sha256: Sha256
+    needs: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]+$")], ...]
+    """Shared libraries of the system that its extension modules link to: not in the archive."""
+
+
+class Index(_Model):
+    """The last but one member, index.json."""
+
+    format: Literal["runner-archive"] = "runner-archive"
+    version: Literal[1] = 1
+    created: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
+    runner: str
+    platform: str
+    toolchains: tuple[Word, ...]
+    environments: tuple[Environment, ...]
+    host_python: str
+    """The Python whose wheels of the runner's own lock are in it; empty if none are."""
+    interpreters: tuple[Interpreter, ...]
+    runs: tuple[RunName, ...]
+    parts: tuple[Part, ...] = Field(max_length=MOST_PARTS)
+
+    @model_validator(mode="after")
+    def _accounts_for_every_byte(self) -> Index:
+        check_layout(self.parts)
+        if len({part.name for part in self.parts}) != len(self.parts):
+            raise ValueError("two parts have one name")
+        if sum(part.size for part in self.parts) > MOST_CONTENT:
+            raise ValueError("its parts are larger than an archive's can be")
+        return self
+
+    def of_kind(self, *kinds: Kind) -> list[Part]:
+        return [part for part in self.parts if part.kind in kinds]
+
+
+def check_name(name: str) -> None:
+    """Raise `ValueError` for a name that could leave the folder it is put into."""
+    if not _SAFE_NAME.fullmatch(name) or any(p in ("..", ".") for p in name.split("/")):
+        raise ValueError(f"unsafe name {name!r}")
+
+
+def header(name: str, size: int) -> bytes:
+    """The one header that a part of this name and size has: a block, or three for a long name."""
+    member = tarfile.TarInfo(name)
+    member.size = size
+    member.mode = 0o644
+    return member.tobuf(tarfile.GNU_FORMAT, "ascii", "strict")
+
+
+def padding(size: int) -> int:
+    return -size % BLOCK
+
+
+def check_layout(parts: Sequence[Part]) -> int:
+    """Where the next part's header begins. Raises `ValueError` if parts overlap or leave a gap."""
+    position = 0
+    for part in parts:
+        if part.offset != position + len(header(part.name, part.stored_size)):
+            raise ValueError(f"{part.name!r} does not follow the part before it")
+        position = part.offset + part.stored_size + padding(part.stored_size)
+    return position

@@ -1,0 +1,189 @@
+"""A CPython in an archive: a tar of regular files, that runs wherever it is put."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+from runner.archive.format import check_name
+from runner.base_image import copy_cpython
+from runner.errors import BadInput, EnvironmentUnavailable
+
+# Of the C library; every glibc system has them.
+_GLIBC = (
+    *("linux-vdso", "ld-linux", "libc.", "libm.", "libdl.", "libpthread.", "librt.", "libutil."),
+    *("libresolv.", "libnsl.so.1", "libanl."),
+)
+_MOST_FILES = 20_000
+_MOST_BYTES = 2 << 30
+# Of a header that gives a long name.
+_MOST_EXTENDED = 1 << 20
+# What a stage and its installation cannot do without.
+_CHECK = (
+    "import sys, ctypes, zlib, hashlib, venv; "
+    "print(sys.prefix); print(open('/proc/self/maps').read())"
+)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A tar of an interpreter; `needs` are shared libraries of the system that it does not hold."""
+
+    path: Path
+    version: str
+    needs: tuple[str, ...]
+
+
+def pack(executable: Path, version: str, folder: Path) -> Packed:
+    """Copy a CPython into `folder`, make it relocatable, and make a tar of it.
+
+    The standard library's tests, Tk and what compiles C extensions are left out, and so are shared
+    libraries of the system. Raises `EnvironmentUnavailable` if the copy does not run by itself.
+    """
+    copy = folder / "python"
+    full_version = copy_cpython(executable, version, copy)
+    _relocate(executable, copy / "bin" / f"python{version}")
+    _check(copy, version)
+    tar_path = folder / "python.tar"
+    with tarfile.open(tar_path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for path in sorted(
+            p for p in copy.rglob("*") if p.is_file() and "__pycache__" not in p.parts
+        ):
+            # Other links become copies of what they point to: an archive has no links.
+            if path.is_symlink() and path.name.startswith(("python", "libpython")):
+                continue
+            member = tarfile.TarInfo(path.relative_to(copy).as_posix())
+            member.size = path.stat().st_size
+            member.mode = 0o755 if os.access(path, os.X_OK) else 0o644
+            with open(path, "rb") as file:
+                tar.addfile(member, file)
+    return Packed(tar_path, full_version, _needs(copy))
+
+
+def unpack(source: IO[bytes], folder: Path) -> None:
+    """Unpack an interpreter's tar of unknown origin into a new folder: regular files only.
+
+    Raises `BadInput` for anything else in it, and for more than an interpreter ever has.
+    """
+    left, files = _MOST_BYTES, 0
+    try:
+        _check_headers(source)
+        with tarfile.open(fileobj=source, mode="r|") as tar:
+            for member in tar:
+                check_name(member.name)
+                left, files = left - member.size, files + 1
+                content = tar.extractfile(member) if member.isreg() else None
+                if content is None or left < 0 or files > _MOST_FILES:
+                    raise ValueError(f"{member.name!r} is not for an interpreter")
+                target = folder / member.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with open(target, "xb") as file:
+                    shutil.copyfileobj(content, file)
+                target.chmod(0o755 if member.mode & 0o100 else 0o644)
+    except (tarfile.TarError, ValueError, FileExistsError, NotADirectoryError) as error:
+        raise BadInput(f"The archive's interpreter cannot be unpacked: {error}") from None
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL):
+            raise
+        raise BadInput(f"The archive's interpreter cannot be unpacked: {error.strerror}") from None
+
+
+def _check_headers(source: IO[bytes]) -> None:
+    """Raise `ValueError` for a header that `tarfile` would take into memory at any size."""
+    end = source.seek(0, os.SEEK_END)
+    position = 0
+    while position < end:
+        source.seek(position)
+        block = source.read(tarfile.BLOCKSIZE)
+        if not block.strip(b"\0"):
+            break
+        member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        if member.type not in tarfile.REGULAR_TYPES and member.size > _MOST_EXTENDED:
+            raise ValueError(f"a header of {member.size:,} bytes")
+        if member.size < 0 or member.type in (tarfile.GNUTYPE_SPARSE, tarfile.CONTTYPE):
+            raise ValueError("a member of another kind than files")
+        position += tarfile.BLOCKSIZE + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    source.seek(0)
+
+
+def _relocate(executable: Path, copy: Path) -> None:
+    """Let a CPython find its libpython beside itself, wherever it lies.
+
+    One built with --enable-shared names the folder it was built for in its run path; the name is
+    overwritten in place, since the new one is shorter.
+    """
+    script = "import sys; print(sys.base_prefix)"
+    command = [str(executable), "-I", "-c", script]
+    prefix = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    old, new = f"\0{prefix}/lib\0".encode(), b"\0$ORIGIN/../lib"
+    data = copy.read_bytes()
+    if data.count(old) == 1 and len(new) < len(old):
+        copy.write_bytes(data.replace(old, new.ljust(len(old), b"\0")))
+
+
+def _check(copy: Path, version: str) -> None:
+    result = subprocess.run(
+        [str(copy / "bin" / f"python{version}"), "-I", "-B", "-c", _CHECK],
+        env={"PATH": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    prefix, _, maps = result.stdout.partition("\n")
+    foreign = [
+        line
+        for line in maps.splitlines()
+        if "libpython" in line and str(copy.resolve()) not in line
+    ]
+    if result.returncode or Path(prefix) != copy.resolve() or foreign:
+        last = result.stderr.strip().splitlines()[-1:] or ["it depends on where it is installed"]
+        raise EnvironmentUnavailable(
+            f"The CPython {version} of this machine cannot be archived: {last[0]}",
+            "Save with --engine docker, or install a movable one: `uv python install 3.8`.",
+        )
+
+
+def _needs(copy: Path) -> tuple[str, ...]:
+    """The system's shared libraries that the copy's programs and modules link to."""
+    names = set()
+    for path in _binaries(copy):
+        result = subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=False)
+        for line in result.stdout.splitlines():
+            name, _, target = line.strip().partition(" => ")
+            file = Path(name.split(" ")[0]).name
+            if not file.startswith(_GLIBC) and ".so" in file and str(copy) not in target:
+                names.add(file)
+    return tuple(sorted(n for n in names if not n.startswith("libpython")))
+
+
+def _binaries(copy: Path) -> Iterable[Path]:
+    yield from (p for p in (copy / "bin").iterdir() if not p.is_symlink())
+    yield from copy.rglob("*.so")
+
+
+def reading(chunks: Iterable[bytes]) -> IO[bytes]:
+    """Chunks as a file to read from."""
+    return cast("IO[bytes]", _Chunks(chunks))
+
+
+class _Chunks:
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._pending = b""
+
+    def read(self, size: int = -1) -> bytes:
+        while size < 0 or len(self._pending) < size:
+            chunk = next(self._chunks, b"")
+            if not chunk:
+                break
+            self._pending += chunk
+        end = len(self._pending) if size < 0 else size
+        data, self._pending = self._pending[:end], self._pending[end:]
+        return data

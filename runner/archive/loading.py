@@ -1,0 +1,258 @@
+"""`runner archive load`: check all of an archive, then take what it holds, all or nothing."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock
+
+from runner import wheel_store
+from runner.archive import docker_images, interpreter
+from runner.archive.format import Index, Part
+from runner.archive.reader import Archive
+from runner.archive.showing import counting
+from runner.engines.base import Progress
+from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
+from runner.files import human_bytes, sha256_of
+from runner.image_build import image_tag
+from runner.places import cache_folder, interpreters_folder, wheels_folder
+from runner.toolchain import Image, all_images, with_wheels
+from runner.wheels import accept_wheel
+
+_STAGING = ".loading-"
+ENGINES = ("all", "docker", "process")
+
+
+@dataclass
+class Loaded:
+    """What a load brought. `serves` names, for each engine, the images that it now has."""
+
+    index: Index
+    serves: dict[str, list[str]] = field(default_factory=dict)
+    own_wheels: list[Path] = field(default_factory=list)
+    runs: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def verify(file: Path, progress: Progress) -> Index:
+    """Check every byte of an archive. Raises `BadInput`, and `DamagedArchive` naming the part."""
+    with Archive(file) as archive:
+        _verify(archive, progress)
+        docker_images.check(archive)
+        return archive.index
+
+
+def load(
+    file: Path, progress: Progress, *, engine: str = "all", runs: Path | None = None
+) -> Loaded:
+    """Make an archive's environments ready for the engines, and restore its runs into a folder.
+
+    Nothing takes effect before all of the archive has been checked; then each wheel, interpreter
+    and run appears whole, and the images all together or not at all. With 'all', an engine that
+    is not here is left out, and a note says so.
+    """
+    if engine not in ENGINES:
+        raise BadInput(f"There is no engine '{engine}'.", f"Engines: {', '.join(ENGINES)}.")
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    with Archive(file) as archive, FileLock(str(cache / "archive.lock")):
+        for stale in cache.glob(f"{_STAGING}*"):  # of a load that was killed
+            shutil.rmtree(stale, ignore_errors=True)
+        loaded = Loaded(archive.index)
+        _insist(archive.index, engine)
+        _check_space(archive, engine, cache, runs)
+        _verify(archive, progress)
+        images = docker_images.check(archive)
+        with _staging(cache) as staging, _staging(runs) as staged_runs:
+            moves: list[tuple[Path, Path]] = []
+            if engine in ("all", "process"):
+                moves += _stage_packages(archive, staging, progress)
+                moves += _stage_interpreters(archive, staging)
+            if runs is not None:
+                moves += _stage_runs(archive, staged_runs, runs)
+                loaded.runs = [runs / name for name in archive.index.runs]
+            if engine in ("all", "docker") and images:
+                _load_images(archive, images, loaded, engine, progress)
+            for source, target in moves:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source.rename(target)
+        _tell(loaded)
+        return loaded
+
+
+def _insist(index: Index, engine: str) -> None:
+    """Raise `BadInput` if an archive has nothing for the one engine that was asked for."""
+    has = {
+        "docker": bool(index.of_kind("image")),
+        "process": any(environment.wheels for environment in index.environments),
+    }
+    if not has.get(engine, True):
+        raise BadInput(
+            f"The archive has nothing for the {engine} engine.",
+            f"It was saved for the other one: load without --engine {engine}.",
+        )
+
+
+def _check_space(archive: Archive, engine: str, cache: Path, runs: Path | None) -> None:
+    """Raise `EnvironmentUnavailable` where the disk could not hold what the index says."""
+    wanted: dict[Path, tuple[str, ...]] = {}
+    if engine != "docker":
+        wanted[cache] = ("wheel", "own-wheel", "interpreter")
+    if runs is not None:
+        runs.mkdir(parents=True, exist_ok=True)
+        wanted[runs] = ("run",)
+    for folder, kinds in wanted.items():
+        needed = sum(part.size for part in archive.index.parts if part.kind in kinds)
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise EnvironmentUnavailable(
+                f"{folder} has {human_bytes(free)} free; the archive takes {human_bytes(needed)} "
+                "there.",
+                "Take a larger disk: RUNNER_CACHE_DIR says where the runner keeps packages.",
+            )
+
+
+def _verify(archive: Archive, progress: Progress) -> None:
+    total = sum(part.stored_size for part in archive.index.parts)
+    with counting(progress, "checking the archive", total) as on_bytes:
+        archive.verify(on_bytes)
+
+
+@contextmanager
+def _staging(beside: Path | None) -> Iterator[Path]:
+    """A scratch folder on the same file system as what will be there."""
+    if beside is None:
+        yield Path()
+        return
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=_STAGING, dir=beside) as name:
+        yield Path(name)
+
+
+def _stage_packages(archive: Archive, staging: Path, progress: Progress) -> list[tuple[Path, Path]]:
+    parts = [part for part in archive.index.of_kind("wheel", "own-wheel") if not _is_stored(part)]
+    moves = []
+    with counting(progress, "packages", sum(part.size for part in parts)) as on_bytes:
+        for part in parts:
+            folder = staging / "wheels" / part.sha256
+            if folder.exists():
+                continue
+            archive.extract(part, folder / part.path)
+            on_bytes(part.size)
+            moves.append((folder, wheels_folder() / part.sha256))
+    return moves
+
+
+def _is_stored(part: Part) -> bool:
+    """Whether a file is in the store, and sound; one that is damaged makes room."""
+    path = wheel_store.find(part.sha256)
+    if path is not None and path.stat().st_size == part.size and sha256_of(path) == part.sha256:
+        return True
+    shutil.rmtree(wheels_folder() / part.sha256, ignore_errors=True)
+    return False
+
+
+def _stage_interpreters(archive: Archive, staging: Path) -> list[tuple[Path, Path]]:
+    moves = []
+    parts = {part.sha256: part for part in archive.index.of_kind("interpreter")}
+    for entry in archive.index.interpreters:
+        if entry.sha256 not in parts:
+            raise BadInput(f"The archive lacks CPython {entry.version}, which its index names.")
+        name = f"cpython-{entry.version}-{entry.sha256[:12]}"
+        if (interpreters_folder() / name).exists():
+            continue
+        # Whoever reads less than all would not learn that the end is wrong: so, a copy first.
+        tar = staging / f"{name}.tar"
+        archive.extract(parts[entry.sha256], tar)
+        with open(tar, "rb") as source:
+            interpreter.unpack(source, staging / name)
+        moves.append((staging / name, interpreters_folder() / name))
+    return moves
+
+
+def _stage_runs(archive: Archive, staging: Path, target: Path) -> list[tuple[Path, Path]]:
+    names = archive.index.runs
+    if not names:
+        raise BadInput("The archive holds no runs.", "Load it without --run.")
+    for name in names:
+        if (target / name).exists():
+            raise BadInput(f"{target / name} exists already.", "Restore the runs elsewhere.")
+    for part in archive.index.of_kind("run"):
+        if part.path.partition("/")[0] in names:
+            archive.extract(part, staging / part.path)
+    missing = [name for name in names if not (staging / name).is_dir()]
+    if missing:
+        raise BadInput(f"The archive lacks the run {missing[0]}, which its index names.")
+    return [(staging / name, target / name) for name in names]
+
+
+def _load_images(
+    archive: Archive, images: Sequence[Part], loaded: Loaded, engine: str, progress: Progress
+) -> None:
+    from runner.engines.docker import connect
+
+    try:
+        client = connect()
+    except EnvironmentUnavailable as error:
+        if engine == "docker":
+            raise
+        loaded.notes.append(f"{error.message} The archive's images were not loaded.")
+        return
+    with counting(progress, "docker images", sum(part.size for part in images)) as on_bytes:
+        docker_images.load(client, archive, images, on_bytes)
+    for environment in archive.index.environments:
+        if not environment.id:
+            continue
+        if not docker_images.settle(client, environment):
+            raise EnvironmentUnavailable(
+                f"The engine gave the image '{environment.image}' another id than it was saved "
+                "with.",
+                "Its image store is of another kind; use --engine process, or build the images.",
+            )
+        loaded.serves.setdefault("docker", []).append(environment.image)
+
+
+def _tell(loaded: Loaded) -> None:
+    """Say which of this runner's own environments the archive serves now."""
+    loaded.own_wheels = [
+        path
+        for part in loaded.index.of_kind("own-wheel")
+        if (path := wheel_store.find(part.sha256)) is not None
+    ]
+    images = {image.title: image for image in all_images()}
+    served = loaded.serves.pop("docker", [])
+    for environment in loaded.index.environments:
+        image = _with_own(images.get(environment.image), loaded.own_wheels)
+        if image is None or image.environment_key != environment.key:
+            loaded.notes.append(
+                f"{environment.image}: the archive's lock is not this runner's, which will not use "
+                "it. The runner that will is in the archive: tar -xf it, see README.txt."
+            )
+            continue
+        if environment.wheels and wheel_store.serves(image):
+            loaded.serves.setdefault("process", []).append(environment.image)
+        if environment.image in served and image_tag(image, environment.base) == environment.tag:
+            loaded.serves.setdefault("docker", []).append(environment.image)
+        elif environment.image in served:
+            loaded.notes.append(
+                f"{environment.image}: the docker image holds other stage code than this runner's, "
+                "which will build its own. The runner that uses it is in the archive: README.txt."
+            )
+
+
+def _with_own(image: Image | None, wheels: Sequence[Path]) -> Image | None:
+    """An image with those of the loaded wheels that it takes."""
+    if image is None or not image.stand_ins:
+        return image
+    accepted = []
+    for wheel in wheels:
+        try:
+            accepted.append(accept_wheel(str(wheel), [image]))
+        except RunnerError:
+            continue
+    return with_wheels(image, tuple(accepted))

@@ -1,0 +1,102 @@
+"""The wheels and sdists that locks name: found in the store or on an index, and archived."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from packaging.tags import Tag
+
+from runner import wheel_store
+from runner.archive.writer import ArchiveWriter
+from runner.errors import EnvironmentUnavailable
+from runner.package_index import IndexFile, PackageIndexes
+from runner.pins import Pin, choose
+
+# Requests to an index at a time: polite, and enough to hide its latency.
+AT_ONCE = 8
+_CHUNK = 1 << 20
+
+OnBytes = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A pin, for whom (an image's title, or 'runner'), and what wheels that takes."""
+
+    pin: Pin
+    owner: str
+    tags: Sequence[Tag]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The one file that an installer takes for a pin."""
+
+    owner: str
+    file: IndexFile
+
+
+def find(indexes: PackageIndexes, wanted: Sequence[Wanted]) -> list[Found]:
+    """The file of each pin. Raises `EnvironmentUnavailable` that names every pin without one."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        answers = list(pool.map(lambda item: _find(indexes, item), wanted))
+    missing = [
+        f"- {item.owner}: {item.pin}{why}"
+        for item, (file, why) in zip(wanted, answers, strict=True)
+        if file is None
+    ]
+    if missing:
+        raise EnvironmentUnavailable(
+            "These pins cannot be had:\n" + "\n".join(missing),
+            "`runner lock --audit` tells more; a vanished pin needs a stand-in or a --wheel.",
+        )
+    return [
+        Found(item.owner, file)
+        for item, (file, _) in zip(wanted, answers, strict=True)
+        if file is not None
+    ]
+
+
+def add_to(
+    writer: ArchiveWriter, indexes: PackageIndexes, files: Iterable[IndexFile], on_bytes: OnBytes
+) -> None:
+    """Fetch files into an archive, each checked against its lock's hash; uncompressed."""
+    for file in files:
+        name = f"wheels/{file.name}"
+        part = writer.find(name)
+        if part is not None and part.sha256 == file.sha256:
+            on_bytes(part.size)
+            continue
+        size = indexes.size(file)
+        with indexes.open(file) as source:
+            if size:
+                writer.add(name, "wheel", source, size, sha256=file.sha256, on_bytes=on_bytes)
+                continue
+            # An index that does not say how large its files are.
+            with tempfile.TemporaryFile() as spooled:
+                while chunk := source.read(_CHUNK):
+                    spooled.write(chunk)
+                size = spooled.tell()
+                spooled.seek(0)
+                writer.add(name, "wheel", spooled, size, sha256=file.sha256, on_bytes=on_bytes)
+
+
+def _find(indexes: PackageIndexes, wanted: Wanted) -> tuple[IndexFile | None, str]:
+    stored = [
+        IndexFile(path.name, path.as_uri(), sha, path.stat().st_size, source="an archive")
+        for sha in wanted.pin.hashes
+        if (path := wheel_store.find(sha))
+    ]
+    if file := choose(stored, wanted.tags):
+        return file, ""
+    listing = indexes.listing(wanted.pin)
+    locked = [file for file in listing.files if file.sha256 in wanted.pin.hashes]
+    file = choose(locked, wanted.tags)
+    if listing.problems:
+        return file, f" ({'; '.join(listing.problems)})"
+    if listing.files and not locked:
+        return file, " (what is listed has other hashes than the lock)"
+    return file, ""

@@ -1,0 +1,242 @@
+"""Reading an archive of unknown origin: nothing of a part is used before its hash is right."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, cast
+
+import zstandard
+from pydantic import ValidationError
+
+from runner.archive.format import (
+    BLOCK,
+    END,
+    INDEX,
+    MOST_INDEX,
+    TRAILER,
+    TRAILER_PATTERN,
+    TRAILER_SIZE,
+    Index,
+    Part,
+    check_layout,
+    check_name,
+    header,
+    padding,
+)
+from runner.errors import BadInput, DamagedArchive
+
+_CHUNK = 1 << 20
+_REMEDY = "Copy or save it again; nothing of it was loaded."
+# More memory than any of our own frames needs.
+_MOST_WINDOW = 128 << 20
+
+OnBytes = Callable[[int], None]
+
+
+class Archive:
+    """An open archive whose index is sound. Its parts are checked as they are read."""
+
+    def __init__(self, path: Path) -> None:
+        """Open and read the index. Raises `BadInput` or `DamagedArchive`, and names the part."""
+        self.path = path
+        if not path.is_file():
+            raise BadInput(f"There is no archive {path}.")
+        self._file: BinaryIO = path.open("rb")
+        try:
+            self.index = self._read_index()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def verify(self, on_bytes: OnBytes = lambda count: None) -> None:
+        """Check every part, header and padding byte, and each content. Raises `DamagedArchive`."""
+        for part in self.index.parts:
+            check_stored(self._file, part, self.path.name)
+            if part.compression != "none":
+                for _ in self.content(part):
+                    pass
+            on_bytes(part.stored_size)
+
+    def check(self, name: str) -> None:
+        """Check one part as it lies in the file. Raises `DamagedArchive`."""
+        part = next(part for part in self.index.parts if part.name == name)
+        check_stored(self._file, part, self.path.name)
+
+    def content(self, part: Part) -> Iterator[bytes]:
+        """A part's content in chunks. Raises `DamagedArchive` at its end if its hash is wrong.
+
+        So whoever writes it somewhere must give it its name only after the last chunk.
+        """
+        digest = hashlib.sha256()
+        left = part.size
+        try:
+            for chunk in self._chunks(part):
+                left -= len(chunk)
+                if left < 0:
+                    raise self._damaged(part.name, "it is larger than the index says")
+                digest.update(chunk)
+                yield chunk
+        except zstandard.ZstdError as error:
+            raise self._damaged(part.name, f"it does not decompress: {error}") from None
+        if left or digest.hexdigest() != part.sha256:
+            raise self._damaged(part.name, "its content does not have the hash in the index")
+
+    def extract(self, part: Part, target: Path) -> None:
+        """Write a part's content to a new file, which is there only if it is right."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(target, "xb") as file:
+                for chunk in self.content(part):
+                    file.write(chunk)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+
+    def _chunks(self, part: Part) -> Iterator[bytes]:
+        stored = _Section(self._file, part.offset, part.stored_size)
+        if part.compression == "none":
+            while chunk := stored.read(_CHUNK):
+                yield chunk
+            return
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW)
+        with decompressor.stream_reader(cast(BinaryIO, stored), read_size=_CHUNK) as reader:
+            while chunk := reader.read(_CHUNK):
+                yield chunk
+
+    def _read_index(self) -> Index:
+        size = self._file.seek(0, 2)
+        tail_size = BLOCK + TRAILER_SIZE + padding(TRAILER_SIZE) + len(END)
+        begin = max(size - tail_size, 0)
+        self._file.seek(begin)
+        tail = self._file.read(tail_size)
+        text = tail[BLOCK : BLOCK + TRAILER_SIZE].decode("ascii", "replace")
+        match = TRAILER_PATTERN.fullmatch(text)
+        rest = bytes(padding(TRAILER_SIZE)) + END
+        if not match or tail != header(TRAILER, TRAILER_SIZE) + text.encode() + rest:
+            raise self._explain(size)
+        offset, length = int(match[2]), int(match[3])
+        if offset < BLOCK or length > MOST_INDEX or offset + length + padding(length) != begin:
+            raise self._damaged(TRAILER, "it does not point to the index")
+        self._file.seek(offset - BLOCK)
+        if self._file.read(BLOCK) != header(INDEX, length):
+            raise self._damaged(INDEX, "its header is not as it was written")
+        data = self._file.read(length)
+        if hashlib.sha256(data).hexdigest() != match[1]:
+            raise self._damaged(INDEX, "it does not have the hash in index.trailer")
+        if self._file.read(padding(length)).strip(b"\0"):
+            raise self._damaged(INDEX, "its padding is not zero")
+        try:
+            index = Index.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            raise self._damaged(
+                INDEX, f"it is not an index of version 1: {first['loc']}: {first['msg']}"
+            ) from None
+        if check_layout(index.parts) != offset - BLOCK:
+            raise self._damaged(INDEX, "its parts do not fill the archive")
+        return index
+
+    def _explain(self, size: int) -> BadInput:
+        """Why there is no trailer at the end: not an archive, cut short, or damaged, and where."""
+        position, before = 0, ""
+        while position < size:
+            member = self._member_at(position)
+            if member is None:
+                if not before:
+                    return BadInput(f"{self.path.name} is not an archive of the runner.")
+                self._file.seek(position)
+                if before == TRAILER and self._file.read() == END:
+                    return self._damaged(TRAILER, "it is not as it was written")
+                if before == TRAILER:
+                    return self._damaged("the end of the file", "it is not 1,024 zero bytes")
+                return self._damaged(
+                    f"the part after {before}", "its header is cut short, or not as it was written"
+                )
+            begin = position + len(header(member.name, member.size))
+            end = begin + member.size + padding(member.size)
+            if end > size:
+                return self._damaged(
+                    member.name,
+                    f"the file is cut short: it has {size - begin:,} of {member.size:,} bytes",
+                )
+            position, before = end, member.name
+        if before == TRAILER:
+            return self._damaged("the end of the file", "it is cut short")
+        return self._damaged(
+            INDEX, f"the file is cut short after {before}" if before else "the file is empty"
+        )
+
+    def _member_at(self, position: int) -> tarfile.TarInfo | None:
+        """The member whose header lies there, if it is one that we write."""
+        self._file.seek(position)
+        blocks = self._file.read(BLOCK)
+        try:
+            member = tarfile.TarInfo.frombuf(blocks, "ascii", "strict")
+            if member.type == tarfile.GNUTYPE_LONGNAME:
+                blocks += self._file.read(2 * BLOCK)
+                name = blocks[BLOCK : 2 * BLOCK].rstrip(b"\0").decode("ascii")
+                member = tarfile.TarInfo.frombuf(blocks[2 * BLOCK :], "ascii", "strict")
+                member.name = name
+            check_name(member.name)
+            return member if blocks == header(member.name, member.size) else None
+        except (tarfile.HeaderError, ValueError):
+            return None
+
+    def _damaged(self, part: str, why: str) -> DamagedArchive:
+        return damaged(self.path.name, part, why)
+
+
+def damaged(archive: str, part: str, why: str) -> DamagedArchive:
+    return DamagedArchive(f"{archive} is damaged at {part}: {why}.", _REMEDY)
+
+
+def check_stored(file: BinaryIO, part: Part, archive: str) -> None:
+    """Check a part as it lies in the file: header, stored bytes, padding."""
+    wanted = header(part.name, part.stored_size)
+    file.seek(part.offset - len(wanted))
+    if file.read(len(wanted)) != wanted:
+        raise damaged(archive, part.name, "its header is not as it was written")
+    digest = hashlib.sha256()
+    left = part.stored_size
+    while left:
+        chunk = file.read(min(_CHUNK, left))
+        if not chunk:
+            raise damaged(archive, part.name, "the file is cut short in it")
+        digest.update(chunk)
+        left -= len(chunk)
+    if digest.hexdigest() != part.stored_sha256:
+        raise damaged(archive, part.name, "it does not have the hash in the index")
+    if file.read(padding(part.stored_size)).strip(b"\0"):
+        raise damaged(archive, part.name, "its padding is not zero")
+
+
+class _Section:
+    """A part's stored bytes as a file of their own."""
+
+    def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
+        self._file = file
+        self._position = offset
+        self._end = offset + size
+
+    def read(self, size: int = -1) -> bytes:
+        left = self._end - self._position
+        # Other parts may be read in between.
+        self._file.seek(self._position)
+        chunk = self._file.read(left if size < 0 else min(size, left))
+        self._position += len(chunk)
+        return chunk

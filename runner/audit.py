@@ -1,0 +1,157 @@
+"""`runner lock --audit`: whether each pin of each lock can still be had, and from where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from packaging.tags import Tag
+
+from runner import wheel_store
+from runner.archive.reader import Archive
+from runner.files import human_bytes
+from runner.package_index import IndexFile, Listing, PackageIndexes
+from runner.pins import Pin, choose, files_of, parse_lock, parse_pin, stage_tags
+from runner.toolchain import ROOT, Image
+
+# Requests to an index at a time.
+AT_ONCE = 8
+HOST = "runner"
+_ARCHIVE = "archive"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A pin, and where it can be had.
+
+    `status`: 'available'; 'yanked', which installers still take for an exact pin; 'own-wheel';
+    'stand-in', of a vanished pin that another release stands in for; 'vanished'; 'unknown', where
+    an index did not answer and nothing else has it.
+    """
+
+    lock: str
+    pin: str
+    status: str
+    sources: tuple[str, ...] = ()
+    detail: str = ""
+
+    @property
+    def level(self) -> str:
+        if self.status in ("vanished", "unknown"):
+            return "error"
+        return "warning" if self.status in ("yanked", "stand-in") else "ok"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "level": self.level}
+
+
+@dataclass(frozen=True)
+class _Question:
+    lock: str
+    pin: Pin
+    tags: Sequence[Tag] | None
+    """What wheels the environment takes; None where any file of the lock will do."""
+
+
+def audit(
+    images: Sequence[Image],
+    *,
+    own: bool = False,
+    archive: Archive | None = None,
+    indexes: PackageIndexes | None = None,
+) -> list[Finding]:
+    """Ask the indexes that pip is set up for about each pin, and look into an archive's parts.
+
+    Of a pin there must be a file with one of the lock's hashes that the environment can install.
+    `own` adds the runner's own lock. An index that is silent is a finding. Raises `DamagedArchive`
+    if the archive does not hold what it lists.
+    """
+    indexes = indexes or PackageIndexes()
+    questions = [
+        _Question(image.title, pin, stage_tags(image.python))
+        for image in images
+        for pin in parse_lock(image.requirements())
+    ]
+    lock = ROOT / "requirements.lock"
+    if own and lock.exists():
+        # For every Python and platform, of which this machine is one.
+        questions += [_Question(HOST, pin, None) for pin in parse_lock(lock.read_text())]
+    replaced = [parse_pin(s.pin) for image in images for s in image.stand_ins]
+    pins = {str(pin): pin for pin in [*(q.pin for q in questions), *replaced]}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        listings = dict(zip(pins, pool.map(indexes.listing, pins.values()), strict=True))
+    findings = [_answer(question, listings[str(question.pin)], archive) for question in questions]
+    for image in images:
+        findings += _stand_ins(image, listings)
+    return findings
+
+
+def _answer(question: _Question, listing: Listing, archive: Archive | None) -> Finding:
+    pin = question.pin
+    finding = Finding(question.lock, str(pin), "available")
+    listed = _locked(question, listing.files)
+    kept = _locked(question, [*_archived(archive), *_stored(pin)])
+    sources = tuple(dict.fromkeys(file.source for file in (listed, kept) if file is not None))
+    if listed is not None and not listed.yanked:
+        return replace(finding, sources=sources)
+    if listed is not None:
+        return replace(finding, status="yanked", sources=sources, detail=listed.yanked)
+    if kept is not None:
+        if archive is not None and kept.source == _ARCHIVE:
+            archive.check(kept.url)
+        why = _why_not(question, listing)
+        return replace(finding, sources=sources, detail=why)
+    status = "unknown" if listing.problems else "vanished"
+    return replace(finding, status=status, detail=_why_not(question, listing))
+
+
+def _locked(question: _Question, files: Iterable[IndexFile]) -> IndexFile | None:
+    """The file that an installer would take, of those that the lock has a hash of."""
+    mine = [f for f in files_of(question.pin, files) if f.sha256 in question.pin.hashes]
+    if question.tags is not None:
+        return choose(mine, question.tags)
+    return next(iter(sorted(mine, key=lambda file: bool(file.yanked))), None)
+
+
+def _why_not(question: _Question, listing: Listing) -> str:
+    if listing.problems:
+        return "; ".join(listing.problems)
+    if not listing.files:
+        return "no index lists this release"
+    if any(file.sha256 in question.pin.hashes for file in listing.files):
+        return "no file that this environment can install is left of this release"
+    return "what is listed has other hashes than the lock"
+
+
+def _stand_ins(image: Image, listings: dict[str, Listing]) -> list[Finding]:
+    """What became of the pins of an intent that the lock has another release for."""
+    findings = []
+    handed_over = {wheel.pin: wheel for wheel in image.wheels}
+    for stand_in in image.stand_ins:
+        listing = listings[str(parse_pin(stand_in.pin))]
+        sources = tuple(dict.fromkeys(file.source for file in listing.files))
+        finding = Finding(image.title, stand_in.pin, "stand-in")
+        if wheel := handed_over.get(stand_in.pin):
+            size = human_bytes(wheel.path.stat().st_size)
+            detail = f"{wheel.path.name}, {size}, sha256 {wheel.sha256}"
+            finding = replace(finding, status="own-wheel", sources=("own wheel",), detail=detail)
+        elif sources:
+            detail = f"it is listed, and so {stand_in.use} need not stand in for it"
+            finding = replace(finding, status="available", sources=sources, detail=detail)
+        else:
+            finding = replace(finding, detail=f"{stand_in.use} stands in: {stand_in.reason}")
+        findings.append(finding)
+    return findings
+
+
+def _archived(archive: Archive | None) -> list[IndexFile]:
+    parts = archive.index.of_kind("wheel", "own-wheel") if archive else []
+    return [IndexFile(p.path, p.name, p.sha256, p.size, source=_ARCHIVE) for p in parts]
+
+
+def _stored(pin: Pin) -> list[IndexFile]:
+    """What an archive that was loaded here has left in the cache."""
+    found = [(sha, path) for sha in pin.hashes if (path := wheel_store.find(sha))]
+    return [IndexFile(path.name, "", sha, source="loaded archive") for sha, path in found]

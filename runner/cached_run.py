@@ -1,0 +1,164 @@
+"""What a run takes from the cache of finished stages, and what it leaves there.
+
+A stage that is taken costs a copy of its artifact. What it would have left in the volume is put
+there only when a later stage has to run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field, ValidationError
+
+from runner.engines.base import Volume
+from runner.errors import RunnerError
+from runner.files import appearing, sha256_of
+from runner.report import StageRecord
+from runner.stage_cache import Entry, StageCache, stage_key
+from runner.toolchain import Stage
+
+# A larger set of reference outputs is not kept, and then nothing of the run is.
+_MOST_SAMPLES_BYTES = 1 << 30
+_INDEX = "samples/samples.json"
+
+
+class CachedRun:
+    """One run's use of the cache; with None for a cache, it finds nothing and keeps nothing."""
+
+    def __init__(
+        self,
+        cache: StageCache | None,
+        run: str,
+        folder: Path,
+        files: Mapping[str, Path],
+        known: Mapping[Path, str],
+    ) -> None:
+        """`files` are what the run starts from, by name; `known` has hashes that are known."""
+        self._cache = cache
+        self._run = run
+        self._folder = folder
+        self._key = _key_of_files(files, known) if cache is not None else ""
+        self._pending: list[Entry] = []
+        self._first = True
+
+    def take(
+        self, stage: Stage, engine: str, request: Mapping[str, Any], record: StageRecord
+    ) -> bool:
+        """Complete a stage's record from the cache, artifact and log included, if it is there."""
+        if self._cache is None:
+            return False
+        assert record.environment is not None
+        environment = f"{engine} {record.environment.identity}"
+        self._key = stage_key(self._key, environment, stage.module, request)
+        entry = self._cache.find(self._key)
+        if entry is None:
+            return False
+        report = entry.report()
+        source = entry.files.get(stage.produces)
+        if source is None or report.artifact is None or report.status != "ok":
+            return False
+        for origin, target in ((source, stage.produces), (entry.log, f"logs/{stage.name}.log")):
+            with appearing(self._folder / target) as temporary:
+                shutil.copyfile(origin, temporary)
+        record.report, record.status, record.exit_status = report, "ok", 0
+        record.cached = entry.made_by_run
+        self._pending.append(entry)
+        self._first = False
+        return True
+
+    def restore(self, volume: Volume) -> None:
+        """Put into the volume what the stages that were taken would have left there."""
+        for entry in self._pending:
+            volume.put(dict(entry.files))
+        self._pending.clear()
+
+    def keep(self, stage: Stage, volume: Volume, record: StageRecord) -> None:
+        """Keep a stage that has just been run; the first one's reference outputs with it."""
+        if self._cache is None or record.status != "ok":
+            return
+        try:
+            self._keep(stage, volume)
+        except (RunnerError, OSError):
+            self._cache = None  # a run does not fail for want of a cache
+
+    def _keep(self, stage: Stage, volume: Volume) -> None:
+        assert self._cache is not None
+        with tempfile.TemporaryDirectory(prefix=".keep-", dir=self._folder) as name:
+            scratch = Path(name)
+            report = volume.read(f"reports/{stage.name}.json")
+            samples = _samples(volume, scratch) if self._first else {}
+            if report is None or samples is None:
+                self._cache = None  # without these, no later stage could be taken up
+                return
+            self._first = False
+            written = scratch / "report.json"
+            written.write_bytes(report)
+            files = {
+                stage.produces: self._folder / stage.produces,
+                f"reports/{stage.name}.json": written,
+                "log": self._folder / f"logs/{stage.name}.log",
+                **samples,
+            }
+            self._cache.store(self._key, stage.name, self._run, files)
+
+
+class _Output(BaseModel):
+    shape: list[Annotated[int, Field(ge=0)]] = Field(max_length=32)
+    # The types that a check compares; others have no size that could be relied on.
+    dtype: Literal[
+        "float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"
+    ]
+
+
+class SampleIndex(BaseModel):
+    """`samples/samples.json`, which a stage wrote: how many samples, and the outputs of each."""
+
+    count: int = Field(ge=0)
+    outputs: list[_Output] = Field(max_length=1000)
+
+    @property
+    def bytes(self) -> int:
+        return sum(
+            self.count * math.prod(output.shape) * np.dtype(output.dtype).itemsize
+            for output in self.outputs
+        )
+
+
+def samples_of(text: bytes) -> SampleIndex | None:
+    """The index, if it is one, and of no more reference outputs than are kept."""
+    try:
+        index = SampleIndex.model_validate_json(text)
+    except ValidationError:
+        return None
+    return index if index.bytes <= _MOST_SAMPLES_BYTES else None
+
+
+def _samples(volume: Volume, scratch: Path) -> dict[str, Path] | None:
+    """The reference outputs, copied to `scratch`; None where they are too many to keep."""
+    text = volume.read(_INDEX)
+    if text is None:
+        return {}
+    index = samples_of(text)
+    if index is None:
+        return None
+    files = {_INDEX: scratch / "samples.json"}
+    files[_INDEX].write_bytes(text)
+    for number in range(len(index.outputs)):
+        name = f"samples/output-{number}.npy"
+        files[name] = scratch / f"output-{number}.npy"
+        volume.get(name, files[name])
+    return files
+
+
+def _key_of_files(files: Mapping[str, Path], known: Mapping[Path, str]) -> str:
+    """The key of what a run starts from: the model and every other file of the user's."""
+    hashes = {name: known.get(path) or sha256_of(path) for name, path in files.items()}
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,53 @@
+"""`runner cache` and `runner clean`: what is kept on this machine, and how to be rid of it."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated
+
+import typer
+
+from runner.commands.common import Json, print_rows
+from runner.files import human_bytes
+
+
+def cache(as_json: Json = False) -> None:
+    """List the finished stages that are kept, the most recently used first."""
+    from runner.stage_cache import StageCache
+
+    kept = StageCache()
+    entries = kept.entries()
+    rows = [
+        {
+            "stage": entry.stage,
+            "made by": entry.made_by_run,
+            "made": datetime.datetime.fromtimestamp(entry.created).isoformat(" ", "minutes"),
+            "size": human_bytes(entry.bytes),
+            "key": entry.key[:12],
+        }
+        for entry in entries
+    ]
+    total = sum(entry.bytes for entry in entries)
+    title = f"{kept.folder}: {human_bytes(total)} of at most {human_bytes(kept.most_bytes)}"
+    if rows or as_json:
+        print_rows(rows, title, as_json)
+    else:
+        print(title)
+
+
+def clean(
+    environments: Annotated[
+        bool,
+        typer.Option("--environments", help="Also remove the process engine's environments."),
+    ] = False,
+) -> None:
+    """Empty the cache of stages; remove what runs that were killed left behind."""
+    from runner.leftovers import remove_drafts, remove_environments, remove_from_docker
+    from runner.stage_cache import StageCache
+
+    print(f"cache of stages: {human_bytes(StageCache().clear())} freed")
+    removed = [*remove_from_docker(), *remove_drafts()]
+    if environments:
+        removed += remove_environments()
+    for name in removed:
+        print(f"removed: {name}")

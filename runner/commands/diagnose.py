@@ -1,0 +1,48 @@
+"""`runner diagnose`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from runner.commands.common import Json
+from runner.diagnosis import DEFAULT_SAMPLES
+from runner.engines.choice import ENGINES
+from runner.errors import ExitCode
+
+_CODES = {
+    "found": ExitCode.OUT_OF_TOLERANCE,
+    "reference": ExitCode.OUT_OF_TOLERANCE,
+    "incomplete": ExitCode.STAGE_FAILED,
+    "rounding": ExitCode.PASSED,
+}
+
+
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, with its report.json.")],
+    model: Annotated[
+        Optional[Path], typer.Option(help="The model, where it is not where the run found it.")
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(help="How many of the check's samples to trace, the worst ones first.")
+    ] = DEFAULT_SAMPLES,
+    engine: Annotated[str, typer.Option(help=f"{', '.join(ENGINES)}.")] = "auto",
+    as_json: Json = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the programs' output.")] = False,
+) -> None:
+    """Find the first operator where the error of a run is born, and the layer it belongs to."""
+    # Late: other commands do without what this imports.
+    from runner.diagnose_run import diagnose as diagnose_run
+    from runner.diagnosis_view import rendered
+    from runner.view import ConsoleView, SilentView
+
+    view = SilentView() if as_json else ConsoleView(Console(), verbose=verbose)
+    diagnosis = diagnose_run(run, model=model, samples=samples, engine=engine, view=view)
+    if as_json:
+        print(diagnosis.model_dump_json(indent=1))
+    else:
+        Console().print(rendered(diagnosis))
+    raise typer.Exit(_CODES[diagnosis.verdict])

@@ -1,0 +1,52 @@
+"""`runner inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from runner.commands.common import Json, json_object
+from runner.engines.choice import ENGINES
+from runner.errors import BadInput
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A model's file, or a SavedModel's folder.")],
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Read the file's bytes alone: no environment.")
+    ] = False,
+    arch: Annotated[
+        str, typer.Option(help="What builds a PyTorch model: FILE.py:CALLABLE or MODULE:CALLABLE.")
+    ] = "",
+    arch_args: Annotated[str, typer.Option(help="Its keyword arguments, as JSON.")] = "",
+    engine: Annotated[
+        str, typer.Option(help=f"{', '.join(ENGINES)}; auto installs nothing.")
+    ] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Say what a file is, who wrote it, what is in it, and whether it can be converted."""
+    # Late: a summary does without what an engine imports.
+    from runner.inspection.summary import summarize
+    from runner.inspection.torch_file import with_arch
+    from runner.inspection.view import rendered
+    from runner.view import ConsoleView
+
+    if engine not in ENGINES:
+        raise BadInput(f"There is no engine '{engine}'.", f"Engines: {', '.join(ENGINES)}.")
+    arguments = json_object(arch_args, "--arch-args")
+    found = summarize(file)
+    with_arch(found, arch)
+    if summary:
+        found.not_loaded = "--summary was asked for, so that this was read from the file alone"
+    else:
+        from runner.inspection.loading import load
+
+        with ConsoleView(Console(stderr=True)) as view:
+            load(found, file, engine=engine, arch=arch, arch_args=arguments, view=view)
+    if as_json:
+        print(found.to_json(), end="")
+    else:
+        Console().print(rendered(found))

@@ -1,0 +1,135 @@
+"""`runner reproduce`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runner.commands.common import Json
+from runner.engines.choice import ENGINES
+
+if TYPE_CHECKING:
+    from runner.reproduction import ArtifactComparison, Reproduction
+
+_STYLES = {
+    "identical": "bold green",
+    "equivalent": "bold yellow",
+    "different": "bold red",
+    "environment-unavailable": "bold red",
+}
+
+
+def reproduce(
+    record: Annotated[
+        Path, typer.Argument(help="A run folder, its provenance.json, or provenance.dsse.json.")
+    ],
+    model: Annotated[
+        Optional[Path], typer.Option(help="The model, if it is not where it was.")
+    ] = None,
+    arch: Annotated[
+        Optional[Path], typer.Option(help="The Python file of --arch, if it is not where it was.")
+    ] = None,
+    inputs: Annotated[
+        Optional[Path], typer.Option(help="The file of --inputs, if it is not where it was.")
+    ] = None,
+    output: Annotated[
+        Optional[Path], typer.Option(help="The new run's folder (default: runs/NAME-TIME).")
+    ] = None,
+    engine: Annotated[str, typer.Option(help=f"{', '.join(ENGINES)}.")] = "auto",
+    wheel: Annotated[
+        Optional[list[str]], typer.Option(help="The recorded wheel of yours, if it has moved.")
+    ] = None,
+    verify_key: Annotated[
+        Optional[Path],
+        typer.Option(help="Refuse a record that this public key (PEM) did not sign."),
+    ] = None,
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the stages' output.")] = False,
+) -> None:
+    """Run a recorded conversion again, and compare the artifacts with the recorded ones."""
+    # Late: other commands do without what a conversion imports.
+    from runner.reproduce import REPRODUCTION_FILE
+    from runner.reproduce import reproduce as reproduce_run
+    from runner.view import ConsoleView, SilentView
+
+    console = Console()
+    result = reproduce_run(
+        record,
+        model=model,
+        arch=arch,
+        inputs_file=inputs,
+        output=output,
+        engine=engine,
+        wheels=wheel or (),
+        verify_key=verify_key,
+        view=SilentView() if quiet or as_json else ConsoleView(console, verbose=verbose),
+    )
+    if as_json:
+        print(result.to_json(), end="")
+    elif not quiet:
+        _print(console, result, REPRODUCTION_FILE)
+    raise typer.Exit(result.exit_code)
+
+
+def _print(console: Console, result: Reproduction, file: str) -> None:
+    from runner.view import printable
+
+    def line(text: str, style: str = "") -> None:
+        console.print(Text(printable(text), style=style), soft_wrap=True)
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in ("artifact", "recorded", "here", "verdict"):
+        table.add_column(column, no_wrap=True)
+    for artifact in result.artifacts:
+        table.add_row(
+            Text(printable(artifact.path)),
+            (artifact.recorded_sha256 or "-")[:12],
+            (artifact.sha256 or "-")[:12],
+            artifact.verdict,
+        )
+    console.print(table)
+    for artifact in result.artifacts:
+        for text in _figures(artifact):
+            line(text, "dim")
+    for environment in result.environments:
+        line(f"environment {environment.image} ({environment.engine}): {environment.source}", "dim")
+    for difference in result.differences:
+        unused = "" if difference.effective else " (not used: the recorded image is here)"
+        line(f"differs: {difference}{unused}", "yellow")
+    for alteration in result.alterations:
+        line(f"altered: {alteration}", "red")
+    if result.first_differing_stage:
+        line(f"The first stage that differs: {result.first_differing_stage}. Why:")
+        for reason in result.reasons:
+            line(f"  - {reason}")
+    if result.signed_by:
+        line(f"The record is signed by the key {result.signed_by[:16]}.", "dim")
+    verdict = result.verdict.replace("-", " ").capitalize()
+    console.print(
+        Text(f"{verdict}.", style=_STYLES[result.verdict]).append(
+            f" {printable(result.summary)}", style="not bold default"
+        ),
+        soft_wrap=True,
+    )
+    line(f"{file} in the new run's folder says all of this.", "dim")
+
+
+def _figures(artifact: ArtifactComparison) -> list[str]:
+    lines = [f"{artifact.path}: {artifact.note}"] if artifact.note else []
+    for output in artifact.outputs:
+        if output.mean_abs is None:
+            lines.append(f"{artifact.path}, '{output.name}': of another shape, or not finite")
+            continue
+        least = "at most " if artifact.measured == "figures of both runs" else ""
+        lines.append(
+            f"{artifact.path}, '{output.name}': mean difference {least}{output.mean_abs:.2g} "
+            f"(equal is up to {output.allowed:.2g})"
+        )
+    return lines

@@ -1,0 +1,153 @@
+"""`runner diagnose RUN`: open a finished run again, and find where its error is born."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from runner.diagnosis import DEFAULT_SAMPLES, trace_run
+from runner.engines.choice import prepare_engine
+from runner.errors import BadInput
+from runner.files import sha256_of, write_text
+from runner.plan import python_files
+from runner.report import Report, StageRecord
+from runner.toolchain import DEFAULT_VARIANT, Image, Toolchain, load_image, load_toolchain
+from runner.traces import Diagnosis
+from runner.view import SilentView, View
+
+_MOST_SAMPLES = 1000
+
+
+def diagnose(
+    run: str | Path,
+    *,
+    model: str | Path | None = None,
+    samples: int = DEFAULT_SAMPLES,
+    engine: str = "auto",
+    view: View | None = None,
+) -> Diagnosis:
+    """Trace a run folder's artifacts against each other; the result is in its `diagnosis.json` too.
+
+    `model` names the model's file where it is no longer where the run found it. Artifacts are taken
+    as they lie in the folder: one that changed since the run is named in the notes. Raises
+    `BadInput` or `EnvironmentUnavailable` where nothing can be traced.
+    """
+    view = view or SilentView()
+    folder = Path(run).absolute()
+    report = load_report(folder)
+    if not 1 <= samples <= _MOST_SAMPLES:
+        raise BadInput(f"--samples must be between 1 and {_MOST_SAMPLES}.")
+    chain = load_toolchain(report.toolchain)
+    files, notes = _files(report, chain, folder, Path(model) if model else None)
+    images = _images(report, chain)
+    with view:
+        choice = prepare_engine(engine, images, view)
+        view.say(f"Engine: {choice.engine.name} ({choice.reason})")
+        token = secrets.token_hex(4)
+        name = re.sub(r"[^A-Za-z0-9_.-]", "-", report.run)[:80]
+        scratch = folder / f".volume-{token}"
+        (folder / "logs").mkdir(exist_ok=True)
+        with choice.engine.volume(f"{name}-trace-{token}", scratch) as volume:
+            volume.put(files)
+            check: dict[str, Any] = {
+                key: report.options[key]
+                for key in ("samples", "seed", "inputs")
+                if key in report.options
+            }
+            records = _with_artifacts(report, chain, folder)
+            diagnosis = trace_run(chain, volume, records, check, folder, view, samples)
+    diagnosis.notes[:0] = notes
+    write_text(folder / "diagnosis.json", diagnosis.model_dump_json(indent=1) + "\n")
+    return diagnosis
+
+
+def load_report(folder: Path) -> Report:
+    """The report of a run folder. Raises `BadInput`."""
+    path = folder / "report.json"
+    try:
+        return Report.model_validate_json(path.read_bytes())
+    except OSError:
+        raise BadInput(
+            f"{folder} is not the folder of a run: it holds no report.json.",
+            "Name the folder that `runner convert` has left, such as runs/model-.../.",
+        ) from None
+    except ValidationError as error:
+        raise BadInput(
+            f"{path} is not a report of this version: {error.errors()[0]['msg']}",
+            "Convert the model again.",
+        ) from None
+
+
+def _files(
+    report: Report, chain: Toolchain, folder: Path, given: Path | None
+) -> tuple[dict[str, Path | bytes], list[str]]:
+    """What the volume of a trace has to hold, and what to say about it. Raises `BadInput`."""
+    files: dict[str, Path | bytes] = {chain.stages[0].consumes: _model(report, given)}
+    notes = []
+    for record in report.stages:
+        if record.report is None or record.report.artifact is None:
+            continue
+        text = record.report.model_dump_json(by_alias=True)
+        files[f"reports/{record.name}.json"] = text.encode()
+    recorded = {artifact.path: artifact.sha256 for artifact in report.artifacts}
+    for stage in chain.stages:
+        path = folder / stage.produces
+        if stage.produces not in recorded or not path.is_file():
+            continue
+        files[stage.produces] = path
+        if sha256_of(path) != recorded[stage.produces]:
+            notes.append(f"{stage.produces} has changed since the run; it is traced as it is now.")
+    if not recorded or chain.stages[0].produces not in files:
+        raise BadInput(
+            f"{folder} holds no artifact to trace.", "The log of the stage that failed says more."
+        )
+    if report.model.arch_file:
+        files |= python_files(_still_there(report.model.arch_file, "The file of --arch"))
+    if report.model.inputs_file:
+        name = str(report.options.get("inputs", ""))
+        if not re.fullmatch(r"user/inputs\.\w+", name):
+            raise BadInput("The report does not say how the inputs were read.")
+        files[name] = _still_there(report.model.inputs_file, "The file of --inputs")
+    return files, notes
+
+
+def _model(report: Report, given: Path | None) -> Path:
+    path = given or Path(report.model.path or report.model.name)
+    if not path.is_file():
+        raise BadInput(f"The model of this run is not at {path}.", "Say where it is: --model FILE.")
+    if sha256_of(path) != report.model.sha256:
+        raise BadInput(
+            f"{path} is not the model of this run: its sha256 is another.",
+            "Name the file that was converted: --model FILE.",
+        )
+    return path
+
+
+def _still_there(path: str, what: str) -> Path:
+    if not Path(path).is_file():
+        raise BadInput(f"{what} of this run is no longer at {path}.", "Put it there again.")
+    return Path(path)
+
+
+def _images(report: Report, chain: Toolchain) -> list[Image]:
+    """The images of the run, in the variants that it took."""
+    taken = {record.environment.image for record in report.stages if record.environment}
+    return [
+        load_image(name, "cuda" if f"{name}-cuda" in taken else DEFAULT_VARIANT)
+        for name in chain.images
+    ]
+
+
+def _with_artifacts(report: Report, chain: Toolchain, folder: Path) -> list[StageRecord]:
+    """The records of the stages whose artifacts still lie in the folder, up to the first gap."""
+    records = {record.name: record for record in report.stages}
+    found = []
+    for stage in chain.stages:
+        if stage.name not in records or not (folder / stage.produces).is_file():
+            break
+        found.append(records[stage.name])
+    return found

@@ -1,0 +1,213 @@
+"""Find where an error is born: run the programs that trace each stage, and judge what they say.
+
+`trace_run` works in the volume of a run that is still open; `diagnose` opens one for a run folder.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from runner.engines.base import Volume
+from runner.errors import RunnerError
+from runner.report import StageRecord, StageReport
+from runner.stage_output import followed
+from runner.toolchain import Stage, Toolchain
+from runner.traces import Culprit, Diagnosis, StageTrace, TracePoint
+from runner.view import View
+
+DEFAULT_SAMPLES = 8
+# So many of them are the worst that the check has met, the rest its first.
+_WORST = 4
+_MOST_OTHERS = 20
+
+
+def trace_run(
+    chain: Toolchain,
+    volume: Volume,
+    records: Sequence[StageRecord],
+    check: Mapping[str, Any],
+    folder: Path,
+    view: View,
+    samples: int = DEFAULT_SAMPLES,
+) -> Diagnosis:
+    """Trace each stage that made an artifact, in order; raises for nothing that a trace does.
+
+    `volume` holds the model, the artifacts and the stages' reports; `check` is what the run was
+    asked to check with. Logs go to the run folder.
+    """
+    begin = time.time()
+    reports = {record.name: record.report for record in records if record.report}
+    numbers = _numbers(list(reports.values()), int(check["samples"]), samples)
+    traces: list[StageTrace] = []
+    for stage in chain.stages:
+        report = reports.get(stage.name)
+        if report is None or report.artifact is None or report.signature is None:
+            break
+        if stage.trace:
+            traces.append(_trace(stage, report, volume, check, numbers, folder, view))
+    return judge(traces, numbers, round(time.time() - begin, 3))
+
+
+def _numbers(reports: Sequence[StageReport], available: int, wanted: int) -> list[int]:
+    """Which samples to trace: the first, the worst ones of the last check, then the next ones.
+
+    The first is what the model was exported with.
+    """
+    checks = [report.check for report in reports if report.check]
+    outputs = checks[-1].outputs if checks else []
+    worst = [worst.sample for output in outputs for worst in output.worst_samples[:_WORST]]
+    count = checks[-1].samples if checks else available
+    chosen = dict.fromkeys([0, *worst[:_WORST], *range(min(count, wanted))])
+    return [number for number in chosen if number < count][:wanted]
+
+
+def _trace(
+    stage: Stage,
+    report: StageReport,
+    volume: Volume,
+    check: Mapping[str, Any],
+    numbers: Sequence[int],
+    folder: Path,
+    view: View,
+) -> StageTrace:
+    tracer = stage.tracer
+    assert report.signature is not None
+    # An option that the tracing program has not is left alone by it.
+    request = {
+        "options": report.options,
+        "signature": report.signature.model_dump(),
+        "check": dict(check),
+        "trace": {"samples": list(numbers)},
+    }
+    record = StageRecord(name=tracer.name, title=tracer.title, status="failed")
+    view.stage_started(tracer)
+    begin = time.time()
+    trace = StageTrace(stage=stage.name, artifact=stage.produces, seconds=0.0)
+    try:
+        volume.put(
+            {
+                f"requests/{tracer.name}.json": json.dumps(request).encode(),
+                f"reports/{tracer.name}.json": b"",
+            }
+        )
+        with followed(tracer, view, folder / f"logs/{tracer.name}.log") as on_line:
+            ended = volume.run(tracer, on_line)
+        _read(trace, volume.read(f"reports/{tracer.name}.json"), ended.reason or str(ended.status))
+    except (RunnerError, OSError) as error:
+        trace.failure = str(error)
+    finally:
+        trace.seconds = record.seconds = round(time.time() - begin, 3)
+        record.status = "ok" if trace.trace else "failed"
+        view.stage_finished(record)
+    return trace
+
+
+def _read(trace: StageTrace, text: bytes | None, ended: str) -> None:
+    if not text:
+        trace.failure = f"The tracing program left no report ({ended})."
+        return
+    try:
+        report = StageReport.model_validate_json(text)
+    except ValidationError as error:
+        trace.failure = f"The tracing program's report is not valid: {error.errors()[0]['msg']}"
+        return
+    trace.trace = report.trace
+    if report.error is not None:
+        trace.failure = report.error.message
+    elif report.trace is None:
+        trace.failure = f"The tracing program reports nothing ({ended})."
+
+
+def judge(traces: Sequence[StageTrace], numbers: Sequence[int], seconds: float) -> Diagnosis:
+    """What follows from the traces: the first wrong operator of the first stage that has one."""
+    found = [
+        _culprit(trace, point)
+        for trace in traces
+        for point in (trace.trace.points if trace.trace else ())
+        if point.wrong
+    ]
+    culprit = found[0] if found else None
+    unfinished = [trace for trace in traces if trace.failure]
+    ill = next(
+        (
+            (trace, point)
+            for trace in traces[:1]
+            for point in (trace.trace.points if trace.trace else ())
+            if point.reference_nonfinite
+        ),
+        None,
+    )
+    diagnosis = Diagnosis(
+        verdict="rounding",
+        summary="",
+        culprit=culprit,
+        others=found[1 : 1 + _MOST_OTHERS],
+        samples=list(numbers),
+        notes=[
+            *(
+                f"{trace.stage}: {note}"
+                for trace in traces
+                if trace.trace
+                for note in trace.trace.notes
+            ),
+            *(f"{trace.stage} could not be traced: {trace.failure}" for trace in unfinished),
+        ],
+        seconds=seconds,
+        stages=list(traces),
+    )
+    if culprit is not None:
+        diagnosis.verdict, diagnosis.summary = "found", _sentence(culprit)
+    elif ill is not None:
+        diagnosis.verdict = "reference"
+        diagnosis.summary = (
+            f"The reference itself holds NaN or infinity from '{_layer(ill[1])}' on "
+            f"({', '.join(ill[1].operators)})."
+        )
+    elif unfinished or not any(trace.trace for trace in traces):
+        diagnosis.verdict = "incomplete"
+        diagnosis.summary = "No operator that could be compared is wrong; some could not be."
+    else:
+        diagnosis.summary = (
+            "No operator is wrong: each adds no more than float32 rounding to its inputs, which "
+            "grows on the way to the outputs."
+        )
+    return diagnosis
+
+
+def _culprit(trace: StageTrace, point: TracePoint) -> Culprit:
+    return Culprit(
+        stage=trace.stage,
+        artifact=trace.artifact,
+        tensor=point.tensor,
+        operators=point.operators,
+        nodes=point.nodes,
+        modules=point.modules,
+        own_error=point.own_error,
+        limit=point.limit,
+        wrong=point.wrong,
+    )
+
+
+def _layer(point: TracePoint | Culprit) -> str:
+    """The user's layer, or else what the artifact calls its operator."""
+    return " + ".join(point.modules) or (point.nodes[-1] if point.nodes else point.tensor)
+
+
+def _sentence(culprit: Culprit) -> str:
+    kinds = " + ".join(culprit.operators)
+    what = (
+        f"alone it adds {culprit.own_error:.1e} of the tensor's largest value, where rounding "
+        f"explains {culprit.limit:.1e}"
+        if culprit.wrong == "error"
+        else culprit.wrong
+    )
+    return (
+        f"The error is born in the stage '{culprit.stage}', at the layer '{_layer(culprit)}' "
+        f"({kinds}, tensor '{culprit.tensor}' of {culprit.artifact}): {what}."
+    )

@@ -1,0 +1,196 @@
+"""What a file's own framework makes of it: the file, loaded in the locked environment."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from runner.engines.base import Engine
+from runner.engines.choice import Choice, prepare_engine
+from runner.engines.process import ProcessEngine, environment_folder
+from runner.errors import EnvironmentUnavailable
+from runner.inspection.model import Inspection, Loaded, Obstacle, TensorFacts
+from runner.plan import arch_files
+from runner.report import StageReport
+from runner.toolchain import Image, load_image
+from runner.tools import format_of, load_tool
+from runner.view import View
+
+_SUMMARY_ONLY = "what follows was read from the file alone"
+
+
+class _Described(BaseModel):
+    """The stage's artifact, untrusted until it validates here."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    framework: str = Field(max_length=200)
+    ok: bool
+    message: str = ""
+    remedy: str = ""
+    inputs: list[TensorFacts] | None = None
+    outputs: list[TensorFacts] | None = None
+    parameters: int | None = None
+    facts: dict[str, str] = {}
+
+
+def load(
+    found: Inspection,
+    path: Path,
+    *,
+    engine: str,
+    arch: str,
+    arch_args: Mapping[str, Any],
+    view: View,
+) -> None:
+    """Complete an inspection by what the framework says; why not is in `not_loaded`.
+
+    With the engine 'auto' nothing is installed or built for it: a summary needs no environment.
+    Raises `BadInput`, or `EnvironmentUnavailable` where an engine was asked for by name.
+    """
+    opened = format_of(found)
+    if opened is None:
+        found.not_loaded = "no framework of this toolchain opens such a file"
+        return
+    if reason := _reason_against(found, arch):
+        found.not_loaded = reason
+        return
+    choice = _engine(engine, [load_image(opened.image)], view)
+    if choice is None:
+        found.not_loaded = (
+            f"the environment '{opened.image}' is not on this machine, so {_SUMMARY_ONLY}; "
+            "--engine docker or --engine process makes it"
+        )
+        return
+    if choice.engine.name != "docker" and (calls := found.details.get("calls for")):
+        found.not_loaded = f"it calls for {calls}, which only a container may be given to run"
+        return
+    arch, files = arch_files(arch)
+    stage = load_tool("inspect").stage(0, opened, path)
+    options = {
+        "kind": opened.kind,
+        "arch": arch,
+        "arch_args": json.dumps(arch_args) if arch_args else "",
+    }
+    request = {
+        "input": {"path": stage.consumes, "sha256": found.sha256},
+        "options": options,
+    }
+    lines: list[str] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="runner-inspect-") as scratch,
+        choice.engine.volume(_run_name(), Path(scratch) / "volume") as volume,
+    ):
+        volume.put(
+            {
+                **files,
+                stage.consumes: path,
+                f"requests/{stage.name}.json": json.dumps(request).encode(),
+                f"reports/{stage.name}.json": b"",
+            }
+        )
+        ended = volume.run(stage, lines.append)
+        report, described = _results(
+            volume.read(f"reports/{stage.name}.json"), volume.read(stage.produces)
+        )
+    if described is None:
+        error = report.error if report else None
+        found.loaded = Loaded(
+            framework=opened.kind,
+            ok=False,
+            message=ended.reason
+            or (error.message if error else f"The stage ended with status {ended.status}."),
+            remedy=ended.remedy or (error.remedy if error else ""),
+            engine=choice.engine.name,
+        )
+    else:
+        _complete(found, described, report, choice.engine)
+    if not found.loaded or found.loaded.ok or not found.toolchain.accepted:
+        return
+    found.toolchain.accepted = False
+    found.toolchain.obstacles.append(
+        Obstacle(
+            reason=f"{found.loaded.framework} does not load it: {found.loaded.message}",
+            remedy=found.loaded.remedy,
+        )
+    )
+
+
+def _reason_against(found: Inspection, arch: str) -> str:
+    """Why a file is not even tried."""
+    if against := [o.reason for o in found.toolchain.obstacles if not o.runs]:
+        return against[0][:1].lower() + against[0][1:].rstrip(".")
+    if found.format in ("state-dict", "checkpoint") and not arch.partition(":")[2]:
+        return "weights alone cannot be loaded: name what builds the model with --arch"
+    if found.format == "torch-module" and found.details.get("classes of its own") and not arch:
+        return "its classes are not in it: give their file with --arch"
+    return ""
+
+
+def _engine(wanted: str, images: Sequence[Image], view: View) -> Choice | None:
+    """The engine that was asked for, made ready; for `auto`, one that is ready, or None."""
+    if wanted != "auto":
+        return prepare_engine(wanted, images, view)
+    from runner.engines.docker import DockerEngine, connect
+
+    try:
+        engine = DockerEngine(connect())
+        if not engine.missing(images):
+            engine.prepare(images, view)
+            return Choice(engine, "the image is here")
+    except EnvironmentUnavailable:
+        pass  # no daemon answers
+    if all((environment_folder(image) / "bin" / "python").exists() for image in images):
+        process = ProcessEngine()
+        process.prepare(images, view)
+        return Choice(process, "the environment is here")
+    return None
+
+
+def _results(
+    report: bytes | None, artifact: bytes | None
+) -> tuple[StageReport | None, _Described | None]:
+    """The stage's report and its artifact, each None if it is not there or not valid."""
+    try:
+        valid = StageReport.model_validate_json(report) if report else None
+        described = _Described.model_validate_json(artifact) if artifact else None
+    except ValidationError:
+        return None, None
+    return valid, described if valid is not None and valid.status == "ok" else None
+
+
+def _complete(
+    found: Inspection, described: _Described, report: StageReport | None, engine: Engine
+) -> None:
+    """Take from the framework what the file's bytes could not tell."""
+    found.loaded = Loaded(
+        framework=described.framework,
+        ok=described.ok,
+        message=described.message,
+        remedy=described.remedy,
+        facts=described.facts,
+        engine=engine.name,
+    )
+    if not described.ok:
+        return
+    if found.format == "torchscript" and report is not None:
+        found.operators = report.operators
+    if found.inputs is None or found.format == "frozen-graph":
+        found.inputs = described.inputs or found.inputs
+    if found.outputs is None or found.format == "frozen-graph":
+        found.outputs = described.outputs or found.outputs
+    if found.format in ("torchscript", "torch-module", "state-dict", "checkpoint"):
+        found.parameters = described.parameters
+        found.parameter_types = {}
+    if report is not None:
+        found.notes += report.notes
+
+
+def _run_name() -> str:
+    return f"inspect-{secrets.token_hex(4)}"

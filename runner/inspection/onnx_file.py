@@ -1,0 +1,222 @@
+"""ONNX models: the fields of onnx.proto that tell what a model is."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+from runner.inspection.model import Acceptance, Inspection, Obstacle, Size, TensorFacts
+from runner.inspection.wire import BYTES, Malformed, Message, signed
+
+# What onnx 1.7.0, the pin of the torch and onnx-tf images, reads (onnx/docs/Versioning.md).
+_NEWEST_OPSET = 12
+_NEWEST_IR = 7
+_EXPORT_AGAIN = (
+    "Export it again for opset 11: torch.onnx.export(..., opset_version=11), with dynamo=False in "
+    "torch 2.5 and later. Or lower it: onnx.version_converter.convert_version(model, 12)."
+)
+_ONE_FILE = (
+    "Put them into one file, where the other files lie: "
+    "python -c \"import onnx; onnx.save(onnx.load('FILE.onnx'), 'ONE.onnx')\"."
+)
+_CONTROL_FLOW = ("If", "Loop", "Scan")
+_CONVOLUTIONS = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv")
+_DEEPEST_SUBGRAPH = 8
+_MOST_KINDS = 500
+
+# TensorProto.DataType.
+_TYPE_NAMES = (
+    "undefined float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 "
+    "uint64 complex64 complex128 bfloat16 float8e4m3fn float8e4m3fnuz float8e5m2 "
+    "float8e5m2fnuz uint4 int4 float4e2m1"
+)
+TYPES = dict(enumerate(_TYPE_NAMES.split()))
+
+# Field numbers of onnx.proto.
+_IR_VERSION, _PRODUCER, _PRODUCER_VERSION, _DOMAIN, _GRAPH, _OPSETS, _METADATA = (
+    1,
+    2,
+    3,
+    4,
+    7,
+    8,
+    14,
+)
+_FUNCTIONS = 25
+_NODE, _NAME, _INITIALIZER, _INPUT, _OUTPUT, _SPARSE_INITIALIZER = 1, 2, 5, 11, 12, 15
+_OP_TYPE, _ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
+_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 6, 11
+_DIMS, _DATA_TYPE, _TENSOR_NAME, _DATA_LOCATION = 1, 2, 8, 14
+
+
+@dataclass
+class _Graph:
+    """What was counted so far."""
+
+    operators: Counter[str] = field(default_factory=Counter)
+    domains: Counter[str] = field(default_factory=Counter)
+    types: Counter[str] = field(default_factory=Counter)
+    parameters: int = 0
+    external: int = 0
+    initializers: set[str] = field(default_factory=set)
+    inputs: list[TensorFacts] = field(default_factory=list)
+    outputs: list[TensorFacts] = field(default_factory=list)
+
+
+def read(message: Message, found: Inspection) -> None:
+    """Fill in what an ONNX model's fields say; as much as there is, if it ends too early."""
+    found.format, found.what = "onnx", "ONNX model"
+    graph = _Graph()
+    opsets: dict[str, int] = {}
+    functions = 0
+    texts = {_PRODUCER: "", _PRODUCER_VERSION: "", _DOMAIN: ""}
+    ir_version, metadata = 0, 0
+    try:
+        for number, kind, value in message.fields():
+            if number == _IR_VERSION and isinstance(value, int):
+                ir_version = value
+            if kind != BYTES or not isinstance(value, Message):
+                continue
+            if number in texts:
+                texts[number] = value.as_text()
+            elif number == _GRAPH:
+                _read_graph(value, graph, 0)
+            elif number == _OPSETS:
+                opsets[value.text(1) or "ai.onnx"] = value.number(2)
+            elif number == _METADATA and metadata < 8:
+                metadata += 1
+                found.details[f"metadata {value.text(1)}"] = value.text(2)
+            elif number == _FUNCTIONS:
+                functions += 1
+    except Malformed:
+        found.damaged = True
+    found.written_by = " ".join(filter(None, (texts[_PRODUCER], texts[_PRODUCER_VERSION])))
+    listed = [f"{version} ({domain})" for domain, version in opsets.items() if domain != "ai.onnx"]
+    own = opsets.get("ai.onnx", 0)
+    found.details = {
+        "ONNX IR version": str(ir_version),
+        "operator set": ", ".join([*([str(own)] if own else []), *listed]) or "not stated",
+        **({"domain": texts[_DOMAIN]} if texts[_DOMAIN] else {}),
+        **({"local functions": str(functions)} if functions else {}),
+        **found.details,
+    }
+    found.inputs = [t for t in graph.inputs if t.name not in graph.initializers]
+    found.outputs = graph.outputs
+    found.operators = dict(graph.operators.most_common(_MOST_KINDS))
+    found.parameters = graph.parameters
+    found.parameter_types = dict(graph.types.most_common())
+    found.control_flow = sorted(k for k in graph.operators if k in _CONTROL_FLOW)
+    found.custom = sorted(k for k in graph.operators if "::" in k)
+    convolutions = sum(n for kind, n in graph.operators.items() if kind in _CONVOLUTIONS)
+    found.layout = "NCHW (as ONNX always has it)" if convolutions else "no convolutions"
+    if ir_version > _NEWEST_IR:
+        found.notes.append(
+            f"IR version {ir_version} is newer than onnx 1.7.0's {_NEWEST_IR}; the file is read as "
+            f"version {_NEWEST_IR}, if its operators are old enough."
+        )
+    _judge(found, own, functions, graph)
+
+
+def _judge(found: Inspection, opset: int, functions: int, graph: _Graph) -> None:
+    obstacles = []
+    if opset > _NEWEST_OPSET:
+        obstacles.append(
+            Obstacle(
+                reason=f"It is of operator set {opset}; onnx 1.7.0, and ONNX Runtime 1.4 and "
+                f"onnx-tf 1.6 with it, read up to {_NEWEST_OPSET}.",
+                remedy=_EXPORT_AGAIN,
+                runs=False,
+            )
+        )
+    if found.custom or functions:
+        shown = ", ".join(found.custom[:5]) or "local functions"
+        obstacles.append(
+            Obstacle(
+                reason=f"It has operators from outside ONNX: {shown}.",
+                remedy="Export the model without custom operators or local functions, and before "
+                "any optimizer of ONNX Runtime has rewritten it.",
+            )
+        )
+    if graph.external:
+        obstacles.append(
+            Obstacle(
+                reason=f"It keeps {graph.external} of its tensors in other files.",
+                remedy=_ONE_FILE,
+                runs=False,
+            )
+        )
+    if not found.inputs and not found.damaged:
+        obstacles.append(
+            Obstacle(
+                reason="It has no input: there is nothing to convert.",
+                remedy="Export the model with its inputs.",
+            )
+        )
+    if found.control_flow:
+        found.notes.append(
+            f"Control flow ({', '.join(found.control_flow)}): converted where its conditions are "
+            "known at conversion, else the stage onnx-tf refuses it."
+        )
+    found.toolchain = Acceptance(
+        accepted=not obstacles, command="runner convert --from-onnx", obstacles=obstacles
+    )
+
+
+def _read_graph(message: Message, graph: _Graph, depth: int) -> None:
+    for number, kind, value in message.fields():
+        if kind != BYTES or not isinstance(value, Message):
+            continue
+        if number == _NODE:
+            _read_node(value, graph, depth)
+        elif number == _INITIALIZER:
+            _read_initializer(value, graph)
+        elif number == _INPUT and not depth:
+            graph.inputs.append(_value_info(value))
+        elif number == _OUTPUT and not depth:
+            graph.outputs.append(_value_info(value))
+
+
+def _read_node(message: Message, graph: _Graph, depth: int) -> None:
+    operator = domain = ""
+    for number, kind, value in message.fields():
+        if kind != BYTES or not isinstance(value, Message):
+            continue
+        if number == _OP_TYPE:
+            operator = value.as_text()
+        elif number == _NODE_DOMAIN:
+            domain = value.as_text()
+        elif number == _ATTRIBUTE and depth < _DEEPEST_SUBGRAPH:
+            for sub, sub_kind, inner in value.fields():
+                is_graph = sub in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS) and sub_kind == BYTES
+                if is_graph and isinstance(inner, Message):
+                    _read_graph(inner, graph, depth + 1)
+    known = domain in ("", "ai.onnx")
+    graph.operators[operator if known else f"{domain}::{operator}"] += 1
+
+
+def _read_initializer(message: Message, graph: _Graph) -> None:
+    dims = [signed(size) for size in message.numbers(_DIMS)]
+    count = math.prod(dims) if all(size >= 0 for size in dims) else 0
+    graph.parameters += count
+    graph.types[TYPES.get(message.number(_DATA_TYPE), "unknown")] += count
+    graph.initializers.add(message.text(_TENSOR_NAME))
+    graph.external += message.number(_DATA_LOCATION) == 1
+
+
+def _value_info(message: Message) -> TensorFacts:
+    """ValueInfoProto: a name and a type, which is a tensor's unless it is a sequence's or map's."""
+    name, kind = message.text(1), message.part(2)
+    tensor = kind.part(1) if kind is not None else None
+    if tensor is None:
+        other = next((n for n, _, _ in kind.fields()), 0) if kind is not None else 0
+        return TensorFacts(
+            name=name, shape=None, dtype={4: "sequence", 5: "map", 9: "optional"}.get(other, "?")
+        )
+    shape = tensor.part(2)
+    sizes: list[Size] | None = None if shape is None else []
+    for dim in shape.parts(1) if shape is not None else ():
+        fixed, named = signed(dim.number(1)), dim.text(2)
+        assert sizes is not None
+        sizes.append(fixed if fixed > 0 else named or "?")
+    return TensorFacts(name=name, shape=sizes, dtype=TYPES.get(tensor.number(1), "unknown"))

@@ -1,0 +1,115 @@
+"""Files that are no model of this toolchain's, named as what they are."""
+
+from __future__ import annotations
+
+import mmap
+import re
+import zipfile
+from typing import IO
+
+from runner.inspection.model import Acceptance, Inspection, Obstacle
+from runner.modelfile import other_format
+
+_START_FROM = "This toolchain starts from a PyTorch model, an ONNX model or a frozen graph."
+_KERAS = (
+    "Load it with Keras and freeze it: convert_variables_to_constants_v2 of tf.function(model), "
+    "then runner convert --from-pb; or export it to ONNX, then --from-onnx."
+)
+_MAGIC = (
+    (b"\x7fELF", "ELF file (a program or a library)"),
+    (b"MZ", "Windows program"),
+    (b"\xca\xfe\xba\xbe", "Java class or a Mach-O program"),
+    (b"\xcf\xfa\xed\xfe", "Mach-O program"),
+    (b"\x89PNG\r\n", "PNG image"),
+    (b"\xff\xd8\xff", "JPEG image"),
+    (b"%PDF-", "PDF document"),
+    (b"GGUF", "GGUF file (llama.cpp)"),
+    (b"\x93NUMPY", "NumPy array"),
+    (b"!<arch>", "static library or Debian package"),
+    (b"SQLite format 3\x00", "SQLite database"),
+    (b"Rar!", "RAR archive"),
+)
+_IN_ZIP = (
+    ("model.weights.h5", "keras", "Keras 3 model", _KERAS),
+    ("Manifest.json", "other", "Core ML package", ""),
+    ("META-INF/MANIFEST.MF", "other", "Java archive", ""),
+    ("AndroidManifest.xml", "other", "Android application", ""),
+    ("[Content_Types].xml", "other", "Office document", ""),
+)
+# Where HDF5 files of Keras name their writer is not fixed; this much is searched.
+_SEARCHED = 64 << 20
+
+
+def named_by_magic(head: bytes) -> str:
+    """What the first bytes alone tell; '' if nothing."""
+    return next((what for magic, what in _MAGIC if head.startswith(magic)), "")
+
+
+def read_zip(file: IO[bytes], found: Inspection) -> None:
+    """Name a zip archive that is none of PyTorch's by what is in it."""
+    names = zipfile.ZipFile(file).namelist()
+    what, remedy = "zip archive", "If a model is in it, unpack it first."
+    if names and all(name.endswith(".npy") for name in names):
+        what, remedy = "NumPy archive (.npz)", ""
+    for name, kind, title, how in _IN_ZIP:
+        if name in names:
+            what, remedy = title, how
+            found.format = "keras" if kind == "keras" else "other"
+            break
+    found.what = what
+    found.details["files"] = f"{len(names)}: {', '.join(name[:80] for name in names[:8])}"
+    found.toolchain = Acceptance(
+        accepted=False,
+        obstacles=[Obstacle(reason=_START_FROM, remedy=remedy), *found.toolchain.obstacles],
+    )
+
+
+def read_hdf5(data: mmap.mmap, found: Inspection) -> None:
+    """HDF5: Keras models and their weights, told by the names of the attributes that they have."""
+    searched = bytes(data[:_SEARCHED])
+    found.damaged = _end_of_hdf5(searched) > len(data)
+    found.details["container"] = "HDF5"
+    if b"model_config" in searched:
+        found.format, found.what = "keras", "Keras model (HDF5)"
+    elif b"layer_names" in searched or b"keras_version" in searched:
+        found.format, found.what = "keras", "Keras weights, without the model (HDF5)"
+    else:
+        found.what = "HDF5 file"
+    version = re.search(rb"(?<![\d.])\d{1,2}\.\d{1,2}\.\d{1,2}(-tf)?(?![\d.])", searched)
+    if found.format == "keras":
+        found.written_by = f"Keras {version[0].decode()}" if version else "Keras"
+    found.toolchain = Acceptance(
+        accepted=False, obstacles=[Obstacle(reason=_START_FROM, remedy=_KERAS)]
+    )
+
+
+def _end_of_hdf5(data: bytes) -> int:
+    """Where the file ends by its superblock, of whose versions 0 to 3 each has its own place."""
+    place = {0: 40, 1: 44, 2: 28, 3: 28}.get(data[8] if len(data) > 8 else 9)
+    return 0 if place is None else int.from_bytes(data[place : place + 8], "little")
+
+
+def read_other(head: bytes, size: int, found: Inspection) -> None:
+    """Name anything else as well as its first bytes allow."""
+    if _TEXT_GRAPH.match(head):
+        found.what = "TensorFlow graph as text (.pbtxt)"
+        remedy = (
+            "Write it as binary: text_format.Parse(text, graph_def), then "
+            "graph_def.SerializeToString()."
+        )
+    elif what := named_by_magic(head):
+        found.what, remedy = what, "Name a model's file."
+    elif head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
+        found.what = "Python pickle, but none that torch.save wrote"
+        remedy = "Save the model with torch.save(model, FILE) or torch.jit.save(traced, FILE)."
+    else:
+        named, remedy = other_format(head, size)
+        found.what = re.sub("^(a|an) ", "", named)
+        if named.startswith("in no format"):
+            found.what = "file of a format that is not known here"
+    found.toolchain = Acceptance(
+        accepted=False, obstacles=[Obstacle(reason=_START_FROM, remedy=remedy)]
+    )
+
+
+_TEXT_GRAPH = re.compile(rb"\s*(#[^\n]*\n\s*)*(node|versions|library)\s*\{")

@@ -1,0 +1,148 @@
+"""What a file is, from its content alone: which format, and what its reader finds in it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO
+
+from runner.errors import BadInput
+from runner.files import sha256_of
+from runner.inspection import graph_file, onnx_file, other_file, tflite_file, torch_file
+from runner.inspection.graph_file import looks_like_operator
+from runner.inspection.model import Inspection, Obstacle
+from runner.inspection.wire import BYTES, VARINT, Malformed, Message, TooMuch
+
+_Reader = Callable[[Message, Inspection], None]
+# What suffix each format usually has, to say so of a file that has another's.
+_SUFFIXES: Mapping[str, tuple[str, ...]] = {
+    ".onnx": ("onnx",),
+    ".tflite": ("tflite",),
+    ".lite": ("tflite",),
+    ".pb": ("frozen-graph", "graph", "saved-model", "onnx"),
+    ".pt": ("torchscript", "torch-module", "state-dict", "checkpoint", "torch-other"),
+    ".pth": ("torchscript", "torch-module", "state-dict", "checkpoint", "torch-other"),
+    ".h5": ("keras", "other"),
+}
+
+
+def summarize(path: Path) -> Inspection:
+    """Read what a file or a SavedModel's folder says of itself.
+
+    Nothing in it is run, and memory and time are bounded whatever it holds. Raises `BadInput` where
+    there is nothing to read.
+    """
+    shown = os.fsencode(path).decode(errors="replace")
+    if not path.exists():
+        raise BadInput(f"There is no file {shown}.")
+    if path.is_dir():
+        return _summarize_folder(path, shown)
+    if not path.is_file():
+        raise BadInput(f"{shown} is no regular file.", "Name a file.")
+    size = path.stat().st_size
+    if not size:
+        raise BadInput(f"{shown} is empty.", "It was probably cut off when it was saved or copied.")
+    found = Inspection(path=shown, bytes=size, sha256=None, format="other", what="")
+    try:
+        with (
+            open(path, "rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            try:
+                _read(file, data, size, found)
+            except TooMuch:
+                found.damaged = True
+                found.notes.append("It has more fields than any model: the rest was not read.")
+        found.sha256 = sha256_of(path)
+    except PermissionError:
+        raise BadInput(f"{shown} cannot be read: permission denied.") from None
+    usual = _SUFFIXES.get(path.suffix.lower())
+    if usual and found.format not in usual:
+        found.notes.append(f"Its name ends in {path.suffix}, and it is something else.")
+    if found.damaged:
+        found.toolchain.accepted = False
+        found.toolchain.obstacles.insert(
+            0,
+            Obstacle(
+                reason="It is truncated or damaged: it begins as what it is and ends too early.",
+                remedy="Copy or download it again.",
+                runs=False,
+            ),
+        )
+    return found
+
+
+def _summarize_folder(path: Path, shown: str) -> Inspection:
+    inner = path / "saved_model.pb"
+    if not inner.is_file():
+        text = (
+            " (saved_model.pbtxt is text: save it as binary)"
+            if (path / "saved_model.pbtxt").is_file()
+            else ""
+        )
+        raise BadInput(
+            f"{shown} is a folder and no SavedModel{text}.", "Name a model's file in it."
+        )
+    found = summarize(inner)
+    found.path = shown
+    weights = sum(part.stat().st_size for part in (path / "variables").glob("variables.*"))
+    found.details["weights in variables/"] = f"{weights:,} bytes"
+    return found
+
+
+def _read(file: IO[bytes], data: mmap.mmap, size: int, found: Inspection) -> None:
+    head = bytes(data[:512])
+    if head.startswith(b"PK\x03\x04"):
+        if not torch_file.read_zip(file, size, found):
+            other_file.read_zip(file, found)
+    elif head.startswith(torch_file.LEGACY_MAGIC):
+        torch_file.read_legacy(file, size, found)
+    elif head[4:8] == b"TFL3":
+        tflite_file.read(data, found)
+    elif head.startswith(b"\x89HDF\r\n"):
+        other_file.read_hdf5(data, found)
+    elif other_file.named_by_magic(head) or (reader := _protobuf(data)) is None:
+        other_file.read_other(head, size, found)
+    else:
+        reader(Message.of(data), found)
+
+
+def _protobuf(data: mmap.mmap) -> _Reader | None:
+    """Which model the outermost fields of a message belong to, if it is one."""
+    first: dict[int, int] = {}
+    try:
+        for number, kind, value in Message.of(data).fields():
+            first.setdefault(number, kind)
+            if kind == BYTES and isinstance(value, Message):
+                reader = _reader_for(first, number, value)
+                if reader is not None:
+                    return reader
+    except (Malformed, TooMuch):
+        pass
+    return None
+
+
+def _reader_for(first: Mapping[int, int], number: int, value: Message) -> _Reader | None:
+    """The reader of a message that has, after fields of these kinds, this one."""
+    try:
+        if number == 7 and _has_nodes(value, 1, 4):  # ModelProto.graph, of nodes with an op_type
+            return onnx_file.read
+        if number == 1 and looks_like_operator(value, 2):  # GraphDef.node, with an op
+            return graph_file.read_graph
+        if number == 2 and first.get(1) == VARINT:  # SavedModel.meta_graphs, after its version
+            graph = value.part(2)
+            if graph is not None and _has_nodes(graph, 1, 2):
+                return graph_file.read_saved_model
+        if number == 2 and first.get(1) == BYTES and _has_nodes(value, 1, 2):  # MetaGraphDef
+            return graph_file.read_meta_graph
+    except Malformed:
+        pass
+    return None
+
+
+def _has_nodes(graph: Message, node: int, operator: int) -> bool:
+    """Whether the first of a graph's nodes names an operator."""
+    first = graph.part(node)
+    return first is not None and looks_like_operator(first, operator)

@@ -1,0 +1,389 @@
+"""PyTorch's files: TorchScript archives, pickled modules and weights, in both containers.
+
+Nothing is unpickled here: `pickle_file` reads the pickle as data. What it would build is enough to
+tell a model from weights, its classes, and its tensors by name and shape.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import shlex
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+from runner.inspection.model import Acceptance, Inspection, Obstacle
+from runner.inspection.pickle_file import BadPickle, Call, Name, Persistent, Pickled, read_pickle
+
+LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+# The magic number, a protocol's version and the writer's word sizes come before the object.
+_BEFORE_THE_OBJECT = 3
+# The pickle of a model's structure is small; the weights lie beside it.
+_MOST_PICKLE = 64 << 20
+# A zip that unpacks to more than this many times its size is made to fill a disk.
+_MOST_UNPACKED = 64 << 20
+_MOST_RATIO = 20
+_DEEPEST = 40
+_MOST_WRAPPED = 4
+_MOST_AXES = 64
+# A model's dictionaries have such keys; anything else may nest, and be without end to hash.
+_KEYS = (str, int, float, bool)
+_NEWEST_TORCHSCRIPT = 2
+_OWN_PACKAGES = ("torch", "torchvision", "collections", "numpy", "__torch__", "copyreg", "_codecs")
+_OWN_BUILTINS = ("set", "list", "dict", "tuple", "int", "float", "bool", "str", "object", "slice")
+_SYSTEM = {
+    *("builtins", "__builtin__", "os", "posix", "nt", "subprocess", "sys", "shutil", "socket"),
+    *("pty", "runpy", "importlib", "pickle", "webbrowser", "ctypes", "operator"),
+}
+_CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
+_ITEMS = {
+    "DoubleStorage": ("float64", 8),
+    "FloatStorage": ("float32", 4),
+    "HalfStorage": ("float16", 2),
+    "BFloat16Storage": ("bfloat16", 2),
+    "LongStorage": ("int64", 8),
+    "IntStorage": ("int32", 4),
+    "ShortStorage": ("int16", 2),
+    "CharStorage": ("int8", 1),
+    "ByteStorage": ("uint8", 1),
+    "BoolStorage": ("bool", 1),
+    "QInt8Storage": ("qint8", 1),
+    "QUInt8Storage": ("quint8", 1),
+    "QInt32Storage": ("qint32", 4),
+}
+_SAVE_AGAIN = (
+    "With the torch that wrote it: torch.save(model.state_dict(), FILE, "
+    "_use_new_zipfile_serialization=False), and name what builds the model with --arch; "
+    "or trace and save it under torch 1.5.1."
+)
+_BUILD = "runner convert --arch FILE.py:CALLABLE --model"
+
+
+def read_zip(file: IO[bytes], size: int, found: Inspection) -> bool:
+    """Fill in what a zip archive of PyTorch says; False if it is none of PyTorch's."""
+    try:
+        archive = zipfile.ZipFile(file)
+        entries = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError):
+        found.format, found.what, found.damaged = "other", "zip archive", True
+        found.notes.append("Its directory of files, at its end, is missing: it was cut off.")
+        return True
+    parts = {entry.filename.partition("/")[2]: entry for entry in entries}
+    obstacles = []
+    if unpacked := bomb(entries, size):
+        found.notes.append("It was not unpacked.")
+        obstacles.append(
+            Obstacle(
+                reason=f"It unpacks to {unpacked:,} bytes, {unpacked // max(size, 1)} times its "
+                "own size: no model does.",
+                remedy="Do not open it; get the model anew from those who made it.",
+                runs=False,
+            )
+        )
+    if {"archive_format", "models/model.json"} & parts.keys():
+        found.format, found.what = "torch-other", "program of torch.export"
+        found.written_by = "PyTorch 2"
+        _judge(found, [Obstacle(reason="torch 1.5.1 cannot read it.", remedy=_SAVE_AGAIN)])
+        return True
+    if "data.pkl" not in parts:
+        found.toolchain = Acceptance(accepted=False, obstacles=obstacles)
+        return False
+    try:
+        version = _small(archive, parts.get("version")).decode(errors="replace").strip()
+    except BadPickle:
+        version, found.damaged = "", True
+    script = "constants.pkl" in parts
+    found.format, found.what = (
+        ("torchscript", "TorchScript archive") if script else ("torch-other", "zip checkpoint")
+    )
+    found.details["container"] = "zip"
+    found.details["format version"] = version or "not stated"
+    number = int(version) if version.isdigit() and len(version) < 9 else 0
+    found.written_by = _writer(number, parts)
+    if obstacles:
+        _judge(found, obstacles)
+        return True
+    try:
+        pickled = read_pickle(io.BytesIO(_small(archive, parts["data.pkl"])))
+    except BadPickle as error:
+        found.damaged = True
+        found.notes.append(f"The pickle in it cannot be read: {error}.")
+        _judge(found, obstacles)
+        return True
+    if script:
+        code = [name for name in parts if name.startswith("code/") and name.endswith(".py")]
+        found.details["code files"] = str(len(code))
+        _count_tensors(pickled.value, found)
+        if number > _NEWEST_TORCHSCRIPT:
+            reason = (
+                f"It is of TorchScript format {number}, of torch 1.6 or later; torch 1.5.1 reads "
+                f"format {_NEWEST_TORCHSCRIPT}."
+            )
+            obstacles.append(Obstacle(reason=reason, remedy=_SAVE_AGAIN))
+        _judge(found, obstacles)
+        return True
+    _describe(pickled, found, zipped=True)
+    return True
+
+
+def bomb(entries: Sequence[zipfile.ZipInfo], size: int) -> int:
+    """How much an archive of this size unpacks to, if no model does; else 0."""
+    unpacked = sum(entry.file_size for entry in entries)
+    return unpacked if unpacked > _MOST_UNPACKED + _MOST_RATIO * size else 0
+
+
+def read_legacy(file: IO[bytes], size: int, found: Inspection) -> None:
+    """Fill in what a file of torch.save's first format says: pickles, then the bare storages."""
+    found.format, found.what = "torch-other", "file of torch.save"
+    found.details["container"] = "legacy (pickles, then the tensors)"
+    found.written_by = "torch.save of torch 1.5 or earlier, or of a later one when asked to"
+    try:
+        for _ in range(_BEFORE_THE_OBJECT):
+            read_pickle(file)
+        pickled = read_pickle(file)
+        _describe(pickled, found, zipped=False)
+        keys = storage_keys(read_pickle(file))
+        sizes = storages(pickled)
+        expected = file.tell() + sum(8 + sizes.get(key, 0) for key in keys)
+        found.damaged = size < expected
+    except (BadPickle, TypeError) as error:
+        found.damaged = True
+        found.notes.append(f"A pickle in it cannot be read: {error}.")
+
+
+def _describe(pickled: Pickled, found: Inspection, zipped: bool) -> None:
+    """What a pickled object is: a model, weights, or neither."""
+    value = pickled.value
+    foreign = sorted(name for name in pickled.names if not _is_own(name))
+    if foreign:
+        found.details["classes of its own"] = ", ".join(foreign[:20])
+    obstacles = []
+    if dangerous := [name for name in foreign if _is_code(name)]:
+        found.details["calls for"] = ", ".join(dangerous[:20])
+        reason = f"Loading it would call {', '.join(dangerous[:5])}: it may run anything."
+        remedy = "If you trust those who made it, ask them for a state_dict; else do not load it."
+        obstacles.append(Obstacle(reason=reason, remedy=remedy))
+    kind = kind_of(value)
+    later = " in the zip format of torch 1.6 and later" if zipped else ""
+    if kind == "module":
+        found.format, found.what = "torch-module", f"pickled module{later}"
+        found.details["class"] = value.function if isinstance(value, Call) else "?"
+        layers = Counter(call.function for call in _modules(value))
+        found.details["layers"] = ", ".join(
+            f"{count} {name.rpartition('.')[2]}" for name, count in layers.most_common(30)
+        )
+        if zipped:
+            reason = "It is a whole model of a newer torch's own code; torch 1.5.1 reads none."
+            obstacles.append(Obstacle(reason=reason, remedy=_SAVE_AGAIN))
+        elif foreign:
+            reason = f"Its Python code is not in it: {', '.join(foreign[:5])}."
+            remedy = "Give the file that defines these classes: --arch FILE.py."
+            obstacles.append(Obstacle(reason=reason, remedy=remedy, settled_by="--arch"))
+    elif kind in ("state_dict", "checkpoint"):
+        if kind == "state_dict":
+            found.format, found.what = "state-dict", f"state_dict{later}"
+        else:
+            found.format = "checkpoint"
+            found.what = f"checkpoint with a state_dict{later}"
+            found.details["keys"] = ", ".join(map(_shown, list(_items(value) or {})[:20]))
+    else:
+        shown = value.function if isinstance(value, Call) else type(value).__name__
+        reason = f"It holds a {shown}, neither a model nor weights."
+        remedy = "Save the model itself or its state_dict()."
+        obstacles.append(Obstacle(reason=reason, remedy=remedy))
+    _count_tensors(value, found)
+    _judge(found, obstacles)
+    if found.format in ("state-dict", "checkpoint"):
+        found.toolchain.command = _BUILD
+        found.notes.append("It is weights without the model: --arch has to name what builds that.")
+
+
+def _judge(found: Inspection, obstacles: list[Obstacle]) -> None:
+    found.toolchain = Acceptance(
+        accepted=not obstacles, command="runner convert --model", obstacles=obstacles
+    )
+
+
+def with_arch(found: Inspection, arch: str) -> None:
+    """Take into account that the user names the code, or what builds the model."""
+    if not arch or found.format not in ("torch-module", "state-dict", "checkpoint"):
+        return
+    taken = found.toolchain
+    taken.obstacles = [o for o in taken.obstacles if o.settled_by != "--arch"]
+    taken.accepted = not taken.obstacles
+    taken.command = f"runner convert --arch {shlex.quote(arch)} --model"
+
+
+def _is_own(name: str) -> bool:
+    module, _, rest = name.partition(".")
+    if module in ("builtins", "__builtin__"):
+        return rest in _OWN_BUILTINS
+    return module in _OWN_PACKAGES
+
+
+def _is_code(name: str) -> bool:
+    """Whether it is the interpreter's or the system's own, and no class of a model's."""
+    return name.partition(".")[0] in _SYSTEM
+
+
+def kind_of(value: Any) -> str:
+    """'module', 'state_dict', 'checkpoint', or '' for a pickled value of another kind."""
+    return _kind_of(value, 0, set())
+
+
+def _kind_of(value: Any, depth: int, seen: set[int]) -> str:
+    if id(value) in seen:  # one object can be reached in more ways than there is time for
+        return ""
+    seen.add(id(value))
+    items = _items(value)
+    if isinstance(value, Call) and _is_code(value.function):
+        return ""
+    if items is not None:
+        if any(_is_tensor(item) for item in items.values()):
+            return "state_dict"
+        for key in _CHECKPOINT_KEYS:
+            near = key in items and depth < _DEEPEST
+            inner = _kind_of(items[key], depth + 1, seen) if near else ""
+            if inner:
+                return "module" if inner == "module" else "checkpoint"
+        return ""
+    return "module" if isinstance(value, Call) and not _is_tensor(value) else ""
+
+
+def _items(value: Any) -> dict[Any, Any] | None:
+    """The items of a dictionary, or of an OrderedDict, of which some are made of pairs."""
+    if isinstance(value, dict):
+        return value
+    if not isinstance(value, Call) or value.function != "collections.OrderedDict":
+        return None
+    if value.items or not value.arguments:
+        return value.items
+    given = value.arguments[0] if isinstance(value.arguments, tuple) else ()
+    pairs = given if isinstance(given, list) else []
+    return {
+        p[0]: p[1]
+        for p in pairs
+        if isinstance(p, list | tuple) and len(p) == 2 and isinstance(p[0], _KEYS)
+    }
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Call) and value.function.startswith("torch._utils._rebuild_")
+
+
+def _modules(value: Any) -> Iterator[Call]:
+    """A pickled module and all those in it; each once."""
+    for call in _calls(value):
+        if isinstance(call.state, dict) and "_modules" in call.state:
+            yield call
+
+
+def _calls(value: Any) -> Iterator[Call]:
+    """Every call in a pickled value, each once. With a stack of its own: any depth will do."""
+    pending, seen = [value], set()
+    while pending:
+        current = pending.pop()
+        if isinstance(current, Call | dict | list | tuple):
+            if id(current) in seen:
+                continue
+            seen.add(id(current))
+        if isinstance(current, Call):
+            yield current
+            pending += [current.arguments, current.items, current.state]
+        elif isinstance(current, dict):
+            pending += current.values()
+        elif isinstance(current, list | tuple):
+            pending += current
+
+
+def _count_tensors(value: Any, found: Inspection) -> None:
+    """Parameters, where the pickle tells them from buffers; else all tensors of floats."""
+    calls = list(_calls(value))
+    parameters = [c for c in calls if c.function.endswith("_rebuild_parameter")]
+    tensors = [c for c in calls if c.function.endswith(("_rebuild_tensor", "_rebuild_tensor_v2"))]
+    counted = parameters or tensors
+    types: Counter[str] = Counter()
+    for call in counted:
+        dtype, shape = _tensor_of(call)
+        if parameters or dtype.startswith(("float", "bfloat", "q")):
+            types[dtype] += math.prod(shape)
+    found.parameters, found.parameter_types = sum(types.values()), dict(types.most_common())
+    found.details["tensors"] = str(len(tensors))
+    named = _items(value)
+    inner = next((named[k] for k in _CHECKPOINT_KEYS if named and kind_of(named.get(k))), None)
+    for name, call in list((_items(inner) or named or {}).items())[:6]:
+        if _is_tensor(call):
+            dtype, shape = _tensor_of(call)
+            found.details[f"tensor {_shown(name)}"] = (
+                f"{'x'.join(map(str, shape)) or 'scalar'} {dtype}"
+            )
+
+
+def _tensor_of(call: Call) -> tuple[str, tuple[int, ...]]:
+    """Type and shape of what _rebuild_tensor_v2(storage, offset, size, ...) would give.
+
+    A parameter's first argument is a tensor, which may be wrapped once more.
+    """
+    arguments: Any = ()
+    inner: Any = call
+    for _ in range(_MOST_WRAPPED):
+        arguments = inner.arguments if isinstance(inner.arguments, tuple) else ()
+        inner = arguments[0] if arguments else None
+        if not isinstance(inner, Call):
+            break
+    if len(arguments) < 3:
+        return "?", ()
+    storage, size = arguments[0], arguments[2]
+    sizes = size if isinstance(size, tuple) and len(size) <= _MOST_AXES else ()
+    known = all(isinstance(d, int) and 0 <= d < 1 << 40 for d in sizes)
+    identifier = storage.identifier if isinstance(storage, Persistent) else ()
+    kind = identifier[1] if isinstance(identifier, tuple) and len(identifier) > 1 else None
+    name = kind.name.rpartition(".")[2] if isinstance(kind, Name) else ""
+    return _ITEMS.get(name, ("?", 1))[0], sizes if known else ()
+
+
+def _shown(key: Any) -> str:
+    """A dictionary's key, as much of it as a person reads."""
+    return (key if isinstance(key, str) else type(key).__name__)[:80]
+
+
+def storage_keys(pickled: Pickled) -> list[str]:
+    """The list of the storages' keys that follows an object. Raises `BadPickle`."""
+    keys = pickled.value
+    if not isinstance(keys, list) or not all(isinstance(key, str | int) for key in keys):
+        raise BadPickle("no list of keys")
+    return [str(key) for key in keys]
+
+
+def storages(pickled: Pickled) -> dict[str, int]:
+    """The bytes of each tensor's storage, by its key."""
+    found = {}
+    for identifier in pickled.persistent:
+        if isinstance(identifier, tuple) and len(identifier) > 4:
+            _, kind, key, _, count, *_ = identifier
+            name = kind.name.rpartition(".")[2] if isinstance(kind, Name) else ""
+            if isinstance(count, int) and isinstance(key, str | int):
+                found[str(key)] = _ITEMS.get(name, ("?", 1))[1] * count
+    return found
+
+
+def _writer(version: int, parts: dict[str, Any]) -> str:
+    """Which torch wrote an archive, as far as its parts tell."""
+    if "byteorder" in parts:
+        return "PyTorch 2.1 or later"
+    if version > _NEWEST_TORCHSCRIPT:
+        return "PyTorch 1.6 or later"
+    return "PyTorch 1.4 or 1.5" if version else "PyTorch"
+
+
+def _small(archive: zipfile.ZipFile, entry: zipfile.ZipInfo | None) -> bytes:
+    """A part that is small by nature; no more of it than that. Raises `BadPickle` if damaged."""
+    if entry is None:
+        return b""
+    try:
+        with archive.open(entry) as part:
+            return part.read(_MOST_PICKLE)
+    except Exception as error:  # zlib, a wrong checksum, a password
+        raise BadPickle(str(error)[:200]) from None

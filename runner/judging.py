@@ -1,0 +1,114 @@
+"""What came of a run: the verdict on the final model, the exit code, and the report."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import runner
+from runner.engines.choice import Choice
+from runner.errors import ExitCode
+from runner.plan import Plan
+from runner.report import EngineRecord, FileRecord, Gate, ModelRecord, Report, StageRecord
+
+_BLAMED = {"input": ExitCode.BAD_INPUT, "environment": ExitCode.ENVIRONMENT}
+
+Outcome = Literal["passed", "out-of-tolerance", "vacuous", "failed", "interrupted"]
+
+
+def report_of(
+    plan: Plan,
+    choice: Choice,
+    records: Sequence[StageRecord],
+    interrupted: bool,
+    started: float,
+    setup: float,
+) -> Report:
+    total = time.time() - started
+    inside = sum(r.report.seconds for r in records if r.report and not r.cached)
+    outcome, code, gate = judged(plan, records, interrupted)
+    first = records[0].report
+    return Report(
+        runner=runner.__version__,
+        run=plan.run,
+        started=datetime.datetime.fromtimestamp(started, datetime.timezone.utc).isoformat(),
+        seconds=round(total, 3),
+        setup_seconds=round(setup, 3),
+        overhead_seconds=round(total - setup - inside, 3),
+        outcome=outcome,
+        exit_code=int(code),
+        toolchain=plan.toolchain.name,
+        reference=plan.toolchain.reference,
+        model=ModelRecord(
+            # A name that is not UTF-8 is shown as far as it goes.
+            name=os.fsencode(plan.model.path.name).decode(errors="replace"),
+            kind=plan.model.kind.value,
+            sha256=plan.model.sha256,
+            bytes=plan.model.bytes,
+            **{name: _shown_path(path) for name, path in _sources(plan).items()},
+        ),
+        options=dict(plan.options),
+        inputs_from=plan.inputs_from or ("inferred from the first layer" if first else ""),
+        engine=EngineRecord(
+            name=choice.engine.name, reason=choice.reason, details=choice.engine.details
+        ),
+        gate=gate,
+        notes=[
+            *(note for record in records if record.report for note in record.report.notes),
+            *_note_of_the_cache(records),
+        ],
+        artifacts=_kept(plan, records),
+        stages=list(records),
+    )
+
+
+def _sources(plan: Plan) -> dict[str, Path | None]:
+    return {"path": plan.model.path, "arch_file": plan.arch_file, "inputs_file": plan.arrays}
+
+
+def _shown_path(path: Path | None) -> str | None:
+    return None if path is None else os.fsencode(path.absolute()).decode(errors="replace")
+
+
+def _kept(plan: Plan, records: Sequence[StageRecord]) -> list[FileRecord]:
+    """The artifacts that are in the run folder, and not those that a stage only speaks of."""
+    reported = [record.report.artifact for record in records if record.report]
+    expected = {stage.produces for stage in plan.toolchain.stages}
+    return [a for a in reported if a and a.path in expected and (plan.output / a.path).is_file()]
+
+
+def _note_of_the_cache(records: Sequence[StageRecord]) -> list[str]:
+    taken = {record.name: record.cached for record in records if record.cached}
+    if not taken:
+        return []
+    runs = ", ".join(dict.fromkeys(taken.values()))
+    return [f"Taken from the cache: {', '.join(taken)} (made by {runs}); --no-cache runs them."]
+
+
+def judged(
+    plan: Plan, records: Sequence[StageRecord], interrupted: bool
+) -> tuple[Outcome, ExitCode, Gate]:
+    """The outcome of the run: the verdict on the final model, if there is one."""
+    metric, tolerance = plan.check["metric"], plan.check["tolerance"]
+    gate = Gate(metric=metric, tolerance=tolerance, value=None, verdict=None)
+    if interrupted:
+        return "interrupted", ExitCode.INTERRUPTED, gate
+    failed = next((record for record in records if record.status == "failed"), None)
+    if failed is not None:
+        return "failed", _BLAMED.get(failed.blame, ExitCode.STAGE_FAILED), gate
+    final = records[-1].report
+    check = final.check if final else None
+    if check is None:
+        return "vacuous", ExitCode.VACUOUS, gate
+    values = [getattr(o, metric) for o in check.outputs if getattr(o, metric) is not None]
+    gate.value = max(values, default=None)
+    gate.verdict = check.verdict
+    if check.verdict == "passed":
+        return "passed", ExitCode.PASSED, gate
+    if check.verdict == "vacuous":
+        return "vacuous", ExitCode.VACUOUS, gate
+    return "out-of-tolerance", ExitCode.OUT_OF_TOLERANCE, gate

@@ -1,0 +1,68 @@
+"""What runs that were killed left behind: containers, volumes and half-made environments.
+
+A run that ends in any other way removes its own. Only SIGKILL and a power cut leave something; it
+is found by its label or its name, and by an owner that is no longer alive.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from runner.engines.process import cache_folder
+from runner.errors import EnvironmentUnavailable
+from runner.owner import is_alive
+
+
+def remove_from_docker() -> list[str]:
+    """Remove the containers and volumes of runs whose runner is gone; their names.
+
+    Without an engine that answers there is nothing that could be removed.
+    """
+    import docker.errors
+
+    from runner.engines.docker import LABEL, OWNER, connect
+
+    try:
+        client = connect()
+    except EnvironmentUnavailable:
+        return []
+    removed = []
+    with suppress(docker.errors.DockerException):
+        for container in client.containers.list(all=True, filters={"label": LABEL}):
+            if not is_alive(container.labels.get(OWNER, "")):
+                with suppress(docker.errors.DockerException):
+                    container.remove(force=True)
+                    removed.append(f"container {container.name}")
+        for volume in client.volumes.list(filters={"label": LABEL}):
+            if not is_alive((volume.attrs.get("Labels") or {}).get(OWNER, "")):
+                with suppress(docker.errors.DockerException):
+                    volume.remove(force=True)
+                    removed.append(f"volume {volume.name}")
+    return removed
+
+
+def remove_drafts(folder: Path | None = None) -> list[str]:
+    """Remove environments that were never finished, unless they are being made right now."""
+    folder = folder or cache_folder() / "environments"
+    removed = []
+    for draft in sorted(folder.glob(".*.part")):
+        final = folder / draft.name[1 : -len(".part")]
+        with suppress(Timeout), FileLock(str(final) + ".lock", timeout=0):
+            shutil.rmtree(draft, ignore_errors=True)
+            removed.append(draft.name)
+    return removed
+
+
+def remove_environments(folder: Path | None = None) -> list[str]:
+    """Remove the process engine's environments, unless one is being made right now."""
+    folder = folder or cache_folder() / "environments"
+    removed = []
+    for path in sorted(p for p in folder.glob("*") if p.is_dir() and not p.name.startswith(".")):
+        with suppress(Timeout), FileLock(str(path) + ".lock", timeout=0):
+            shutil.rmtree(path, ignore_errors=True)
+            removed.append(path.name)
+    return removed

@@ -1,0 +1,268 @@
+"""Asking package indexes what they serve, and fetching it: with the user's own settings for pip.
+
+uv and pip only install; neither tells which files of a release an index has, or hands one over
+without building it. The protocol is the simple repository API (PEP 503, PEP 691), and folders.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urldefrag, urljoin, urlparse
+from urllib.request import url2pathname
+
+import requests
+import urllib3.exceptions
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+
+from runner.errors import EnvironmentUnavailable
+from runner.files import sha256_of
+from runner.pins import Pin, files_of
+from runner.registry import Registry, read_registry
+
+DEFAULT_INDEX = "https://pypi.org/simple"
+_ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.1"
+_TIMEOUT = (15, 60)
+# The list of one project's files is a few megabytes at most.
+_MOST_LISTED = 128 << 20
+
+
+@dataclass(frozen=True)
+class IndexFile:
+    """A file that an index lists. `size` is 0 where the index does not say."""
+
+    name: str
+    url: str
+    sha256: str
+    size: int = 0
+    yanked: str = ""
+    """Why it was withdrawn; empty if it was not."""
+    source: str = ""
+    """The index, as it may be shown to anybody."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What all indexes have of one pin. `problems` are of those that did not answer."""
+
+    files: tuple[IndexFile, ...]
+    problems: tuple[str, ...] = ()
+
+
+class PackageIndexes:
+    """The index, the extra ones and the folders that pip is set up for."""
+
+    def __init__(self, registry: Registry | None = None) -> None:
+        self._registry = registry or read_registry()
+        main = self._registry.index_url or DEFAULT_INDEX
+        self._indexes = [] if self._registry.no_index else [main, *self._registry.extra_index_urls]
+        retry = Retry(total=3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
+        self._session = requests.Session()
+        self._silent: dict[str, str] = {}
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(pool_maxsize=16, max_retries=retry))
+
+    def listing(self, pin: Pin) -> Listing:
+        """The files of a pin's release, whatever their hashes. Raises nothing."""
+        files: list[IndexFile] = []
+        problems: list[str] = []
+        pages = [(_project_page(index, pin.name), index) for index in self._indexes]
+        for page, source in [*pages, *((link, link) for link in self._registry.find_links)]:
+            if source in self._silent:
+                problems.append(self._silent[source])
+                continue
+            try:
+                found = self._page(page, shown(source))
+            except requests.ConnectionError as error:
+                # After several tries: it need not be asked again for each of many pins.
+                self._silent[source] = f"{shown(source)}: {_why(error)}"
+                problems.append(self._silent[source])
+                continue
+            except (requests.RequestException, OSError, ValueError) as error:
+                problems.append(f"{shown(source)}: {_why(error)}")
+                continue
+            files += [_with_hash(file) for file in files_of(pin, found)]
+        return Listing(tuple(files), tuple(problems))
+
+    @contextmanager
+    def open(self, file: IndexFile) -> Iterator[Source]:
+        """A file's bytes, unchecked. Raises `EnvironmentUnavailable` if they cannot be had."""
+        path = _local(file.url)
+        if path is not None:
+            with open(path, "rb") as local:
+                yield local
+            return
+        try:
+            response = self._get(file.url, headers={"Accept-Encoding": "identity"})
+            response.raise_for_status()
+        except (requests.RequestException, OSError) as error:
+            raise _not_fetched(file, error) from None
+        with response:
+            yield _Body(file, response)
+
+    def size(self, file: IndexFile) -> int:
+        """How many bytes a file has; 0 if nobody says."""
+        path = _local(file.url)
+        if path is not None:
+            return path.stat().st_size
+        if file.size:
+            return file.size
+        with suppress(requests.RequestException, ValueError):
+            host = urlparse(file.url).hostname or ""
+            reply = self._session.head(
+                file.url,
+                headers={"Accept-Encoding": "identity"},
+                allow_redirects=True,
+                timeout=_TIMEOUT,
+                verify=self._verify(host),
+            )
+            return int(reply.headers.get("Content-Length", 0))
+        return 0
+
+    def _page(self, page: str, source: str) -> list[IndexFile]:
+        """The files that a page or a folder lists; none if there is no such page."""
+        folder = _local(page)
+        if folder is not None:
+            if folder.is_dir() and not (folder / "index.html").is_file():
+                names = [path for path in folder.iterdir() if path.is_file()]
+                return [IndexFile(p.name, p.as_uri(), "", source=source) for p in names]
+            html = folder / "index.html" if folder.is_dir() else folder
+            if not html.is_file():
+                return []
+            return _from_html(html.read_text(errors="replace"), html.as_uri(), source)
+        with self._get(page, headers={"Accept": _ACCEPT}) as response:
+            if response.status_code == 404:
+                return []
+            response.raise_for_status()
+            content = b""
+            for chunk in response.iter_content(1 << 20):
+                content += chunk
+                if len(content) > _MOST_LISTED:
+                    raise ValueError("its list of files is too long")
+            if "json" in response.headers.get("Content-Type", ""):
+                return _from_json(json.loads(content), response.url, source)
+            return _from_html(content.decode(errors="replace"), response.url, source)
+
+    def _get(self, url: str, headers: dict[str, str]) -> requests.Response:
+        verify = self._verify(urlparse(url).hostname or "")
+        return self._session.get(url, headers=headers, timeout=_TIMEOUT, stream=True, verify=verify)
+
+    def _verify(self, host: str) -> bool | str:
+        trusted = {entry.partition(":")[0] for entry in self._registry.trusted_hosts}
+        return False if host in trusted else self._registry.ca_bundle or True
+
+
+class Source(Protocol):
+    """Something to read from, once."""
+
+    def read(self, size: int = ..., /) -> bytes: ...
+
+
+class _Body:
+    """A response's body. A connection that breaks is an error for a person."""
+
+    def __init__(self, file: IndexFile, response: requests.Response) -> None:
+        self._file = file
+        self._raw = response.raw
+
+    def read(self, size: int = -1, /) -> bytes:
+        try:
+            data: bytes = self._raw.read(None if size < 0 else size)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise _not_fetched(self._file, error) from None
+        return data
+
+
+def _not_fetched(file: IndexFile, error: Exception) -> EnvironmentUnavailable:
+    return EnvironmentUnavailable(
+        f"{file.name} could not be fetched from {file.source}: {_why(error)}",
+        "Check the network, then run the command again: it goes on where it stopped.",
+    )
+
+
+def shown(location: str) -> str:
+    """An index's address without what stands before an @: a password may."""
+    return re.sub(r"//[^/@]*@", "//", location)
+
+
+def _project_page(index: str, name: str) -> str:
+    return f"{index.rstrip('/')}/{name}/"
+
+
+def _local(location: str) -> Path | None:
+    parsed = urlparse(location)
+    if parsed.scheme == "file":
+        return Path(url2pathname(parsed.path))
+    return None if parsed.scheme in ("http", "https") else Path(location)
+
+
+def _with_hash(file: IndexFile) -> IndexFile:
+    """A file of a folder, which nobody has hashed yet."""
+    path = _local(file.url)
+    if file.sha256 or path is None or not path.is_file():
+        return file
+    return IndexFile(file.name, file.url, sha256_of(path), path.stat().st_size, source=file.source)
+
+
+def _from_json(data: dict[str, Any], page: str, source: str) -> list[IndexFile]:
+    files = []
+    for entry in data["files"]:
+        yanked = entry.get("yanked") or ""
+        files.append(
+            IndexFile(
+                str(entry["filename"]),
+                urljoin(page, str(entry["url"])),
+                str(entry.get("hashes", {}).get("sha256", "")),
+                int(entry.get("size") or 0),
+                "no reason given" if yanked is True else str(yanked),
+                source,
+            )
+        )
+    return files
+
+
+def _from_html(text: str, page: str, source: str) -> list[IndexFile]:
+    parser = _Links()
+    parser.feed(text)
+    files = []
+    for href, yanked in parser.links:
+        url, fragment = urldefrag(urljoin(urljoin(page, parser.base), href))
+        sha256 = fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else ""
+        name = unquote(urlparse(url).path.rpartition("/")[2])
+        files.append(IndexFile(name, url, sha256, 0, yanked, source))
+    return files
+
+
+class _Links(HTMLParser):
+    """The links of a PEP 503 page, and why each was yanked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = ""
+        self.links: list[tuple[str, str]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        href = attributes.get("href")
+        if tag == "base" and href:
+            self.base = href
+        if tag == "a" and href:
+            yanked = "data-yanked" in attributes
+            reason = attributes.get("data-yanked") or "no reason given"
+            self.links.append((href, reason if yanked else ""))
+
+
+def _why(error: Exception) -> str:
+    """The reason alone, without addresses that may hold a password."""
+    if isinstance(error, requests.HTTPError):
+        return f"it answers {error.response.status_code}"
+    if isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError)):
+        return type(error).__name__
+    return str(error)

@@ -1,0 +1,157 @@
+"""The geometry of the charts: where each mark lies, in per cent of the width.
+
+Templates draw them as inline SVG whose x coordinates are percentages. So a chart takes the width
+of its column, while its text and its marks keep their size: on a phone too, and without a script.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from runner.page import figures
+from runner.report import Histogram
+
+_MOST_TICKS = 5
+_MOST_POINTS = 300
+# Beyond these float64 has no numbers; a scale never gets wider.
+_LOWEST, _HIGHEST = -324, 309
+
+
+@dataclass(frozen=True)
+class Tick:
+    x: float
+    label: str
+
+
+@dataclass(frozen=True)
+class LogScale:
+    """Powers of ten from `low` to `high` (exponents), over 0 to 100 per cent."""
+
+    low: int
+    high: int
+
+    def at(self, value: float) -> float:
+        """The place of a value; what lies outside is at the edge, as 0 is."""
+        if not value > 0:
+            return 0.0
+        exponent = math.log10(value) if math.isfinite(value) else math.inf
+        share = (exponent - self.low) / (self.high - self.low)
+        return round(100 * min(1.0, max(0.0, share)), 2)
+
+    @property
+    def ticks(self) -> list[Tick]:
+        step = max(1, math.ceil((self.high - self.low) / _MOST_TICKS))
+        return [
+            Tick(self.at(10.0**exponent), figures.power_of_ten(exponent))
+            for exponent in range(self.low, self.high + 1, step)
+            if exponent > _LOWEST and exponent < _HIGHEST
+        ]
+
+
+def log_scale(values: Iterable[float | None], margin: float = 0.15) -> LogScale:
+    """A scale of whole decades around all positive values; what is none of these is left out."""
+    logs = [math.log10(v) for v in values if v is not None and math.isfinite(v) and v > 0]
+    if not logs:
+        return LogScale(-9, 0)
+    low, high = math.floor(min(logs) - margin), math.ceil(max(logs) + margin)
+    return LogScale(max(low, _LOWEST), min(max(high, low + 2), _HIGHEST))
+
+
+@dataclass(frozen=True)
+class Bar:
+    x: float
+    width: float
+    height: float
+    beyond: bool
+    """Whether all of the bin lies beyond the tolerance."""
+
+
+@dataclass(frozen=True)
+class Bin:
+    """A row of the histogram's table."""
+
+    low: str
+    high: str
+    count: str
+    share: str
+
+
+@dataclass(frozen=True)
+class HistogramChart:
+    """Bars over a log scale; heights are in per cent of the tallest."""
+
+    scale: LogScale
+    bars: tuple[Bar, ...]
+    bins: tuple[Bin, ...]
+    total: int
+    zeros: int
+    median: float | None
+    """The edge of the bin below which half of the errors lie."""
+
+
+def histogram_scale(histograms: Sequence[Histogram], marks: Iterable[float | None]) -> LogScale:
+    """One scale for all histograms of a page, so that they compare at a glance."""
+    edges = [edge for h in histograms for edge in (h.edges[:1] + h.edges[-1:])]
+    return log_scale([*edges, *marks], margin=0.0)
+
+
+def histogram_chart(
+    histogram: Histogram, scale: LogScale, tolerance: float | None
+) -> HistogramChart:
+    tallest = max(histogram.counts, default=0) or 1
+    total = histogram.zeros + sum(histogram.counts)
+    bars, bins = [], []
+    below, median = histogram.zeros, 0.0 if 2 * histogram.zeros >= total else None
+    for low, high, count in zip(
+        histogram.edges, histogram.edges[1:], histogram.counts, strict=False
+    ):
+        x = scale.at(low)
+        beyond = tolerance is not None and low >= tolerance
+        if count:
+            height = round(max(1.0, 100 * count / tallest), 2)
+            bars.append(Bar(x, round(scale.at(high) - x, 2), height, beyond))
+        share = figures.percent(count, total)
+        bins.append(
+            Bin(figures.scientific(low), figures.scientific(high), figures.count(count), share)
+        )
+        below += count
+        if median is None and 2 * below >= total:
+            median = high
+    return HistogramChart(scale, tuple(bars), tuple(bins), total, histogram.zeros, median)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line over places in order: points from (0, 0) at the top left to (100, 100)."""
+
+    points: str
+    """As the `points` attribute of a polyline."""
+    marked: tuple[float, float] | None
+
+
+def curve(values: Sequence[float], scale: LogScale, marked: int | None = None) -> Curve:
+    """Errors in order of depth, over a vertical log scale; what is not finite is at the top.
+
+    Of more than a few hundred values, the largest of each stretch stands for all of it: peaks stay.
+    """
+    last = max(1, len(values) - 1)
+
+    def place(index: int) -> tuple[float, float]:
+        value = values[index]
+        return round(100 * index / last, 2), round(
+            100 - (100.0 if math.isnan(value) else scale.at(value)), 2
+        )
+
+    step = max(1, math.ceil(len(values) / _MOST_POINTS))
+    kept = [
+        max(range(start, min(start + step, len(values))), key=lambda i: _height(values[i]))
+        for start in range(0, len(values), step)
+    ]
+    points = " ".join(f"{x:g},{y:g}" for x, y in map(place, kept))
+    return Curve(points, None if marked is None else place(marked))
+
+
+def _height(value: float) -> float:
+    return math.inf if math.isnan(value) else value

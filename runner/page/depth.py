@@ -1,0 +1,123 @@
+"""The error by depth: what the page draws of a diagnosis, if the run has one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runner.page import figures
+from runner.page.charts import Curve, LogScale, curve, log_scale
+from runner.report import Report
+
+_MOST_ROWS, _LABEL = 60, 24
+
+
+@dataclass(frozen=True)
+class DepthCurve:
+    """A stage's relative error at each tensor that it shares with the reference, in order.
+
+    `points` are pairs of what the tensor is (a module's path or a node's name) and its error;
+    `culprit` is the label of the point where the error is born, '' where there is none.
+    """
+
+    stage: str
+    points: tuple[tuple[str, float], ...]
+    culprit: str = ""
+
+
+def depth_curves(report: Report) -> list[DepthCurve]:
+    """A curve for each stage that was traced; none for a report without a diagnosis."""
+    diagnosis = report.diagnosis
+    if diagnosis is None:
+        return []
+    culprit = diagnosis.culprit
+    curves = []
+    for stage in diagnosis.stages:
+        if stage.trace is None:
+            continue
+        points = tuple((_label(point), point.error) for point in stage.trace.points)
+        born_here = culprit is not None and culprit.stage == stage.stage
+        curves.append(DepthCurve(stage.stage, points, _label(culprit) if born_here else ""))
+    return curves
+
+
+def depth_summary(report: Report) -> str:
+    """What the diagnosis comes to, in its own words; '' without one."""
+    diagnosis = report.diagnosis
+    return "" if diagnosis is None else figures.clip(diagnosis.summary, 500)
+
+
+def _label(point: Any) -> str:
+    """The layers of the user's model that a tensor comes from, and its name, which is unique."""
+    layers = " + ".join(point.modules)
+    return f"{layers} ({point.tensor})" if layers else str(point.tensor)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row of the curve's table."""
+
+    index: int
+    label: str
+    error: str
+    culprit: bool
+
+
+@dataclass(frozen=True)
+class DepthChart:
+    stage: str
+    scale: LogScale
+    curve: Curve
+    culprit: str
+    label: str
+    """The culprit's name as the chart has room for it."""
+    description: str
+    rows: tuple[Point, ...]
+    shown: str
+
+
+def depth_charts(curves: Sequence[DepthCurve]) -> list[DepthChart]:
+    """The curves over one scale, so that the stages compare."""
+    curves = [item for item in curves if item.points]
+    scale = log_scale(error for item in curves for _, error in item.points)
+    return [_chart(item, scale) for item in curves]
+
+
+def _chart(item: DepthCurve, scale: LogScale) -> DepthChart:
+    errors = [error for _, error in item.points]
+    labels = [label for label, _ in item.points]
+    at = labels.index(item.culprit) if item.culprit and item.culprit in labels else None
+    chosen: Sequence[int] = range(len(errors))
+    shown = f"All {figures.count(len(errors))} tensors that were compared, in order"
+    if len(errors) > _MOST_ROWS:
+        largest = sorted(chosen, key=lambda i: -errors[i] if errors[i] == errors[i] else -1e308)
+        kept = {*largest[:_MOST_ROWS], *([] if at is None else [at])}
+        chosen, total = sorted(kept), figures.count(len(errors))
+        shown = f"The {len(kept)} tensors of {total} with the largest errors, in order"
+    culprit = "" if at is None else figures.clip(item.culprit, 120)
+    born = (
+        f" It is born at {culprit}, at {figures.scientific(errors[at])}." if at is not None else ""
+    )
+    return DepthChart(
+        stage=figures.clip(item.stage, 60),
+        scale=scale,
+        curve=curve(errors, scale, at),
+        culprit=culprit,
+        label=_short(culprit),
+        description=(
+            f"From {figures.scientific(errors[0])} at the first of {figures.count(len(errors))} "
+            f"tensors to {figures.scientific(errors[-1])} at the last.{born}"
+        ),
+        rows=tuple(
+            Point(i + 1, figures.clip(labels[i], 80), figures.scientific(errors[i]), i == at)
+            for i in chosen
+        ),
+        shown=shown,
+    )
+
+
+def _short(culprit: str) -> str:
+    """A layer's path without the tensor's name; the end of a long one says most."""
+    path = culprit.partition(" (")[0]
+    return path if len(path) <= _LABEL else "…" + path[1 - _LABEL :]

@@ -1,0 +1,57 @@
+"""What failed, why, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.page import figures
+from runner.page.marks import link
+from runner.report import KnownFailure, Report, StageError
+
+_BLAMES = {
+    "input": "The model, its inputs or an option cannot be used as given.",
+    "environment": "The environment of the stage, or this machine, is at fault.",
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    stage: str
+    title: str
+    where: str
+    message: str
+    remedy: str
+    blame: str
+    log: str
+    last_lines: str
+    traceback: str
+    known: KnownFailure | None
+
+
+def failures(report: Report) -> list[Failure]:
+    found = []
+    for record in report.stages:
+        # What is known may be about a check that did not pass, too.
+        if record.status != "failed" and record.known is None:
+            continue
+        error = record.report.error if record.report else None
+        trace = "".join(error.traceback[-20:]) if error else ""
+        found.append(
+            Failure(
+                stage=figures.clip(record.name, 40),
+                title=figures.clip(record.title, 60),
+                where=_where(error) if error else "",
+                message=figures.excerpt(record.failure, 3000),
+                remedy=figures.excerpt(record.remedy, 1500),
+                blame=_BLAMES.get(record.blame, ""),
+                log=link(record.log or ""),
+                last_lines=figures.excerpt("\n".join(record.last_lines), 3000),
+                traceback=figures.excerpt(trace),
+                known=record.known,
+            )
+        )
+    return found
+
+
+def _where(error: StageError) -> str:
+    return f"{figures.clip(error.type, 60)}, in the phase '{figures.clip(error.phase, 40)}'"

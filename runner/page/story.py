@@ -1,0 +1,227 @@
+"""The journey of the model: its stages, their operators, and the fixes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from runner.fixes import fix_texts
+from runner.page import figures
+from runner.page.marks import STATUSES, VERDICTS, Mark, Pair, link, share
+from runner.report import CheckRecord, Report, StageRecord, TensorRecord
+
+# Bounds, so that no report makes a page of megabytes.
+_OUTER_PHASES = ("convert", "check")
+_MOST_KINDS, _MOST_FIXES, _MOST_TENSORS = 24, 60, 10
+
+_CONSTANTS, _INPUTS = ("Const", "Constant"), ("Placeholder",)
+_ARTIFACTS = {"onnx": "ONNX model", "pb": "frozen graph", "tflite": "TensorFlow Lite model"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What was given: the file, and its inputs and outputs as far as they are known."""
+
+    name: str
+    kind: str
+    size: str
+    parameters: str
+    inputs: tuple[Pair, ...]
+    outputs: tuple[Pair, ...]
+
+
+def model(report: Report) -> Model:
+    first = report.stages[0].report if report.stages else None
+    signature = first.signature if first else None
+    return Model(
+        name=figures.clip(report.model.name, 80),
+        kind=figures.clip(report.model.kind, 80),
+        size=figures.size(report.model.bytes),
+        parameters=figures.count(first.parameters) if first and first.parameters else "",
+        inputs=_tensors(signature.inputs) if signature else (),
+        outputs=_tensors(signature.outputs) if signature else (),
+    )
+
+
+def _tensors(tensors: Sequence[TensorRecord]) -> tuple[Pair, ...]:
+    shown = [
+        Pair(
+            figures.clip(tensor.name, 60),
+            f"{figures.shape(tensor.shape)} {figures.clip(tensor.dtype, 20)}",
+        )
+        for tensor in tensors[:_MOST_TENSORS]
+    ]
+    left = len(tensors) - len(shown)
+    return (*shown, *([Pair("…", f"and {left} more")] if left else []))
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of the journey. `begin` and `width` place its time in the run's, in per cent."""
+
+    name: str
+    title: str
+    mark: Mark
+    seconds: str
+    begin: float
+    width: float
+    tools: str
+    made: str
+    size: str
+    phases: str
+    memory: str
+    checked: str
+    check_mark: Mark | None
+    fixes: int
+    stand_ins: tuple[str, ...]
+    log: str
+
+
+def journey(report: Report) -> list[Step]:
+    steps, elapsed, whole = [], report.setup_seconds, report.seconds
+    for record in report.stages:
+        own, check = record.report, record.report.check if record.report else None
+        begin = share(elapsed, whole)
+        elapsed += record.seconds
+        artifact = own.artifact if own else None
+        steps.append(
+            Step(
+                name=figures.clip(record.name, 40),
+                title=figures.clip(record.title, 60),
+                mark=_step_mark(record, check),
+                seconds=figures.duration(record.seconds) if record.seconds else "",
+                begin=begin,
+                width=min(share(record.seconds, whole), 100 - begin),
+                tools=_listed([f"{k} {v}" for k, v in own.versions.items()]) if own else "",
+                made=link(artifact.path) if artifact else "",
+                size=figures.size(artifact.bytes) if artifact else "",
+                phases=_phases(own.phases) if own else "",
+                memory=figures.size(own.peak_memory_bytes) if own else "",
+                checked=_checked(check),
+                check_mark=VERDICTS[check.verdict] if check else None,
+                fixes=len(own.fixes) if own else 0,
+                stand_ins=tuple(
+                    figures.clip(text, 160)
+                    for text in (record.environment.stand_ins if record.environment else [])
+                ),
+                log=link(record.log or ""),
+            )
+        )
+    return steps
+
+
+def _listed(items: Sequence[str], length: int = 60) -> str:
+    shown = [figures.clip(item, length) for item in items[:12]]
+    return ", ".join(shown) + (f" and {len(items) - 12} more" if len(items) > 12 else "")
+
+
+def _step_mark(record: StageRecord, check: CheckRecord | None) -> Mark:
+    """A stage that is done but whose check did not pass carries the check's sign."""
+    mark = STATUSES[record.status]
+    if record.status != "ok" or check is None or check.verdict == "passed":
+        return mark
+    return replace(VERDICTS[check.verdict], word=mark.word)
+
+
+def _phases(phases: dict[str, float]) -> str:
+    """Phases in words. Each is listed when it ends, so what is inside another comes before it."""
+    parts, inside = [], []
+    for name, seconds in phases.items():
+        text = f"{figures.clip(name, 40)} {figures.duration(seconds)}"
+        if name not in _OUTER_PHASES:
+            inside.append(text)
+            continue
+        parts.append(text + (f" (of which {_listed(inside)})" if inside else ""))
+        inside = []
+    return _listed([*parts, *inside], 400)
+
+
+def _checked(check: CheckRecord | None) -> str:
+    if check is None:
+        return ""
+    samples = figures.count(check.samples)
+    time = figures.duration(check.seconds)
+    return f"{figures.clip(check.framework, 60)}, {samples} samples in {time}"
+
+
+@dataclass(frozen=True)
+class Kind:
+    name: str
+    count: str
+    width: float
+    flex: bool
+
+
+@dataclass(frozen=True)
+class Operators:
+    """The operators of an artifact, the most frequent first."""
+
+    artifact: str
+    path: str
+    computing: str
+    constants: str
+    kinds: tuple[Kind, ...]
+    more: str
+
+
+def artifact_kind(path: str) -> str:
+    """An artifact in words, by its file's extension."""
+    return _ARTIFACTS.get(path.rpartition(".")[2], "artifact")
+
+
+def operators(report: Report) -> list[Operators]:
+    found = []
+    for record in report.stages:
+        own = record.report
+        if own is None or not own.operators:
+            continue
+        ordered = sorted(own.operators.items(), key=lambda item: (-item[1], item[0]))
+        shown, rest = ordered[:_MOST_KINDS], ordered[_MOST_KINDS:]
+        most = max(1, ordered[0][1])
+        constants = sum(own.operators.get(name, 0) for name in _CONSTANTS)
+        inputs = sum(own.operators.get(name, 0) for name in _INPUTS)
+        path = own.artifact.path if own.artifact else record.name
+        found.append(
+            Operators(
+                artifact=artifact_kind(path),
+                path=figures.clip(path, 60),
+                computing=figures.count(sum(own.operators.values()) - constants - inputs),
+                constants=figures.count(constants) if constants else "",
+                kinds=tuple(
+                    Kind(
+                        figures.clip(name, 60),
+                        figures.count(count),
+                        share(count, most),
+                        name.startswith("Flex"),
+                    )
+                    for name, count in shown
+                ),
+                more=_rest(rest),
+            )
+        )
+    return found
+
+
+def _rest(left_out: Sequence[tuple[str, int]]) -> str:
+    total = figures.count(sum(count for _, count in left_out))
+    return f"{figures.count(len(left_out))} more kinds, {total} operators" if left_out else ""
+
+
+@dataclass(frozen=True)
+class AppliedFix:
+    name: str
+    title: str
+    defect: str
+    link: str
+
+
+def fixes(report: Report) -> list[AppliedFix]:
+    """The fixes that did something, in the order of the stages."""
+    names = [name for r in report.stages if r.report for name in r.report.fixes]
+    known, found = fix_texts(), []
+    for name in dict.fromkeys(names[:_MOST_FIXES]):
+        text = known.get(name)
+        issue = text.issue if text and text.issue.startswith("https://") else ""
+        title, defect = (text.title, text.defect) if text else ("", "")
+        found.append(AppliedFix(figures.clip(name, 60), title, defect, issue))
+    return found

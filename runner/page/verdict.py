@@ -1,0 +1,134 @@
+"""The verdict: what happened in one sentence, and the figures beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.batch import flex_operators
+from runner.page import figures
+from runner.page.marks import OUTCOMES, Mark, failed_stages, final_check
+from runner.report import CheckRecord, Report
+from runner.view import meaning
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The verdict on the run: what a person reads first, and perhaps only."""
+
+    mark: Mark
+    title: str
+    sentences: tuple[str, ...]
+
+
+def headline(report: Report) -> Headline:
+    mark, model = OUTCOMES[report.outcome], figures.clip(report.model.name, 60)
+    gate = report.gate
+    if other := report.options.get("compared_with"):
+        return _compared(report, mark, f"{model} and {figures.clip(str(other), 60)}")
+    if report.outcome == "interrupted":
+        at = next((s for s in report.stages if s.status == "interrupted"), None)
+        where = f" during the stage {figures.clip(at.name)}" if at else ""
+        title = f"The conversion of {model} was interrupted{where}."
+        return Headline(mark, title, ("The logs and what was made until then are kept.",))
+    if report.outcome == "failed":
+        failed = failed_stages(report)
+        name = figures.clip(failed[0].name) if failed else "unknown"
+        title = f"{model} was not converted: the stage {name} failed."
+        return Headline(mark, title, ())  # why is said right below it
+    if report.outcome == "passed":
+        title = f"{model} was converted, within tolerance."
+    elif report.outcome == "vacuous":
+        title = f"{model} was converted, but the check proves nothing."
+    elif gate.verdict == "nonfinite":
+        title = f"{model} was converted, but outputs are NaN or infinite."
+    elif gate.verdict == "shape":
+        title = f"{model} was converted, but an output has the wrong shape."
+    else:
+        title = f"{model} was converted, but is out of tolerance."
+    return Headline(mark, title, _sentences(report))
+
+
+def _compared(report: Report, mark: Mark, both: str) -> Headline:
+    """Of a comparison of two models, in which nothing is converted."""
+    title = {
+        "passed": f"{both} agree, within tolerance.",
+        "vacuous": f"{both} were compared, but that proves nothing.",
+        "out-of-tolerance": f"{both} differ by more than the tolerance.",
+        "failed": f"{both} could not be compared: a stage failed.",
+        "interrupted": f"The comparison of {both} was interrupted.",
+    }[report.outcome]
+    ended = report.outcome not in ("failed", "interrupted")
+    return Headline(mark, title, _sentences(report) if ended else ())
+
+
+def _sentences(report: Report) -> tuple[str, ...]:
+    """The figure, and what it means."""
+    check, gate, sentences = final_check(report), report.gate, []
+    measured = gate.value is not None and gate.verdict not in ("nonfinite", "shape")
+    if check is not None and measured:
+        sentences.append(
+            f"Over {figures.count(check.samples)} samples, its {figures.metric(gate.metric)} "
+            f"against {figures.clip(report.reference)} is {figures.scientific(gate.value)}; "
+            f"the tolerance is {figures.tolerance(gate.tolerance)}."
+        )
+    if told := meaning(report):
+        sentences.append(figures.clip(told, 400))
+    elif report.outcome == "passed" and (rounding := _times_rounding(check)):
+        sentences.append(
+            f"That is {rounding} {figures.clip(report.reference)}'s own float32 rounding."
+        )
+    return tuple(sentences)
+
+
+def _times_rounding(check: CheckRecord | None) -> str:
+    worst = max((o.times_noise_floor or 0.0 for o in check.outputs), default=0.0) if check else 0.0
+    return figures.times(worst) if worst else ""
+
+
+def _enough(check: CheckRecord | None) -> str:
+    passing = [o.passing_tolerance for o in check.outputs] if check else []
+    known = [value for value in passing if value is not None]
+    return figures.rounded_up(max(known)) if known and len(known) == len(passing) else ""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A figure of the summary, with a note below it."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+def facts(report: Report) -> list[Fact]:
+    """The figures below the verdict: error, tolerance, rounding, size, operators, time.
+
+    None of a run that made no model: what failed is what matters then.
+    """
+    gate, found = report.gate, []
+    if report.outcome in ("failed", "interrupted"):
+        return []
+    final = report.stages[-1].report if report.stages else None
+    measured = gate.value is not None and gate.verdict not in ("nonfinite", "shape")
+    if measured:
+        found.append(Fact("Error", figures.scientific(gate.value), figures.metric(gate.metric)))
+    check, note = final_check(report), ""
+    if gate.verdict == "exceeded" and (enough := _enough(check)):
+        note = f"would pass at {enough}"
+    elif gate.verdict == "passed" and gate.value and gate.value > 0:
+        note = f"{figures.times(gate.tolerance / gate.value)} the error"
+    found.append(Fact("Tolerance", figures.tolerance(gate.tolerance), note))
+    floors = [o.noise_floor for o in check.outputs if o.noise_floor] if check else []
+    if floors:
+        name = figures.clip(report.reference, 30)
+        found.append(Fact("Rounding", figures.scientific(max(floors)), f"of {name}'s own float32"))
+    if final and final.artifact and report.stages[-1].status == "ok":
+        size = figures.size(final.artifact.bytes)
+        found.append(Fact("Size", size, f"from {figures.size(report.model.bytes)}"))
+        total, flex = sum(final.operators.values()), flex_operators(final.operators)
+        need = f"{figures.count(flex)} need Flex" if flex else "all built in"
+        found.append(Fact("Operators", figures.count(total), need))
+    setup = report.setup_seconds
+    note = f"{figures.duration(setup)} of it set-up" if setup >= 1 else ""
+    found.append(Fact("Time", figures.duration(report.seconds), note))
+    return found

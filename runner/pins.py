@@ -1,0 +1,135 @@
+"""What a lock pins, and which file of a release an environment takes."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from packaging import tags
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    NormalizedName,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
+from packaging.version import Version
+
+# What manylinux2014, the platform of the locks, stands for: it and all before it.
+_PLATFORMS = (
+    *("manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_12_x86_64"),
+    *("manylinux2010_x86_64", "manylinux_2_5_x86_64", "manylinux1_x86_64", "linux_x86_64"),
+)
+_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+
+
+class Named(Protocol):
+    """A file of an index."""
+
+    @property
+    def name(self) -> str: ...
+
+
+_File = TypeVar("_File", bound=Named)
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One requirement of a lock. `hashes` are those of every file of the release."""
+
+    name: NormalizedName
+    version: Version
+    hashes: frozenset[str]
+    marker: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}=={self.version}"
+
+
+def parse_lock(text: str) -> list[Pin]:
+    """The pins of a lock's text; a wheel of the user's own, given by its URL, is none."""
+    pins = []
+    for block in re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE):
+        line = block.partition("\n")[0].rstrip(" \\")
+        if not line or line.startswith("#"):
+            continue
+        requirement = Requirement(line.partition(" --hash")[0])
+        versions = [s.version for s in requirement.specifier if s.operator == "=="]
+        if requirement.url or len(versions) != 1:
+            continue
+        marker = str(requirement.marker) if requirement.marker else ""
+        pins.append(
+            Pin(
+                canonicalize_name(requirement.name),
+                Version(versions[0]),
+                frozenset(_HASH.findall(block)),
+                marker,
+            )
+        )
+    return pins
+
+
+def parse_pin(text: str) -> Pin:
+    """A pin without hashes, `name==version`."""
+    name, _, version = text.partition("==")
+    return Pin(canonicalize_name(name), Version(version), frozenset())
+
+
+def stage_tags(python: str) -> list[tags.Tag]:
+    """What wheels a stage's environment takes, the best first: CPython on manylinux, x86-64."""
+    version = tuple(map(int, python.split(".")))
+    interpreter = f"cp{''.join(map(str, version))}"
+    return [
+        *tags.cpython_tags(version, platforms=_PLATFORMS),
+        *tags.compatible_tags(version, interpreter=interpreter, platforms=_PLATFORMS),
+    ]
+
+
+def host_tags() -> list[tags.Tag]:
+    """What wheels this very Python takes."""
+    return list(tags.sys_tags())
+
+
+def host_python() -> str:
+    return ".".join(platform.python_version_tuple()[:2])
+
+
+def applies_here(pin: Pin) -> bool:
+    """Whether the runner's own lock installs a pin on this Python and platform."""
+    return not pin.marker or Marker(pin.marker).evaluate()
+
+
+def release_of(name: str) -> tuple[NormalizedName, Version] | None:
+    """The project and the version that a wheel's or sdist's file name says."""
+    try:
+        if name.endswith(".whl"):
+            return parse_wheel_filename(name)[:2]
+        return parse_sdist_filename(name)
+    except (InvalidWheelFilename, InvalidSdistFilename):
+        return None
+
+
+def files_of(pin: Pin, files: Iterable[_File]) -> list[_File]:
+    """The files that belong to a pin's release."""
+    return [file for file in files if release_of(file.name) == (pin.name, pin.version)]
+
+
+def choose(files: Sequence[_File], wanted: Sequence[tags.Tag]) -> _File | None:
+    """The file that an installer takes: the wheel with the best tag, or else the sdist."""
+    rank: Mapping[tags.Tag, int] = {tag: i for i, tag in enumerate(wanted)}
+    best: tuple[int, _File] | None = None
+    for file in files:
+        if not file.name.endswith(".whl"):
+            continue
+        ranks = [rank[tag] for tag in parse_wheel_filename(file.name)[3] if tag in rank]
+        if ranks and (best is None or min(ranks) < best[0]):
+            best = min(ranks), file
+    if best is not None:
+        return best[1]
+    return next((file for file in files if not file.name.endswith(".whl")), None)

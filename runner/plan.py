@@ -1,0 +1,240 @@
+"""What a run shall do: everything that was asked for, checked before anything starts."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.errors import BadInput
+from runner.graphfile import identify_source
+from runner.inputs import InputSpec, resolve_inputs
+from runner.limits import DEFAULTS, Limits
+from runner.modelfile import ModelFile
+from runner.toolchain import (
+    DEFAULT_VARIANT,
+    Image,
+    Toolchain,
+    load_image,
+    load_toolchain,
+    variants_of,
+    with_wheels,
+)
+from runner.wheels import accept_wheel
+
+METRICS = {name: f"{name}_abs" for name in ("mean", "max", "p99", "rms")} | {
+    f"{name}-rel": f"{name}_rel" for name in ("mean", "max", "p99", "rms")
+}
+
+_MOST_PYTHON_FILES = 200
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that was asked for, checked; making one touches neither engine nor disk.
+
+    `python_files` are the file of `--arch` and those beside it, by their names in the volume.
+    """
+
+    model: ModelFile
+    toolchain: Toolchain
+    images: Mapping[str, Image]
+    inputs: Sequence[InputSpec]
+    inputs_from: str
+    arrays: Path | None
+    python_files: Mapping[str, Path]
+    check: Mapping[str, Any]
+    stage_options: Mapping[str, Mapping[str, Any]]
+    output: Path
+    run: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    # Further files that the stages find in the volume, by their names there.
+    extras: Mapping[str, Path] = field(default_factory=dict)
+    # Whether it is a conversion, of which a record is left.
+    recorded: bool = True
+    limits: Limits = DEFAULTS
+
+    @property
+    def arch_file(self) -> Path | None:
+        """Where the file of --arch is, if it names one."""
+        name = str(self.options.get("arch", "")).partition(":")[0]
+        return self.python_files.get(name)
+
+
+def make_plan(
+    model: Path,
+    *,
+    output: str | Path | None,
+    inputs: Sequence[str],
+    samples: int,
+    seed: int,
+    inputs_file: str | Path | None,
+    tolerance: float,
+    metric: str,
+    options: Mapping[str, Any],
+    wheels: Sequence[str],
+    gpu: bool,
+    toolchain: str,
+) -> Plan:
+    """Check everything that was asked for. Raises `BadInput`."""
+    chain = load_toolchain(toolchain)
+    identified = identify_source(chain.accepts, model, str(options.get("arch", "")))
+    return plan_for(
+        identified,
+        chain,
+        output=output,
+        inputs=inputs,
+        samples=samples,
+        seed=seed,
+        inputs_file=inputs_file,
+        tolerance=tolerance,
+        metric=metric,
+        options=options,
+        wheels=wheels,
+        gpu=gpu,
+    )
+
+
+def plan_for(
+    identified: ModelFile,
+    chain: Toolchain,
+    *,
+    output: str | Path | None,
+    inputs: Sequence[str],
+    samples: int,
+    seed: int,
+    inputs_file: str | Path | None,
+    tolerance: float,
+    metric: str,
+    options: Mapping[str, Any],
+    wheels: Sequence[str] = (),
+    gpu: bool = False,
+    extras: Mapping[str, Path] | None = None,
+) -> Plan:
+    """The plan for a file that is known and a chain of stages for it. Raises `BadInput`."""
+    arch = str(options.get("arch", ""))
+    model = identified.path
+    if samples < 1:
+        raise BadInput("--samples must be at least 1: an unchecked model proves nothing.")
+    if seed < 0:
+        raise BadInput("--seed must be 0 or above.")
+    if not 0 < tolerance < math.inf:
+        raise BadInput("--tolerance must be a number above 0.")
+    if metric not in METRICS:
+        raise BadInput(f"There is no metric '{metric}'.", f"Metrics: {', '.join(METRICS)}.")
+    arrays = Path(inputs_file) if inputs_file else None
+    specs, source = resolve_inputs(model, inputs, arrays)
+    images = {name: _image(name, gpu) for name in chain.images}
+    accepted = tuple(accept_wheel(wheel, list(images.values())) for wheel in wheels)
+    images = {name: with_wheels(image, accepted) for name, image in images.items()}
+    arch_file, options = _arch_file(arch, options)
+    run = run_name(model)
+    check: dict[str, Any] = {
+        "samples": samples,
+        "seed": seed,
+        "tolerance": tolerance,
+        "metric": METRICS[metric],
+    }
+    if arrays is not None:
+        check["inputs"] = f"user/inputs{arrays.suffix}"
+    return Plan(
+        model=identified,
+        toolchain=chain,
+        images=images,
+        inputs=specs,
+        inputs_from=source,
+        arrays=arrays,
+        python_files=python_files(arch_file) if arch_file else {},
+        check=check,
+        stage_options=_stage_options(chain, options),
+        output=run_folder(output, run),
+        run=run,
+        options={**check, **{k: v for k, v in options.items() if v not in ("", None)}},
+        extras=extras or {},
+    )
+
+
+def _image(name: str, gpu: bool) -> Image:
+    variant = "cuda" if gpu and "cuda" in variants_of(name) else DEFAULT_VARIANT
+    return load_image(name, variant)
+
+
+def _arch_file(arch: str, options: Mapping[str, Any]) -> tuple[Path | None, Mapping[str, Any]]:
+    """The Python file of `--arch`, if it is one, and the options as the stage sees the file."""
+    source, colon, attribute = arch.partition(":")
+    if not source.endswith(".py"):
+        if arch and not colon:
+            raise BadInput(
+                f"--arch {arch} names neither a file nor a callable.",
+                "The forms are FILE.py, FILE.py:CALLABLE and MODULE:CALLABLE.",
+            )
+        return None, options
+    path = Path(source)
+    if not path.is_file():
+        raise BadInput(f"--arch: there is no file {source}.")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*\.py", path.name):
+        raise BadInput(f"--arch: {path.name} cannot be imported; a module's name is an identifier.")
+    return path, {**options, "arch": f"user/{path.name}{colon}{attribute}"}
+
+
+def _stage_options(chain: Toolchain, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Sort options to the stages that understand them. Raises `BadInput` for one that none does."""
+    sorted_options: dict[str, dict[str, Any]] = {stage.name: {} for stage in chain.stages}
+    for key, value in options.items():
+        name, dot, option = key.rpartition(".")
+        takers = [s for s in chain.stages if (not dot or s.name == name) and option in s.options]
+        if value in ("", None):
+            continue
+        if not takers:
+            known = [f"{s.name}.{o}" for s in chain.stages for o in s.options]
+            raise BadInput(f"No stage has the option '{key}'.", f"Known: {', '.join(known)}.")
+        for stage in takers:
+            sorted_options[stage.name][option] = value
+    return sorted_options
+
+
+def run_folder(output: str | Path | None, run: str) -> Path:
+    """The absolute path of a run's folder. Raises `BadInput` if there is something in it."""
+    folder = Path(output) if output else Path("runs") / run
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInput(
+            f"{folder} exists and is not empty.", "Name another --output, or remove it first."
+        )
+    return folder.absolute()
+
+
+def run_name(model: Path) -> str:
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", model.stem).strip("-") or "model"
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return f"{stem[:40]}-{now}-{secrets.token_hex(2)}"
+
+
+def initial_files(plan: Plan) -> dict[str, Path]:
+    files: dict[str, Path] = {
+        plan.toolchain.stages[0].consumes: plan.model.path,
+        **plan.extras,
+    }
+    if plan.arrays is not None:
+        files[plan.check["inputs"]] = plan.arrays
+    return files | dict(plan.python_files)
+
+
+def arch_files(arch: str) -> tuple[str, dict[str, Path | bytes]]:
+    """`--arch` as the stages see it, and the files to put into their volume. Raises `BadInput`."""
+    file, options = _arch_file(arch, {"arch": arch})
+    return str(options["arch"]), {} if file is None else dict(python_files(file))
+
+
+def python_files(arch_file: Path) -> dict[str, Path]:
+    """The file of `--arch`, and what it may import: the Python files and packages beside it."""
+    folder = arch_file.parent
+    packages = [path.parent for path in folder.glob("*/__init__.py")]
+    beside = [*folder.glob("*.py"), *(path for p in packages for path in p.rglob("*.py"))]
+    if len(beside) > _MOST_PYTHON_FILES:
+        beside = [arch_file]  # a folder of everything, not a project's
+    return {f"user/{path.relative_to(folder).as_posix()}": path for path in beside}

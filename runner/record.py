@@ -1,0 +1,403 @@
+"""Writes the record of a finished run: `provenance.json` and `test-result.json` in its folder."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import functools
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import runner
+from runner.files import sha256_of, write_text
+from runner.plan import Plan
+from runner.provenance import (
+    BUILD_TYPE,
+    BUILDER,
+    BuildDefinition,
+    Builder,
+    BuildMetadata,
+    CheckParameter,
+    ExternalParameters,
+    InputParameter,
+    InternalParameters,
+    ModelParameter,
+    Predicate,
+    Provenance,
+    ResourceDescriptor,
+    RunDetails,
+    StageParameter,
+    Statement,
+    Subject,
+    TestResult,
+    TestResultStatement,
+    UserFile,
+    WheelParameter,
+)
+from runner.report import CheckRecord, Report, StageRecord
+from runner.toolchain import DEFAULT_VARIANT, ROOT, Image
+
+if TYPE_CHECKING:
+    from runner.dsse import PrivateKey
+
+PROVENANCE_FILE = "provenance.json"
+TEST_RESULT_FILE = "test-result.json"
+# What the signed form of a statement is called.
+SIGNED = {PROVENANCE_FILE: "provenance.dsse.json", TEST_RESULT_FILE: "test-result.dsse.json"}
+
+_REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
+_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+_PACKAGES_LOCK = "images/base/packages.lock"
+
+
+def write_records(plan: Plan, report: Report, key: PrivateKey | None = None) -> None:
+    """Write the two statements of a run whose report is written; with a key, signed ones too."""
+    statements: dict[str, Statement] = {
+        PROVENANCE_FILE: provenance_of(plan, report),
+        TEST_RESULT_FILE: test_result_of(plan, report),
+    }
+    for name, statement in statements.items():
+        text = statement.to_json()
+        write_text(plan.output / name, text)
+        if key is not None:
+            from runner.dsse import sign  # late, as it costs a run without a signature
+
+            write_text(plan.output / SIGNED[name], sign(text.encode(), key).to_json())
+
+
+def provenance_of(plan: Plan, report: Report) -> Provenance:
+    """How the artifacts of a run came about, as far as the run went."""
+    finished = datetime.datetime.now(datetime.timezone.utc)
+    started = datetime.datetime.fromisoformat(report.started)
+    return Provenance(
+        subject=_subjects(plan, report),
+        predicate=Predicate(
+            buildDefinition=BuildDefinition(
+                buildType=BUILD_TYPE,
+                externalParameters=_parameters(plan, report),
+                internalParameters=InternalParameters(
+                    engine=report.engine.name,
+                    engine_details=report.engine.details,
+                    platform={
+                        "system": platform.system(),
+                        "machine": platform.machine(),
+                        "release": platform.release(),
+                    },
+                    stages=[
+                        StageParameter(name=s.name, image=s.image, produces=s.produces)
+                        for s in plan.toolchain.stages
+                    ],
+                ),
+                resolvedDependencies=list(_dependencies(plan, report)),
+            ),
+            runDetails=RunDetails(
+                builder=Builder(
+                    id=BUILDER + report.engine.name,
+                    version={"runner": runner.__version__, "python": platform.python_version()},
+                ),
+                metadata=BuildMetadata(
+                    invocationId=report.run, startedOn=_utc(started), finishedOn=_utc(finished)
+                ),
+                byproducts=_byproducts(plan.output, report),
+            ),
+        ),
+    )
+
+
+def test_result_of(plan: Plan, report: Report) -> TestResultStatement:
+    """What the checks said. The verdict on the final artifact decides; earlier ones only warn."""
+    passed: list[str] = []
+    warned: list[str] = []
+    failed: list[str] = []
+    for record in report.stages:
+        if record.status != "ok":
+            failed.append(record.name)
+        check = record.report.check if record.report else None
+        final = record is report.stages[-1]
+        for output in check.outputs if check else ():
+            worse = failed if final and output.verdict != "vacuous" else warned
+            (passed if output.verdict == "passed" else worse).append(f"{record.name}/{output.name}")
+    vacuous = report.outcome == "vacuous"
+    if vacuous and not warned:
+        warned.append(report.stages[-1].name)
+    converted = report.outcome in ("passed", "vacuous")
+    settings = json.dumps(plan.check, sort_keys=True).encode()
+    return TestResultStatement(
+        subject=_subjects(plan, report),
+        predicate=TestResult(
+            result="FAILED" if not converted else "WARNED" if vacuous or warned else "PASSED",
+            configuration=[
+                ResourceDescriptor(
+                    name="check",
+                    digest={"sha256": hashlib.sha256(settings).hexdigest()},
+                    content=base64.b64encode(settings).decode(),
+                    mediaType="application/json",
+                ),
+                _file("report.json", plan.output / "report.json"),
+            ],
+            passedTests=passed,
+            warnedTests=warned,
+            failedTests=failed,
+        ),
+    )
+
+
+def _subjects(plan: Plan, report: Report) -> list[Subject]:
+    subjects = []
+    for stage, record in zip(plan.toolchain.stages, report.stages, strict=True):
+        artifact = record.report.artifact if record.report else None
+        if record.report is None or artifact is None or artifact.path != stage.produces:
+            continue
+        if not (plan.output / artifact.path).is_file():
+            continue  # what was not what the stage said it was has not been kept
+        check = record.report.check
+        signature = record.report.signature
+        subjects.append(
+            Subject(
+                name=artifact.path,
+                digest={"sha256": artifact.sha256},
+                annotations={
+                    "stage": record.name,
+                    "bytes": artifact.bytes,
+                    "signature": signature.model_dump() if signature else None,
+                    "check": _figures(check) if check else None,
+                },
+            )
+        )
+    return subjects
+
+
+def _figures(check: CheckRecord) -> dict[str, Any]:
+    """What another run's figures are compared with, where the artifact itself is gone."""
+    keys = ("name", "mean_abs", "max_abs", "noise_floor", "reference_mean", "reference_std")
+    return {
+        "framework": check.framework,
+        "samples": check.samples,
+        "outputs": [{key: getattr(output, key) for key in keys} for output in check.outputs],
+    }
+
+
+def _parameters(plan: Plan, report: Report) -> ExternalParameters:
+    """What was asked for; what was left open, as the stages filled it in."""
+    reports = {record.name: record.report for record in report.stages if record.report}
+    first = reports.get(plan.toolchain.stages[0].name)
+    if first is not None and first.signature is not None:
+        inputs = [
+            InputParameter(name=t.name, shape=t.shape, dtype=t.dtype, low=t.low, high=t.high)
+            for t in first.signature.inputs
+        ]
+    else:
+        inputs = [InputParameter(**spec.as_request()) for spec in plan.inputs]
+    options = {}
+    for stage in plan.toolchain.stages:
+        known = reports.get(stage.name)
+        options[stage.name] = dict(known.options if known else plan.stage_options[stage.name])
+    floor = first.noise_floor if first else None
+    return ExternalParameters(
+        toolchain=plan.toolchain.name,
+        model=ModelParameter(
+            name=report.model.name,
+            path=_path(plan.model.path),
+            sha256=plan.model.sha256,
+            kind=plan.model.kind.value,
+            bytes=plan.model.bytes,
+        ),
+        inputs=inputs,
+        inputs_from=report.inputs_from,
+        inputs_file=(
+            UserFile(
+                name=plan.check["inputs"], path=_path(plan.arrays), sha256=sha256_of(plan.arrays)
+            )
+            if plan.arrays is not None
+            else None
+        ),
+        arch=str(plan.options.get("arch", "")),
+        arch_files=[
+            UserFile(name=_text(name), path=_path(path), sha256=sha256_of(path))
+            for name, path in sorted(plan.python_files.items())
+        ],
+        check=CheckParameter(
+            samples=plan.check["samples"],
+            seed=plan.check["seed"],
+            metric=plan.check["metric"],
+            tolerance=plan.check["tolerance"],
+            noise_samples=(floor.samples or None) if floor else None,
+        ),
+        options=options,
+        variants={
+            image.name: image.variant
+            for image in plan.images.values()
+            if image.variant != DEFAULT_VARIANT
+        },
+        wheels=[
+            WheelParameter(
+                name=wheel.path.name,
+                path=_path(wheel.path),
+                sha256=wheel.sha256,
+                pin=wheel.pin,
+                replaces=wheel.replaces,
+            )
+            for wheel in {w.sha256: w for i in plan.images.values() for w in i.wheels}.values()
+        ],
+    )
+
+
+def _dependencies(plan: Plan, report: Report) -> Iterator[ResourceDescriptor]:
+    parameters = _parameters(plan, report)
+    yield _of(f"model/{parameters.model.name}", parameters.model.sha256)
+    for file in (parameters.inputs_file, *parameters.arch_files):
+        if file is not None:
+            yield _of(file.name, file.sha256)
+    for image in plan.images.values():
+        lock = image.lock.relative_to(ROOT).as_posix()
+        yield _of(f"lock/{image.title}", image.lock_sha256, path=lock, as_of=image.as_of)
+        records = [
+            r
+            for s, r in zip(plan.toolchain.stages, report.stages, strict=True)
+            if s.image == image.name and r.environment is not None
+        ]
+        if records:
+            yield from _environment(image, records[0], report.engine.name)
+    yield from _packages(list(plan.images.values()))
+    for wheel in parameters.wheels:
+        yield _of(f"wheel/{wheel.name}", wheel.sha256, pin=wheel.pin, in_place_of=wheel.replaces)
+    yield _tree("stages", ROOT / "stages", each=True)
+    yield _tree("runner", Path(runner.__file__).parent, version=runner.__version__)
+    if commit := _commit():
+        yield ResourceDescriptor(name="repository", digest={"gitCommit": commit})
+
+
+def _environment(image: Image, record: StageRecord, engine: str) -> Iterator[ResourceDescriptor]:
+    """The image's id or the virtual environment's key; on docker, what the image stands on too."""
+    assert record.environment is not None
+    details = record.environment.details
+    annotations: dict[str, Any] = {
+        "engine": engine,
+        "python": image.python,
+        "key": image.environment_key,
+    }
+    if image.wheels:
+        annotations["wheels"] = [wheel.sha256 for wheel in image.wheels]
+    if "tag" in details:
+        annotations["tag"] = details["tag"]
+    yield _of(
+        f"environment/{image.title}",
+        record.environment.identity.removeprefix("sha256:"),
+        **annotations,
+    )
+    if base := details.get("base"):
+        packages = ROOT / _PACKAGES_LOCK
+        digest = base.partition("+")[0].removeprefix("sha256:")
+        yield _of(f"base/{image.title}", digest)
+        yield _file(f"base-lock/{image.title}", packages)
+
+
+def _packages(images: list[Image]) -> Iterator[ResourceDescriptor]:
+    """Every package of the locks, with the hashes that the locks allow, and what it stands in for.
+
+    A lock names all files of a release; which of them fits the platform is the installer's choice.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for image in images:
+        stand_ins = {stand_in.use: stand_in for stand_in in image.stand_ins_used}
+        replaced = {wheel.replaces for wheel in image.wheels}
+        for name, version, hashes in locked_packages(image.lock.read_text()):
+            pin = f"{name}=={version}"
+            if pin in replaced:
+                continue
+            entry = found.setdefault((name, version), {"images": [], "sha256": hashes})
+            entry["images"].append(image.title)
+            if pin in stand_ins:
+                entry["stand_in_for"] = stand_ins[pin].pin
+                entry["reason"] = stand_ins[pin].reason
+    for (name, version), known in sorted(found.items()):
+        hashes = known.pop("sha256")
+        if len(hashes) != 1:
+            known["sha256"] = hashes
+        yield ResourceDescriptor(
+            name=f"{name}=={version}",
+            uri=f"pkg:pypi/{name.lower().replace('_', '-')}@{version}",
+            digest={"sha256": hashes[0]} if len(hashes) == 1 else None,
+            annotations=known,
+        )
+
+
+def locked_packages(text: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Name, version and hashes of each package of a lock."""
+    starts = list(_REQUIREMENT.finditer(text))
+    ends = [match.start() for match in starts[1:]] + [len(text)]
+    for match, end in zip(starts, ends, strict=True):
+        yield match[1], match[2], _HASH.findall(text, match.end(), end)
+
+
+@functools.cache
+def tree_hashes(folder: Path) -> dict[str, str]:
+    """sha256 of each file of code below a folder, by its path there."""
+    paths = [p for p in folder.rglob("*") if p.suffix in (".py", ".toml") and p.is_file()]
+    hashes = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+    return dict(sorted(hashes.items()))
+
+
+def tree_digest(hashes: dict[str, str]) -> str:
+    """What `find . -type f | sort | xargs sha256sum | sha256sum` gives in such a folder."""
+    lines = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _tree(name: str, folder: Path, each: bool = False, **annotations: Any) -> ResourceDescriptor:
+    hashes = tree_hashes(folder)
+    if each:
+        annotations["files"] = hashes
+    return _of(name, tree_digest(hashes), **annotations)
+
+
+@functools.cache
+def _commit() -> str:
+    """The commit of the checkout that this runs from; '' if it is none, or git is not there."""
+    if not (ROOT / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), "rev-parse", "--verify", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    commit = done.stdout.strip()
+    return commit if done.returncode == 0 and re.fullmatch("[0-9a-f]{40,64}", commit) else ""
+
+
+def _byproducts(folder: Path, report: Report) -> list[ResourceDescriptor]:
+    names = ["report.json", *(record.log for record in report.stages if record.log)]
+    return [_file(name, folder / name) for name in names if (folder / name).is_file()]
+
+
+def _of(name: str, sha256: str, **annotations: Any) -> ResourceDescriptor:
+    return ResourceDescriptor(name=name, digest={"sha256": sha256}, annotations=annotations or None)
+
+
+def _file(name: str, path: Path) -> ResourceDescriptor:
+    return _of(name, sha256_of(path))
+
+
+def _path(path: Path) -> str:
+    return _text(str(path.absolute()))
+
+
+def _text(name: str) -> str:
+    """A file's name as text that JSON can hold; one that is not UTF-8 as far as it goes."""
+    return os.fsencode(name).decode(errors="replace")
+
+
+def _utc(time: datetime.datetime) -> str:
+    return time.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

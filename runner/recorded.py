@@ -1,0 +1,227 @@
+"""Reading a record: from a run folder, a statement or a signed envelope, and whether it holds.
+
+Whoever can write to the folder can change a record and all that lies beside it. A signature tells;
+without one, what disagrees with what lies there is named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from runner.dsse import key_id, load_verifying_key, read_envelope, verify
+from runner.errors import BadInput, Unverified
+from runner.files import sha256_of
+from runner.provenance import BUILD_TYPE, MOST_BYTES, Provenance, parse
+from runner.record import PROVENANCE_FILE, SIGNED
+from runner.report import Report
+from runner.reproduction import Difference
+
+_ENVELOPE = SIGNED[PROVENANCE_FILE]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A record that was read. `folder` is where it lies, perhaps with the run's artifacts.
+
+    `signed_by` is the id of the key that its signature was verified with, or nothing. `alterations`
+    are what contradicts the record: in itself, or in the folder.
+    """
+
+    statement: Provenance
+    path: Path
+    folder: Path
+    sha256: str
+    signed_by: str
+    alterations: tuple[Difference, ...]
+
+    def artifact(self, name: str) -> Path | None:
+        """The recorded artifact, if the folder still has it with the recorded bytes."""
+        path = self.folder / name
+        subject = next(s for s in self.statement.subject if s.name == name)
+        return path if path.is_file() and sha256_of(path) == subject.sha256 else None
+
+
+def read_record(path: Path, verify_key: Path | None = None) -> Recorded:
+    """Read a record, and verify it if a key is given.
+
+    Raises `BadInput` for what is no record, `Unverified` if it is not signed by the key.
+    """
+    file = _file_of(path, signed=verify_key is not None)
+    text = _read(file)
+    if _is_envelope(text):
+        envelope = read_envelope(text, file)
+        payload = envelope.content()
+    else:
+        envelope, payload = None, text
+    signed_by = ""
+    if verify_key is not None:
+        key = load_verifying_key(verify_key)
+        if envelope is None:
+            beside = file.parent / _ENVELOPE
+            if not beside.is_file():
+                raise Unverified(
+                    f"{file} is not signed: there is no {_ENVELOPE} beside it.",
+                    "Leave out --verify-key to reproduce it unverified.",
+                )
+            envelope = read_envelope(_read(beside), beside)
+        signed = verify(envelope, key)
+        _same_as_signed(path, file, signed)
+        payload, signed_by = signed, key_id(key)
+    statement = parse(Provenance, payload, file)
+    if statement.predicate.buildDefinition.buildType != BUILD_TYPE:
+        raise BadInput(
+            f"{file} records another kind of build: "
+            f"{statement.predicate.buildDefinition.buildType[:80]}."
+        )
+    found = [*_contradictions(statement, file.parent), *_altered_files(statement, file.parent)]
+    return Recorded(
+        statement=statement,
+        path=file,
+        folder=file.parent,
+        sha256=hashlib.sha256(payload).hexdigest(),
+        signed_by=signed_by,
+        alterations=tuple(found),
+    )
+
+
+def _file_of(path: Path, signed: bool) -> Path:
+    if not path.is_dir():
+        return path
+    names = (_ENVELOPE, PROVENANCE_FILE) if signed else (PROVENANCE_FILE, _ENVELOPE)
+    for name in names:
+        if (path / name).is_file():
+            return path / name
+    raise BadInput(f"{path} holds no record ({PROVENANCE_FILE}).", "Give a run's folder.")
+
+
+def _same_as_signed(path: Path, file: Path, signed: bytes) -> None:
+    """Refuse a plain record that is not what was signed beside it. Raises `Unverified`."""
+    plain = path / PROVENANCE_FILE if path.is_dir() else file
+    if plain.name.endswith(".dsse.json") or not plain.is_file():
+        return
+    text = _read(plain)
+    if text != signed and not _is_envelope(text):
+        raise Unverified(
+            f"{plain} is not what was signed: it was changed after that.",
+            f"Give {_ENVELOPE} instead, which holds the record as it was signed.",
+        )
+
+
+def _is_envelope(text: bytes) -> bool:
+    """By its content: files get renamed."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return False  # whatever reads it next says what is wrong
+    return isinstance(content, dict) and "payloadType" in content
+
+
+def _read(file: Path) -> bytes:
+    try:
+        with open(file, "rb") as opened:
+            text = opened.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise BadInput(f"There is no record {file}.") from None
+    except OSError as error:
+        raise BadInput(f"The record {file} cannot be read: {error.strerror}.") from None
+    if len(text) > MOST_BYTES:
+        raise BadInput(f"{file} is not a record of a run: it is too large.")
+    return text
+
+
+def _altered_files(statement: Provenance, folder: Path) -> Iterator[Difference]:
+    """Artifacts in the folder that are not what the record says."""
+    for subject in statement.subject:
+        path = folder / subject.name
+        if path.is_file() and (sha256 := sha256_of(path)) != subject.sha256:
+            yield Difference(
+                what=f"the artifact {subject.name} in {folder.name or folder}",
+                recorded=subject.sha256,
+                here=sha256,
+            )
+
+
+def _contradictions(statement: Provenance, folder: Path) -> Iterator[Difference]:
+    """Where the record contradicts itself, or the run's report that lies beside it."""
+    parameters, builds = statement.parameters, statement.predicate.buildDefinition
+    model = statement.dependency(f"model/{parameters.model.name}")
+    if model is not None and model.sha256 != parameters.model.sha256:
+        yield _contradiction("the model's sha256", parameters.model.sha256, model.sha256)
+    for dependency in builds.resolvedDependencies:
+        kind, _, title = (dependency.name or "").partition("/")
+        lock = statement.dependency(f"lock/{title}")
+        notes = dependency.annotations or {}
+        if kind == "environment" and lock is not None and "key" in notes:
+            wheels = notes.get("wheels", [])
+            wheels = wheels if isinstance(wheels, list) else [wheels]
+            parts = [notes.get("python", ""), lock.sha256, *wheels]
+            key = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
+            if key != notes["key"]:
+                other = "another, by the key of the environment that was made from it"
+                yield _contradiction(f"the lock of {title}", lock.sha256, other)
+    report = _report_beside(statement, folder)
+    if report is not None:
+        yield from _against_report(statement, report)
+
+
+def _report_beside(statement: Provenance, folder: Path) -> Report | None:
+    """The run's report, if it lies there and is the one that the record names."""
+    byproducts = statement.predicate.runDetails.byproducts
+    named = next((item for item in byproducts if item.name == "report.json"), None)
+    path = folder / "report.json"
+    if named is None or not path.is_file() or path.stat().st_size > MOST_BYTES:
+        return None
+    if sha256_of(path) != named.sha256:
+        return None
+    try:
+        return Report.model_validate_json(path.read_bytes())
+    except ValidationError:
+        return None
+
+
+def _against_report(statement: Provenance, report: Report) -> Iterator[Difference]:
+    parameters = statement.parameters
+    pairs: list[tuple[str, object, object]] = [
+        ("the model's sha256", parameters.model.sha256, report.model.sha256),
+        ("the toolchain", parameters.toolchain, report.toolchain),
+    ]
+    check = parameters.check.model_dump(exclude={"noise_samples"})
+    pairs += [(f"the option {key}", value, report.options.get(key)) for key, value in check.items()]
+    artifacts = {artifact.path: artifact.sha256 for artifact in report.artifacts}
+    pairs += [
+        (f"the artifact {s.name}", s.sha256, artifacts.get(s.name)) for s in statement.subject
+    ]
+    first = next((record.report for record in report.stages if record.report), None)
+    if first is not None and first.signature is not None:
+        inputs = [item.model_dump() for item in parameters.inputs]
+        reported = [t.model_dump(exclude={"node"}) for t in first.signature.inputs]
+        pairs.append(("the inputs", inputs, reported))
+    for record in report.stages:
+        if record.report is not None:
+            options = parameters.options.get(record.name, {})
+            for name in sorted({*options, *record.report.options}):
+                what = f"the option {record.name}.{name}"
+                pairs.append((what, options.get(name), record.report.options.get(name)))
+        if record.environment is not None:
+            title, lock = record.environment.image, record.environment.lock_sha256
+            known = statement.dependency(f"lock/{title}")
+            pairs.append((f"the lock of {title}", known.sha256 if known else None, lock))
+    seen = set()
+    for what, ours, theirs in pairs:
+        if ours != theirs and what not in seen:
+            seen.add(what)
+            yield _contradiction(what, ours, theirs)
+
+
+def _contradiction(what: str, record: object, other: object) -> Difference:
+    return Difference(
+        what=f"{what}, where the record contradicts itself or the run's report",
+        recorded=str(record),
+        here=str(other),
+    )

@@ -1,0 +1,336 @@
+"""Running a recorded conversion again, from its record alone, and comparing the artifacts."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.comparing import Comparer, compare_artifacts
+from runner.differences import differences
+from runner.engines.choice import Choice, prepare_engine
+from runner.errors import BadInput, EnvironmentUnavailable, ExitCode
+from runner.files import sha256_of, write_text
+from runner.graphfile import identify_source
+from runner.inputs import InputSpec
+from runner.pipeline import run_plan
+from runner.plan import Plan, run_folder, run_name
+from runner.provenance import FileParameter, Provenance
+from runner.recorded import Recorded, read_record
+from runner.report import Report
+from runner.reproduction import (
+    EXIT_CODES,
+    ArtifactComparison,
+    Difference,
+    EnvironmentUsed,
+    Reproduction,
+    Verdict,
+    overall,
+    reasons_for,
+)
+from runner.toolchain import Image, load_image, load_toolchain, with_wheels
+from runner.view import SilentView, View, printable
+from runner.wheels import accept_wheel
+
+REPRODUCTION_FILE = "reproduction.json"
+
+
+def reproduce(
+    record: str | Path,
+    *,
+    model: str | Path | None = None,
+    arch: str | Path | None = None,
+    inputs_file: str | Path | None = None,
+    output: str | Path | None = None,
+    engine: str = "auto",
+    wheels: Sequence[str] = (),
+    verify_key: str | Path | None = None,
+    view: View | None = None,
+) -> Reproduction:
+    """Make a recorded run again and say how it compares; the new run folder has it all.
+
+    `record` is a run folder, its provenance.json or its provenance.dsse.json. The user's files are
+    taken from where they were, unless `model`, `arch` (the file of --arch) or `inputs_file` says
+    where they are now; each must have the recorded sha256.
+
+    Raises `BadInput` for what is no record and for a file that is not the recorded one,
+    `Unverified` if the record is not signed by `verify_key`, and `EnvironmentUnavailable`, which
+    reproduction.json says too.
+    """
+    started = time.time()
+    view = view or SilentView()
+    recorded = read_record(Path(record), Path(verify_key) if verify_key else None)
+    for alteration in recorded.alterations:
+        view.say(printable(f"Altered: {alteration}."))
+    plan = plan_of(recorded, model, arch, inputs_file, output, wheels)
+    watched = _Watched(view)
+    with view:
+        try:
+            choice = _choose(engine, plan, recorded, watched)
+        except EnvironmentUnavailable as error:
+            write_text(
+                plan.output / REPRODUCTION_FILE,
+                _unavailable(plan, recorded, error.message).to_json(),
+            )
+            raise
+        comparer = Comparer(
+            recorded, plan.toolchain, plan.stage_options, plan.check, plan.output / "logs"
+        )
+        report = run_plan(plan, choice, view, started, inside=comparer)
+    result = _judged(recorded, plan, report, comparer, watched.made)
+    write_text(plan.output / REPRODUCTION_FILE, result.to_json())
+    return result
+
+
+def plan_of(
+    recorded: Recorded,
+    model: str | Path | None,
+    arch: str | Path | None,
+    inputs_file: str | Path | None,
+    output: str | Path | None,
+    wheels: Sequence[str],
+) -> Plan:
+    """The plan of a recorded run, with nothing left to a default. Raises `BadInput`."""
+    parameters = recorded.statement.parameters
+    chain = load_toolchain(parameters.toolchain)
+    path = _found("the model", parameters.model, model, "--model", recorded.folder)
+    identified = identify_source(chain.accepts, path, parameters.arch)
+    arrays = None
+    if parameters.inputs_file is not None:
+        arrays = _found(
+            "the inputs file", parameters.inputs_file, inputs_file, "--inputs", recorded.folder
+        )
+    images: dict[str, Image] = {}
+    for name in chain.images:
+        variant = parameters.variants.get(name)
+        images[name] = load_image(name, variant) if variant else load_image(name)
+    accepted = tuple(
+        accept_wheel(f"{path}#sha256={sha256}", list(images.values()))
+        for path, sha256 in _wheels(recorded.statement, wheels)
+    )
+    check: dict[str, Any] = parameters.check.model_dump(exclude_none=True)
+    if arrays is not None and parameters.inputs_file is not None:
+        check["inputs"] = parameters.inputs_file.name
+    options = {stage.name: dict(parameters.options.get(stage.name, {})) for stage in chain.stages}
+    run = run_name(path)
+    flat = {f"{stage}.{name}": value for stage, o in options.items() for name, value in o.items()}
+    return Plan(
+        model=identified,
+        toolchain=chain,
+        images={name: with_wheels(image, accepted) for name, image in images.items()},
+        inputs=[
+            InputSpec(item.name, tuple(item.shape), item.dtype, item.low, item.high)
+            for item in parameters.inputs
+        ],
+        inputs_from=parameters.inputs_from,
+        arrays=arrays,
+        python_files=_python_files(recorded, arch),
+        check=check,
+        stage_options=options,
+        output=run_folder(output, run),
+        run=run,
+        options={
+            **check,
+            **({"arch": parameters.arch} if parameters.arch else {}),
+            **{name: value for name, value in flat.items() if value not in ("", None)},
+        },
+    )
+
+
+def _found(
+    what: str, file: FileParameter, given: str | Path | None, option: str, folder: Path
+) -> Path:
+    """Where a recorded file is now, with the recorded content. Raises `BadInput`."""
+    places = [Path(given)] if given else [Path(file.path), folder / Path(file.path).name]
+    path = next((place for place in places if _is_file(place)), None)
+    if path is None:
+        where = f"there is no file {places[0]}"
+        raise BadInput(f"{what.capitalize()} is not here: {where}.", f"Say where: {option} FILE.")
+    sha256 = sha256_of(path)
+    if sha256 != file.sha256:
+        raise BadInput(
+            f"{path} is not {what} of the record: its sha256 is {sha256}, and {file.sha256} was "
+            "recorded.",
+            f"It was changed since, or the record was: give the one of then with {option} FILE.",
+        )
+    return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a recorded path that no file system here can have
+        return False
+
+
+def _python_files(recorded: Recorded, arch: str | Path | None) -> dict[str, Path]:
+    """The recorded file of --arch and those beside it, and no others that have come since."""
+    files = recorded.statement.parameters.arch_files
+    if not files:
+        return {}
+    found = {}
+    for file in files:
+        # Names are relative to the folder of the file of --arch, which the volume calls `user`.
+        place = Path(arch).parent / file.name.partition("/")[2] if arch else None
+        found[file.name] = _found(
+            f"the file {Path(file.path).name} of --arch", file, place, "--arch", recorded.folder
+        )
+    return found
+
+
+def _wheels(statement: Provenance, given: Sequence[str]) -> list[tuple[Path, str]]:
+    """The recorded wheels of the user's. Raises `EnvironmentUnavailable` for one that is gone."""
+    paths = [Path(argument.partition("#sha256=")[0]) for argument in given]
+    found = []
+    for wheel in statement.parameters.wheels:
+        places = [*(path for path in paths if path.name == wheel.name), Path(wheel.path)]
+        place = next((place for place in places if _is_file(place)), None)
+        if place is None:
+            raise EnvironmentUnavailable(
+                f"The recorded run used the wheel {wheel.name} (sha256 {wheel.sha256}) for "
+                f"{wheel.pin}, and it is not here.",
+                "Say where it is: --wheel FILE.",
+            )
+        found.append((place, wheel.sha256))
+    return found
+
+
+def _choose(wanted: str, plan: Plan, recorded: Recorded, view: _Watched) -> Choice:
+    """An engine that is ready: with the very images of the record, if those are here."""
+    images = list(plan.images.values())
+    if wanted in ("auto", "docker") and recorded.statement.internal.engine == "docker":
+        from runner.engines.docker import DockerEngine, connect
+
+        ids = {}
+        for image in images:
+            known = recorded.statement.dependency(f"environment/{image.title}")
+            if known is not None and re.fullmatch("[0-9a-f]{64}", known.sha256):
+                ids[image.name] = f"sha256:{known.sha256}"
+        try:
+            engine = DockerEngine(connect())
+            if engine.adopt(images, ids):
+                return Choice(engine, "the recorded images are here")
+        except EnvironmentUnavailable:
+            if wanted == "docker":
+                raise
+    return prepare_engine(wanted, images, view)
+
+
+@dataclass
+class _Watched:
+    """Passes set-up work on to a view, and remembers what had to be made."""
+
+    view: View
+
+    def __post_init__(self) -> None:
+        self.made: set[str] = set()
+
+    def task(self, title: str) -> Callable[[str, float | None], None]:
+        self.made.add(title.rpartition(" ")[2])
+        return self.view.task(title)
+
+
+def _judged(
+    recorded: Recorded, plan: Plan, report: Report, comparer: Comparer, made: set[str]
+) -> Reproduction:
+    artifacts = compare_artifacts(recorded, report.stages, comparer.measured)
+    found = differences(recorded.statement, plan.images, plan.toolchain, report)
+    verdict = overall(artifacts, recorded.alterations)
+    first = next((item for item in artifacts if item.verdict != "identical"), None)
+    failed = next((record for record in report.stages if record.status == "failed"), None)
+    if failed is not None and failed.blame == "environment":
+        verdict = "environment-unavailable"
+    code = EXIT_CODES[verdict]
+    if report.outcome == "interrupted":
+        verdict, code = "different", ExitCode.INTERRUPTED
+    reasons: list[str] = []
+    if first is not None:
+        known = [*recorded.alterations, *found]
+        reasons = reasons_for(first.stage, known, signed=bool(recorded.signed_by))
+        if first.note and first.measured == "nothing":
+            reasons.append(first.note)
+    return _result(
+        plan,
+        recorded,
+        verdict,
+        summary=_summary(verdict, artifacts, recorded, failed.failure if failed else ""),
+        exit_code=int(code),
+        first_differing_stage=first.stage if first else None,
+        reasons=reasons,
+        artifacts=artifacts,
+        differences=found,
+        environments=_environments(recorded.statement, report, made),
+    )
+
+
+def _result(plan: Plan, recorded: Recorded, verdict: Verdict, **fields: Any) -> Reproduction:
+    return Reproduction(
+        verdict=verdict,
+        record=str(recorded.path),
+        record_sha256=recorded.sha256,
+        recorded_run=recorded.statement.predicate.runDetails.metadata.invocationId,
+        signed_by=recorded.signed_by,
+        run=plan.run,
+        alterations=list(recorded.alterations),
+        **fields,
+    )
+
+
+def _unavailable(plan: Plan, recorded: Recorded, message: str) -> Reproduction:
+    return _result(
+        plan,
+        recorded,
+        "environment-unavailable",
+        summary=message,
+        exit_code=int(ExitCode.ENVIRONMENT),
+    )
+
+
+def _environments(statement: Provenance, report: Report, made: set[str]) -> list[EnvironmentUsed]:
+    used: dict[str, EnvironmentUsed] = {}
+    for record in report.stages:
+        environment = record.environment
+        if environment is None:
+            continue
+        known = statement.dependency(f"environment/{environment.image}")
+        digest = environment.identity.removeprefix("sha256:")
+        source = "made now" if environment.image in made else "here"
+        if known is not None and known.sha256 == digest:
+            source += ", as recorded"
+        used[environment.image] = EnvironmentUsed(
+            image=environment.image,
+            engine=report.engine.name,
+            identity=environment.identity,
+            source=source,
+        )
+    return list(used.values())
+
+
+def _summary(
+    verdict: Verdict, artifacts: Sequence[ArtifactComparison], recorded: Recorded, failure: str
+) -> str:
+    counts: Mapping[str, int] = {
+        v: sum(a.verdict == v for a in artifacts) for v in ("identical", "equivalent")
+    }
+    if verdict == "environment-unavailable":
+        return f"A stage could not run here: {failure}"
+    if recorded.alterations:
+        altered = ", ".join(item.what for item in recorded.alterations)
+        return f"Something was altered after the run: {altered}."
+    if not artifacts:
+        return "Neither the recorded run nor this one made an artifact."
+    if verdict == "identical":
+        return f"All {len(artifacts)} artifacts have the recorded bytes."
+    if verdict == "equivalent":
+        return (
+            f"{counts['identical']} of {len(artifacts)} artifacts have the recorded bytes; the "
+            "outputs of the others are equal within the noise floor."
+        )
+    wrong = [a.path for a in artifacts if a.verdict not in ("identical", "equivalent")]
+    return f"Not as recorded: {', '.join(wrong)}."
+
+
+__all__ = ["Difference", "Reproduction", "plan_of", "reproduce"]

@@ -1,0 +1,82 @@
+"""Finished runs on disk: finding their folders, and reading their reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from runner.errors import BadInput
+from runner.report import Report
+
+REPORT = "report.json"
+# A report is some tens of kilobytes; one of a very large model with a diagnosis, a few megabytes.
+_MOST_BYTES = 64_000_000
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Reports by their run folder, and why others could not be read."""
+
+    reports: Sequence[tuple[Path, Report]]
+    unreadable: Sequence[BadInput] = field(default_factory=tuple)
+
+
+def run_folder(path: Path) -> Path:
+    """The folder itself, or that of a report.json which was named instead."""
+    return path.parent if path.name == REPORT and path.is_file() else path
+
+
+def read_report(folder: Path) -> Report:
+    """The report of a run folder. Raises `BadInput` where there is none, or none of ours."""
+    path = folder / REPORT
+    if not folder.is_dir():
+        there = "is no folder" if folder.exists() else "does not exist"
+        raise BadInput(f"{folder} {there}.", "Name a run folder, such as runs/model-...")
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise BadInput(f"{path} is too large for a report.", "Is it one of the runner's?")
+        return Report.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise BadInput(
+            f"{folder} has no {REPORT}.", "A run folder has one as soon as the run has ended."
+        ) from None
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the beginning"
+        raise BadInput(
+            f"{path} is not a report of this version: {first['msg']} (at {place[:100]}).",
+            "Damaged, or not the runner's; a newer runner's needs that runner.",
+        ) from None
+
+
+def find_runs(paths: Iterable[Path]) -> Runs:
+    """The runs in these folders: each is one, or holds some, one level down.
+
+    A folder that was named and holds none is a `BadInput`; so is finding no readable run at all.
+    One run among many that cannot be read is listed in the result, and hides none of the others.
+    """
+    folders: dict[Path, None] = {}
+    for path in map(run_folder, paths):
+        if (path / REPORT).exists() or not path.is_dir():
+            folders[path] = None
+            continue
+        below = sorted(found.parent for found in path.glob(f"*/{REPORT}"))
+        if not below:
+            raise BadInput(
+                f"{path} is no run folder and holds none.", f"A run folder has a {REPORT}."
+            )
+        folders |= dict.fromkeys(below)
+    reports, unreadable = [], []
+    for folder in folders:
+        try:
+            reports.append((folder, read_report(folder)))
+        except BadInput as error:
+            unreadable.append(error)
+    if not reports:
+        raise unreadable[0]
+    return Runs(reports, unreadable)

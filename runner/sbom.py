@@ -1,0 +1,186 @@
+"""What an image is made of, as a CycloneDX 1.5 bill of materials: `runner images sbom`.
+
+Everything comes from the lock and from the base's list of packages, so the same files give the same
+text. Licences are in the packages' own metadata, which only an installed environment has:
+those of the process engine, where it is on this machine.
+https://cyclonedx.org/docs/1.5/json/ and https://github.com/package-url/purl-spec
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from email.parser import BytesHeaderParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from packaging.utils import canonicalize_name
+
+import runner
+from runner.base_image import read_recipe
+from runner.engines.process import environment_folder
+from runner.pins import Pin, parse_lock
+from runner.toolchain import Image
+
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:tflite-runner:sbom")
+_MOST_METADATA = 1 << 20
+_LONGEST_LICENCE = 120
+# What packages call the licences of which SPDX has exactly one.
+_SPDX = {
+    "mit": "MIT",
+    "mit license": "MIT",
+    "apache 2.0": "Apache-2.0",
+    "apache-2.0": "Apache-2.0",
+    "apache license 2.0": "Apache-2.0",
+    "apache license, version 2.0": "Apache-2.0",
+    "bsd-3": "BSD-3-Clause",
+    "bsd-3-clause": "BSD-3-Clause",
+    "3-clause bsd license": "BSD-3-Clause",
+    "bsd-2-clause": "BSD-2-Clause",
+    "mpl-2.0": "MPL-2.0",
+    "isc": "ISC",
+    "lgpl-3.0": "LGPL-3.0-only",
+    "hpnd": "HPND",
+}
+
+Licences = Mapping[str, str]
+
+
+def bill_of_materials(image: Image, licences: Licences | None = None) -> dict[str, Any]:
+    """An image's bill of materials, as CycloneDX 1.5 has it in JSON.
+
+    Components are the lock's packages with the edges between them, the Debian packages of the local
+    base, and CPython. A package's hashes are those that its lock accepts: one for each file of the
+    release, of which one is installed. `licences` is by package name (default: those of the
+    installed environment, if there is one).
+    """
+    known = installed_licences(image) if licences is None else licences
+    text = image.requirements()
+    pins = parse_lock(text)
+    recipe = read_recipe()
+    system = _lines(recipe.lock)
+    root = f"image:{image.title}"
+    packages = [_package(pin, image, known.get(pin.name, "")) for pin in pins]
+    debian = [_debian(line, recipe.suite) for line in system]
+    python = {
+        "type": "application",
+        "bom-ref": f"pkg:generic/python@{image.python}",
+        "name": "python",
+        "version": image.python,
+        "purl": f"pkg:generic/python@{image.python}",
+        "licenses": [{"license": {"id": "PSF-2.0"}}],
+    }
+    edges = _edges(text, pins)
+    top = [ref for ref in (_purl(pin) for pin in pins) if ref not in _reached(edges)]
+    body: dict[str, Any] = {
+        "metadata": {
+            "tools": {
+                "components": [
+                    {"type": "application", "name": "runner", "version": runner.__version__}
+                ]
+            },
+            "component": {
+                "type": "container",
+                "bom-ref": root,
+                "name": f"runner-{image.title}",
+                "version": image.environment_key[:16],
+            },
+            "properties": [
+                _property("lock:sha256", image.lock_sha256),
+                _property("lock:as-of", image.as_of),
+                _property("base:published", recipe.default),
+                _property("base:listed", f"the local base, of Debian {recipe.suite}"),
+                _property(
+                    "licences", f"known of {sum('licenses' in p for p in packages)} of {len(pins)}"
+                ),
+            ],
+        },
+        "components": [*packages, python, *debian],
+        "dependencies": [
+            {"ref": root, "dependsOn": [*top, *(item["bom-ref"] for item in [python, *debian])]},
+            *({"ref": ref, "dependsOn": sorted(needs)} for ref, needs in sorted(edges.items())),
+        ],
+    }
+    number = uuid.uuid5(_NAMESPACE, json.dumps(body, sort_keys=True))
+    head = {"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1}
+    return {**head, "serialNumber": f"urn:uuid:{number}", **body}
+
+
+def installed_licences(image: Image) -> dict[str, str]:
+    """What the packages of the installed environment say of their licences, by package name."""
+    found: dict[str, str] = {}
+    for metadata in environment_folder(image).glob(
+        "lib/python*/site-packages/*.dist-info/METADATA"
+    ):
+        with open(metadata, "rb") as file:
+            headers = BytesHeaderParser().parsebytes(file.read(_MOST_METADATA))
+        classified = [
+            value.rpartition("::")[2].strip()
+            for value in headers.get_all("Classifier", [])
+            if value.startswith("License ::")
+        ]
+        stated = str(headers.get("License-Expression") or headers.get("License") or "").strip()
+        # Some have the whole text of the licence there.
+        short = stated if len(stated) <= _LONGEST_LICENCE and "\n" not in stated else ""
+        said = short if short.upper() not in ("", "UNKNOWN") else " / ".join(classified)
+        if said:
+            found[canonicalize_name(str(headers.get("Name", "")))] = said
+    return found
+
+
+def _package(pin: Pin, image: Image, licence: str) -> dict[str, Any]:
+    component: dict[str, Any] = {
+        "type": "library",
+        "bom-ref": _purl(pin),
+        "name": pin.name,
+        "version": str(pin.version),
+        "purl": _purl(pin),
+        "hashes": [{"alg": "SHA-256", "content": content} for content in sorted(pin.hashes)],
+    }
+    if licence:
+        spdx = _SPDX.get(licence.lower())
+        component["licenses"] = [{"license": {"id": spdx} if spdx else {"name": licence}}]
+    for stand_in in image.stand_ins_used:
+        if stand_in.use == str(pin):
+            component["properties"] = [_property("stand-in-for", stand_in.pin)]
+    return component
+
+
+def _debian(line: str, suite: str) -> dict[str, Any]:
+    name, _, version = line.partition("=")
+    purl = f"pkg:deb/debian/{quote(name, safe='')}@{quote(version, safe='~')}?distro={suite}"
+    return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+
+
+def _purl(pin: Pin) -> str:
+    return f"pkg:pypi/{pin.name}@{quote(str(pin.version), safe='')}"
+
+
+def _edges(text: str, pins: list[Pin]) -> dict[str, set[str]]:
+    """What each package needs, by the lock's own notes: `# via` names who asked for a package."""
+    refs = {pin.name: _purl(pin) for pin in pins}
+    edges: dict[str, set[str]] = {ref: set() for ref in refs.values()}
+    for block in re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE):
+        name = canonicalize_name(re.split(r"[=\s@]", block, maxsplit=1)[0])
+        via = re.search(r"^ +# via (.+)$", block, flags=re.MULTILINE)
+        for parent in via[1].split(",") if via and name in refs else ():
+            asker = refs.get(canonicalize_name(parent.strip()))
+            if asker is not None:
+                edges[asker].add(refs[name])
+    return edges
+
+
+def _reached(edges: Mapping[str, set[str]]) -> set[str]:
+    return set().union(*edges.values()) if edges else set()
+
+
+def _lines(lock: Path) -> list[str]:
+    lines = lock.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _property(name: str, value: str) -> dict[str, str]:
+    return {"name": f"runner:{name}", "value": value}

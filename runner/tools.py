@@ -1,0 +1,83 @@
+"""Programs for single files, read from the data files that define them: `stages/tools/*.toml`.
+
+A tool's stages run in the environment of the file's own framework, which `formats.toml` names.
+Adding a format is an entry there and a module in `stages/opened/`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.compat import tomllib
+from runner.errors import BadInput
+from runner.inspection.model import Inspection, Obstacle
+from runner.toolchain import ROOT, Stage
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """How files of some formats are opened: by which module, in which environment."""
+
+    kind: str
+    image: str
+    formats: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A program's stages, still without the environment that the file decides on."""
+
+    name: str
+    description: str
+    stages: tuple[dict[str, Any], ...]
+
+    def stage(self, index: int, opened: FileFormat, file: Path, title: str = "") -> Stage:
+        """A stage for a file of this format; the first one consumes the file."""
+        entry = self.stages[index]
+        consumes = name_in_volume(entry["name"], file) if index == 0 else entry["consumes"]
+        return Stage(
+            name=entry["name"],
+            service="",
+            module=entry["module"],
+            image=opened.image,
+            consumes=consumes,
+            produces=entry["produces"],
+            title=title or entry["title"],
+            options=tuple(entry["options"]),
+        )
+
+
+def name_in_volume(role: str, file: Path) -> str:
+    """Where the stages find a file of the user's: under its own name, as far as that is plain."""
+    return f"{role}/{re.sub('[^A-Za-z0-9_.-]', '-', file.name).lstrip('.-') or 'model'}"
+
+
+def load_tool(name: str, root: Path = ROOT) -> Tool:
+    data = tomllib.loads((root / "stages" / "tools" / f"{name}.toml").read_text())
+    return Tool(name, data["description"], tuple(data["stage"]))
+
+
+def file_formats(root: Path = ROOT) -> list[FileFormat]:
+    data = tomllib.loads((root / "stages" / "tools" / "formats.toml").read_text())
+    return [FileFormat(**{**e, "formats": tuple(e["formats"])}) for e in data["format"]]
+
+
+def format_of(found: Inspection) -> FileFormat | None:
+    """How a file is opened, by what it is; None if no environment opens it."""
+    return next((entry for entry in file_formats() if found.format in entry.formats), None)
+
+
+def format_to_run(found: Inspection) -> FileFormat:
+    """How a file is opened. Raises `BadInput` for one that cannot be run."""
+    opened = format_of(found)
+    against = [o for o in found.toolchain.obstacles if opened is None or not o.runs]
+    if opened is None or against:
+        why = against[0] if against else Obstacle(reason="")
+        raise BadInput(
+            f"{found.path} is no model that can be run here: {found.what}. {why.reason}".rstrip(),
+            why.remedy or "Name a .pt, .onnx, .pb or .tflite file.",
+        )
+    return opened

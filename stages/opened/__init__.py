@@ -1,0 +1,70 @@
+"""Models of any format, opened to be run: what `compare` and `inspect` see of each framework."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union
+
+from stages.contract import InputError, Job, Tensor
+from stages.samples import Predict
+
+# A size that the model leaves open has a name, or '?'.
+Size = Union[int, str]
+# Makes what runs the model, once a thread.
+MakePredict = Callable[[], Predict]
+
+KINDS = ("torch", "onnx", "graph", "tflite")
+
+
+@dataclass(frozen=True)
+class OpenEnd:
+    """An input or output as the model has it.
+
+    `shape` and `dtype` are None where the model does not say. `low` and `high` bound generated
+    values, as in `Tensor`.
+    """
+
+    name: str
+    shape: Optional[Sequence[Size]]
+    dtype: Optional[str]
+    low: Optional[float] = None
+    high: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that a framework has loaded.
+
+    `prepare` takes the inputs with fixed shapes. `runs` tells whether the model takes inputs of
+    these shapes, where that is all that tells. `outputs` are in the order of what it returns; None
+    where only a run says how many there are. `noise_floor` measures the framework's own
+    rounding over the reference samples, if it can.
+    """
+
+    framework: str
+    inputs: Sequence[OpenEnd]
+    prepare: Callable[[Sequence[Tensor]], MakePredict]
+    outputs: Optional[Sequence[OpenEnd]] = None
+    runs: Optional[Callable[[Sequence[Tensor]], bool]] = None
+    infer: Optional[Callable[[Job], List[Tensor]]] = None
+    noise_floor: Optional[Callable[[Any, int], Dict[str, Any]]] = None
+    operators: Dict[str, int] = field(default_factory=dict)
+    parameters: Optional[int] = None
+    facts: Dict[str, str] = field(default_factory=dict)
+
+
+def open_model(job: Job, file: Any, kind: str) -> Opened:
+    """Load a file of one of `KINDS` in its framework. Raises `InputError` where that refuses it."""
+    if kind not in KINDS:
+        raise InputError(f"There is no kind of file '{kind}'.", f"Kinds: {', '.join(KINDS)}.")
+    module = importlib.import_module(f"stages.opened.{kind}_file")
+    opened: Opened = module.open_file(job, file)
+    return opened
+
+
+def output_names(opened: Opened, count: int) -> List[str]:
+    """The names of what the model returns, which is so many arrays."""
+    if opened.outputs is not None:
+        return [end.name for end in opened.outputs]
+    return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]

@@ -1,0 +1,169 @@
+"""The stage `reference`: the first of two models that are compared, whose outputs count as right.
+
+It makes the samples and runs the model over them, as the first stage of a conversion does.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
+
+from stages.contract import Job, Option, Signature, Stage, Tensor, run_as_program, write_json
+from stages.given_model import fixed_shape, look_at_run, matched
+from stages.matching import orders, plain_name
+from stages.opened import Opened, OpenEnd, open_model, output_names
+from stages.torch import parse_inputs
+
+
+def convert(job: Job) -> Signature:
+    """Write the samples and the model's outputs for them; the artifact says what they are."""
+    from stages import samples
+
+    with job.phase("load"):
+        opened = open_model(job, job.input, job.options["kind"])
+    job.report["operators"] = opened.operators
+    job.report["parameters"] = opened.parameters
+    inputs = _inputs(job, opened)
+    folder = job.volume / "samples"
+    settings = job.request.get("check", {})
+    with job.phase("samples"):
+        count = samples.make_inputs(job, inputs)
+    make_predict = opened.prepare(inputs)
+    draft = samples.Samples(folder, count, tuple(inputs), ())
+    with job.phase("reference"):
+        first = make_predict()([array[0] for array in draft.input_arrays])
+        names = output_names(opened, len(first))
+        random = look_at_run(make_predict(), draft, job, "model", names)
+        reference = samples.write_reference(folder, inputs, count, names, make_predict)
+    floor = _noise_floor(job, opened, reference, settings.get("noise_samples", 16))
+    job.report["noise_floor"] = floor
+    samples.save(job, replace(reference, noise_floor=floor, random=random))
+    signature = Signature(
+        tuple(replace(t, node=t.name) for t in inputs),
+        tuple(replace(t, node=t.name) for t in reference.outputs),
+    )
+    write_json(
+        job.output,
+        {
+            "framework": opened.framework,
+            "samples": count,
+            "inputs": [[t.name, list(t.shape), t.dtype] for t in signature.inputs],
+            "outputs": [[t.name, list(t.shape), t.dtype] for t in signature.outputs],
+        },
+    )
+    return signature
+
+
+def check(job: Job) -> Optional[Dict[str, Any]]:
+    """There is nothing to compare the reference with."""
+    return None
+
+
+def _noise_floor(job: Job, opened: Opened, reference: Any, samples: int) -> Dict[str, Any]:
+    if opened.noise_floor is None:
+        reason = f"{opened.framework} has no float64 run of the model"
+        return {"samples": 0, "outputs": None, "reason": reason}
+    with job.phase("noise floor"):
+        return opened.noise_floor(reference, samples)
+
+
+def _inputs(job: Job, opened: Opened) -> List[Tensor]:
+    """The inputs with fixed shapes: as asked for, else the model's own, else the other model's."""
+    hints = json.loads(job.options["other_inputs"] or "[]")
+    job.request["inputs"] = job.request.get("inputs") or parse_inputs(job.options["inputs"])
+    if opened.infer is not None:
+        asked = job.request.get("inputs") or job.request.get("check", {}).get("inputs")
+        found = None if asked else _like_the_other(job, opened, hints)
+        return found or opened.infer(job)
+    by_name = matched(job, "model", [given.name for given in opened.inputs])
+    tensors = []
+    for index, given in enumerate(opened.inputs):
+        spec = by_name.get(given.name) or _hinted(given, index, hints)
+        shape = fixed_shape(job, "model", given.name, given.shape, spec)
+        tensors.append(_tensor(job, given, shape, spec))
+    return tensors
+
+
+def _tensor(job: Job, given: OpenEnd, shape: Sequence[int], spec: Dict[str, Any]) -> Tensor:
+    dtype = given.dtype or "float32"
+    low, high = spec.get("low"), spec.get("high")
+    if np.dtype(dtype).kind in "iu" and high is None:
+        low, high = given.low, given.high
+        if not job.request.get("check", {}).get("inputs"):
+            job.note(
+                f"Values of '{given.name}' are drawn from {low or 0} to {int(high or 10) - 1}; "
+                "your own: --inputs FILE."
+            )
+    return Tensor(given.name, tuple(shape), dtype, low=low, high=high)
+
+
+def _hinted(given: OpenEnd, index: int, hints: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+    """The other model's shape of this input, if that settles what this model leaves open."""
+    own = given.shape
+    if own is None or not any(isinstance(size, str) for size in own[1:]):
+        return {}
+    same = [hint for hint in hints if plain_name(hint["name"]) == plain_name(given.name)]
+    for hint in same or hints[index : index + 1]:
+        shape = _fixed(hint)
+        for order in orders(len(shape)) if shape is not None else ():
+            turned = [shape[axis] for axis in order]
+            if len(turned) == len(own) and all(
+                isinstance(size, str) or size == other for size, other in zip(own, turned)
+            ):
+                return {"shape": turned}
+    return {}
+
+
+def _fixed(hint: Dict[str, Any]) -> List[int]:
+    """A shape with an open batch size as 1; [] if more than that is open."""
+    sizes = list(hint["shape"] or ())
+    if sizes and isinstance(sizes[0], str):
+        sizes[0] = 1
+    return [] if any(isinstance(size, str) for size in sizes) else [int(size) for size in sizes]
+
+
+def _like_the_other(
+    job: Job, opened: Opened, hints: Sequence[Dict[str, Any]]
+) -> Optional[List[Tensor]]:
+    """A PyTorch model's inputs by the other model's, if it runs on them, or with channels moved."""
+    shapes = [_fixed(hint) for hint in hints]
+    if not hints or not all(shapes) or len(hints) != len(opened.inputs) or opened.runs is None:
+        return None
+    for choice in range(3):
+        turned = []
+        for given, shape, hint in zip(opened.inputs, shapes, hints):
+            candidates = orders(len(shape))
+            order = candidates[min(choice, len(candidates) - 1)]
+            turned.append(Tensor(given.name, tuple(shape[a] for a in order), hint["dtype"]))
+        if opened.runs(turned):
+            told = ", ".join(f"{t.name} {'x'.join(map(str, t.shape))}" for t in turned)
+            job.note(f"Inputs as the other model has them: {told}.")
+            return [
+                _tensor(job, replace(given, dtype=tensor.dtype), tensor.shape, {})
+                for given, tensor in zip(opened.inputs, turned)
+            ]
+    return None
+
+
+STAGE = Stage(
+    name="reference",
+    summary=__doc__ or "",
+    consumes="model.onnx",
+    produces="reference.json",
+    packages=("torch", "torchvision", "onnx", "onnxruntime", "tensorflow", "numpy"),
+    convert=convert,
+    check=check,
+    options=(
+        Option("kind", str, "", "what the file is: torch, onnx, graph or tflite"),
+        Option("arch", str, "", "what builds the model of a state_dict: FILE.py:CALLABLE"),
+        Option("arch_args", str, "", "keyword arguments for it, as JSON"),
+        Option("inputs", str, "", "inputs as NAME=1x3x224x224:float32, comma-separated"),
+        Option("other_inputs", str, "", "the other model's inputs, as JSON"),
+    ),
+)
+
+if __name__ == "__main__":
+    run_as_program(STAGE)

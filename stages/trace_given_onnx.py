@@ -1,0 +1,60 @@
+"""The trace of the stage `onnx`: the given ONNX model's values against those of the fixed one."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import numpy as np
+
+from stages import onnx_model
+from stages.contract import Job, Signature, Stage, run_as_program, write_json
+from stages.trace_files import Kept
+from stages.trace_samples import trace_inputs
+from stages.tracing import Arrays, Comparison, Pair, compare_tensors, signature_of
+
+
+def convert(job: Job) -> Signature:
+    """Compare `model.onnx` with the file that was given; the artifact lists the former's values."""
+    import onnx
+
+    from stages.trace_onnx import OnnxModel
+
+    signature = signature_of(job)
+    samples = trace_inputs(job, signature.inputs)
+    inputs = [tensor.name for tensor in signature.inputs]
+    given = OnnxModel(onnx.load(str(job.input)), inputs)
+    artifact = OnnxModel(onnx.load(str(job.volume / onnx_model.STAGE.produces)), inputs)
+    shared = [name for name in given.order() if name in set(artifact.order())]
+    source = given.plain(shared)
+    kept = Kept.of(job.volume, artifact, samples)
+    samples = [array[: kept.count] for array in samples]
+
+    def reference(sample: int, values: Sequence[np.ndarray]) -> Arrays:
+        return dict(zip(shared, source(values)))
+
+    comparison = Comparison(
+        artifact,
+        [Pair(name, name) for name in shared],
+        reference,
+        lambda pair, piece: [],
+        keep=kept.add,
+        notes=list(kept.notes),
+    )
+    with job.phase("trace"):
+        compare_tensors(job, samples, comparison)
+    write_json(job.output, kept.index())
+    return signature
+
+
+STAGE = Stage(
+    name="trace-onnx",
+    summary=__doc__ or "",
+    consumes=onnx_model.STAGE.consumes,
+    produces="trace-onnx.json",
+    packages=onnx_model.STAGE.packages,
+    convert=convert,
+    check=lambda job: None,
+)
+
+if __name__ == "__main__":
+    run_as_program(STAGE)

@@ -1,0 +1,89 @@
+"""The trace of the stage `onnx-tf`: the ONNX model's values against the frozen graph's."""
+
+from __future__ import annotations
+
+import json
+from typing import Dict, List, Sequence
+
+from stages import onnx_tf
+from stages.contract import Job, Signature, Stage, StageError, run_as_program, write_json
+from stages.layers import layers_of, places_of
+from stages.tf_common import import_tensorflow
+from stages.trace_files import open_kept
+from stages.trace_samples import trace_inputs
+from stages.tracing import Comparison, Pair, Piece, compare_tensors, signature_of
+
+
+def convert(job: Job) -> Signature:
+    """Compare `model.pb` with `model.onnx`; the artifact says which layer an operation is of."""
+    import onnx
+
+    from stages.trace_graph import FrozenGraph
+    from stages.trace_onnx import OnnxModel
+
+    tf = import_tensorflow()
+    signature = signature_of(job)
+    samples = trace_inputs(job, signature.inputs)
+    kept = json.loads(job.input.read_text())
+    if not kept["tensors"]:
+        raise StageError("The ONNX model as a whole does not run, so it has no values to compare.")
+    samples = [array[: kept["samples"]] for array in samples]
+    values = open_kept(job.volume, kept)
+    graph_def = tf.compat.v1.GraphDef.FromString((job.volume / onnx_tf.STAGE.produces).read_bytes())
+    artifact = FrozenGraph(graph_def, [tensor.node for tensor in signature.inputs])
+    source = OnnxModel(
+        onnx.load(str(job.volume / onnx_tf.STAGE.consumes)), [t.name for t in signature.inputs]
+    )
+    pairs = [
+        pair
+        for pair in _pairs(job, signature, artifact.order())
+        if pair.reference in values and values[pair.reference].dtype == artifact.dtype(pair.name)
+    ]
+    names = {pair.reference for pair in pairs}
+    layers = layers_of(job.volume)
+    operations: Dict[str, List[str]] = {}
+
+    def modules(pair: Pair, piece: Piece) -> List[str]:
+        made = source.piece(pair.reference, names)
+        found = [layers.get(name, "") for name in made.tensors]
+        for tensor in piece.tensors:
+            operations.setdefault(tensor.partition(":")[0], [m for m in found if m])
+        return found
+
+    comparison = Comparison(
+        artifact,
+        pairs,
+        lambda sample, inputs: {name: values[name][sample] for name in names},
+        modules,
+    )
+    with job.phase("trace"):
+        compare_tensors(job, samples, comparison)
+    artifact.close()
+    write_json(job.output, {"operations": operations})
+    return signature
+
+
+def _pairs(job: Job, signature: Signature, present: Sequence[str]) -> List[Pair]:
+    """ONNX tensors and where the stage put them; a tensor of the graph stands for one of them."""
+    places = places_of(job.volume)
+    for tensor in signature.outputs:
+        places[tensor.name] = {"node": tensor.node, "axes": list(tensor.axes)}
+    taken: Dict[str, Pair] = {}
+    for name, place in places.items():
+        taken.setdefault(place["node"], Pair(place["node"], name, tuple(place["axes"]) or None))
+    known = set(present)
+    return [pair for pair in taken.values() if pair.name in known]
+
+
+STAGE = Stage(
+    name="trace-onnx-tf",
+    summary=__doc__ or "",
+    consumes="trace-onnx.json",
+    produces="trace-graph.json",
+    packages=onnx_tf.STAGE.packages,
+    convert=convert,
+    check=lambda job: None,
+)
+
+if __name__ == "__main__":
+    run_as_program(STAGE)

@@ -1,0 +1,210 @@
+"""The trace of the stage `torch`: PyTorch's own values of every operator against the ONNX model's.
+
+The export is done once more, listened to: it tells which value of PyTorch's graph became which
+tensor of the ONNX model, and PyTorch's interpreter runs that graph with all of them as outputs.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Sequence, Tuple
+
+import numpy as np
+
+from stages import torch as torch_stage
+from stages.contract import Job, Signature, Stage, run_as_program, write_json
+from stages.layers import layers_of
+from stages.trace_files import Kept
+from stages.trace_samples import trace_inputs
+from stages.tracing import (
+    Arrays,
+    Comparison,
+    Pair,
+    compare_tensors,
+    first_line,
+    signature_of,
+)
+
+# What these change in place would be seen changed by whoever reads it before, too. They are run as
+# their plain selves; values that others change are not compared.
+_PLAIN = tuple(
+    f"aten::{name}_"
+    for name in (
+        "add", "celu", "clamp", "clamp_max", "clamp_min", "div", "dropout", "elu", "hardtanh",
+        "leaky_relu", "mul", "relu", "selu", "sigmoid", "sub", "tanh", "threshold",
+    )
+)  # fmt: skip
+
+_NOT_THE_MODEL = (
+    "the operators that the exporter recorded give another value than the model itself: forward() "
+    "takes a way that depends on the values of its inputs, which tracing does not see "
+    "(torch.jit.script does)"
+)
+
+
+def convert(job: Job) -> Signature:
+    """Compare `model.onnx` with PyTorch; the artifact lists the ONNX model's own values."""
+    import onnx
+    import torch
+
+    from stages import pytorch_model
+    from stages.trace_onnx import OnnxModel
+
+    signature = signature_of(job)
+    arch = job.options["arch"]
+    if arch.partition(":")[0].endswith(".py"):
+        arch = str(job.volume / arch)
+    arch_args = json.loads(job.options["arch_args"] or "{}")
+    model = pytorch_model.load_model(job.input, arch, arch_args, job.note)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    samples = trace_inputs(job, signature.inputs)
+    first = [torch.from_numpy(np.array(array[0])) for array in samples]
+    with job.phase("export"):
+        recording = _recording(torch, model, first, signature, job)
+    proto = onnx.load(str(job.volume / torch_stage.STAGE.produces))
+    artifact = OnnxModel(proto, [tensor.name for tensor in signature.inputs])
+    names = [tensor.name for tensor in signature.outputs]
+    notes: List[str] = []
+    reasons: Dict[str, str] = {}
+    try:
+        reference, matched = _inside(torch, model, recording, first, names, reasons)
+    except Exception as error:  # the graph is PyTorch's own, and not made for being run like this
+        notes.append(
+            "PyTorch's own values inside the model cannot be had, so only its outputs are compared "
+            f"in this stage: {first_line(error)}"
+        )
+        reference, matched = _outside(torch, model, names), names
+    layers = layers_of(job.volume) or recording.layers
+    kept = Kept.of(job.volume, artifact, samples)
+    samples = [array[: kept.count] for array in samples]
+    comparison = Comparison(
+        artifact,
+        [Pair(name, name) for name in matched],
+        reference,
+        lambda pair, piece: [layers.get(name, "") for name in piece.tensors],
+        keep=kept.add,
+        notes=[*notes, *kept.notes],
+        reasons=reasons,
+    )
+    with job.phase("trace"):
+        compare_tensors(job, samples, comparison)
+    write_json(job.output, kept.index())
+    return signature
+
+
+def _recording(
+    torch: Any, model: Any, inputs: Sequence[Any], signature: Signature, job: Job
+) -> Any:
+    """Export as the stage did, into a file that nobody needs."""
+    with tempfile.TemporaryDirectory(dir=str(job.volume)) as folder:
+        again = replace(job, output=Path(folder) / "again.onnx", report={})
+        return torch_stage._export_with_fixes(
+            torch,
+            model,
+            inputs,
+            signature.inputs,
+            [tensor.name for tensor in signature.outputs],
+            again,
+        )
+
+
+def _inside(
+    torch: Any,
+    model: Any,
+    recording: Any,
+    inputs: Sequence[Any],
+    names: Sequence[str],
+    reasons: Dict[str, str],
+) -> Tuple[Callable[[int, Sequence[np.ndarray]], Arrays], List[str]]:
+    """PyTorch's values by ONNX name, and those names. Raises where its graph does not run.
+
+    `reasons` gets the outputs where the graph is not what the model does, once a sample shows it.
+    """
+    graph = recording.graph
+    tensors: Dict[str, Any] = {}
+    changed = set()
+    for node in list(graph.nodes()):
+        kind = node.kind()
+        if kind in _PLAIN:
+            plain = graph.create(kind[:-1], list(node.inputs()), 1)
+            plain.insertBefore(node)
+            name = node.output().debugName()
+            plain.output().copyMetadata(node.output())
+            node.output().replaceAllUsesWith(plain.output())
+            node.destroy()
+            plain.output().setDebugName(name)
+            node = plain
+        elif kind.startswith("aten::") and kind.endswith("_") and not kind.endswith("__"):
+            changed.update(value.debugName() for value in list(node.inputs())[:1])
+        for value in node.outputs():
+            if value.type().kind() == "TensorType":
+                tensors[value.debugName()] = value
+    ends = list(graph.outputs())
+    wanted = {
+        name: tensors[value]
+        for name, value in recording.values.items()
+        if value in tensors and value not in changed
+    }
+    # Each output is known by its place, whatever its name.
+    for name, value in zip(names, ends):
+        if value.type().kind() == "TensorType" or value.debugName() in tensors:
+            wanted[name] = value
+    graph.return_node().removeAllInputs()
+    pack = graph.create("prim::TupleConstruct", list(wanted.values()), 1)
+    graph.appendNode(pack)
+    pack.output().setType(torch._C.TupleType([value.type() for value in wanted.values()]))
+    graph.registerOutput(pack.output())
+    function = torch._C._create_function_from_graph("trace", graph)
+
+    outside = _outside(torch, model, names)
+
+    def reference(sample: int, values: Sequence[np.ndarray]) -> Arrays:
+        given = [torch.from_numpy(np.array(value)) for value in values]
+        with torch.no_grad():
+            results = function(*given, *recording.parameters)
+        found = {name: value.numpy() for name, value in zip(wanted, results)}
+        for name, value in outside(sample, values).items():
+            if name in found and not _alike(found[name], value):
+                reasons[name] = _NOT_THE_MODEL
+        return found
+
+    reference(0, [tensor.numpy() for tensor in inputs])
+    return reference, list(wanted)
+
+
+def _alike(one: np.ndarray, other: np.ndarray) -> bool:
+    scale = float(np.abs(np.nan_to_num(other.astype(np.float64))).max(initial=0.0))
+    return one.shape == other.shape and bool(
+        np.allclose(one, other, rtol=1e-3, atol=1e-5 * scale + 1e-12, equal_nan=True)
+    )
+
+
+def _outside(
+    torch: Any, model: Any, names: Sequence[str]
+) -> Callable[[int, Sequence[np.ndarray]], Arrays]:
+    """PyTorch's outputs alone."""
+    predict = torch_stage._predictor(torch, torch_stage._replica(torch, model))
+
+    def reference(sample: int, values: Sequence[np.ndarray]) -> Arrays:
+        return dict(zip(names, predict([np.array(value) for value in values])))
+
+    return reference
+
+
+STAGE = Stage(
+    name="trace-torch",
+    summary=__doc__ or "",
+    consumes=torch_stage.STAGE.consumes,
+    produces="trace-onnx.json",
+    packages=torch_stage.STAGE.packages,
+    convert=convert,
+    check=lambda job: None,
+    options=torch_stage.STAGE.options,
+)
+
+if __name__ == "__main__":
+    run_as_program(STAGE)

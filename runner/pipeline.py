@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 import runner
+from runner.active import room_for_report, working_in
 from runner.cached_run import CachedRun
 from runner.diagnosis import trace_run
 from runner.engines.base import Engine, Volume
 from runner.engines.choice import Choice, prepare_engine
-from runner.errors import BadInput, ExitCode, RunnerError
+from runner.errors import BadInput, EnvironmentUnavailable, ExitCode, RunnerError
 from runner.failures import explain_stage
 from runner.files import sha256_of, write_text
 from runner.graphfile import identify_source
@@ -307,9 +308,16 @@ def run_folder(output: str | Path | None, run: str) -> Path:
     folder = Path(output) if output else Path("runs") / run
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(
-            f"{folder} exists and is not empty.", "Name another --output, or remove it first."
+            f"{folder} exists and is not empty{_unfinished(folder)}.",
+            "Name another --output, or remove it first.",
         )
     return folder.absolute()
+
+
+def _unfinished(folder: Path) -> str:
+    if (folder / "logs").is_dir() and not (folder / "report.json").exists():
+        return ": a run is working there, or one was killed (then `runner clean` tidies it)"
+    return ""
 
 
 def run_name(model: Path) -> str:
@@ -335,11 +343,17 @@ def run_plan(
     are not run again.
     """
     view.say(f"Engine: {choice.engine.name} ({choice.reason})")
-    setup = time.time() - started
+    # Durations are not taken from the clock, which may be set in the meantime.
+    setup, begin = max(0.0, time.time() - started), time.monotonic()
     folder = plan.output
     created = not folder.exists()
     try:
         (folder / "logs").mkdir(parents=True)
+    except FileExistsError:
+        raise BadInput(
+            f"{folder} is another run's, which began at the same time.",
+            "Name another --output.",
+        ) from None
     except OSError as error:
         raise BadInput(
             f"The run folder {folder} cannot be made: {error.strerror}.",
@@ -348,30 +362,50 @@ def run_plan(
     records: list[StageRecord] = []
     diagnosis: Diagnosis | None = None
     interrupted = False
-    try:
-        with choice.engine.volume(plan.run, folder / ".volume") as volume:
-            volume.put(_initial_files(plan))
-            cached = CachedRun(cache, plan.run, folder, _initial_files(plan))
-            _run_stages(plan, choice.engine, volume, view, records, cached)
-            if diagnose and _judge(plan, records, False)[0] == "out-of-tolerance":
-                cached.restore(volume)
-                diagnosis = trace_run(plan.toolchain, volume, records, plan.check, folder, view)
-            if inside is not None:
-                inside(volume, records)
-    except KeyboardInterrupt:
-        interrupted = True
-    except BaseException:
-        if created and not records:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    done = {record.name for record in records}
-    records += [_skipped(stage) for stage in plan.toolchain.stages if stage.name not in done]
-    report = _report(plan, choice, records, interrupted, started, setup)
-    report.diagnosis = diagnosis
-    write_text(folder / "report.json", report.to_json())
-    write_page(report, folder)
-    if plan.recorded:
-        write_records(plan, report, key)
+    notes: list[str] = []
+    with working_in(folder):
+        try:
+            with (
+                room_for_report(folder),
+                choice.engine.volume(plan.run, folder / ".volume") as volume,
+            ):
+                volume.put(_initial_files(plan))
+                cached = CachedRun(cache, plan.run, folder, _initial_files(plan))
+                _run_stages(plan, choice.engine, volume, view, records, cached)
+                if diagnose and _judge(plan, records, False)[0] == "out-of-tolerance":
+                    try:
+                        cached.restore(volume)
+                        diagnosis = trace_run(
+                            plan.toolchain, volume, records, plan.check, folder, view
+                        )
+                    except (RunnerError, OSError) as error:  # the conversion itself is done
+                        notes.append(f"The diagnosis could not be made: {error}")
+                if inside is not None:
+                    inside(volume, records)
+        except KeyboardInterrupt:
+            interrupted = True
+        except BaseException:
+            if not records:  # nothing has begun: the folder is as it was
+                shutil.rmtree(folder if created else folder / "logs", ignore_errors=True)
+            raise
+        done = {record.name for record in records}
+        records += [_skipped(stage) for stage in plan.toolchain.stages if stage.name not in done]
+        seconds = setup + time.monotonic() - begin
+        report = _report(plan, choice, records, interrupted, started, setup, seconds)
+        report.diagnosis = diagnosis
+        report.notes += notes
+        try:
+            write_text(folder / "report.json", report.to_json())
+            write_page(report, folder)
+            if plan.recorded:
+                write_records(plan, report, key)
+        except OSError as error:
+            view.finished(report, folder)
+            raise EnvironmentUnavailable(
+                f"The report of this run cannot be written into {folder}: {error.strerror}.",
+                "Mend the disk (runner doctor), then run the command again; stages that finished "
+                "are taken from the cache. What has its final name in the folder is whole.",
+            ) from None
     view.finished(report, folder)
     return report
 
@@ -422,7 +456,7 @@ def _run_stages(
         )
         records.append(record)
         view.stage_started(stage)
-        begin = time.time()
+        begin = time.monotonic()
         try:
             request = _request(plan, stage, previous)
             if not cached.take(stage, engine.name, request, record):
@@ -435,7 +469,7 @@ def _run_stages(
         finally:
             explain_stage(record, plan.output, str(plan.options.get("fixes", "all")))
             record.remedy = record.remedy or _general_remedy(record)
-            record.seconds = round(time.time() - begin, 3)
+            record.seconds = round(time.monotonic() - begin, 3)
             view.stage_finished(record)
         if record.status != "ok":
             return
@@ -546,8 +580,8 @@ def _report(
     interrupted: bool,
     started: float,
     setup: float,
+    total: float,
 ) -> Report:
-    total = time.time() - started
     inside = sum(r.report.seconds for r in records if r.report and not r.cached)
     outcome, code, gate = _judge(plan, records, interrupted)
     first = records[0].report

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import EnvironmentUnavailable
+from runner.owner import ending_with_me
 
 # Time for a program to clean up after itself: mmdebstrap unmounts and removes its folder.
 GRACE_SECONDS = 20
@@ -87,6 +88,8 @@ class Programs:
                     stderr=subprocess.STDOUT,
                     # Its own group, so that its children can be ended with it.
                     start_new_session=True,
+                    # SIGKILL leaves us no time to end it.
+                    preexec_fn=ending_with_me(),
                 )
             except FileNotFoundError:
                 raise EnvironmentUnavailable(

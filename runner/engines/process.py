@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from runner.engines.base import MOST_READ, Ended, OnLine, Progress
 from runner.errors import EnvironmentUnavailable
 from runner.files import appearing
 from runner.interpreters import find_cpython
+from runner.owner import scratch_folder
 from runner.places import cache_folder as cache_folder
 from runner.processes import Programs, run_showing_lines
 from runner.registry import uv_environment
@@ -128,14 +128,14 @@ class ProcessVolume:
 
     def run(self, stage: Stage, on_line: OnLine) -> Ended:
         python = _python(environment_folder(self._images[stage.image]))
-        with tempfile.TemporaryDirectory(prefix="runner-home-") as home:
+        with scratch_folder("home") as home:
             finished = run_showing_lines(
                 # -s: nothing of the user's own packages; the stage's folder comes by PYTHONPATH.
                 [str(python), "-s", "-m", stage.module, "--volume", str(self._folder)],
                 on_line,
-                environment=_stage_environment(Path(home)),
+                environment=_stage_environment(home),
                 # Not the volume: Python looks for modules in the folder that it starts in.
-                folder=Path(home),
+                folder=home,
             )
         if finished.status < 0:
             name = signal.Signals(-finished.status).name

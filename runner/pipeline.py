@@ -468,6 +468,8 @@ def _run_stages(
             record.remedy = getattr(error, "remedy", "")
         finally:
             explain_stage(record, plan.output, str(plan.options.get("fixes", "all")))
+            if record.known and record.known.id.startswith("out-of-memory"):
+                record.blame = "stage"  # and not of the input, whatever it looked like in there
             record.remedy = record.remedy or _general_remedy(record)
             record.seconds = round(time.monotonic() - begin, 3)
             view.stage_finished(record)

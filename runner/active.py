@@ -39,7 +39,10 @@ class _Note(BaseModel):
 
 @contextmanager
 def working_in(folder: Path) -> Iterator[None]:
-    """Note that this process works in a run folder. Without a cache folder it goes without."""
+    """Note that this process works in a run folder. Without a cache folder it goes without.
+
+    The note stays if the folder could not be tidied at the end: its disk became read-only.
+    """
     note = cache_folder() / "active" / f"{os.getpid()}-{secrets.token_hex(4)}.json"
     path = os.fsencode(folder).decode(errors="surrogateescape")
     with suppress(OSError, UnicodeEncodeError):  # a name that is not UTF-8 cannot be noted
@@ -47,8 +50,8 @@ def working_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            note.unlink(missing_ok=True)
+        if not _unfinished(folder):
+            _remove(note)
 
 
 @contextmanager
@@ -88,14 +91,15 @@ def _remove(path: Path) -> None:
 
 def tidy_killed_runs() -> list[str]:
     """Tidy the folders of runs whose runner is gone; what was removed."""
-    removed = []
+    removed, notes = [], {}
     for path in sorted((cache_folder() / "active").glob("*.json")):
         try:
-            note = _Note.model_validate_json(path.read_bytes())
+            notes[path] = _Note.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
-            _remove(path)  # cut short, so by a power cut
-            continue
-        if not is_alive(note.owner):
+            _remove(path)  # damaged, as by a power cut
+    in_use = {note.folder for note in notes.values() if is_alive(note.owner)}
+    for path, note in notes.items():
+        if not is_alive(note.owner) and note.folder not in in_use:
             removed += _tidy(Path(note.folder))
             _remove(path)
     # A note that was being written.
@@ -108,15 +112,18 @@ def tidy_killed_runs() -> list[str]:
 def _tidy(folder: Path) -> list[str]:
     """Remove what has a temporary name, and the folder itself if nothing is left in it."""
     removed = []
-    for pattern in _UNFINISHED:
-        for path in sorted(folder.glob(pattern)):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                _remove(path)
-            if not path.exists():
-                removed.append(str(path))
+    for path in _unfinished(folder):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            _remove(path)
+        if not path.exists():
+            removed.append(str(path))
     for empty in (folder / "logs", folder):
         with suppress(OSError):
             empty.rmdir()
     return removed
+
+
+def _unfinished(folder: Path) -> list[Path]:
+    return sorted(path for pattern in _UNFINISHED for path in folder.glob(pattern))

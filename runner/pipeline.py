@@ -468,14 +468,18 @@ def _run_stages(
             record.remedy = getattr(error, "remedy", "")
         finally:
             explain_stage(record, plan.output, str(plan.options.get("fixes", "all")))
-            if record.known and record.known.id.startswith("out-of-memory"):
-                record.blame = "stage"  # and not of the input, whatever it looked like in there
+            if record.blame == "input" and _is_of_memory(record):
+                record.blame, record.remedy = "stage", ""  # whatever it looked like in there
             record.remedy = record.remedy or _general_remedy(record)
             record.seconds = round(time.monotonic() - begin, 3)
             view.stage_finished(record)
         if record.status != "ok":
             return
         previous = record.report
+
+
+def _is_of_memory(record: StageRecord) -> bool:
+    return record.known is not None and record.known.id.startswith("out-of-memory")
 
 
 def _general_remedy(record: StageRecord) -> str:
@@ -541,6 +545,9 @@ def _run_stage(
         record.failure = "The stage reports no artifact."
     elif not record.failure:
         record.status, record.blame = "ok", ""
+    if record.status != "ok" and volume.read(f"requests/{stage.name}.json") is None:
+        record.failure = "The run's volume was removed, or emptied, while the stage ran."
+        record.remedy, record.blame = "Run the command again.", "environment"
 
 
 def _collect(plan: Plan, stage: Stage, volume: Volume, artifact: FileRecord) -> str:

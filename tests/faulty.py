@@ -255,44 +255,6 @@ class Daemon:
         self.process.wait(60)
 
 
-class Daemon:
-    """A Docker engine of the test's own, which shares nothing with the machine's."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self.address = f"unix://{folder}/docker.sock"
-        (folder / "daemon.json").write_text("{}")
-        self.start()
-
-    def start(self) -> None:
-        folder = self.folder
-        with open(folder / "log", "a") as log:
-            self.process = subprocess.Popen(
-                [
-                    # In a network of its own: an engine without a bridge removes the other one's.
-                    *("unshare", "--net", "dockerd", "--host", self.address),
-                    *("--config-file", str(folder / "daemon.json"), "--bridge=none"),
-                    *("--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")),
-                    *("--pidfile", str(folder / "pid"), "--iptables=false"),
-                ],
-                stdout=log,
-                stderr=log,
-            )
-        ping = ["docker", "--host", self.address, "version"]
-        while subprocess.run(ping, capture_output=True, check=False).returncode:
-            assert self.process.poll() is None, (folder / "log").read_text()[-3000:]
-            time.sleep(0.1)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(60)
-
-
 @contextmanager
 def disk(folder: Path, size: str) -> Iterator[Path]:
     """A small disk of its own at this folder."""
@@ -308,7 +270,7 @@ def disk(folder: Path, size: str) -> Iterator[Path]:
 def what_is_there_is_whole(folder: Path, hashes: Mapping[str, str]) -> None:
     """Each file that has its final name is complete, and each artifact the right one."""
     for path in folder.rglob("*"):
-        if not path.is_file() or path.name.startswith("."):
+        if not path.is_file() or any(p.startswith(".") for p in path.relative_to(folder).parts):
             continue
         if path.suffix == ".json":
             json.loads(path.read_text())

@@ -56,8 +56,8 @@ a real conversion. After each of them no process, container, volume, lock or tem
 or `runner clean` has found and removed it; every file that has its final name is whole; and the
 next conversion succeeds, with the same bytes as ever.
 
-`runner clean --keep-cache` removes what killed runs left, and leaves the cache of stages, from which
-a run that failed is taken up.
+`runner clean --keep-cache` removes what killed runs left, and leaves the cache of stages, from
+which a run that failed is taken up.
 
 | fault | what was tried | engine | what happened | the next conversion |
 |---|---|---|---|---|
@@ -183,7 +183,7 @@ def test_a_stage_runs_out_of_memory(places: Places, hog: str, engine: str, row: 
         subprocess.run(["prlimit", "--pid", str(process.pid), "--as=3500000000"], check=True)
     run = finish(process, output)
     assert run.code == STAGE_FAILED, said(run)
-    assert "memory" in failure(run)
+    assert "memory" in said(run) and failure(run).startswith("torch failed: ")
     known = run.stage("torch")["known"]
     assert known and known["id"].startswith("out-of-memory")
     place.is_tidy(process.pid)
@@ -255,7 +255,7 @@ def wait_for_end(text: str) -> None:
 
 
 # Kilobytes besides those that are held for the report: the first disk has not even these.
-SIZES = {"process": (-8, 40, 150, 260, 330), "docker": (-8, 4, 16, 36)}
+SIZES = {"process": (-8, 40, 150, 260), "docker": (-8, 4)}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -272,8 +272,9 @@ def test_the_output_disk_is_full(places: Places, hashes: Hashes, engine: str, ro
             assert leftovers(folder) == []
             what_is_there_is_whole(folder, hashes)
             if run.code != PASSED:
-                assert "No space left on device" in text or "bytes free" in text, text
-                assert run.code in (STAGE_FAILED, ENVIRONMENT) and "→" in text
+                few = run.code == BAD_INPUT and "bytes free. → Take fewer --samples" in text
+                full = run.code in (STAGE_FAILED, ENVIRONMENT) and "No space left on" in text
+                assert (few or full) and "→" in text, text
             if "Engine:" in text and "torch: " in text:
                 # Whatever else could not be written, the report was.
                 assert run.report["exit_code"] == run.code
@@ -507,7 +508,7 @@ def test_the_volume_is_removed(places: Places, hashes: Hashes, engine: str, row:
     else:
         shutil.rmtree(output / ".volume")
     run = finish(process, output)
-    assert run.code in (STAGE_FAILED, ENVIRONMENT), said(run)
+    assert run.code == ENVIRONMENT, said(run)
     assert failure(run).startswith("onnx-tf failed: ")
     assert artifacts(output) == {"model.onnx"}
     what_is_there_is_whole(output, hashes)

@@ -12,7 +12,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -55,8 +55,8 @@ def working_in(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def room_for_report(folder: Path) -> Iterator[Callable[[], None]]:
-    """Hold disk space in a run folder; the function yielded gives it back.
+def room_for_report(folder: Path) -> Iterator[None]:
+    """Hold disk space in a run folder, and give it back at the end of the block.
 
     So a run whose artifacts fill the disk can still say so. Raises `EnvironmentUnavailable` where
     there is not even this much.
@@ -64,7 +64,7 @@ def room_for_report(folder: Path) -> Iterator[Callable[[], None]]:
     reserve = folder / _RESERVE
     try:
         _allocate(reserve)
-        yield lambda: _remove(reserve)
+        yield
     finally:
         _remove(reserve)
 

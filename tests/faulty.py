@@ -253,6 +253,15 @@ class Daemon:
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(60)
+        # The one that was killed could not unmount it.
+        mounted = subprocess.run(
+            ["findmnt", "--list", "--noheadings", "--output", "TARGET"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for target in sorted((t for t in mounted if t.startswith(str(self.folder))), reverse=True):
+            subprocess.run(["umount", "--lazy", target], check=False)
 
 
 @contextmanager

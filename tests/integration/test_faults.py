@@ -67,7 +67,7 @@ FAULTS = {
     "killed": ("a stage is killed", "SIGKILL to its process or container"),
     "memory": ("out of memory", "a container of 400 MB; a process with a limit (RLIMIT_AS)"),
     "daemon": ("the daemon is killed", "SIGKILL to dockerd in mid-stage, then a new start"),
-    "disk": ("the output disk is full", "disks of several sizes: each write is one that fails"),
+    "disk": ("the output disk is full", "disks of several sizes, from one on which no report fits"),
     "disk-cache": ("the cache's disk is full", "40 kB for the cache of stages"),
     "disk-tmp": ("the temporary disk is full", "8 kB for TMPDIR"),
     "runner": (
@@ -362,7 +362,7 @@ def test_a_disk_is_read_only(places: Places, hashes: Hashes, engine: str, row: R
         assert artifacts(output) == {"model.onnx"}
         tidied(place, process.pid)
         assert works_again(place, hashes) == ["torch"]
-    what = "refused before anything starts; in mid-stage it fails, and says that no report can be "
+    what = "refused before it starts; in mid-stage it fails, and says that no report can be "
     row("read-only", engine, f"{what}written", "torch is taken from the cache")
 
 

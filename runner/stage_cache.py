@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.engines.process import cache_folder
 from runner.files import sha256_of, write_text
+from runner.record import tree_digest, tree_hashes
 from runner.report import StageReport
 from runner.toolchain import ROOT
 
@@ -82,12 +83,8 @@ class Entry:
 
 @cache
 def stage_code() -> str:
-    """The hash of all code that runs in images: 64 hex digits."""
-    digest = hashlib.sha256()
-    for path in sorted((ROOT / "stages").rglob("*.py")):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+    """The hash of all code that runs in images, as a run's record has it: 64 hex digits."""
+    return tree_digest(tree_hashes(ROOT / "stages"))
 
 
 def stage_key(before: str, environment: str, module: str, request: Mapping[str, Any]) -> str:

@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from runner.engines.process import cache_folder, environment_folder
+from runner.engines.sandbox import find_sandbox
 from runner.errors import EnvironmentUnavailable
 from runner.files import human_bytes
 from runner.interpreters import find_cpython
+from runner.limits import DEFAULTS
 from runner.registry import read_registry
 from runner.toolchain import Image, all_images, load_toolchain
 
@@ -39,7 +41,7 @@ def examine() -> list[Finding]:
     findings = [docker, process]
     if docker.level == "ok":
         findings.append(_docker_images())
-    findings += [_environments(), _disk(), _gpu(), _index()]
+    findings += [_sandbox(), _limits(), _environments(), _disk(), _gpu(), _index()]
     if docker.level != "ok" and process.level != "ok":
         findings.append(
             Finding("engine", "error", "Neither engine can serve.", "Mend one of the two above.")
@@ -112,6 +114,23 @@ def _interpreter() -> Finding:
     except EnvironmentUnavailable as error:
         return Finding("process engine", "warning", error.message, error.remedy)
     return Finding("process engine", "ok", f"CPython {', '.join(versions)}: {', '.join(found)}.")
+
+
+def _sandbox() -> Finding:
+    found = find_sandbox()
+    if isinstance(found, str):
+        return Finding(
+            "sandbox",
+            "warning",
+            f"{found[0].upper()}{found[1:]}: the process engine does not isolate a model's code.",
+            "Install the package 'bubblewrap'; until then, models that could run code need docker "
+            "or --trust-model (docs/security.md).",
+        )
+    return Finding("sandbox", "ok", f"bubblewrap {found.version} isolates the process engine.")
+
+
+def _limits() -> Finding:
+    return Finding("limits", "ok", DEFAULTS.shown())
 
 
 def _environments() -> Finding:

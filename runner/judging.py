@@ -13,7 +13,7 @@ import runner
 from runner.engines.choice import Choice
 from runner.errors import ExitCode
 from runner.plan import Plan
-from runner.report import EngineRecord, Gate, ModelRecord, Report, StageRecord
+from runner.report import EngineRecord, FileRecord, Gate, ModelRecord, Report, StageRecord
 
 _BLAMED = {"input": ExitCode.BAD_INPUT, "environment": ExitCode.ENVIRONMENT}
 
@@ -61,7 +61,7 @@ def report_of(
             *(note for record in records if record.report for note in record.report.notes),
             *_note_of_the_cache(records),
         ],
-        artifacts=[r.report.artifact for r in records if r.report and r.report.artifact],
+        artifacts=_kept(plan, records),
         stages=list(records),
     )
 
@@ -72,6 +72,13 @@ def _sources(plan: Plan) -> dict[str, Path | None]:
 
 def _shown_path(path: Path | None) -> str | None:
     return None if path is None else os.fsencode(path.absolute()).decode(errors="replace")
+
+
+def _kept(plan: Plan, records: Sequence[StageRecord]) -> list[FileRecord]:
+    """The artifacts that are in the run folder, and not those that a stage only speaks of."""
+    reported = [record.report.artifact for record in records if record.report]
+    expected = {stage.produces for stage in plan.toolchain.stages}
+    return [a for a in reported if a and a.path in expected and (plan.output / a.path).is_file()]
 
 
 def _note_of_the_cache(records: Sequence[StageRecord]) -> list[str]:

@@ -6,10 +6,9 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from pydantic import ValidationError
 
 from runner.cached_run import CachedRun
 from runner.diagnosis import trace_run
@@ -19,6 +18,7 @@ from runner.errors import BadInput, RunnerError
 from runner.failures import explain_stage
 from runner.files import sha256_of, write_text
 from runner.judging import judged, report_of
+from runner.limits import DEFAULTS, Limits
 from runner.page import write_page
 from runner.plan import Plan, initial_files, make_plan
 from runner.record import write_records
@@ -35,6 +35,8 @@ from runner.toolchain import (
     Stage,
 )
 from runner.traces import Diagnosis
+from runner.trust import code_in
+from runner.untrusted import read_report
 from runner.view import SilentView, View
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ def convert(
     wheels: Sequence[str] = (),
     gpu: bool = False,
     toolchain: str = DEFAULT_TOOLCHAIN,
+    trust_model: bool = False,
+    limits: Limits = DEFAULTS,
     sign: str | Path | None = None,
     diagnose: bool = True,
     use_cache: bool = True,
@@ -73,8 +77,10 @@ def convert(
     `options` are stage options by name (`opset`), or by stage and name (`tflite.flex`). `sign` is a
     private key in PEM: the record of the run is then left in a signed form too. With `use_cache`,
     stages that were made of the same things before are taken from the cache. Whatever
-    comes of the stages is in the returned report; `exit_code` in it says how it ended. Raises
-    `BadInput` or `EnvironmentUnavailable` where nothing could be started.
+    comes of the stages is in the returned report; `exit_code` in it says how it ended. `limits`
+    hold for each stage. Without `trust_model`, a model that could run code is converted only where
+    an engine isolates it. Raises `BadInput` or `EnvironmentUnavailable` where nothing could be
+    started.
     """
     started = time.time()
     view = view or SilentView()
@@ -95,9 +101,14 @@ def convert(
         toolchain=toolchain,
     )
     with view:
-        choice = prepare_engine(engine, list(plan.images.values()), view)
+
+        def code_in_model() -> str:
+            return "" if trust_model else code_in(plan.model, plan.arch_file)
+
+        images = list(plan.images.values())
+        choice = prepare_engine(engine, images, view, limits, code_in_model)
         return run_plan(
-            plan,
+            replace(plan, limits=limits),
             choice,
             view,
             started,
@@ -251,15 +262,16 @@ def _run_stage(
             f"reports/{stage.name}.json": b"",
         }
     )
-    with followed(stage, view, plan.output / f"logs/{stage.name}.log") as on_line:
+    with followed(stage, view, plan.output / f"logs/{stage.name}.log", plan.limits.log) as on_line:
         ended = volume.run(stage, on_line)
     record.exit_status = ended.status
     record.status, record.blame = "failed", "stage"
     text = volume.read(f"reports/{stage.name}.json")
     try:
-        record.report = StageReport.model_validate_json(text) if text else None
-    except ValidationError as error:
-        record.failure = f"The stage's report is not valid: {error.errors()[0]['msg']}"
+        record.report = read_report(text) if text else None
+    except ValueError as error:
+        record.failure = ended.reason or str(error)
+        record.remedy = ended.remedy
         return
     report = record.report
     if report is not None and report.artifact is not None:
@@ -287,7 +299,7 @@ def _collect(plan: Plan, stage: Stage, volume: Volume, artifact: FileRecord) -> 
     try:
         volume.get(stage.produces, target)
     except FileNotFoundError:
-        return "The stage reports an artifact that is not there."
+        return "The stage reports an artifact that is not there, or that is no regular file."
     if sha256_of(target) != artifact.sha256:
         target.unlink()
         return "The artifact's sha256 is not the one that the stage reports."

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.engines.output import lines_of
 from runner.errors import EnvironmentUnavailable
 
+# Of what a program says, its last lines are what is looked at when it is over.
+_KEPT_LINES = 1000
+# What a program leaves running may hold its output open: this long it is still read.
+_AFTERWARDS_SECONDS = 1.0
 # Time for a program to clean up after itself: mmdebstrap unmounts and removes its folder.
 GRACE_SECONDS = 20
 
 
 @dataclass(frozen=True)
 class Finished:
-    """How a program ended, and every line of its output and errors."""
+    """How a program ended, and the last lines of its output and errors."""
 
     status: int
     lines: tuple[str, ...]
@@ -34,7 +41,7 @@ class Programs:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[str]] = set()
+        self._running: set[subprocess.Popen[bytes]] = set()
         self._ended = False
 
     def run(
@@ -43,22 +50,30 @@ class Programs:
         on_line: Callable[[str], None],
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
+        descriptors: Sequence[int] = (),
+        on_start: Callable[[subprocess.Popen[bytes]], None] | None = None,
     ) -> Finished:
-        """Run a program and hand its lines on. Whatever interrupts the caller ends it too."""
-        lines: list[str] = []
-        process = self._start(command, environment, folder)
+        """Run a program and hand its lines on. Whatever interrupts the caller ends it too.
+
+        `descriptors` are open files that it inherits.
+        """
+        lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        process = self._start(command, environment, folder, descriptors)
         # What it leaves running in the background would hold its output open, and outlive it.
         threading.Thread(target=_sweep, args=(process,), daemon=True).start()
         try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                lines.append(line.rstrip())
-                on_line(lines[-1])
+            if on_start is not None:
+                on_start(process)
+            for line in lines_of(_output(process)):
+                lines.append(line)
+                on_line(line)
             return Finished(process.wait(), tuple(lines))
         except BaseException:
             _end(process)
             raise
         finally:
+            assert process.stdout is not None
+            process.stdout.close()
             with self._lock:
                 self._running.discard(process)
 
@@ -70,8 +85,12 @@ class Programs:
         _end(*running)
 
     def _start(
-        self, command: Sequence[str], environment: Mapping[str, str] | None, folder: Path | None
-    ) -> subprocess.Popen[str]:
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None,
+        folder: Path | None,
+        descriptors: Sequence[int],
+    ) -> subprocess.Popen[bytes]:
         with self._lock:
             if self._ended:
                 raise EnvironmentUnavailable(f"'{command[0]}' was not started any more.")
@@ -80,8 +99,7 @@ class Programs:
                     command,
                     env=environment,
                     cwd=folder,
-                    text=True,
-                    errors="replace",
+                    pass_fds=descriptors,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
@@ -107,13 +125,40 @@ def run_showing_lines(
     return Programs().run(command, on_line, environment, folder)
 
 
-def _sweep(process: subprocess.Popen[str]) -> None:
+def _output(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
+    """What a program prints, until it is over, even where something else holds its output open."""
+    assert process.stdout is not None
+    descriptor = process.stdout.fileno()
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    over: float | None = None
+    while True:
+        if poll.poll(100):
+            block = os.read(descriptor, 1 << 16)
+            if not block:
+                return
+            yield block
+        elif over is not None:
+            return
+        if over is None and process.poll() is not None:
+            over = time.monotonic()
+        if over is not None and time.monotonic() > over + _AFTERWARDS_SECONDS:
+            return
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a program and its group at once."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _sweep(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _end(*processes: subprocess.Popen[str]) -> None:
+def _end(*processes: subprocess.Popen[bytes]) -> None:
     """End programs together: while one is waited for, no other goes on."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         for process in processes:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runner.engines.base import OnLine
+from runner.engines.output import stage_log
+from runner.limits import DEFAULTS
 from runner.toolchain import Stage
 from runner.view import View
 
@@ -15,22 +17,15 @@ _PROGRESS = "@progress "
 
 
 @contextmanager
-def followed(stage: Stage, view: View, final: Path) -> Iterator[OnLine]:
-    """Take a stage's lines: progress to the view, the rest to the view and a log.
+def followed(stage: Stage, view: View, final: Path, most: int = DEFAULTS.log) -> Iterator[OnLine]:
+    """A stage's lines: progress to the view, the rest to the view and a log of `most` bytes."""
+    with stage_log(final, most) as log:
 
-    The log has a temporary name meanwhile; it gets its own however the stage ends: nothing is lost.
-    """
-    temporary = final.with_name(f".{final.name}.part")
-    try:
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as log:
+        def on_line(line: str) -> None:
+            if line.startswith(_PROGRESS):
+                view.stage_progress(stage, line[len(_PROGRESS) :])
+            else:
+                log.write(line)
+                view.stage_line(stage, line)
 
-            def on_line(line: str) -> None:
-                if line.startswith(_PROGRESS):
-                    view.stage_progress(stage, line[len(_PROGRESS) :])
-                else:
-                    log.write(line + "\n")
-                    view.stage_line(stage, line)
-
-            yield on_line
-    finally:
-        temporary.replace(final)
+        yield on_line

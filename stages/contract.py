@@ -382,6 +382,8 @@ def _parser(stage: Stage) -> argparse.ArgumentParser:
 
 def _describe_error(error: BaseException, phase: str) -> Dict[str, Any]:
     name, message = type(error).__name__, str(error).strip()
+    if isinstance(error, MemoryError):
+        message = f"The stage ran out of memory ({message or name})."
     return {
         "phase": phase,
         "type": name,

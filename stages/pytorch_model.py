@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import inspect
@@ -157,12 +158,24 @@ def _load_file(path: Path) -> Any:
                 f"The pickled model needs Python code that is not here: {error}",
                 "Give the file that defines its classes: --arch FILE.py.",
             ) from error
+        except MemoryError:
+            raise
+        except OSError as error:
+            if error.errno in (errno.EFBIG, errno.ENOSPC):
+                raise  # not the file's fault
+            raise _cannot_load(path, script_error, error) from error
         except Exception as error:  # unpickling runs code of any origin
-            words = f"{script_error} / {error}" if _is_zip(path) else str(error)
-            raise InputError(
-                f"PyTorch {torch.__version__} cannot load this file: {words}",
-                "Save it again: torch.save(model, FILE, _use_new_zipfile_serialization=False).",
-            ) from error
+            raise _cannot_load(path, script_error, error) from error
+
+
+def _cannot_load(path: Path, script_error: Exception, error: Exception) -> InputError:
+    import torch
+
+    words = f"{script_error} / {error}" if _is_zip(path) else str(error)
+    return InputError(
+        f"PyTorch {torch.__version__} cannot load this file: {words}",
+        "Save it again: torch.save(model, FILE, _use_new_zipfile_serialization=False).",
+    )
 
 
 def _is_zip(path: Path) -> bool:

@@ -11,6 +11,8 @@ from rich.console import Console
 from runner.commands.common import Json, json_object, print_error, stage_options
 from runner.engines.choice import ENGINES
 from runner.errors import BadInput, RunnerError
+from runner.limits import NAMES as LIMITS
+from runner.limits import parse_limits
 from runner.toolchain import load_toolchain, toolchain_for
 
 
@@ -67,6 +69,22 @@ def convert(
     toolchain: Annotated[
         Optional[str], typer.Option(help="Which chain of stages (default: by the model's option).")
     ] = None,
+    trust_model: Annotated[
+        bool,
+        typer.Option(
+            "--trust-model",
+            envvar="RUNNER_TRUST_MODEL",
+            help="Run the model's own code, even where nothing isolates it.",
+        ),
+    ] = False,
+    timeout: Annotated[
+        Optional[int],
+        typer.Option(help="Seconds that a stage may run (default: 21600; 0: no limit)."),
+    ] = None,
+    limit: Annotated[
+        Optional[list[str]],
+        typer.Option(help=f"NAME=NUMBER for a stage: {', '.join(LIMITS)}; such as memory=4g."),
+    ] = None,
     sign: Annotated[
         Optional[Path],
         typer.Option(help="Sign the record with this private key (PEM: Ed25519 or ECDSA)."),
@@ -112,6 +130,8 @@ def convert(
         wheels=wheel or (),
         gpu=gpu,
         toolchain=toolchain,
+        trust_model=trust_model,
+        limits=parse_limits(limit or (), timeout),
         sign=sign,
         diagnose=diagnose,
         use_cache=cache,

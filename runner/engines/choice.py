@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from runner.engines.base import Engine, Progress
 from runner.errors import BadInput, EnvironmentUnavailable
+from runner.limits import DEFAULTS, Limits
 from runner.toolchain import Image
 
 ENGINES = ("auto", "docker", "process")
@@ -20,36 +21,63 @@ class Choice:
     reason: str
 
 
-def prepare_engine(wanted: str, images: Sequence[Image], progress: Progress) -> Choice:
+def prepare_engine(
+    wanted: str,
+    images: Sequence[Image],
+    progress: Progress,
+    limits: Limits = DEFAULTS,
+    code_in_model: Callable[[], str] = str,
+) -> Choice:
     """Prepare the engine that was asked for; for `auto`, docker where it can serve, else process.
 
-    Docker serves where a daemon answers and the images are there or can be built. Raises `BadInput`
-    for an unknown name, `EnvironmentUnavailable` if the environments cannot be had.
+    Docker serves where a daemon answers and the images are there or can be built. `code_in_model`
+    is asked where nothing isolates: it says why the model could run code of its own, if it could.
+    Raises `BadInput` for an unknown name and for such a model, `EnvironmentUnavailable` if the
+    environments cannot be had.
     """
     if wanted not in ENGINES:
         raise BadInput(f"There is no engine '{wanted}'.", f"Engines: {', '.join(ENGINES)}.")
     if wanted == "process":
-        return _process(images, progress, "asked for")
+        return _process(images, progress, "asked for", limits, code_in_model)
     # Late: a run on the process engine does not pay for the docker SDK's import.
     from runner.engines.docker import DockerEngine, connect
 
     try:
-        engine = DockerEngine(connect())
+        engine = DockerEngine(connect(), limits)
         missing = ", ".join(image.title for image in engine.missing(images))
         engine.prepare(images, progress)
     except EnvironmentUnavailable as error:
         if wanted == "docker":
             raise
-        return _process(images, progress, error.message)
+        return _process(images, progress, error.message, limits, code_in_model)
     if wanted == "docker":
         return Choice(engine, "asked for")
     state = f"built now: {missing}" if missing else "the images are here"
     return Choice(engine, f"a Docker engine answers; {state}")
 
 
-def _process(images: Sequence[Image], progress: Progress, reason: str) -> Choice:
+def _process(
+    images: Sequence[Image],
+    progress: Progress,
+    reason: str,
+    limits: Limits,
+    code_in_model: Callable[[], str],
+) -> Choice:
     from runner.engines.process import ProcessEngine
+    from runner.engines.sandbox import find_sandbox
 
-    engine = ProcessEngine()
+    engine = ProcessEngine(limits)
+    found = code_in_model() if engine.sandbox is None else ""
+    if found:
+        raise BadInput(
+            f"{found} Nothing would hold it back here: {find_sandbox()}, and "
+            + (
+                "--engine process was asked for."
+                if reason == "asked for"
+                else f"docker cannot serve ({reason})."
+            ),
+            "Install bubblewrap, or use --engine docker; or, if you trust whoever made it: "
+            "--trust-model.",
+        )
     engine.prepare(images, progress)
     return Choice(engine, reason.rstrip("."))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,9 @@ import docker.types
 import requests.exceptions
 
 from runner.engines.base import MOST_READ, Ended, OnLine, Progress
+from runner.engines.output import lines_of
+from runner.engines.volume_watcher import VolumeWatcher
+from runner.engines.watch import Watch
 from runner.errors import EnvironmentUnavailable
 from runner.files import appearing
 from runner.image_build import (
@@ -27,6 +29,7 @@ from runner.image_build import (
     choose_base,
     find_image,
 )
+from runner.limits import DEFAULTS, Limits
 from runner.owner import owner
 from runner.report import EnvironmentRecord
 from runner.toolchain import Image, Stage
@@ -36,10 +39,11 @@ OWNER = "org.runner.owner"
 _VOLUME = "/artifacts"
 # The user that the images make, and who owns the volume.
 _USER = 1000
-_PIDS = 1024
-# Stages get this much of the engine's memory, so that the machine itself keeps breathing.
-_MEMORY_SHARE = 0.85
-_TMPFS = "rw,nosuid,nodev,mode=1777,size=1g"
+_TMPFS = "rw,nosuid,nodev,mode=1777,size={}"
+# What a stage prints is read as it comes; the engine itself keeps no more than this of it.
+_LOGS = docker.types.LogConfig(
+    type="local", config={"max-size": "32m", "max-file": "2", "compress": "false"}
+)
 
 
 def connect() -> docker.DockerClient:
@@ -60,14 +64,15 @@ class DockerEngine:
 
     name = "docker"
 
-    def __init__(self, client: docker.DockerClient) -> None:
+    def __init__(self, client: docker.DockerClient, limits: Limits = DEFAULTS) -> None:
         self.client = client
+        self.limits = limits
         info = client.info()
         self.details: dict[str, str] = {
             "version": str(info.get("ServerVersion", "")),
             "kernel": str(info.get("KernelVersion", "")),
         }
-        self._memory = int(int(info.get("MemTotal") or 4 << 30) * _MEMORY_SHARE)
+        self.memory = limits.memory_of(int(info.get("MemTotal") or 4 << 30))
         self._records: dict[str, ImageRecord] = {}
         self._images: dict[str, Image] = {}
         self._locks: dict[str, str] = {}
@@ -139,7 +144,11 @@ class DockerEngine:
                     network_mode="none",
                     labels=labels,
                 )
-            yield DockerVolume(self, name, keeper, labels)
+            watcher = VolumeWatcher(self.client, keeper.attrs["Image"], name, labels)
+            try:
+                yield DockerVolume(self, name, keeper, labels, watcher)
+            finally:
+                watcher.close()
         finally:
             remove_run(self.client, run)
 
@@ -158,12 +167,19 @@ class DockerEngine:
             labels={**labels, "org.runner.stage": stage.name},
             network_mode="none",
             read_only=True,
-            tmpfs={"/tmp": _TMPFS},
+            tmpfs={"/tmp": _TMPFS.format(self.limits.temporary)},
             cap_drop=["ALL"],
             security_opt=["no-new-privileges:true"],
             user=f"{_USER}:{_USER}",
-            pids_limit=_PIDS,
-            mem_limit=self._memory,
+            pids_limit=self.limits.processes,
+            mem_limit=self.memory,
+            # Memory and swap together: no swap beyond it.
+            memswap_limit=self.memory,
+            ulimits=[
+                docker.types.Ulimit(name="fsize", soft=self.limits.disk, hard=self.limits.disk),
+                docker.types.Ulimit(name="core", soft=0, hard=0),
+            ],
+            log_config=_LOGS,
             # Without an init, a stop takes the full grace period: PID 1 ignores signals.
             init=True,
             device_requests=devices,
@@ -174,12 +190,18 @@ class DockerVolume:
     """A named volume, and a container that is never started to copy through."""
 
     def __init__(
-        self, engine: DockerEngine, name: str, keeper: Any, labels: dict[str, str]
+        self,
+        engine: DockerEngine,
+        name: str,
+        keeper: Any,
+        labels: dict[str, str],
+        watcher: VolumeWatcher,
     ) -> None:
         self._engine = engine
         self._name = name
         self._keeper = keeper
         self._labels = labels
+        self._watcher = watcher
 
     def put(self, files: Mapping[str, Path | bytes]) -> None:
         # Through a file: a model may be larger than what memory should hold.
@@ -195,10 +217,10 @@ class DockerVolume:
 
     def get(self, name: str, target: Path) -> None:
         with appearing(target) as temporary, open(temporary, "wb") as file:
-            if not self._copy_out(name, file):
+            if not self._copy_out(name, file, self._engine.limits.disk):
                 raise FileNotFoundError(f"the volume holds no regular file '{name}'")
 
-    def _copy_out(self, name: str, target: Any, most: float = math.inf) -> bool:
+    def _copy_out(self, name: str, target: Any, most: int) -> bool:
         with _answering():
             try:
                 chunks, _ = self._keeper.get_archive(f"{_VOLUME}/{name}")
@@ -207,30 +229,51 @@ class DockerVolume:
             return _extract(chunks, target, most)
 
     def run(self, stage: Stage, on_line: OnLine) -> Ended:
+        limits, memory = self._engine.limits, self._engine.memory
         with _answering():
             container = self._engine.create(stage, self._name, self._labels)
+
+            def end() -> None:
+                with suppress(docker.errors.DockerException, requests.exceptions.RequestException):
+                    container.kill()
+
+            watch = Watch(limits, 0, self._watcher.look, end)
+
+            def line_came(line: str) -> None:
+                watch.printed(line)
+                if watch.breach is None:
+                    on_line(line)
+
             try:
                 container.start()
-                _follow(container, on_line)
-                # The log ends when the daemon does, too: only the state says that the stage ended.
-                status = int(container.wait(timeout=600)["StatusCode"])
+                with watch.watching():
+                    for line in lines_of(container.logs(stream=True, follow=True)):
+                        line_came(line)
+                        if watch.breach is not None:
+                            break  # what is still on its way does not matter any more
+                    # The log ends when the daemon does, too: only the state says that the stage
+                    # ended.
+                    status = int(container.wait(timeout=600)["StatusCode"])
                 container.reload()
                 state = container.attrs["State"]
             finally:
                 with suppress(docker.errors.DockerException, requests.exceptions.RequestException):
                     container.remove(force=True)
+        if watch.breach is not None:
+            return Ended(status, watch.breach.reason, watch.breach.remedy)
         if state.get("OOMKilled") and status:
             return Ended(
                 status,
-                f"The stage ran out of memory; it had {self._engine._memory / 1e9:.1f} GB.",
-                "Use a machine with more memory, smaller inputs, or fewer --samples.",
+                f"The stage ran out of memory; it had {memory / 1e9:.1f} GB.",
+                "Use a machine with more memory, smaller inputs, or fewer --samples; or allow "
+                "more: --limit memory=16g.",
             )
         if status > 128:
             return Ended(status, f"The stage was ended by signal {status - 128}.")
         return Ended(status)
 
 
-def _extract(chunks: Iterator[bytes], target: Any, most: float) -> bool:
+def _extract(chunks: Iterator[bytes], target: Any, most: int) -> bool:
     """Write the one regular file of a tar stream to `target`; False if there is none to take.
 
     That is: something else than a file, or more than `most` bytes.
@@ -258,16 +301,6 @@ def remove_run(client: docker.DockerClient, run: str) -> None:
         for volume in client.volumes.list(filters=only):
             with suppress(docker.errors.DockerException):
                 volume.remove(force=True)
-
-
-def _follow(container: Any, on_line: OnLine) -> None:
-    pending = b""
-    for chunk in container.logs(stream=True, follow=True):
-        *lines, pending = (pending + chunk).split(b"\n")
-        for line in lines:
-            on_line(line.decode(errors="replace").rstrip())
-    if pending:
-        on_line(pending.decode(errors="replace").rstrip())
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import sys
 import tempfile
 import threading
@@ -18,15 +17,20 @@ from types import MappingProxyType
 from filelock import FileLock
 from uv import find_uv_bin
 
+from runner.engines import folder as volume_folder
 from runner.engines.base import MOST_READ, Ended, OnLine, Progress
+from runner.engines.sandbox import Sandbox, find_sandbox
+from runner.engines.stage_process import StageProgram, run_stage_program
+from runner.engines.warm import warm
 from runner.errors import EnvironmentUnavailable
 from runner.files import appearing
 from runner.interpreters import find_cpython
+from runner.limits import DEFAULTS, Limits
 from runner.places import cache_folder as cache_folder
-from runner.processes import Programs, run_showing_lines
+from runner.processes import Programs
 from runner.registry import uv_environment
 from runner.report import EnvironmentRecord
-from runner.toolchain import ROOT, Image, Stage
+from runner.toolchain import DEFAULT_VARIANT, ROOT, Image, Stage
 from runner.wheel_store import uv_variables
 
 # Counted up when the way of making environments changes, so that old ones are not used.
@@ -46,12 +50,24 @@ class ProcessEngine:
 
     name = "process"
 
-    def __init__(self) -> None:
-        self.details: dict[str, str] = {"cache": str(cache_folder())}
+    def __init__(self, limits: Limits = DEFAULTS) -> None:
+        found = find_sandbox()
+        self.sandbox = found if isinstance(found, Sandbox) else None
+        self.details: dict[str, str] = {
+            "cache": str(cache_folder()),
+            "sandbox": f"bubblewrap {found.version}" if isinstance(found, Sandbox) else "none",
+        }
+        self._limits = limits
         self._images: dict[str, Image] = {}
 
     def prepare(self, images: Sequence[Image], progress: Progress) -> None:
         self._images = {image.name: image for image in images}
+        self._install_missing(images, progress)
+        if self.sandbox is not None:
+            for image in images:
+                warm(image, environment_folder(image))
+
+    def _install_missing(self, images: Sequence[Image], progress: Progress) -> None:
         missing = [image for image in images if not _python(environment_folder(image)).exists()]
         if not missing:
             return
@@ -90,66 +106,64 @@ class ProcessEngine:
     def volume(self, run: str, folder: Path) -> Iterator[ProcessVolume]:
         folder.mkdir(parents=True)
         try:
-            yield ProcessVolume(folder, self._images)
+            yield ProcessVolume(folder, self._images, self._limits, self.sandbox)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            volume_folder.remove(folder)
 
 
 class ProcessVolume:
-    """A folder on this machine."""
+    """A folder on this machine, where nothing is what it was once a stage has run."""
 
-    def __init__(self, folder: Path, images: Mapping[str, Image]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        images: Mapping[str, Image],
+        limits: Limits,
+        sandbox: Sandbox | None,
+    ) -> None:
         self._folder = folder
         self._images = images
+        self._limits = limits
+        self._sandbox = sandbox
 
     def put(self, files: Mapping[str, Path | bytes]) -> None:
         for name, content in files.items():
-            with appearing(self._folder / name) as temporary:
-                if isinstance(content, bytes):
-                    temporary.write_bytes(content)
-                else:
-                    shutil.copyfile(content, temporary)
+            volume_folder.put(self._folder, name, content)
 
     def read(self, name: str) -> bytes | None:
-        path = self._folder / name
-        # A link or a device is not an artifact, and is never followed.
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_READ:
-            return None
-        return path.read_bytes()
+        return volume_folder.read(self._folder, name, MOST_READ)
 
     def get(self, name: str, target: Path) -> None:
-        if (self._folder / name).is_symlink():
-            raise FileNotFoundError(f"the volume holds no regular file '{name}'")
-        with appearing(target) as temporary:
-            try:
-                os.link(self._folder / name, temporary)
-            except OSError:  # another file system
-                shutil.copyfile(self._folder / name, temporary)
+        with appearing(target) as temporary, open(temporary, "wb") as file:
+            if not volume_folder.copy_out(self._folder, name, file, self._limits.disk):
+                raise FileNotFoundError(f"the volume holds no regular file '{name}'")
 
     def run(self, stage: Stage, on_line: OnLine) -> Ended:
-        python = _python(environment_folder(self._images[stage.image]))
-        with tempfile.TemporaryDirectory(prefix="runner-home-") as home:
-            finished = run_showing_lines(
-                # -s: nothing of the user's own packages; the stage's folder comes by PYTHONPATH.
-                [str(python), "-s", "-m", stage.module, "--volume", str(self._folder)],
+        image = self._images[stage.image]
+        home = Path(tempfile.mkdtemp(prefix="runner-home-"))
+        try:
+            return run_stage_program(
+                StageProgram(
+                    python=_python(environment_folder(image)),
+                    module=stage.module,
+                    code=ROOT,
+                    volume=self._folder,
+                    home=home,
+                    variables=_stage_environment(),
+                    gpu=image.variant != DEFAULT_VARIANT,
+                ),
+                self._limits,
+                self._sandbox,
                 on_line,
-                environment=_stage_environment(Path(home)),
-                # Not the volume: Python looks for modules in the folder that it starts in.
-                folder=Path(home),
             )
-        if finished.status < 0:
-            name = signal.Signals(-finished.status).name
-            memory = " It probably ran out of memory." if name == "SIGKILL" else ""
-            return Ended(finished.status, f"The stage was ended by {name}.{memory}")
-        return Ended(finished.status)
+        finally:
+            volume_folder.remove(home)
 
 
-def _stage_environment(home: Path) -> dict[str, str]:
+def _stage_environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     return {
         **kept,
-        "HOME": str(home),
-        "TMPDIR": str(home),
         "LANG": "C.UTF-8",
         "PYTHONPATH": str(ROOT),
         "PYTHONHASHSEED": "0",

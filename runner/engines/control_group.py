@@ -1,0 +1,118 @@
+"""Hard bounds on memory and processes by a control group, where one can be made.
+
+That is mostly as root, on the machine itself. The kernel does not count the processes of root by
+rlimits, so for root this is the one hard bound there is. Elsewhere rlimits bound each process, and
+the watch the sum of them.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_ROOT = Path("/sys/fs/cgroup")
+# Joins the groups before anything else, and becomes the command. The groups come first, then '--'.
+_JOIN = """
+while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit 125; shift; done
+shift
+exec "$@"
+"""
+
+
+@dataclass(frozen=True)
+class ControlGroup:
+    """The folders of one group: one a controller (version 1), or one for all (version 2)."""
+
+    folders: tuple[Path, ...]
+
+    def joined(self, command: list[str]) -> list[str]:
+        """The command, run in the group from its first instruction on."""
+        return ["/bin/sh", "-c", _JOIN, "sh", *map(str, self.folders), "--", *command]
+
+    def ran_out_of_memory(self) -> bool:
+        """Whether the kernel ended a process of the group for want of memory."""
+        for folder in self.folders:
+            for name in ("memory.events", "memory.oom_control"):
+                with suppress(OSError):
+                    words = (folder / name).read_text().split()
+                    counts = dict(zip(words[::2], words[1::2], strict=False))
+                    if counts.get("oom_kill", "0") != "0":
+                        return True
+        return False
+
+    def end(self) -> None:
+        """Kill whatever is in the group, such as a daemon that left its process group."""
+        for _ in range(200):
+            left = False
+            for folder in self.folders:
+                with suppress(OSError):
+                    for number in (folder / "cgroup.procs").read_text().split():
+                        left = True
+                        with suppress(ProcessLookupError):
+                            os.kill(int(number), 9)
+            if not left:
+                return
+            time.sleep(0.01)
+
+
+@contextmanager
+def control_group(memory: int, processes: int) -> Iterator[ControlGroup | None]:
+    """A group with these bounds, removed afterwards; None where this user cannot make one."""
+    group = _make(memory, processes)
+    try:
+        yield group
+    finally:
+        if group is not None:
+            group.end()
+            _remove(group.folders)
+
+
+def _make(memory: int, processes: int) -> ControlGroup | None:
+    name = f"runner-{os.getpid()}-{secrets.token_hex(3)}"
+    if (_ROOT / "cgroup.controllers").exists():
+        settings = {
+            _ROOT / name: {
+                "pids.max": processes,
+                "memory.max": memory,
+                "memory.swap.max": 0,
+            }
+        }
+    else:
+        settings = {
+            _ROOT / "pids" / name: {"pids.max": processes},
+            _ROOT / "memory" / name: {
+                "memory.limit_in_bytes": memory,
+                "memory.memsw.limit_in_bytes": memory,
+            },
+        }
+    made: list[Path] = []
+    try:
+        for folder, values in settings.items():
+            folder.mkdir()
+            made.append(folder)
+            for file, value in values.items():
+                # Kernels without the accounting of swap have no such files.
+                if "sw" not in file or (folder / file).exists():
+                    (folder / file).write_text(str(value))
+    except OSError:
+        _remove(made)
+        return None
+    return ControlGroup(tuple(made))
+
+
+def _remove(folders: tuple[Path, ...] | list[Path]) -> None:
+    for folder in folders:
+        for _ in range(100):
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                break
+            except OSError:  # the last process is not quite gone
+                time.sleep(0.02)
+            else:
+                break

@@ -1,0 +1,135 @@
+"""Reading and writing in a folder that a stage could write into.
+
+The stage may have put anything in a file's place: a link to the user's own files, a device, a FIFO
+that never ends, a folder that is a link. So every step down is by a descriptor, and follows no
+link.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from runner.errors import EnvironmentUnavailable
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Without O_NONBLOCK, opening a FIFO waits for its other end.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def put(root: Path, name: str, content: Path | bytes) -> None:
+    """Write a file under its name, whole or not at all, whatever lies there now.
+
+    Raises `EnvironmentUnavailable` where a folder on the way is none any more.
+    """
+    with _parent(root, name, create=True) as (folder, last):
+        temporary = f".{last}.{secrets.token_hex(4)}.part"
+        try:
+            with open(os.open(temporary, _NEW, 0o644, dir_fd=folder), "wb") as file:
+                if isinstance(content, bytes):
+                    file.write(content)
+                else:
+                    with open(content, "rb") as source:
+                        shutil.copyfileobj(source, file, 1 << 20)
+            try:
+                os.replace(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
+            except IsADirectoryError:
+                raise _replaced(name) from None
+        except BaseException:
+            os.unlink(temporary, dir_fd=folder)
+            raise
+
+
+def read(root: Path, name: str, most: int) -> bytes | None:
+    """A regular file's content; None for anything else, and for a file of more bytes than this."""
+    with _opened(root, name) as file:
+        if file is None or os.fstat(file.fileno()).st_size > most:
+            return None
+        content = file.read(most + 1)
+        return content if len(content) <= most else None
+
+
+def copy_out(root: Path, name: str, target: IO[bytes], most: int) -> bool:
+    """Copy a regular file out; False if there is none to take, or it has more bytes than this.
+
+    A copy and no hard link: the next stage could write into the user's own file through that.
+    """
+    with _opened(root, name) as file:
+        if file is None:
+            return False
+        left = most
+        while block := file.read(1 << 20):
+            left -= len(block)
+            if left < 0:
+                return False
+            target.write(block)
+        return True
+
+
+def remove(root: Path) -> None:
+    """Remove a folder with all that is in it, also what is closed to its owner, or very deep."""
+    try:
+        shutil.rmtree(root)
+    except FileNotFoundError:
+        pass
+    except (OSError, RecursionError):
+        # Neither follows links, and both go down by descriptors.
+        for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf", "--one-file-system"]):
+            subprocess.run([*command, "--", str(root)], capture_output=True, check=False)
+
+
+@contextmanager
+def _opened(root: Path, name: str) -> Iterator[IO[bytes] | None]:
+    try:
+        with _parent(root, name, create=False) as (folder, last):
+            descriptor = os.open(last, _FILE, dir_fd=folder)
+    except (OSError, EnvironmentUnavailable):
+        yield None
+        return
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        yield None
+        return
+    with open(descriptor, "rb") as file:
+        yield file
+
+
+@contextmanager
+def _parent(root: Path, name: str, *, create: bool) -> Iterator[tuple[int, str]]:
+    """A descriptor of the folder that a file is in, and the file's own name."""
+    *above, last = Path(name).parts
+    folder = os.open(root, _FOLDER)
+    try:
+        for part in above:
+            if create:
+                try:
+                    os.mkdir(part, 0o755, dir_fd=folder)
+                except FileExistsError:
+                    pass
+            try:
+                below = os.open(part, _FOLDER, dir_fd=folder)
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                    raise _replaced(part) from None
+                raise
+            os.close(folder)
+            folder = below
+        yield folder, last
+    finally:
+        os.close(folder)
+
+
+def _replaced(name: str) -> EnvironmentUnavailable:
+    return EnvironmentUnavailable(
+        f"'{name}' in the run's volume is not what the runner put there.",
+        "An earlier stage replaced it, which none does by itself: do not trust this model.",
+    )

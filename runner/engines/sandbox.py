@@ -1,0 +1,154 @@
+"""The process engine's sandbox: bubblewrap (Debian's package `bubblewrap`), where it works.
+
+A stage sees a system that is read-only, its environment and its run's volume, and nothing else:
+no network, no home folder, no other process, no capability, no new privileges. Its processes end
+with it, since their process namespace does.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.engines.seccomp import seccomp_filter
+
+# Names another program than the `bwrap` of the path.
+PROGRAM_VARIABLE = "RUNNER_BWRAP"
+# Where the stage finds its volume and its temporary folder.
+VOLUME, HOME = "/artifacts", "/tmp"
+# Inside, a stage is this user and has no capability, whoever runs the runner.
+_USER = 1000
+_SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin")
+# What the dynamic loader and the C library read, and nothing that tells of users or hosts.
+_SETTINGS = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime")
+# The frameworks count the cores there.
+_CORES = "/sys/devices/system/cpu"
+_SECONDS_TO_TRY = 20
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A bubblewrap that works on this machine; `options` are those that not every version has."""
+
+    program: str
+    version: str
+    options: tuple[str, ...] = ()
+
+    def command(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        read_only: Sequence[Path],
+        writable: Mapping[Path, str],
+        devices: Sequence[str] = (),
+        seccomp: int | None = None,
+    ) -> list[str]:
+        """The command line that runs `command` inside.
+
+        `writable` are folders and their places; `seccomp` is a descriptor to read a filter from.
+        """
+        arguments = [self.program, *_ISOLATED, *self.options]
+        for folder in _SYSTEM:
+            arguments += _shown(folder)
+        for name in _SETTINGS:
+            arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+        arguments += ["--proc", "/proc", "--dev", "/dev", "--ro-bind-try", _CORES, _CORES]
+        arguments += ["--dir", HOME]
+        # First, since the rest may lie below /tmp.
+        for path, place in writable.items():
+            arguments += ["--bind", str(path), place]
+        for path in read_only:
+            arguments += ["--ro-bind", str(path), str(path)]
+        for device in devices:
+            arguments += ["--dev-bind-try", device, device]
+        # The file systems made for it are memory, and what is written there would not be counted.
+        arguments += ["--remount-ro", "/dev", "--remount-ro", "/"]
+        arguments += ["--seccomp", str(seccomp)] if seccomp is not None else []
+        for name, value in environment.items():
+            arguments += ["--setenv", name, value]
+        return [*arguments, "--chdir", HOME, "--", *command]
+
+
+_ISOLATED = (
+    "--unshare-all",
+    "--unshare-user",
+    *("--uid", str(_USER), "--gid", str(_USER)),
+    *("--cap-drop", "ALL"),
+    *("--hostname", "stage"),
+    "--die-with-parent",
+    "--new-session",
+    "--clearenv",
+)
+
+
+def _shown(folder: str) -> list[str]:
+    """A folder of the system as it is: today's /lib is a link to /usr/lib."""
+    path = Path(folder)
+    if path.is_symlink():
+        return ["--symlink", str(path.readlink()), folder]
+    return ["--ro-bind", folder, folder] if path.is_dir() else []
+
+
+@functools.cache
+def find_sandbox() -> Sandbox | str:
+    """The sandbox, tried out just now; or why there is none, as the end of a sentence."""
+    if sys.platform != "linux":
+        return "bubblewrap exists for Linux only"
+    named = os.environ.get(PROGRAM_VARIABLE) or "bwrap"
+    program = shutil.which(named)
+    if program is None:
+        return "bubblewrap is not installed"
+    version = _output([program, "--version"]).rpartition(" ")[2].strip()
+    # Of 0.8: nothing inside can make user namespaces, where many of the kernel's faults were.
+    for options in (("--disable-userns",), ()):
+        sandbox = Sandbox(program, version, options)
+        problem = _try(sandbox)
+        if not problem:
+            return sandbox
+    return f"bubblewrap does not work here ({problem})"
+
+
+def _try(sandbox: Sandbox) -> str:
+    """Run a program in it, and see that it has no capability; what is wrong, if anything."""
+    filter_ = seccomp_filter()
+    command = sandbox.command(
+        ["/bin/cat", "/proc/self/status"],
+        environment={},
+        read_only=[],
+        writable={},
+        seccomp=filter_,
+    )
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_SECONDS_TO_TRY,
+            pass_fds=[filter_],
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    finally:
+        os.close(filter_)
+    said = done.stdout + done.stderr
+    state = dict(line.split(":", 1) for line in done.stdout.splitlines() if ":" in line)
+    if int(state.get("CapEff", "1"), 16) == 0 and state.get("Seccomp", "").strip() == "2":
+        return ""
+    return said.strip().splitlines()[-1][:160] if said.strip() else f"status {done.returncode}"
+
+
+def _output(command: Sequence[str]) -> str:
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_SECONDS_TO_TRY
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,188 @@
+"""Running a stage as a child process: in the sandbox where there is one, within the limits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.engines.base import Ended, OnLine
+from runner.engines.control_group import ControlGroup, control_group
+from runner.engines.processes_seen import processes_of_user, tree_use
+from runner.engines.sandbox import HOME, VOLUME, Sandbox
+from runner.engines.seccomp import seccomp_filter
+from runner.engines.watch import Use, Watch, disk_use
+from runner.limits import Limits, machine_memory
+from runner.processes import Programs, kill
+
+# Inside, the path names the system's folders only.
+_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+@dataclass(frozen=True)
+class StageProgram:
+    """What to start: an environment's Python on a stage's module, and the stage's two folders.
+
+    `code` is the folder that holds the package `stages`.
+    """
+
+    python: Path
+    module: str
+    code: Path
+    volume: Path
+    home: Path
+    variables: Mapping[str, str]
+    gpu: bool = False
+
+
+def run_stage_program(
+    program: StageProgram, limits: Limits, sandbox: Sandbox | None, on_line: OnLine
+) -> Ended:
+    """Run a stage to its end, or to the first limit that it reaches."""
+    memory = limits.memory_of(machine_memory())
+    running: list[subprocess.Popen[bytes]] = []
+    with ExitStack() as stack:
+        group = stack.enter_context(control_group(memory, limits.processes))
+
+        def look() -> Use:
+            use = disk_use((str(program.volume), str(program.home)), limits.files)
+            if group is None and running:
+                found = tree_use(running[0].pid)
+                return Use(**{**vars(use), **vars(found)})
+            return use
+
+        def end() -> None:
+            for process in running:
+                kill(process)
+            if group is not None:
+                group.end()
+
+        watch = Watch(limits, memory, look, end)
+
+        def line_came(line: str) -> None:
+            watch.printed(line)
+            if watch.breach is None:
+                on_line(line)
+
+        command, descriptors = _inside(program, sandbox) if sandbox else _plain(program)
+        for descriptor in descriptors:
+            stack.callback(os.close, descriptor)
+        command = _bounded(command, limits, memory)
+        if group is not None:
+            command = group.joined(command)
+        with watch.watching():
+            finished = Programs().run(
+                command,
+                line_came,
+                environment=_variables(program),
+                # Not the volume: Python looks for modules in the folder that it starts in.
+                folder=program.home,
+                descriptors=descriptors,
+                on_start=running.append,
+            )
+        return _ended(finished.status, watch, group, memory, sandboxed=sandbox is not None)
+
+
+def _variables(program: StageProgram) -> dict[str, str]:
+    home = str(program.home)
+    return {
+        **program.variables,
+        "HOME": home,
+        "TMPDIR": home,
+        "PYTHONPATH": str(program.code),
+    }
+
+
+def _plain(program: StageProgram) -> tuple[list[str], list[int]]:
+    # -s: nothing of the user's own packages; the stage's folder comes by PYTHONPATH.
+    python = [str(program.python), "-s", "-m", program.module]
+    return [*python, "--volume", str(program.volume)], []
+
+
+def _inside(program: StageProgram, sandbox: Sandbox) -> tuple[list[str], list[int]]:
+    seccomp = seccomp_filter()
+    devices, libraries = _gpu(program) if program.gpu else ([], [])
+    command = sandbox.command(
+        [str(program.python), "-s", "-m", program.module, "--volume", VOLUME],
+        environment={
+            **_variables(program),
+            "HOME": HOME,
+            "TMPDIR": HOME,
+            "PATH": _PATH,
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
+        read_only=[
+            program.python.parent.parent,
+            *_interpreter(program.python),
+            program.code / "stages",
+            *libraries,
+        ],
+        writable={program.volume: VOLUME, program.home: HOME},
+        devices=devices,
+        seccomp=seccomp,
+    )
+    return command, [seccomp]
+
+
+def _interpreter(python: Path) -> list[Path]:
+    """The folders of the CPython that an environment was made of, if the system has it not."""
+    folders = []
+    link = python
+    while link.is_symlink():
+        link = Path(os.path.normpath(link.parent / link.readlink()))
+        prefix = link.parent.parent
+        if prefix.is_relative_to("/usr") or prefix == Path("/"):
+            continue
+        # An interpreter may be in the home folder itself: then only what it needs of that.
+        whole = not Path.home().is_relative_to(prefix)
+        folders += [prefix] if whole else [prefix / "bin", prefix / "lib"]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def _gpu(program: StageProgram) -> tuple[list[str], list[Path]]:
+    """The devices and the libraries of an NVIDIA GPU."""
+    libraries = program.variables.get("LD_LIBRARY_PATH", "").split(":")
+    found = [Path(name) for name in libraries if name and Path(name).is_dir()]
+    return [str(path) for path in Path("/dev").glob("nvidia*")], [
+        *found,
+        *filter(Path.is_dir, [Path("/sys")]),
+    ]
+
+
+def _bounded(command: list[str], limits: Limits, memory: int) -> list[str]:
+    """The command under the limits that the kernel keeps for each process (man 1 prlimit)."""
+    prlimit = shutil.which("prlimit")
+    if prlimit is None:
+        return command
+    # The kernel counts all processes of a user together, on older kernels over all namespaces.
+    processes = limits.processes + processes_of_user(os.getuid())
+    bounds = {"core": 0, "fsize": limits.disk, "data": memory, "nproc": processes}
+    return [prlimit, *(f"--{name}={value}" for name, value in bounds.items()), "--", *command]
+
+
+def _ended(
+    status: int, watch: Watch, group: ControlGroup | None, memory: int, *, sandboxed: bool
+) -> Ended:
+    if watch.breach is not None:
+        return Ended(status, watch.breach.reason, watch.breach.remedy)
+    if status and group is not None and group.ran_out_of_memory():
+        return Ended(
+            status,
+            f"The stage ran out of memory; it had {memory / 1e9:.1f} GB.",
+            "Use a machine with more memory, smaller inputs, or fewer --samples; or allow more: "
+            "--limit memory=16g.",
+        )
+    number = -status if status < 0 else status - 128 if sandboxed else 0
+    if number > 0:
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            return Ended(status)
+        likely = " It probably ran out of memory." if name == "SIGKILL" else ""
+        return Ended(status, f"The stage was ended by {name}.{likely}")
+    return Ended(status)

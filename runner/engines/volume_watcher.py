@@ -1,0 +1,98 @@
+"""How much a docker volume holds: the engine has no bound for that, and does not say it.
+
+A container of its own looks, since the volume's folder is on the engine's machine and mostly not
+for this user to read. It sees the volume read-only, and runs nothing but the lines below.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import threading
+from contextlib import suppress
+from typing import Any
+
+import docker
+import docker.errors
+import requests.exceptions
+
+from runner.engines import watch
+from runner.engines.output import lines_of
+from runner.engines.watch import Use
+
+_PLACE = "/artifacts"
+_MOST_FILES = 1 << 20
+_SECONDS_TO_START = 30
+# `disk_use` as it is: Python 3.8 in the image reads it.
+_PROGRAM = f"""
+import json, os, sys, time
+class Use(dict): pass
+{inspect.getsource(watch.disk_use).replace(": Sequence[str]", "")}
+while True:
+    print(json.dumps(disk_use(["{_PLACE}"], {_MOST_FILES})), flush=True)
+    time.sleep(0.25)
+"""
+
+
+class VolumeWatcher:
+    """Knows what a volume held a moment ago. Started at the first question, by a thread."""
+
+    def __init__(
+        self, client: docker.DockerClient, image: str, volume: str, labels: dict[str, str]
+    ) -> None:
+        self._client, self._image = client, image
+        self._volume, self._labels = volume, labels
+        self._latest: Use | None = None
+        self._thread: threading.Thread | None = None
+        self._started = threading.Event()
+        self._container: Any = None
+
+    def close(self) -> None:
+        """Take the container away, also one that is just being made."""
+        if self._thread is None:
+            return
+        self._started.wait(_SECONDS_TO_START)
+        with suppress(docker.errors.DockerException, requests.exceptions.RequestException):
+            if self._container is not None:
+                self._container.remove(force=True)
+        self._thread.join(timeout=5)
+
+    def look(self) -> Use | None:
+        """What the volume held last, None before the first look."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._follow, daemon=True)
+            self._thread.start()
+        return self._latest
+
+    def _follow(self) -> None:
+        # The engine may go away at any time, and this container with the run.
+        with suppress(
+            docker.errors.DockerException, requests.exceptions.RequestException, OSError, ValueError
+        ):
+            try:
+                self._container = self._start()
+            finally:
+                self._started.set()
+            for line in lines_of(self._container.logs(stream=True, follow=True)):
+                self._latest = Use(**json.loads(line))
+
+    def _start(self) -> Any:
+        return self._client.containers.run(
+            self._image,
+            entrypoint=["python", "-S", "-c", _PROGRAM],
+            detach=True,
+            volumes={self._volume: {"bind": _PLACE, "mode": "ro"}},
+            labels={**self._labels, "org.runner.stage": "watcher"},
+            network_mode="none",
+            read_only=True,
+            cap_drop=["ALL"],
+            # Folders that a stage has closed to its own user are looked into as well.
+            cap_add=["DAC_READ_SEARCH"],
+            user="0:0",
+            security_opt=["no-new-privileges:true"],
+            pids_limit=16,
+            mem_limit=256 << 20,
+            log_config=docker.types.LogConfig(
+                type="local", config={"max-size": "1m", "max-file": "1", "compress": "false"}
+            ),
+        )

@@ -1,0 +1,64 @@
+"""Compiling an environment's Python code before a stage needs it.
+
+In the sandbox a stage cannot keep what Python compiles: it must not be able to change the code that
+the next run executes. So the packages of an environment are imported once without any model, and
+the stages' own modules are compiled when they are new.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from runner.toolchain import ROOT, Image, load_toolchain
+
+_MARK = ".compiled"
+_SECONDS = 300
+_IMPORT = """
+import importlib, sys
+for module in sys.argv[1:]:
+    for package in importlib.import_module(module).STAGE.packages:
+        try:
+            importlib.import_module(package.replace("-", "_"))
+        except Exception:
+            pass  # the stage will say it
+"""
+
+
+def warm(image: Image, environment: Path) -> None:
+    """Compile what is not compiled yet; nothing where that cannot be written either."""
+    mark = environment / _MARK
+    if not mark.exists() and os.access(environment, os.W_OK):
+        _run(environment, "-c", _IMPORT, *_modules(image))
+        mark.touch()
+    stages = ROOT / "stages"
+    if os.access(stages, os.W_OK) and any(map(_is_stale, stages.rglob("*.py"))):
+        _run(environment, "-m", "compileall", "-q", str(stages))
+
+
+def _modules(image: Image) -> list[str]:
+    names = [path.stem for path in (ROOT / "stages" / "toolchains").glob("*.toml")]
+    chains = [load_toolchain(name) for name in names]
+    return sorted({s.module for chain in chains for s in chain.stages if s.image == image.name})
+
+
+def _is_stale(source: Path) -> bool:
+    compiled = source.parent / "__pycache__" / f"{source.stem}.cpython-38.pyc"
+    try:
+        return compiled.stat().st_mtime < source.stat().st_mtime
+    except FileNotFoundError:
+        return True
+
+
+def _run(environment: Path, *arguments: str) -> None:
+    variables = {"PYTHONPATH": str(ROOT), "HOME": "/nonexistent", "PATH": os.environ["PATH"]}
+    subprocess.run(
+        [str(environment / "bin" / "python"), "-s", *arguments],
+        env={**variables, "CUDA_VISIBLE_DEVICES": "-1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_SECONDS,
+        check=False,
+        cwd="/",
+    )

@@ -1,0 +1,174 @@
+"""Ending a stage that goes beyond its limits: the clock, the disk, what it prints.
+
+The engines' own limits (cgroups, rlimits) are hard where there are any. For the rest a thread
+looks every quarter of a second, and ends the stage, which can go beyond by what it does in that
+time.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from runner.files import human_bytes
+from runner.limits import Limits
+
+_PERIOD = 0.25
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a stage uses at one moment: bytes and files on disk, bytes left there; and the rest.
+
+    `hidden` names a folder that cannot be looked into.
+    """
+
+    disk: int = 0
+    files: int = 0
+    free: int | None = None
+    memory: int = 0
+    processes: int = 0
+    hidden: str = ""
+
+
+@dataclass(frozen=True)
+class Breach:
+    """Which limit was reached, and what to do about it."""
+
+    reason: str
+    remedy: str
+
+
+def breach_of(use: Use, limits: Limits, memory: int, free_at_start: int | None) -> Breach | None:
+    """The limit that is reached, if one is. `memory` is the stage's, in bytes."""
+    if use.hidden:
+        return Breach(
+            f"The stage made a folder that cannot be looked into, {use.hidden}, and was ended.",
+            "No stage does so: do not trust this model.",
+        )
+    if use.disk > limits.disk:
+        return Breach(
+            f"The stage wrote more than {human_bytes(limits.disk)}, and was ended.",
+            "If that is right for this model, allow more: --limit disk=200g; or take fewer "
+            "--samples.",
+        )
+    if use.files > limits.files:
+        return Breach(
+            f"The stage made more than {limits.files} files, and was ended.",
+            "No stage needs so many: do not trust this model (--limit files=N allows more).",
+        )
+    if memory and use.memory > memory:
+        return Breach(
+            f"The stage used more than {human_bytes(memory)} of memory, and was ended.",
+            "Use a machine with more memory, smaller inputs or fewer --samples; or allow more: "
+            "--limit memory=16g.",
+        )
+    if use.processes > limits.processes:
+        return Breach(
+            f"The stage started more than {limits.processes} processes, and was ended.",
+            "If that is right for this model, allow more: --limit processes=5000.",
+        )
+    # A disk that was as full before is the user's own affair: the stage says what it lacks.
+    if use.free is not None and use.free < limits.free <= (free_at_start or 0):
+        return Breach(
+            f"Less than {human_bytes(limits.free)} of the disk are left, and the stage was ended.",
+            "Free some of it, or name another --output; with fewer --samples it needs less.",
+        )
+    return None
+
+
+class Watch:
+    """Looks at a running stage, and ends it at the first limit that it reaches."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        memory: int,
+        look: Callable[[], Use | None],
+        end: Callable[[], None],
+    ) -> None:
+        self.breach: Breach | None = None
+        self._limits, self._memory = limits, memory
+        self._look, self._end = look, end
+        self._printed = 0
+        self._free_at_start: int | None = None
+        self._finished = threading.Event()
+        self._deadline = time.monotonic() + limits.timeout if limits.timeout else None
+
+    def printed(self, line: str) -> None:
+        """Count a line of the stage's output."""
+        self._printed += len(line) + 1
+        if self._printed > self._limits.output and self.breach is None:
+            self.stop(
+                Breach(
+                    f"The stage printed more than {human_bytes(self._limits.output)}, and was "
+                    "ended; its log has the beginning and the end.",
+                    "If that is right for this model, allow more: --limit output=10g.",
+                )
+            )
+
+    def stop(self, breach: Breach) -> None:
+        self.breach = self.breach or breach
+        self._end()
+
+    @contextmanager
+    def watching(self) -> Iterator[Watch]:
+        thread = threading.Thread(target=self._run, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._finished.set()
+            thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._finished.wait(_PERIOD):
+            found = self._examine()
+            if found is not None and not self._finished.is_set():
+                self.stop(found)
+                return
+
+    def _examine(self) -> Breach | None:
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            return Breach(
+                f"The stage ran for more than {self._limits.timeout} seconds, and was ended.",
+                "If it only needs longer, allow it: --timeout SECONDS (0: no limit). Fewer "
+                "--samples take less time.",
+            )
+        try:
+            use = self._look()
+        except OSError:  # something vanished in this moment; the next look is soon
+            use = None
+        if use is None:
+            return None
+        if self._free_at_start is None:
+            self._free_at_start = use.free
+        return breach_of(use, self._limits, self._memory, self._free_at_start)
+
+
+def disk_use(folders: Sequence[str], most_files: int) -> Use:
+    """Bytes, files and free bytes of folders that a stage writes into; follows no link."""
+    disk = files = 0
+    waiting = list(folders)
+    while waiting and files <= most_files:
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    files += 1
+                    if files > most_files:
+                        break
+                    state = entry.stat(follow_symlinks=False)
+                    disk += state.st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+        except FileNotFoundError:
+            continue  # removed in this moment
+        except OSError as error:  # closed to us, or deeper than a path may be long
+            return Use(hidden=f"{error.strerror}: ...{folder[-60:]}")
+    free = os.statvfs(folders[0])
+    return Use(disk=disk, files=files, free=free.f_bavail * free.f_frsize)

@@ -1,0 +1,72 @@
+"""Whether a model file could run code, or reach files, when the frameworks of 2020 load and run it.
+
+An engine that isolates does not ask. Without one, what is let through has to be shown to hold
+nothing of the kind; everything else needs --trust-model. docs/security.md gives the argument.
+
+Everything here looks at bytes that were not run. What cannot be understood counts as code.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from pathlib import Path
+
+from runner.modelfile import Kind, ModelFile
+from runner.trusted_archive import ArchiveRefused, check_checkpoint, check_torchscript
+from runner.trusted_pickle import PickleRefused, check_legacy_file
+
+# Operators of TensorFlow 2.2 and 2.4 that read or write files, call Python, or talk to others. A
+# graph names its operators in plain bytes, in its functions too.
+_GRAPH_OPERATORS = re.compile(
+    rb"ReadFile|WriteFile|MatchingFiles|TextFile|ShardedFile|FileReader|Dataset|Iterator|Reader"
+    rb"|PyFunc|PrintV2|SummaryWriter|SummaryDbWriter|SummaryFileWriter|Restore|SaveV2|SaveSlices"
+    rb"|MergeV2Checkpoints|LoadAndRemapMatrix|GenerateVocabRemapping|FixedUnigramCandidateSampler"
+    rb"|RecordInput|TryRpc|RemoteCall|DebugIdentity|DebugNumeric|DebugNan|debug_ops|Collective"
+    rb"|Skipgram|DataService"
+    # The field (2, a string of 4 bytes), in every way that the wire format lets one write it.
+    rb"|(?:\x12|\x92\x80*\x00)(?:\x04|\x84\x80*\x00)Save"
+)
+# The key of `external_data`, by which an ONNX model names a file to read its weights from.
+_EXTERNAL_DATA = re.compile(rb"location")
+
+
+def code_in(model: ModelFile, arch_file: Path | None) -> str:
+    """Why this model could run code of its own, as a sentence; empty where it cannot."""
+    name = model.path.name
+    if arch_file is not None:
+        return f"{arch_file.name}, named by --arch, is a program."
+    if model.kind is Kind.ONNX:
+        found = _search(model.path, _EXTERNAL_DATA)
+        return f"{name} may read other files ('{found}' is in it)." if found else ""
+    if model.kind is Kind.FROZEN_GRAPH:
+        found = _search(model.path, _GRAPH_OPERATORS)
+        return f"{name} may read or write files ('{found}' is in it)." if found else ""
+    if model.kind is Kind.MODULE:
+        return f"{name} is a pickled module: to load it is to run what it says."
+    try:
+        if model.kind is Kind.TORCHSCRIPT:
+            check_torchscript(model.path)
+        elif _is_zip(model.path):
+            check_checkpoint(model.path)
+        else:
+            check_legacy_file(model.path)
+    except (PickleRefused, ArchiveRefused) as refused:
+        return f"{name} could run code: {refused}."
+    except Exception as error:  # a damaged or contrived file raises anything at all
+        return f"{name} could run code: it cannot be followed ({type(error).__name__})."
+    return ""
+
+
+def _is_zip(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _search(path: Path, pattern: re.Pattern[bytes]) -> str:
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        found = pattern.search(data)
+        return found[0].decode("ascii", "replace").strip("\x12\x04\ufffd") if found else ""

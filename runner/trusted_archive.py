@@ -1,0 +1,130 @@
+"""Zip archives of torch that hold no more than weights, or TorchScript that reaches no file.
+
+torch and Python read archives by code of their own. So an archive that the two could read
+differently is refused first; what is left is the same for both.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zipfile
+from pathlib import Path
+
+from runner.trusted_pickle import check_names, check_weights
+
+_END, _END64, _LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+_END_SIZE, _END64_SIZE, _LOCATOR64_SIZE = 22, 56, 20
+_NAME = re.compile(r"[A-Za-z0-9_.+\- ]+(/[A-Za-z0-9_.+\- ]+)*", re.ASCII)
+_LARGEST_TEXT = 64 << 20
+_MOST_TEXT = 512 << 20
+
+# Of torch 1.5.1's operators these reach files or other machines: aten::save, aten::from_file,
+# prim::rpc_async. getattr could spell a name otherwise, unless the name is there in one piece;
+# `ops` reaches what other libraries add.
+_CODE = re.compile(
+    rb"\b(?:save|from_file|rpc_async)\b"
+    rb'|\bgetattr\b(?!\([A-Za-z_][\w.]*, "\w+"\))'
+    rb"|(?<![\w.])ops\b(?!\.(?:prim|aten|quantized|torchvision)\.)"
+)
+_SCRIPT_NAMES = re.compile(
+    r"__torch__(\.\w+)* \w+|torch\.jit\._pickle \w+|collections OrderedDict"
+    r"|torch\._utils _rebuild_tensor(_v2)?|torch [A-Z]\w+Storage",
+    re.ASCII,
+)
+
+
+class ArchiveRefused(Exception):
+    """What is wrong with an archive; the text is part of a sentence."""
+
+
+def check_checkpoint(path: Path) -> None:
+    """A zip checkpoint of weights. Raises `ArchiveRefused` or `PickleRefused`."""
+    with zipfile.ZipFile(path) as archive:
+        parts = _parts(path, archive)
+        for name in parts:
+            if name not in ("data.pkl", "version", "byteorder") and not re.match(
+                r"data/|\.data/|\.format", name
+            ):
+                raise ArchiveRefused(f"it holds '{name}' besides weights"[:120])
+        check_weights(io.BytesIO(_text(archive, parts["data.pkl"])))
+
+
+def check_torchscript(path: Path) -> None:
+    """A TorchScript archive. Raises `ArchiveRefused` or `PickleRefused`."""
+    with zipfile.ZipFile(path) as archive:
+        total = 0
+        for name, entry in _parts(path, archive).items():
+            if name.startswith(("data/", "constants/")) or name.endswith(".debug_pkl"):
+                continue  # the bytes of tensors; where the code came from, which only C++ reads
+            total += entry.file_size
+            if total > _MOST_TEXT:
+                raise ArchiveRefused("its code is too large to look through")
+            if name.endswith(".pkl"):
+                check_names(_text(archive, entry), lambda n: bool(_SCRIPT_NAMES.fullmatch(n)))
+            elif name.startswith("code/") and name.endswith(".py"):
+                _check_code(_text(archive, entry), name)
+            elif name != "version" and not name.startswith("extra/"):
+                raise ArchiveRefused(f"it holds '{name}', which is not TorchScript's"[:120])
+
+
+def _check_code(content: bytes, name: str) -> None:
+    if not content.isascii():
+        raise ArchiveRefused(f"'{name}' is not plain text")
+    found = _CODE.search(content)
+    if found is not None:
+        word = found[0].decode()
+        raise ArchiveRefused(f"'{name}' has the word '{word}', which can reach files"[:160])
+
+
+def _text(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    if entry.file_size > _LARGEST_TEXT:
+        raise ArchiveRefused(f"'{entry.filename}' is too large to look through"[:120])
+    with archive.open(entry) as file:
+        return file.read(_LARGEST_TEXT + 1)
+
+
+def _parts(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The entries by their names below the one folder. Raises `ArchiveRefused`."""
+    _check_layout(path)
+    parts: dict[str, zipfile.ZipInfo] = {}
+    entries = archive.infolist()
+    folder = entries[0].filename.partition("/")[0]
+    for entry in entries:
+        above, _, name = entry.filename.partition("/")
+        if above != folder or not _NAME.fullmatch(entry.filename):
+            raise ArchiveRefused(f"it holds {entry.filename[:60]!r}")
+        if entry.flag_bits & 1 or entry.compress_type not in (
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_DEFLATED,
+        ):
+            raise ArchiveRefused("it is encrypted, or packed in an unusual way")
+        parts[name] = entry
+    # torch does not tell large letters from small ones.
+    if len({name.lower() for name in parts}) != len(entries):
+        raise ArchiveRefused("it holds two files of one name")
+    return parts
+
+
+def _check_layout(path: Path) -> None:
+    """See that the archive begins and ends with the file, and has one index."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(0, size - _END_SIZE - _LOCATOR64_SIZE - _END64_SIZE))
+        tail = file.read()
+    end = tail[-_END_SIZE:]
+    *_, index_size, index_start, comment = struct.unpack("<4s4H2LH", end)
+    if not end.startswith(_END) or comment:
+        raise ArchiveRefused("something follows the archive")
+    index_end = size - _END_SIZE
+    locator = tail[-_END_SIZE - _LOCATOR64_SIZE : -_END_SIZE]
+    if locator.startswith(_LOCATOR64):
+        index_end -= _LOCATOR64_SIZE + _END64_SIZE
+        end64 = tail[:_END64_SIZE]
+        _, _, place, _ = struct.unpack("<4sLQL", locator)
+        if not end64.startswith(_END64) or place != index_end:
+            raise ArchiveRefused("its index cannot be followed")
+        index_size, index_start = struct.unpack("<2Q", end64[40:56])
+    if index_start + index_size != index_end:
+        raise ArchiveRefused("its index is not where it should be")

@@ -1,0 +1,137 @@
+"""Pickles that can do nothing but put tensors into dictionaries.
+
+A pickle is a program for a small machine, and it is dangerous by the callables it names: they are
+called with whatever it likes. Here it runs on the same machine (CPython's own unpickler) with a
+handful of names, each bound to a stand-in that refuses every use but the one that torch.save makes
+of it. Modules are not among them: with a state of its own choice, torch's LSTM hands out any
+attribute of itself, and from there it is not far to any function.
+"""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+# The first bytes of a file by torch.save of version 1.5 and earlier: a pickled magic number.
+_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+# A zip archive's last part lies within this many bytes of a file's end.
+_ZIP_END, _ZIP_END_WITHIN = b"PK\x05\x06", (1 << 16) + 22
+_STORAGES = frozenset(
+    f"{kind}Storage"
+    for kind in (
+        *("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool"),
+        *("ComplexFloat", "ComplexDouble", "QInt8", "QUInt8", "QInt32"),
+    )
+)
+
+
+class PickleRefused(Exception):
+    """What a pickle does beyond that; the text is part of a sentence."""
+
+
+class _Tensor:
+    """Stands for a tensor: nothing can be done with it."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise PickleRefused("it changes a tensor's own attributes")
+
+
+class _StorageType:
+    """Stands for torch.FloatStorage and its like, which only a persistent id may name."""
+
+    def __call__(self, *_: Any) -> Any:
+        raise PickleRefused("it makes a storage by itself")
+
+    __setstate__ = __call__
+
+
+class _Storage(_Tensor):
+    """Stands for the bytes of a tensor."""
+
+
+class _Rebuild:
+    """Stands for one of torch._utils' functions that make a tensor of a storage."""
+
+    def __init__(self, of: type) -> None:
+        self._of = of
+
+    def __call__(self, *arguments: Any) -> _Tensor:
+        if not arguments or not isinstance(arguments[0], self._of):
+            raise PickleRefused("it makes a tensor of something else than bytes")
+        if any(isinstance(a, dict) and a for a in arguments):
+            raise PickleRefused("it gives a tensor hooks")
+        return _Tensor()
+
+    def __setstate__(self, state: Any) -> None:
+        raise PickleRefused("it changes a function of torch")
+
+
+class _Dictionary(dict[Any, Any]):
+    """Stands for OrderedDict; `_metadata` is what a state_dict carries besides its items."""
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, dict) or set(state) - {"_metadata"}:
+            raise PickleRefused("it changes a dictionary's own attributes")
+
+
+_KNOWN: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _Dictionary,
+    ("torch._utils", "_rebuild_tensor"): _Rebuild(_Storage),
+    ("torch._utils", "_rebuild_tensor_v2"): _Rebuild(_Storage),
+    ("torch._utils", "_rebuild_parameter"): _Rebuild(_Tensor),
+    **{("torch", name): _StorageType() for name in _STORAGES},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows those names alone."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _KNOWN[module, name]
+        except KeyError:
+            raise PickleRefused(f"it names {module}.{name}"[:120]) from None
+
+    def persistent_load(self, identifier: Any) -> _Storage:
+        match identifier:
+            case ("storage", _StorageType(), str(), str(), int(), *rest):
+                if all(part is None or isinstance(part, str | int | tuple) for part in rest):
+                    return _Storage()
+        raise PickleRefused("it refers to something else than bytes")
+
+
+def check_weights(file: IO[bytes]) -> None:
+    """Follow one pickle to its end. Raises `PickleRefused`."""
+    _Unpickler(file, encoding="utf-8").load()
+
+
+def check_legacy_file(path: Path) -> None:
+    """A file of torch 1.5's own format: five pickles, then bytes. Raises `PickleRefused`."""
+    if tarfile.is_tarfile(path):  # which torch.load tries first
+        raise PickleRefused("it is a tar archive as well")
+    with open(path, "rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise PickleRefused("it is not in torch's format")
+        for _ in range(4):  # the protocol, the system, the object, the keys of its storages
+            check_weights(file)
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - _ZIP_END_WITHIN))
+        if _ZIP_END in file.read():  # which torch.jit.load looks for
+            raise PickleRefused("it is a zip archive as well")
+
+
+def check_names(content: bytes, allowed: Callable[[str], bool]) -> None:
+    """See that a pickle names nothing else. Raises `PickleRefused`.
+
+    For TorchScript's own pickles, whose reader is not Python's. A pickle has no jumps, so its names
+    are all in plain sight, unless they are put together on the way: that is refused.
+    """
+    for operation, argument, _ in pickletools.genops(content):
+        if operation.name in ("INST", "OBJ", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
+            raise PickleRefused(f"one of its pickles has the operation {operation.name}")
+        if operation.name == "GLOBAL" and not allowed(str(argument)):
+            raise PickleRefused(f"it names {str(argument).replace(' ', '.')}"[:120])

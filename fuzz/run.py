@@ -189,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("parser", nargs="*", help=f"of {', '.join(ALL)} (default: all)")
-    parser.add_argument("--seconds", type=float, default=60, help="of the processor's, for each parser")
+    parser.add_argument("--seconds", type=float, default=60, help="of CPU time, for each parser")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options: Any = parser.parse_args(arguments)

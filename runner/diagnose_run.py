@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from runner.active import working_in
 from runner.diagnosis import DEFAULT_SAMPLES, trace_run
 from runner.engines.choice import prepare_engine
 from runner.errors import BadInput
@@ -51,7 +52,10 @@ def diagnose(
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", report.run)[:80]
         scratch = folder / f".volume-{token}"
         (folder / "logs").mkdir(exist_ok=True)
-        with choice.engine.volume(f"{name}-trace-{token}", scratch) as volume:
+        with (
+            working_in(folder),
+            choice.engine.volume(f"{name}-trace-{token}", scratch) as volume,
+        ):
             volume.put(files)
             check: dict[str, Any] = {
                 key: report.options[key]

@@ -41,7 +41,7 @@ def trace_run(
     `volume` holds the model, the artifacts and the stages' reports; `check` is what the run was
     asked to check with. Logs go to the run folder.
     """
-    begin = time.time()
+    begin = time.monotonic()
     reports = {record.name: record.report for record in records if record.report}
     numbers = _numbers(list(reports.values()), int(check["samples"]), samples)
     traces: list[StageTrace] = []
@@ -51,7 +51,7 @@ def trace_run(
             break
         if stage.trace:
             traces.append(_trace(stage, report, volume, check, numbers, folder, view))
-    return judge(traces, numbers, round(time.time() - begin, 3))
+    return judge(traces, numbers, round(time.monotonic() - begin, 3))
 
 
 def _numbers(reports: Sequence[StageReport], available: int, wanted: int) -> list[int]:
@@ -87,7 +87,7 @@ def _trace(
     }
     record = StageRecord(name=tracer.name, title=tracer.title, status="failed")
     view.stage_started(tracer)
-    begin = time.time()
+    begin = time.monotonic()
     trace = StageTrace(stage=stage.name, artifact=stage.produces, seconds=0.0)
     try:
         volume.put(
@@ -102,7 +102,7 @@ def _trace(
     except (RunnerError, OSError) as error:
         trace.failure = str(error)
     finally:
-        trace.seconds = record.seconds = round(time.time() - begin, 3)
+        trace.seconds = record.seconds = round(time.monotonic() - begin, 3)
         record.status = "ok" if trace.trace else "failed"
         view.stage_finished(record)
     return trace

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -27,8 +26,9 @@ def report_of(
     interrupted: bool,
     started: float,
     setup: float,
+    total: float,
 ) -> Report:
-    total = time.time() - started
+    """`started` is a time of the clock; `setup` and `total` are durations. All in seconds."""
     inside = sum(r.report.seconds for r in records if r.report and not r.cached)
     outcome, code, gate = judged(plan, records, interrupted)
     first = records[0].report

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from runner.engines.process import cache_folder
 from runner.errors import EnvironmentUnavailable
-from runner.owner import is_alive
+from runner.owner import abandoned_scratch_folders, is_alive
 
 
 def remove_from_docker() -> list[str]:
@@ -54,6 +54,15 @@ def remove_drafts(folder: Path | None = None) -> list[str]:
         with suppress(Timeout), FileLock(str(final) + ".lock", timeout=0):
             shutil.rmtree(draft, ignore_errors=True)
             removed.append(draft.name)
+    return removed
+
+
+def remove_scratch_folders() -> list[str]:
+    """Remove temporary folders whose process is gone."""
+    removed = []
+    for path in abandoned_scratch_folders():
+        shutil.rmtree(path, ignore_errors=True)
+        removed.append(str(path))
     return removed
 
 

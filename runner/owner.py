@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from runner.engines.folder import remove
+
+_PR_SET_PDEATHSIG = 1
 
 
 def owner() -> str:
@@ -21,6 +30,52 @@ def is_alive(text: str) -> bool:
     if host != socket.gethostname():
         return True
     return started != "" and _started(int(number)) == started
+
+
+@contextmanager
+def scratch_folder(purpose: str) -> Iterator[Path]:
+    """A temporary folder whose name says whose it is, so that it is found if that one is killed."""
+    prefix = f"runner-{purpose}-{os.getpid()}-{_started(os.getpid())}-"
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield folder
+    finally:
+        remove(folder)
+
+
+def abandoned_scratch_folders() -> list[Path]:
+    """Temporary folders of processes of this machine that are no more."""
+    found = []
+    for path in sorted(Path(tempfile.gettempdir()).glob("runner-*-*-*-*")):
+        number, started = path.name.split("-")[-3:-1]
+        if not (number.isdigit() and started.isdigit()) or path.is_symlink():
+            continue
+        try:
+            ours = path.stat().st_uid == os.getuid()
+        except OSError:
+            continue
+        if ours and _started(int(number)) != started:
+            found.append(path)
+    return found
+
+
+def ending_with_me() -> Callable[[], None] | None:
+    """For a child to call before it runs its program: SIGTERM reaches it when this process ends.
+
+    However this process ends, SIGKILL included. None where the system has no such thing.
+    """
+    try:
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+    except (OSError, AttributeError):
+        return None
+    parent = os.getpid()
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        if os.getppid() != parent:  # it ended in between
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return ask
 
 
 def _started(number: int) -> str:

@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.active import room_for_report, working_in
 from runner.cached_run import CachedRun
 from runner.diagnosis import trace_run
 from runner.engines.base import Engine, Volume
 from runner.engines.choice import Choice, prepare_engine
-from runner.errors import BadInput, RunnerError
+from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
 from runner.failures import explain_stage
 from runner.files import sha256_of, write_text
 from runner.judging import judged, report_of
@@ -142,11 +143,17 @@ def run_plan(
     are not run again.
     """
     view.say(f"Engine: {choice.engine.name} ({choice.reason})")
-    setup = time.time() - started
+    # Durations are not taken from the clock, which may be set in the meantime.
+    setup, begin = max(0.0, time.time() - started), time.monotonic()
     folder = plan.output
     created = not folder.exists()
     try:
         (folder / "logs").mkdir(parents=True)
+    except FileExistsError:
+        raise BadInput(
+            f"{folder} is another run's, which began at the same time.",
+            "Name another --output.",
+        ) from None
     except OSError as error:
         raise BadInput(
             f"The run folder {folder} cannot be made: {error.strerror}.",
@@ -155,34 +162,60 @@ def run_plan(
     records: list[StageRecord] = []
     diagnosis: Diagnosis | None = None
     interrupted = False
-    try:
-        with choice.engine.volume(plan.run, folder / ".volume") as volume:
-            files = initial_files(plan)
-            volume.put(files)
-            known = {plan.model.path: plan.model.sha256}
-            cached = CachedRun(cache, plan.run, folder, files, known)
-            _run_stages(plan, choice.engine, volume, view, records, cached)
-            if diagnose and judged(plan, records, False)[0] == "out-of-tolerance":
-                cached.restore(volume)
-                diagnosis = trace_run(plan.toolchain, volume, records, plan.check, folder, view)
-            if inside is not None:
-                inside(volume, records)
-    except KeyboardInterrupt:
-        interrupted = True
-    except BaseException:
-        if created and not records:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    done = {record.name for record in records}
-    records += [_skipped(stage) for stage in plan.toolchain.stages if stage.name not in done]
-    report = report_of(plan, choice, records, interrupted, started, setup)
-    report.diagnosis = diagnosis
-    write_text(folder / "report.json", report.to_json())
-    write_page(report, folder)
-    if plan.recorded:
-        write_records(plan, report, key)
-    view.finished(report, folder)
+    notes: list[str] = []
+    with working_in(folder):
+        try:
+            with (
+                room_for_report(folder),
+                choice.engine.volume(plan.run, folder / ".volume") as volume,
+            ):
+                files = initial_files(plan)
+                volume.put(files)
+                known = {plan.model.path: plan.model.sha256}
+                cached = CachedRun(cache, plan.run, folder, files, known)
+                _run_stages(plan, choice.engine, volume, view, records, cached)
+                if diagnose and judged(plan, records, False)[0] == "out-of-tolerance":
+                    try:
+                        cached.restore(volume)
+                        diagnosis = trace_run(
+                            plan.toolchain, volume, records, plan.check, folder, view
+                        )
+                    except (RunnerError, OSError) as error:  # the conversion itself is done
+                        notes.append(f"The diagnosis could not be made: {error}")
+                if inside is not None:
+                    inside(volume, records)
+        except KeyboardInterrupt:
+            interrupted = True
+        except BaseException:
+            if not records:  # nothing has begun: the folder is as it was
+                shutil.rmtree(folder if created else folder / "logs", ignore_errors=True)
+            raise
+        done = {record.name for record in records}
+        records += [_skipped(stage) for stage in plan.toolchain.stages if stage.name not in done]
+        seconds = setup + time.monotonic() - begin
+        report = report_of(plan, choice, records, interrupted, started, setup, seconds)
+        report.diagnosis = diagnosis
+        report.notes += notes
+        try:
+            _write(plan, report, key)
+        finally:
+            view.finished(report, folder)
     return report
+
+
+def _write(plan: Plan, report: Report, key: PrivateKey | None) -> None:
+    """Write what the run folder says of the run. Raises `EnvironmentUnavailable`."""
+    try:
+        write_text(plan.output / "report.json", report.to_json())
+        write_page(report, plan.output)
+        if plan.recorded:
+            write_records(plan, report, key)
+    except OSError as error:
+        raise EnvironmentUnavailable(
+            f"The report of this run cannot be written into {plan.output}: {error.strerror}.",
+            "Mend the disk (runner doctor), then run the command again; stages that finished "
+            "are taken from the cache. What has its final name in the folder is whole.",
+        ) from None
 
 
 def _run_stages(
@@ -205,7 +238,7 @@ def _run_stages(
         )
         records.append(record)
         view.stage_started(stage)
-        begin = time.time()
+        begin = time.monotonic()
         try:
             request = _request(plan, stage, previous)
             if not cached.take(stage, engine.name, request, record):
@@ -217,12 +250,18 @@ def _run_stages(
             record.remedy = getattr(error, "remedy", "")
         finally:
             explain_stage(record, plan.output, str(plan.options.get("fixes", "all")))
+            if record.blame == "input" and _is_of_memory(record):
+                record.blame, record.remedy = "stage", ""  # whatever it looked like in there
             record.remedy = record.remedy or _general_remedy(record)
-            record.seconds = round(time.time() - begin, 3)
+            record.seconds = round(time.monotonic() - begin, 3)
             view.stage_finished(record)
         if record.status != "ok":
             return
         previous = record.report
+
+
+def _is_of_memory(record: StageRecord) -> bool:
+    return record.known is not None and record.known.id.startswith("out-of-memory")
 
 
 def _general_remedy(record: StageRecord) -> str:
@@ -289,6 +328,9 @@ def _run_stage(
         record.failure = "The stage reports no artifact."
     elif not record.failure:
         record.status, record.blame = "ok", ""
+    if record.status != "ok" and volume.read(f"requests/{stage.name}.json") is None:
+        record.failure = "The run's volume was removed, or emptied, while the stage ran."
+        record.remedy, record.blame = "Run the command again.", "environment"
 
 
 def _collect(plan: Plan, stage: Stage, volume: Volume, artifact: FileRecord) -> str:

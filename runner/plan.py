@@ -203,9 +203,16 @@ def run_folder(output: str | Path | None, run: str) -> Path:
     folder = Path(output) if output else Path("runs") / run
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(
-            f"{folder} exists and is not empty.", "Name another --output, or remove it first."
+            f"{folder} exists and is not empty{_unfinished(folder)}.",
+            "Name another --output, or remove it first.",
         )
     return folder.absolute()
+
+
+def _unfinished(folder: Path) -> str:
+    if (folder / "logs").is_dir() and not (folder / "report.json").exists():
+        return ": a run is working there, or one was killed (then `runner clean` tidies it)"
+    return ""
 
 
 def run_name(model: Path) -> str:

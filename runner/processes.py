@@ -16,6 +16,7 @@ from pathlib import Path
 
 from runner.engines.output import lines_of
 from runner.errors import EnvironmentUnavailable
+from runner.owner import ending_with_me
 
 # Of what a program says, its last lines are what is looked at when it is over.
 _KEPT_LINES = 1000
@@ -105,6 +106,8 @@ class Programs:
                     stderr=subprocess.STDOUT,
                     # Its own group, so that its children can be ended with it.
                     start_new_session=True,
+                    # SIGKILL leaves us no time to end it.
+                    preexec_fn=ending_with_me(),
                 )
             except FileNotFoundError:
                 raise EnvironmentUnavailable(

@@ -74,8 +74,9 @@ def write_records(plan: Plan, report: Report, key: PrivateKey | None = None) -> 
 
 def provenance_of(plan: Plan, report: Report) -> Provenance:
     """How the artifacts of a run came about, as far as the run went."""
-    finished = datetime.datetime.now(datetime.timezone.utc)
     started = datetime.datetime.fromisoformat(report.started)
+    # Not from the clock: it may have been set back since.
+    finished = started + datetime.timedelta(seconds=report.seconds)
     return Provenance(
         subject=_subjects(plan, report),
         predicate=Predicate(

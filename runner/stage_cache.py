@@ -174,6 +174,13 @@ class StageCache:
                 shutil.rmtree(path, ignore_errors=True)
         return freed
 
+    def remove_drafts(self) -> None:
+        """Remove what runs that were killed while they stored a stage left behind."""
+        for draft in self.folder.glob(".*.part"):
+            number = draft.name.split(".")[-2]
+            if not Path(f"/proc/{number}").exists():
+                shutil.rmtree(draft, ignore_errors=True)
+
     def _make_room(self) -> None:
         total = 0
         for entry in self.entries():

@@ -40,13 +40,32 @@ def clean(
         bool,
         typer.Option("--environments", help="Also remove the process engine's environments."),
     ] = False,
+    keep_cache: Annotated[
+        bool,
+        typer.Option("--keep-cache", help="Remove only what runs that were killed left behind."),
+    ] = False,
 ) -> None:
     """Empty the cache of stages; remove what runs that were killed left behind."""
-    from runner.leftovers import remove_drafts, remove_environments, remove_from_docker
+    from runner.active import tidy_killed_runs
+    from runner.leftovers import (
+        remove_drafts,
+        remove_environments,
+        remove_from_docker,
+        remove_scratch_folders,
+    )
     from runner.stage_cache import StageCache
 
-    print(f"cache of stages: {human_bytes(StageCache().clear())} freed")
-    removed = [*remove_from_docker(), *remove_drafts()]
+    cache = StageCache()
+    if keep_cache:
+        cache.remove_drafts()
+    else:
+        print(f"cache of stages: {human_bytes(cache.clear())} freed")
+    removed = [
+        *remove_from_docker(),
+        *remove_drafts(),
+        *remove_scratch_folders(),
+        *tidy_killed_runs(),
+    ]
     if environments:
         removed += remove_environments()
     for name in removed:

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from runner.errors import EnvironmentUnavailable
 from runner.files import appearing
 from runner.interpreters import find_cpython
 from runner.limits import DEFAULTS, Limits
+from runner.owner import scratch_folder
 from runner.places import cache_folder as cache_folder
 from runner.processes import Programs
 from runner.registry import uv_environment
@@ -140,8 +140,7 @@ class ProcessVolume:
 
     def run(self, stage: Stage, on_line: OnLine) -> Ended:
         image = self._images[stage.image]
-        home = Path(tempfile.mkdtemp(prefix="runner-home-"))
-        try:
+        with scratch_folder("home") as home:
             return run_stage_program(
                 StageProgram(
                     python=_python(environment_folder(image)),
@@ -156,8 +155,6 @@ class ProcessVolume:
                 self._sandbox,
                 on_line,
             )
-        finally:
-            volume_folder.remove(home)
 
 
 def _stage_environment() -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from runner.engines.choice import Choice, prepare_engine
 from runner.engines.process import ProcessEngine, environment_folder
 from runner.errors import EnvironmentUnavailable
 from runner.inspection.model import Inspection, Loaded, Obstacle, TensorFacts
+from runner.owner import scratch_folder
 from runner.plan import arch_files
 from runner.report import StageReport
 from runner.toolchain import Image, load_image
@@ -84,8 +84,8 @@ def load(
     }
     lines: list[str] = []
     with (
-        tempfile.TemporaryDirectory(prefix="runner-inspect-") as scratch,
-        choice.engine.volume(_run_name(), Path(scratch) / "volume") as volume,
+        scratch_folder("inspect") as scratch,
+        choice.engine.volume(_run_name(), scratch / "volume") as volume,
     ):
         volume.put(
             {

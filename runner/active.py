@@ -1,0 +1,129 @@
+"""Run folders that a runner is working in, so that those of one that was killed can be tidied.
+
+A run that ends in any way but SIGKILL or a power cut tidies its folder itself. What such a run
+leaves (its volume, files under temporary names) carries no label that it could be found by, so each
+run leaves a note of its folder in the cache folder while it works there. A folder is tidied by
+removing what has a temporary name; what has its final name is whole, and stays.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from runner.errors import EnvironmentUnavailable
+from runner.files import human_bytes, write_text
+from runner.owner import is_alive, owner
+from runner.places import cache_folder
+
+# What has such a name in a run folder is never a result.
+_UNFINISHED = (".volume*", ".keep-*", ".*.part", "logs/.*.part")
+_RESERVE = ".reserve.part"
+# Held free for the report, the page and the record: those of large models take some megabytes.
+_RESERVED_BYTES = 4 << 20
+
+
+class _Note(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    owner: str
+    folder: str
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Note that this process works in a run folder. Without a cache folder it goes without.
+
+    The note stays if the folder could not be tidied at the end: its disk became read-only.
+    """
+    note = cache_folder() / "active" / f"{os.getpid()}-{secrets.token_hex(4)}.json"
+    path = os.fsencode(folder).decode(errors="surrogateescape")
+    with suppress(OSError, UnicodeEncodeError):  # a name that is not UTF-8 cannot be noted
+        write_text(note, _Note(owner=owner(), folder=path).model_dump_json() + "\n")
+    try:
+        yield
+    finally:
+        if not _unfinished(folder):
+            _remove(note)
+
+
+@contextmanager
+def room_for_report(folder: Path) -> Iterator[None]:
+    """Hold disk space in a run folder, and give it back at the end of the block.
+
+    So a run whose artifacts fill the disk can still say so. Raises `EnvironmentUnavailable` where
+    there is not even this much.
+    """
+    reserve = folder / _RESERVE
+    try:
+        _allocate(reserve)
+        yield
+    finally:
+        _remove(reserve)
+
+
+def _allocate(path: Path) -> None:
+    try:
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, _RESERVED_BYTES)
+    except OSError as error:
+        _remove(path)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EnvironmentUnavailable(
+                f"{error.strerror}: {path.parent} has not even {human_bytes(_RESERVED_BYTES)} "
+                "for a report.",
+                "Make room there, or name another disk with --output.",
+            ) from None
+        # Some file systems reserve nothing: then the report has to take its chance.
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def tidy_killed_runs() -> list[str]:
+    """Tidy the folders of runs whose runner is gone; what was removed."""
+    removed, notes = [], {}
+    for path in sorted((cache_folder() / "active").glob("*.json")):
+        try:
+            notes[path] = _Note.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            _remove(path)  # damaged, as by a power cut
+    in_use = {note.folder for note in notes.values() if is_alive(note.owner)}
+    for path, note in notes.items():
+        if not is_alive(note.owner) and note.folder not in in_use:
+            removed += _tidy(Path(note.folder))
+            _remove(path)
+    # A note that was being written.
+    for path in (cache_folder() / "active").glob(".*.part"):
+        if not Path(f"/proc/{path.name[1:].partition('-')[0]}").exists():
+            _remove(path)
+    return removed
+
+
+def _tidy(folder: Path) -> list[str]:
+    """Remove what has a temporary name, and the folder itself if nothing is left in it."""
+    removed = []
+    for path in _unfinished(folder):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            _remove(path)
+        if not path.exists():
+            removed.append(str(path))
+    for empty in (folder / "logs", folder):
+        with suppress(OSError):
+            empty.rmdir()
+    return removed
+
+
+def _unfinished(folder: Path) -> list[Path]:
+    return sorted(path for pattern in _UNFINISHED for path in folder.glob(pattern))

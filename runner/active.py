@@ -11,13 +11,13 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from runner.engines.folder import remove
 from runner.errors import EnvironmentUnavailable
 from runner.files import human_bytes, write_text
 from runner.owner import is_alive, owner
@@ -114,7 +114,7 @@ def _tidy(folder: Path) -> list[str]:
     removed = []
     for path in _unfinished(folder):
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
+            remove(path)
         else:
             _remove(path)
         if not path.exists():

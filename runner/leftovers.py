@@ -1,4 +1,4 @@
-"""What runs that were killed left behind: containers, volumes and half-made environments.
+"""What runs that were killed left behind: containers, volumes, processes, and half-made things.
 
 A run that ends in any other way removes its own. Only SIGKILL and a power cut leave something; it
 is found by its label or its name, and by an owner that is no longer alive.
@@ -12,6 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from runner.engines.control_group import abandoned_groups
+from runner.engines.folder import remove
 from runner.engines.process import cache_folder
 from runner.errors import EnvironmentUnavailable
 from runner.owner import abandoned_scratch_folders, is_alive
@@ -61,9 +63,17 @@ def remove_scratch_folders() -> list[str]:
     """Remove temporary folders whose process is gone."""
     removed = []
     for path in abandoned_scratch_folders():
-        shutil.rmtree(path, ignore_errors=True)
+        remove(path)
         removed.append(str(path))
     return removed
+
+
+def remove_control_groups() -> list[str]:
+    """End the processes of stages whose runner is gone, and remove their control groups."""
+    groups = abandoned_groups()
+    for group in groups:
+        group.remove()
+    return [str(folder) for group in groups for folder in group.folders if not folder.exists()]
 
 
 def remove_environments(folder: Path | None = None) -> list[str]:

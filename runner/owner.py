@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -18,7 +19,7 @@ _PR_SET_PDEATHSIG = 1
 
 def owner() -> str:
     """This process: host, process id, and when it started, since ids are used again."""
-    return f"{socket.gethostname()} {os.getpid()} {_started(os.getpid())}"
+    return f"{socket.gethostname()} {process_id().replace('-', ' ')}"
 
 
 def is_alive(text: str) -> bool:
@@ -27,15 +28,28 @@ def is_alive(text: str) -> bool:
     number, _, started = rest.partition(" ")
     if not number.isdigit():
         return False
-    if host != socket.gethostname():
-        return True
+    return host != socket.gethostname() or is_running(f"{number}-{started}")
+
+
+def process_id() -> str:
+    """This process, on this machine, as a part of a file's name."""
+    return f"{os.getpid()}-{_started(os.getpid())}"
+
+
+def is_process_id(text: str) -> bool:
+    return re.fullmatch(r"[0-9]+-[0-9]+", text) is not None
+
+
+def is_running(text: str) -> bool:
+    """Whether there still is the process that has this `process_id`."""
+    number, _, started = text.partition("-")
     return started != "" and _started(int(number)) == started
 
 
 @contextmanager
 def scratch_folder(purpose: str) -> Iterator[Path]:
     """A temporary folder whose name says whose it is, so that it is found if that one is killed."""
-    prefix = f"runner-{purpose}-{os.getpid()}-{_started(os.getpid())}-"
+    prefix = f"runner-{purpose}-{process_id()}-"
     folder = Path(tempfile.mkdtemp(prefix=prefix))
     try:
         yield folder
@@ -47,14 +61,14 @@ def abandoned_scratch_folders() -> list[Path]:
     """Temporary folders of processes of this machine that are no more."""
     found = []
     for path in sorted(Path(tempfile.gettempdir()).glob("runner-*-*-*-*")):
-        number, started = path.name.split("-")[-3:-1]
-        if not (number.isdigit() and started.isdigit()) or path.is_symlink():
+        process = "-".join(path.name.split("-")[-3:-1])
+        if not is_process_id(process) or path.is_symlink():
             continue
         try:
             ours = path.stat().st_uid == os.getuid()
         except OSError:
             continue
-        if ours and _started(int(number)) != started:
+        if ours and not is_running(process):
             found.append(path)
     return found
 

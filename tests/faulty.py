@@ -113,6 +113,7 @@ class Place:
         for pid in pids:
             assert of_owner(pid, self.environment) == [], pid
             assert list(Path("/tmp").glob(f"runner-*-{pid}-*")) == []
+            assert list(Path("/sys/fs/cgroup").glob(f"**/runner-{pid}-*")) == []
         assert processes(str(self.folder / "run-")) == []
 
 

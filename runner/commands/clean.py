@@ -48,6 +48,7 @@ def clean(
     """Empty the cache of stages; remove what runs that were killed left behind."""
     from runner.active import tidy_killed_runs
     from runner.leftovers import (
+        remove_control_groups,
         remove_drafts,
         remove_environments,
         remove_from_docker,
@@ -62,6 +63,7 @@ def clean(
         print(f"cache of stages: {human_bytes(cache.clear())} freed")
     removed = [
         *remove_from_docker(),
+        *remove_control_groups(),
         *remove_drafts(),
         *remove_scratch_folders(),
         *tidy_killed_runs(),

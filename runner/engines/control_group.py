@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.owner import is_process_id, is_running, process_id
+
 _ROOT = Path("/sys/fs/cgroup")
+_PREFIX = "runner-"
 # Joins the groups before anything else, and becomes the command. The groups come first, then '--'.
 _JOIN = """
 while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit 125; shift; done
@@ -57,7 +60,12 @@ class ControlGroup:
                             os.kill(int(number), 9)
             if not left:
                 return
-            time.sleep(0.01)
+            _pause(10)
+
+    def remove(self) -> None:
+        """End what is in the group, and remove it."""
+        self.end()
+        _remove(self.folders)
 
 
 @contextmanager
@@ -68,12 +76,21 @@ def control_group(memory: int, processes: int) -> Iterator[ControlGroup | None]:
         yield group
     finally:
         if group is not None:
-            group.end()
-            _remove(group.folders)
+            group.remove()
+
+
+def abandoned_groups() -> list[ControlGroup]:
+    """Groups whose runner was killed: nobody ends what is in them, nor removes them."""
+    found = []
+    for folder in sorted(_ROOT.glob(f"{_PREFIX}*")) + sorted(_ROOT.glob(f"*/{_PREFIX}*")):
+        owner = folder.name[len(_PREFIX) :].rpartition("-")[0]
+        if is_process_id(owner) and not is_running(owner):
+            found.append(ControlGroup((folder,)))
+    return found
 
 
 def _make(memory: int, processes: int) -> ControlGroup | None:
-    name = f"runner-{os.getpid()}-{secrets.token_hex(3)}"
+    name = f"{_PREFIX}{process_id()}-{secrets.token_hex(3)}"
     if (_ROOT / "cgroup.controllers").exists():
         settings = {
             _ROOT / name: {
@@ -113,6 +130,11 @@ def _remove(folders: tuple[Path, ...] | list[Path]) -> None:
             except FileNotFoundError:
                 break
             except OSError:  # the last process is not quite gone
-                time.sleep(0.02)
+                _pause(20)
             else:
                 break
+
+
+def _pause(milliseconds: int) -> None:
+    # Not time.sleep: where libfaketime sets the clock, as in the tests, it fails when that jumps.
+    select.poll().poll(milliseconds)

@@ -12,12 +12,14 @@ from typing import Any
 from runner.engines.choice import prepare_engine
 from runner.inspection.model import Inspection
 from runner.inspection.summary import summarize
+from runner.limits import DEFAULTS, Limits
 from runner.modelfile import Kind, ModelFile, identify
 from runner.pipeline import run_plan
 from runner.plan import plan_for
 from runner.report import Report
 from runner.toolchain import Toolchain
 from runner.tools import FileFormat, format_to_run, load_tool, name_in_volume
+from runner.trust import asked_of
 from runner.view import SilentView, View
 
 _KINDS = {"onnx": Kind.ONNX, "graph": Kind.FROZEN_GRAPH, "tflite": Kind.TFLITE}
@@ -37,6 +39,8 @@ def compare(
     metric: str = "mean",
     arch: str = "",
     arch_args: Mapping[str, Any] | None = None,
+    trust_model: bool = False,
+    limits: Limits = DEFAULTS,
     view: View | None = None,
 ) -> Report:
     """Run two models of any formats on the same inputs; the first one's outputs count as right.
@@ -85,8 +89,10 @@ def compare(
         options={**shown, "compared_with": second.name, "sha256": second.model.sha256},
     )
     with view:
-        choice = prepare_engine(engine, list(plan.images.values()), view)
-        return run_plan(plan, choice, view, started)
+        models = {side.model.path: side.model.kind for side in (first, second)}
+        asked = asked_of(models, plan.arch_file, trusted=trust_model)
+        choice = prepare_engine(engine, list(plan.images.values()), view, limits, asked)
+        return run_plan(replace(plan, limits=limits), choice, view, started)
 
 
 @dataclass(frozen=True)

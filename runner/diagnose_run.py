@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ from runner.diagnosis import DEFAULT_SAMPLES, trace_run
 from runner.engines.choice import prepare_engine
 from runner.errors import BadInput
 from runner.files import sha256_of, write_text
+from runner.graphfile import identify_source
+from runner.limits import DEFAULTS, Limits
+from runner.modelfile import Kind
 from runner.plan import python_files
 from runner.report import Report, StageRecord
 from runner.toolchain import DEFAULT_VARIANT, Image, Toolchain, load_image, load_toolchain
 from runner.traces import Diagnosis
+from runner.trust import asked_of
 from runner.view import SilentView, View
 
 _MOST_SAMPLES = 1000
+_ARTIFACTS = {".onnx": Kind.ONNX, ".pb": Kind.FROZEN_GRAPH, ".tflite": Kind.TFLITE}
 
 
 def diagnose(
@@ -29,6 +35,8 @@ def diagnose(
     model: str | Path | None = None,
     samples: int = DEFAULT_SAMPLES,
     engine: str = "auto",
+    trust_model: bool = False,
+    limits: Limits = DEFAULTS,
     view: View | None = None,
 ) -> Diagnosis:
     """Trace a run folder's artifacts against each other; the result is in its `diagnosis.json` too.
@@ -46,7 +54,8 @@ def diagnose(
     files, notes = _files(report, chain, folder, Path(model) if model else None)
     images = _images(report, chain)
     with view:
-        choice = prepare_engine(engine, images, view)
+        asked = asked_of(_kinds(files, report, chain), _arch_file(report), trusted=trust_model)
+        choice = prepare_engine(engine, images, view, limits, asked)
         view.say(f"Engine: {choice.engine.name} ({choice.reason})")
         token = secrets.token_hex(4)
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", report.run)[:80]
@@ -117,6 +126,22 @@ def _files(
             raise BadInput("The report does not say how the inputs were read.")
         files[name] = _still_there(report.model.inputs_file, "The file of --inputs")
     return files, notes
+
+
+def _kinds(files: Mapping[str, Path | bytes], report: Report, chain: Toolchain) -> dict[Path, Kind]:
+    """What the files are that the tracing stages load. Whatever is unknown counts as a program."""
+    arch = str(report.options.get("arch", ""))
+    kinds = {}
+    for name, path in files.items():
+        if name == chain.stages[0].consumes and isinstance(path, Path):
+            kinds[path] = identify_source(chain.accepts, path, arch).kind
+        elif name in {stage.produces for stage in chain.stages} and isinstance(path, Path):
+            kinds[path] = _ARTIFACTS.get(path.suffix, Kind.MODULE)
+    return kinds
+
+
+def _arch_file(report: Report) -> Path | None:
+    return Path(report.model.arch_file) if report.model.arch_file else None
 
 
 def _model(report: Report, given: Path | None) -> Path:

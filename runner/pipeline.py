@@ -36,7 +36,7 @@ from runner.toolchain import (
     Stage,
 )
 from runner.traces import Diagnosis
-from runner.trust import code_in
+from runner.trust import asked_of
 from runner.untrusted import read_report
 from runner.view import SilentView, View
 
@@ -102,12 +102,9 @@ def convert(
         toolchain=toolchain,
     )
     with view:
-
-        def code_in_model() -> str:
-            return "" if trust_model else code_in(plan.model, plan.arch_file)
-
         images = list(plan.images.values())
-        choice = prepare_engine(engine, images, view, limits, code_in_model)
+        asked = asked_of({plan.model.path: plan.model.kind}, plan.arch_file, trusted=trust_model)
+        choice = prepare_engine(engine, images, view, limits, asked)
         return run_plan(
             replace(plan, limits=limits),
             choice,

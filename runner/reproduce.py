@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from runner.errors import BadInput, EnvironmentUnavailable, ExitCode
 from runner.files import sha256_of, write_text
 from runner.graphfile import identify_source
 from runner.inputs import InputSpec
+from runner.limits import DEFAULTS, Limits
 from runner.pipeline import run_plan
 from runner.plan import Plan, run_folder, run_name
 from runner.provenance import FileParameter, Provenance
@@ -32,6 +33,7 @@ from runner.reproduction import (
     reasons_for,
 )
 from runner.toolchain import Image, load_image, load_toolchain, with_wheels
+from runner.trust import asked_of
 from runner.view import SilentView, View, printable
 from runner.wheels import accept_wheel
 
@@ -48,6 +50,8 @@ def reproduce(
     engine: str = "auto",
     wheels: Sequence[str] = (),
     verify_key: str | Path | None = None,
+    trust_model: bool = False,
+    limits: Limits = DEFAULTS,
     view: View | None = None,
 ) -> Reproduction:
     """Make a recorded run again and say how it compares; the new run folder has it all.
@@ -66,10 +70,11 @@ def reproduce(
     for alteration in recorded.alterations:
         view.say(printable(f"Altered: {alteration}."))
     plan = plan_of(recorded, model, arch, inputs_file, output, wheels)
+    plan = replace(plan, limits=limits)
     watched = _Watched(view)
     with view:
         try:
-            choice = _choose(engine, plan, recorded, watched)
+            choice = _choose(engine, plan, recorded, watched, trusted=trust_model)
         except EnvironmentUnavailable as error:
             write_text(
                 plan.output / REPRODUCTION_FILE,
@@ -198,7 +203,9 @@ def _wheels(statement: Provenance, given: Sequence[str]) -> list[tuple[Path, str
     return found
 
 
-def _choose(wanted: str, plan: Plan, recorded: Recorded, view: _Watched) -> Choice:
+def _choose(
+    wanted: str, plan: Plan, recorded: Recorded, view: _Watched, *, trusted: bool
+) -> Choice:
     """An engine that is ready: with the very images of the record, if those are here."""
     images = list(plan.images.values())
     if wanted in ("auto", "docker") and recorded.statement.internal.engine == "docker":
@@ -210,13 +217,14 @@ def _choose(wanted: str, plan: Plan, recorded: Recorded, view: _Watched) -> Choi
             if known is not None and re.fullmatch("[0-9a-f]{64}", known.sha256):
                 ids[image.name] = f"sha256:{known.sha256}"
         try:
-            engine = DockerEngine(connect())
+            engine = DockerEngine(connect(), plan.limits)
             if engine.adopt(images, ids):
                 return Choice(engine, "the recorded images are here")
         except EnvironmentUnavailable:
             if wanted == "docker":
                 raise
-    return prepare_engine(wanted, images, view)
+    asked = asked_of({plan.model.path: plan.model.kind}, plan.arch_file, trusted=trusted)
+    return prepare_engine(wanted, images, view, plan.limits, asked)
 
 
 @dataclass

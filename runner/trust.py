@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import mmap
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from runner.modelfile import Kind, ModelFile
+from runner.modelfile import Kind
 from runner.trusted_archive import ArchiveRefused, check_checkpoint, check_torchscript
 from runner.trusted_pickle import PickleRefused, check_legacy_file
 
@@ -31,26 +32,39 @@ _GRAPH_OPERATORS = re.compile(
 _EXTERNAL_DATA = re.compile(rb"location")
 
 
-def code_in(model: ModelFile, arch_file: Path | None) -> str:
-    """Why this model could run code of its own, as a sentence; empty where it cannot."""
-    name = model.path.name
-    if arch_file is not None:
-        return f"{arch_file.name}, named by --arch, is a program."
-    if model.kind is Kind.ONNX:
-        found = _search(model.path, _EXTERNAL_DATA)
+def asked_of(
+    files: Mapping[Path, Kind], arch_file: Path | None = None, *, trusted: bool
+) -> Callable[[], str]:
+    """What an engine that does not isolate asks before it runs these files (see `code_in`)."""
+
+    def ask() -> str:
+        if trusted:
+            return ""
+        if arch_file is not None:
+            return f"{arch_file.name}, named by --arch, is a program."
+        return next(filter(None, (code_in(path, kind) for path, kind in files.items())), "")
+
+    return ask
+
+
+def code_in(path: Path, kind: Kind) -> str:
+    """Why this file could run code of its own, as a sentence; empty where it cannot."""
+    name = path.name
+    if kind is Kind.ONNX:
+        found = _search(path, _EXTERNAL_DATA)
         return f"{name} may read other files ('{found}' is in it)." if found else ""
-    if model.kind is Kind.FROZEN_GRAPH:
-        found = _search(model.path, _GRAPH_OPERATORS)
+    if kind in (Kind.FROZEN_GRAPH, Kind.TFLITE):  # which may hold TensorFlow's operators too
+        found = _search(path, _GRAPH_OPERATORS)
         return f"{name} may read or write files ('{found}' is in it)." if found else ""
-    if model.kind is Kind.MODULE:
+    if kind is Kind.MODULE:
         return f"{name} is a pickled module: to load it is to run what it says."
     try:
-        if model.kind is Kind.TORCHSCRIPT:
-            check_torchscript(model.path)
-        elif _is_zip(model.path):
-            check_checkpoint(model.path)
+        if kind is Kind.TORCHSCRIPT:
+            check_torchscript(path)
+        elif _is_zip(path):
+            check_checkpoint(path)
         else:
-            check_legacy_file(model.path)
+            check_legacy_file(path)
     except (PickleRefused, ArchiveRefused) as refused:
         return f"{name} could run code: {refused}."
     except Exception as error:  # a damaged or contrived file raises anything at all

@@ -246,6 +246,12 @@ class _Runs:
 def hostile_file(path: Path, payload: str, **values: Any) -> Path:
     """Write a model that runs a payload when it is loaded."""
     code = PRELUDE + (payload.format(**values) if values else payload)
-    parts = (0x1950A86A20F9469CFC6C, 1001, _SYSTEM, _Runs(code), [])
-    path.write_bytes(b"".join(pickle.dumps(part, 2) for part in parts))
+    head = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, _SYSTEM)]
+    path.write_bytes(b"".join([*head, _as_module(_Runs(code)), pickle.dumps([], 2)]))
     return path
+
+
+def _as_module(argument: Any) -> bytes:
+    """A pickled module, as far as can be told without running it: torch.nn.Identity(argument)."""
+    call = pickle.dumps(argument, 2)[2:-1]  # without PROTO and STOP
+    return b"\x80\x02ctorch.nn.modules.linear\nIdentity\n(" + call + b"tR."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -11,8 +11,25 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.errors import BadInput, ExitCode, RunnerError
+from runner.limits import NAMES
 from runner.toolchain import Image, all_images, load_image
 
+TrustModel = Annotated[
+    bool,
+    typer.Option(
+        "--trust-model",
+        envvar="RUNNER_TRUST_MODEL",
+        help="Run the model's own code, even where nothing isolates it.",
+    ),
+]
+Timeout = Annotated[
+    Optional[int],
+    typer.Option(help="Seconds that a stage may run (default: 21600; 0: no limit)."),
+]
+Limit = Annotated[
+    Optional[list[str]],
+    typer.Option(help=f"NAME=NUMBER for a stage: {', '.join(NAMES)}; such as memory=4g."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 errors = Console(stderr=True)

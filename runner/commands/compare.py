@@ -8,9 +8,10 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 
-from runner.commands.common import Json, json_object, print_error
+from runner.commands.common import Json, Limit, Timeout, TrustModel, json_object, print_error
 from runner.engines.choice import ENGINES
 from runner.errors import RunnerError
+from runner.limits import parse_limits
 
 
 def compare(
@@ -37,6 +38,9 @@ def compare(
         str, typer.Option(help="mean, max, p99 or rms of the absolute error; mean-rel, ...")
     ] = "mean",
     engine: Annotated[str, typer.Option(help=f"{', '.join(ENGINES)}.")] = "auto",
+    trust_model: TrustModel = False,
+    timeout: Timeout = None,
+    limit: Limit = None,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the stages' output.")] = False,
@@ -60,6 +64,8 @@ def compare(
         metric=metric,
         arch=arch,
         arch_args=json_object(arch_args, "--arch-args"),
+        trust_model=trust_model,
+        limits=parse_limits(limit or (), timeout),
         view=view,
     )
     if as_json:

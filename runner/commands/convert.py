@@ -8,10 +8,17 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 
-from runner.commands.common import Json, json_object, print_error, stage_options
+from runner.commands.common import (
+    Json,
+    Limit,
+    Timeout,
+    TrustModel,
+    json_object,
+    print_error,
+    stage_options,
+)
 from runner.engines.choice import ENGINES
 from runner.errors import BadInput, RunnerError
-from runner.limits import NAMES as LIMITS
 from runner.limits import parse_limits
 from runner.toolchain import load_toolchain, toolchain_for
 
@@ -69,22 +76,9 @@ def convert(
     toolchain: Annotated[
         Optional[str], typer.Option(help="Which chain of stages (default: by the model's option).")
     ] = None,
-    trust_model: Annotated[
-        bool,
-        typer.Option(
-            "--trust-model",
-            envvar="RUNNER_TRUST_MODEL",
-            help="Run the model's own code, even where nothing isolates it.",
-        ),
-    ] = False,
-    timeout: Annotated[
-        Optional[int],
-        typer.Option(help="Seconds that a stage may run (default: 21600; 0: no limit)."),
-    ] = None,
-    limit: Annotated[
-        Optional[list[str]],
-        typer.Option(help=f"NAME=NUMBER for a stage: {', '.join(LIMITS)}; such as memory=4g."),
-    ] = None,
+    trust_model: TrustModel = False,
+    timeout: Timeout = None,
+    limit: Limit = None,
     sign: Annotated[
         Optional[Path],
         typer.Option(help="Sign the record with this private key (PEM: Ed25519 or ECDSA)."),

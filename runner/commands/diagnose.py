@@ -8,10 +8,11 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 
-from runner.commands.common import Json
+from runner.commands.common import Json, Limit, Timeout, TrustModel
 from runner.diagnosis import DEFAULT_SAMPLES
 from runner.engines.choice import ENGINES
 from runner.errors import ExitCode
+from runner.limits import parse_limits
 
 _CODES = {
     "found": ExitCode.OUT_OF_TOLERANCE,
@@ -30,6 +31,9 @@ def diagnose(
         int, typer.Option(help="How many of the check's samples to trace, the worst ones first.")
     ] = DEFAULT_SAMPLES,
     engine: Annotated[str, typer.Option(help=f"{', '.join(ENGINES)}.")] = "auto",
+    trust_model: TrustModel = False,
+    timeout: Timeout = None,
+    limit: Limit = None,
     as_json: Json = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the programs' output.")] = False,
 ) -> None:
@@ -40,7 +44,15 @@ def diagnose(
     from runner.view import ConsoleView, SilentView
 
     view = SilentView() if as_json else ConsoleView(Console(), verbose=verbose)
-    diagnosis = diagnose_run(run, model=model, samples=samples, engine=engine, view=view)
+    diagnosis = diagnose_run(
+        run,
+        model=model,
+        samples=samples,
+        engine=engine,
+        trust_model=trust_model,
+        limits=parse_limits(limit or (), timeout),
+        view=view,
+    )
     if as_json:
         print(diagnosis.model_dump_json(indent=1))
     else:

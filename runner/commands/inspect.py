@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from runner.commands.common import Json, json_object
+from runner.commands.common import Json, Limit, Timeout, TrustModel, json_object
 from runner.engines.choice import ENGINES
 from runner.errors import BadInput
+from runner.limits import parse_limits
 
 
 def inspect(
@@ -25,6 +26,9 @@ def inspect(
     engine: Annotated[
         str, typer.Option(help=f"{', '.join(ENGINES)}; auto installs nothing.")
     ] = "auto",
+    trust_model: TrustModel = False,
+    timeout: Timeout = None,
+    limit: Limit = None,
     as_json: Json = False,
 ) -> None:
     """Say what a file is, who wrote it, what is in it, and whether it can be converted."""
@@ -45,7 +49,16 @@ def inspect(
         from runner.inspection.loading import load
 
         with ConsoleView(Console(stderr=True)) as view:
-            load(found, file, engine=engine, arch=arch, arch_args=arguments, view=view)
+            load(
+                found,
+                file,
+                engine=engine,
+                arch=arch,
+                arch_args=arguments,
+                trust_model=trust_model,
+                limits=parse_limits(limit or (), timeout),
+                view=view,
+            )
     if as_json:
         print(found.to_json(), end="")
     else:

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner.commands.common import Json
+from runner.commands.common import Json, Limit, Timeout, TrustModel
 from runner.engines.choice import ENGINES
+from runner.limits import parse_limits
 
 if TYPE_CHECKING:
     from runner.reproduction import ArtifactComparison, Reproduction
@@ -49,6 +50,9 @@ def reproduce(
         Optional[Path],
         typer.Option(help="Refuse a record that this public key (PEM) did not sign."),
     ] = None,
+    trust_model: TrustModel = False,
+    timeout: Timeout = None,
+    limit: Limit = None,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the stages' output.")] = False,
@@ -69,6 +73,8 @@ def reproduce(
         engine=engine,
         wheels=wheel or (),
         verify_key=verify_key,
+        trust_model=trust_model,
+        limits=parse_limits(limit or (), timeout),
         view=SilentView() if quiet or as_json else ConsoleView(console, verbose=verbose),
     )
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,25 @@ from runner.engines.choice import Choice, prepare_engine
 from runner.engines.process import ProcessEngine, environment_folder
 from runner.errors import EnvironmentUnavailable
 from runner.inspection.model import Inspection, Loaded, Obstacle, TensorFacts
+from runner.limits import DEFAULTS, Limits
+from runner.modelfile import Kind
 from runner.owner import scratch_folder
 from runner.plan import arch_files
 from runner.report import StageReport
 from runner.toolchain import Image, load_image
 from runner.tools import format_of, load_tool
+from runner.trust import asked_of
 from runner.view import View
 
+_KINDS = {
+    "torchscript": Kind.TORCHSCRIPT,
+    "torch-module": Kind.MODULE,
+    "state-dict": Kind.STATE_DICT,
+    "checkpoint": Kind.CHECKPOINT,
+    "onnx": Kind.ONNX,
+    "frozen-graph": Kind.FROZEN_GRAPH,
+    "tflite": Kind.TFLITE,
+}
 _SUMMARY_ONLY = "what follows was read from the file alone"
 
 
@@ -47,6 +59,8 @@ def load(
     engine: str,
     arch: str,
     arch_args: Mapping[str, Any],
+    trust_model: bool = False,
+    limits: Limits = DEFAULTS,
     view: View,
 ) -> None:
     """Complete an inspection by what the framework says; why not is in `not_loaded`.
@@ -61,17 +75,16 @@ def load(
     if reason := _reason_against(found, arch):
         found.not_loaded = reason
         return
-    choice = _engine(engine, [load_image(opened.image)], view)
-    if choice is None:
-        found.not_loaded = (
-            f"the environment '{opened.image}' is not on this machine, so {_SUMMARY_ONLY}; "
-            "--engine docker or --engine process makes it"
-        )
-        return
-    if choice.engine.name != "docker" and (calls := found.details.get("calls for")):
-        found.not_loaded = f"it calls for {calls}, which only a container may be given to run"
-        return
     arch, files = arch_files(arch)
+    asked = asked_of(
+        {path: _KINDS[found.format]},
+        Path(next(iter(files))) if files else None,
+        trusted=trust_model,
+    )
+    choice = _engine(engine, load_image(opened.image), view, limits, asked)
+    if isinstance(choice, str):
+        found.not_loaded = choice
+        return
     stage = load_tool("inspect").stage(0, opened, path)
     options = {
         "kind": opened.kind,
@@ -133,24 +146,32 @@ def _reason_against(found: Inspection, arch: str) -> str:
     return ""
 
 
-def _engine(wanted: str, images: Sequence[Image], view: View) -> Choice | None:
-    """The engine that was asked for, made ready; for `auto`, one that is ready, or None."""
+def _engine(
+    wanted: str, image: Image, view: View, limits: Limits, code_in_file: Callable[[], str]
+) -> Choice | str:
+    """The engine that was asked for, made ready; for `auto`, one that is ready, or why none is."""
+    images = [image]
     if wanted != "auto":
-        return prepare_engine(wanted, images, view)
+        return prepare_engine(wanted, images, view, limits, code_in_file)
     from runner.engines.docker import DockerEngine, connect
 
     try:
-        engine = DockerEngine(connect())
+        engine = DockerEngine(connect(), limits)
         if not engine.missing(images):
             engine.prepare(images, view)
             return Choice(engine, "the image is here")
     except EnvironmentUnavailable:
         pass  # no daemon answers
-    if all((environment_folder(image) / "bin" / "python").exists() for image in images):
-        process = ProcessEngine()
-        process.prepare(images, view)
-        return Choice(process, "the environment is here")
-    return None
+    if not (environment_folder(image) / "bin" / "python").exists():
+        return (
+            f"the environment '{image.name}' is not on this machine, so {_SUMMARY_ONLY}; "
+            "--engine docker or --engine process makes it"
+        )
+    process = ProcessEngine(limits)
+    if process.sandbox is None and (found := code_in_file()):
+        return f"{found.rstrip('.')}, and nothing isolates it here; --trust-model loads it anyway"
+    process.prepare(images, view)
+    return Choice(process, "the environment is here")
 
 
 def _results(

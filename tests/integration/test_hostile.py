@@ -27,6 +27,7 @@ from conftest import (
     PASSED,
     ROOT,
     STAGE_FAILED,
+    Convert,
     Run,
     docker_leftovers,
     leftovers,
@@ -321,6 +322,40 @@ class TestWithoutIsolation:
         assert finished.returncode == PASSED, finished.stdout + finished.stderr
         engine = json.loads((tmp_path / "out/report.json").read_text())["engine"]
         assert (engine["name"], engine["details"]["sandbox"]) == ("process", "none")
+
+    @pytest.mark.parametrize("command", ["diagnose", "compare", "reproduce", "inspect"])
+    def test_other_commands(self, convert: Convert, tmp_path: Path, command: str) -> None:
+        """Whatever loads the model asks, and runs it where it is told to."""
+        run = convert("cnn")
+        model = run.report["model"]["path"]
+        arguments: list[str | Path] = [command, "--engine", "process"]
+        match command:
+            case "diagnose":
+                folder = tmp_path / "run"
+                shutil.copytree(run.folder, folder)
+                arguments += [folder, "--samples", "1"]
+            case "compare":
+                # Not the reference alone.
+                arguments += [run.folder / "model.onnx", model, "--samples", "2"]
+            case "reproduce":
+                arguments += [run.folder, "--output", tmp_path / "again"]
+            case "inspect":
+                arguments += [model]
+        before = sorted(tmp_path.iterdir())
+        finished = run_cli(*arguments, cwd=tmp_path, environment=BARE)
+        assert finished.returncode == BAD_INPUT, finished.stdout + finished.stderr
+        message = " ".join(finished.stderr.split())
+        assert "cnn.pt is a pickled module" in message and "--trust-model" in message
+        assert sorted(tmp_path.iterdir()) == before
+        finished = run_cli(*arguments, "--trust-model", cwd=tmp_path, environment=BARE)
+        assert finished.returncode == PASSED, finished.stdout + finished.stderr
+
+    def test_inspect_goes_without(self, models: Path, tmp_path: Path) -> None:
+        """With no engine asked for, it says what the bytes tell, and why no more."""
+        finished = run_cli("inspect", models / "cnn.pt", "--json", cwd=tmp_path, environment=BARE)
+        assert finished.returncode == PASSED, finished.stderr
+        found = json.loads(finished.stdout)
+        assert found["loaded"] is None and "--trust-model" in found["not_loaded"]
 
     def test_trusted(self, models: Path, tmp_path: Path) -> None:
         """Without isolation there are limits still, and what is left running is ended."""

@@ -20,12 +20,12 @@ import pytest
 from conftest import ROOT, TESTS
 
 from runner.graphfile import identify_source
-from runner.modelfile import Kind, ModelFile
-from runner.trust import code_in
+from runner.modelfile import Kind
+from runner.trust import asked_of, code_in
 
 
 def judged(path: Path, kind: Kind) -> str:
-    return code_in(ModelFile(path, kind, "0" * 64, path.stat().st_size), None)
+    return code_in(path, kind)
 
 
 @pytest.mark.parametrize("name", ["script", "loops", "pictures", "inverse"])
@@ -48,8 +48,12 @@ def test_modules_are(models: Path, name: str) -> None:
 
 
 def test_arch_file_is(models: Path) -> None:
-    model = ModelFile(models / "weights.pt", Kind.STATE_DICT, "0" * 64, 1)
-    assert "user_code.py, named by --arch, is a program" in code_in(model, TESTS / "user_code.py")
+    files = {models / "weights.pt": Kind.STATE_DICT}
+    ask = asked_of(files, TESTS / "user_code.py", trusted=False)
+    assert "user_code.py, named by --arch, is a program" in ask()
+    assert asked_of(files, trusted=False)() == ""
+    assert asked_of({**files, models / "cnn.pt": Kind.MODULE}, trusted=False)() != ""
+    assert asked_of({models / "cnn.pt": Kind.MODULE}, trusted=True)() == ""
 
 
 # Scripts that reach a file, each in another way; tried under torch 1.5.1, which really does it.
@@ -277,7 +281,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory, in_environment: Any) -> Pat
 
 def test_graphs(graphs: Path) -> None:
     harmless = identify_source("frozen-graph", graphs / "harmless.pb")
-    assert code_in(harmless, None) == ""
+    assert code_in(harmless.path, harmless.kind) == ""
     others = [path for path in graphs.glob("*.pb") if path.stem != "harmless"]
     assert len(others) == 8
     for path in others:

@@ -3,17 +3,24 @@
 An engine that isolates does not ask. Without one, what is let through has to be shown to hold
 nothing of the kind; everything else needs --trust-model. docs/security.md gives the argument.
 
-Everything here looks at bytes that were not run. What cannot be understood counts as code.
+Everything here looks at bytes that were not run. What cannot be understood counts as code. Files of
+torch are looked at by a process of its own (`python -m runner.trust KIND FILE`), within bounds: a
+contrived pickle can crash an unpickler, or keep it busy for ever, without running anything.
 """
 
 from __future__ import annotations
 
 import mmap
 import re
+import resource
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from runner.modelfile import Kind
+from runner.toolchain import ROOT
 from runner.trusted_archive import ArchiveRefused, check_checkpoint, check_torchscript
 from runner.trusted_pickle import PickleRefused, check_legacy_file
 
@@ -28,6 +35,9 @@ _GRAPH_OPERATORS = re.compile(
     # The field (2, a string of 4 bytes), in every way that the wire format lets one write it.
     rb"|(?:\x12|\x92\x80*\x00)(?:\x04|\x84\x80*\x00)Save"
 )
+# For the check of one file, in seconds of the processor and bytes.
+_MOST_SECONDS = 20
+_MOST_BYTES = 4 << 30
 # The key of `external_data`, by which an ONNX model names a file to read its weights from.
 _EXTERNAL_DATA = re.compile(rb"location")
 
@@ -58,6 +68,19 @@ def code_in(path: Path, kind: Kind) -> str:
         return f"{name} may read or write files ('{found}' is in it)." if found else ""
     if kind is Kind.MODULE:
         return f"{name} is a pickled module: to load it is to run what it says."
+    command = [sys.executable, "-m", "runner.trust", kind.name, str(path.absolute())]
+    done = subprocess.run(
+        command, capture_output=True, stdin=subprocess.DEVNULL, cwd=ROOT, check=False
+    )
+    if done.returncode:
+        how = signal.Signals(-done.returncode).name if done.returncode < 0 else "it failed"
+        return f"{name} could run code: it cannot be followed ({how})."
+    return done.stdout.decode(errors="replace")
+
+
+def code_in_torch_file(path: Path, kind: Kind) -> str:
+    """As `code_in`, for files that torch reads; not for a process that has to live on."""
+    name = path.name
     try:
         if kind is Kind.TORCHSCRIPT:
             check_torchscript(path)
@@ -72,15 +95,29 @@ def code_in(path: Path, kind: Kind) -> str:
     return ""
 
 
+def _main(kind: str, path: str) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (_MOST_SECONDS, _MOST_SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    said = code_in_torch_file(Path(path), Kind[kind])
+    sys.stdout.buffer.write(said.encode(errors="replace"))
+
+
 def _is_zip(path: Path) -> bool:
     with open(path, "rb") as file:
         return file.read(2) == b"PK"
 
 
 def _search(path: Path, pattern: re.Pattern[bytes]) -> str:
+    if not path.stat().st_size:  # of which no map can be made
+        return ""
     with (
         open(path, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
     ):
         found = pattern.search(data)
         return found[0].decode("ascii", "replace").strip("\x12\x04\ufffd") if found else ""
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

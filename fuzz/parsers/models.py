@@ -32,7 +32,7 @@ _PICKLE = (
     b"q\x01",
     b"h\x01",
 )
-_PICKLES = (
+PICKLES = (
     *(*_PICKLE, b"\x85", b"\x86", b"\x87", b"\x93", b"\x94", b"\x81", b"\x92", b"\x8f", b"\x90"),
     *(b"Q", b"I9\n", b"\x8a\xff", b"\x8b\xff\xff\xff\x7f", b"cos\nsystem\n", b"X\x05\0\0\0model"),
     *(b"ccollections\nOrderedDict\n", b"\x8c\x05model", b"h\x00\x86q\x00", b"j\xff\xff\xff\xff"),
@@ -90,5 +90,5 @@ def _pickled(data: bytes, folder: Path) -> bool:
 
 HARNESSES = [
     Harness("model-file", _files, read, (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"TFL3")),
-    Harness("pickle", _pickles, _pickled, _PICKLES),
+    Harness("pickle", _pickles, _pickled, PICKLES),
 ]

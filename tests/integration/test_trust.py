@@ -169,6 +169,15 @@ def test_weights_that_are_a_program(tmp_path: Path, what: str) -> None:
     assert "could run code" in judged(path, Kind.STATE_DICT)
 
 
+@pytest.mark.parametrize("levels", [60, 3_000_000])
+def test_weights_that_break_an_unpickler(tmp_path: Path, levels: int) -> None:
+    """A key whose hash takes the square of for ever, and one that is nested too deeply for C."""
+    nested = b"K\x01" + (b"\x85" if levels > 1000 else b"2\x86") * levels
+    path = tmp_path / "model.pt"
+    path.write_bytes(legacy(b"\x80\x02}" + nested + b"K\x01s."))
+    assert "it cannot be followed (SIG" in judged(path, Kind.STATE_DICT)
+
+
 def test_weights_that_are_none(tmp_path: Path) -> None:
     """The same frame around what is harmless: it is the content that is refused above."""
     path = tmp_path / "weights.pt"

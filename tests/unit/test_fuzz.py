@@ -20,7 +20,13 @@ from fuzz.mutation import mutate
 from fuzz.parsers import ALL
 
 # Some parsers take much longer for an example than others.
-_EXAMPLES = {"command-line": 8, "run-report": 25, "stage-output": 20, "pickle": 40}
+_EXAMPLES = {
+    "command-line": 8,
+    "run-report": 25,
+    "stage-output": 20,
+    "pickle": 40,
+    "trust-weights": 15,
+}
 _REGRESSIONS = [(name, what) for name in ALL for what in ALL[name].corpus()]
 
 

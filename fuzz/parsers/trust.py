@@ -1,0 +1,58 @@
+"""Whether a file could run code: `runner.trust` says so of whatever it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fuzz import seeds
+from fuzz.harness import Harness
+from fuzz.parsers.models import PICKLES
+from runner.modelfile import Kind
+from runner.trust import code_in, code_in_torch_file
+
+_SCRIPT = b"def forward(self,\n    x: Tensor) -> Tensor:\n  return torch.add(x, x, alpha=1)\n"
+_WORDS = (b"ops.prim.", b"ops.aten.save", b"getattr(self, ", b"torch.save(", b"from_file", b"PK")
+
+
+def _script(data: bytes, folder: Path) -> bool:
+    """In this process: TorchScript's pickles are looked at, and not run."""
+    path = folder / "model.pt"
+    path.write_bytes(data)
+    return code_in_torch_file(path, Kind.TORCHSCRIPT) == ""
+
+
+def _graph(data: bytes, folder: Path) -> bool:
+    path = folder / "model.bin"
+    path.write_bytes(data)
+    return "" in {code_in(path, kind) for kind in (Kind.ONNX, Kind.FROZEN_GRAPH, Kind.TFLITE)}
+
+
+def _weights(data: bytes, folder: Path) -> bool:
+    """A pickle in both formats, followed by the process that does so."""
+    path = folder / "model.pt"
+    taken = False
+    for content in (seeds.legacy(data), seeds.torch_zip(data)):
+        path.write_bytes(content)
+        said = code_in(path, Kind.STATE_DICT)
+        assert said == "" or said.startswith("model.pt could run code: ")
+        taken |= said == ""
+    return taken
+
+
+def _scripts() -> Sequence[bytes]:
+    members = {
+        "m/data.pkl": b"\x80\x02c__torch__\nNet\n)\x81.",
+        "m/constants.pkl": b"\x80\x02).",
+        "m/code/__torch__.py": _SCRIPT,
+        "m/version": b"2\n",
+        "m/data/0": bytes(48),
+    }
+    return [seeds.zipped(members)]
+
+
+HARNESSES = [
+    Harness("trust-torchscript", _scripts, _script, _WORDS),
+    Harness("trust-graph", lambda: [seeds.graph_def(), seeds.onnx_model()], _graph),
+    Harness("trust-weights", lambda: [seeds.state_dict(), seeds.checkpoint()], _weights, PICKLES),
+]

@@ -36,7 +36,7 @@ _GRAPH_OPERATORS = re.compile(
     rb"|(?:\x12|\x92\x80*\x00)(?:\x04|\x84\x80*\x00)Save"
 )
 # For the check of one file, in seconds of the processor and bytes.
-_MOST_SECONDS = 20
+_MOST_SECONDS = 10
 _MOST_BYTES = 4 << 30
 # The key of `external_data`, by which an ONNX model names a file to read its weights from.
 _EXTERNAL_DATA = re.compile(rb"location")

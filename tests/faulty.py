@@ -67,7 +67,7 @@ class Place:
         self.runs += 1
         return self.folder / f"run-{self.runs}"
 
-    def _arguments(self, output: Path) -> list[str | Path]:
+    def arguments(self, output: Path) -> list[str | Path]:
         source = "--from-pb" if self.model.suffix == ".pb" else "--model"
         return [
             *("convert", source, self.model, "--output", output, "--engine", self.engine),
@@ -77,7 +77,7 @@ class Place:
     def convert(self, output: Path | None = None, **more: str) -> Run:
         output = output or self.new_output()
         done = run_cli(
-            *self._arguments(output), cwd=self.root, environment={**self.environment, **more}
+            *self.arguments(output), cwd=self.root, environment={**self.environment, **more}
         )
         return Run(done.returncode, done.stdout, done.stderr, output)
 
@@ -85,7 +85,7 @@ class Place:
         """Begin a conversion; with two more arguments, of a runner that is killed there."""
         how = ["-c", KILLED_AT, *kill_at] if kill_at else ["-m", "runner"]
         return subprocess.Popen(
-            [sys.executable, *how, *map(str, self._arguments(output))],
+            [sys.executable, *how, *map(str, self.arguments(output))],
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -68,6 +68,10 @@ FAULTS = {
     "memory": ("out of memory", "a container of 400 MB; a process with a limit (RLIMIT_AS)"),
     "daemon": ("the daemon is killed", "SIGKILL to dockerd in mid-stage, then a new start"),
     "disk": ("the output disk is full", "disks of several sizes, from one on which no report fits"),
+    "disk-write": (
+        "the disk is full at each write",
+        "for each file that the runner writes, a run whose disk is filled just before it",
+    ),
     "disk-cache": ("the cache's disk is full", "40 kB for the cache of stages"),
     "disk-tmp": ("the temporary disk is full", "8 kB for TMPDIR"),
     "runner": (
@@ -255,7 +259,7 @@ def wait_for_end(text: str) -> None:
 
 
 # Kilobytes besides those that are held for the report: the first disk has not even these.
-SIZES = {"process": (-8, 40, 150, 260), "docker": (-8, 4)}
+SIZES = {"process": (-8, 40, 150), "docker": (-8, 4)}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -285,6 +289,42 @@ def test_the_output_disk_is_full(places: Places, hashes: Hashes, engine: str, ro
     works_again(place, hashes)
     what = "it fails and says so; where a stage had begun, the report is written all the same"
     row("disk", engine, what, "on a larger disk it converts")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_disk_is_full_at_each_write(
+    places: Places, hashes: Hashes, engine: str, row: Row
+) -> None:
+    """Stages come from the cache here, so that every file is one that the runner writes."""
+    place = places(engine)
+    assert place.convert().code == PASSED
+    keep = place.folder / "kept"
+    keep.mkdir()
+    with disk(place.folder / "disk", "8m") as folder:
+        program = ROOT / "tests" / "every_write.py"
+        done = subprocess.run(
+            [sys.executable, program, folder, keep, *place.arguments(folder / "out")],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **place.environment},
+        )
+    assert done.returncode == 0, done.stderr
+    *runs, last = [json.loads(line) for line in done.stdout.splitlines()]
+    # Three artifacts and logs, the report, the page and the record, at the least.
+    assert len(runs) >= 10 and last["code"] == PASSED
+    for number, run in enumerate(runs, 1):
+        text = " ".join(run["said"].split())
+        assert "Traceback" not in text and "defect of the runner" not in text, text
+        # An empty log has room on any disk.
+        full = run["code"] == ENVIRONMENT and "No space left on device" in text and "→" in text
+        assert full or run["code"] == PASSED, (number, text)
+        assert leftovers(Path(run["kept"])) == []
+        what_is_there_is_whole(Path(run["kept"]), hashes)
+    assert [run["code"] for run in runs].count(PASSED) <= len(STAGES)
+    place.is_tidy()
+    what = "it fails and says so; what has its final name is whole"
+    row("disk-write", engine, what, "it converts")
 
 
 @pytest.mark.parametrize("engine", ENGINES)

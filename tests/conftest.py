@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,11 +107,14 @@ def sha256(path: Path) -> str:
 
 
 def run_cli(
-    *arguments: str | Path, cwd: Path, environment: Mapping[str, str] | None = None
+    *arguments: str | Path,
+    cwd: Path,
+    environment: Mapping[str, str] | None = None,
+    under: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
+    """Run the command line in a process of its own, under another program if one is given."""
     return subprocess.run(
-        [sys.executable, "-m", "runner", *map(str, arguments)],
+        [*under, sys.executable, "-m", "runner", *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, **(environment or {})},
         text=True,

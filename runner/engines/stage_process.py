@@ -8,7 +8,7 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.engines.base import Ended, OnLine
@@ -53,7 +53,7 @@ def run_stage_program(
             use = disk_use((str(program.volume), str(program.home)), limits.files)
             if group is None and running:
                 found = tree_use(running[0].pid)
-                return Use(**{**vars(use), **vars(found)})
+                return replace(use, memory=found.memory, processes=found.processes)
             return use
 
         def end() -> None:

@@ -39,6 +39,13 @@ from runner.engines.sandbox import Sandbox, find_sandbox
 SECRET = "the secret of the house"
 SANDBOXED = pytest.param("process", marks=pytest.mark.sandbox)
 ENGINES = (SANDBOXED, DOCKER)
+# The process engine where no control group can be made, as for most users that are not root.
+WATCHED = "watched"
+NO_CONTROL_GROUP = (
+    *("unshare", "--mount", "sh", "-c"),
+    'mount -t tmpfs -o ro tmpfs /sys/fs/cgroup && exec "$@"',
+    "sh",
+)
 # No isolation at all, on a machine that has one.
 BARE = {"RUNNER_BWRAP": "/nonexistent", "RUNNER_TRUST_MODEL": "0", "DOCKER_HOST": "unix:///none"}
 
@@ -85,11 +92,14 @@ def attack(tmp_path: Path) -> Attack:
     def run(engine: str, payload: str, *options: str, **values: Any) -> Run:
         model = hostile.hostile_file(tmp_path / "model.pt", payload, **values)
         folder = tmp_path / "out"
+        watched = engine == WATCHED
         finished = run_cli(
-            *("convert", "--model", model, "--output", folder, "--engine", engine),
+            *("convert", "--model", model, "--output", folder),
+            *("--engine", "process" if watched else engine),
             *("--samples", "2", "--input", "1x8", *options),
             cwd=tmp_path,
             environment={"RUNNER_TRUST_MODEL": "0"},
+            under=NO_CONTROL_GROUP if watched else (),
         )
         done = Run(finished.returncode, finished.stdout, finished.stderr, folder)
         assert "through:" not in log_of(done), log_of(done)
@@ -202,6 +212,15 @@ EXHAUSTS: dict[str, tuple[str, list[str], str]] = {
     "print one line without end": (hostile.ONE_LINE, ["output=8m", "log=1m"], "printed more than"),
     "hide in folders": (hostile.CLOSED, ["files=1000", "timeout=60"], "folder|more than 1000"),
 }
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be kept from making control groups")
+@pytest.mark.parametrize(
+    "what", ["fork without end", "fill the memory", "fill the disk", "make files without end"]
+)
+@pytest.mark.sandbox
+def test_watching_is_enough(attack: Attack, what: str) -> None:
+    test_nothing_can_be_used_up(attack, WATCHED, what)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -121,6 +121,7 @@ REGRESSIONS: dict[str, dict[str, bytes]] = {
         "a version whose header is none": _zip_with(b"m/version", _not_the_header),
     },
     "toml": {
+        "a dotted key without end": b"a." * 50_000 + b"a = 1",
         "nested without end": b"a = " + b"[" * 50_000,
         "a size that is infinite": b"[[input]]\nshape = [inf]\n",
         "a bound too large for a float": b"[[input]]\nshape = [1]\nrange = [0, "

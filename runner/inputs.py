@@ -22,7 +22,8 @@ DTYPES = ("float32", "int64", "int32", "int16", "int8", "uint8", "bool")
 # What the user's own samples may be: these are cast.
 _CAST = ("float64", "float16")
 _ALIASES = {"float": "float32", "int": "int32", "long": "int64"}
-_MOST_TOML = 1 << 20
+# The time that a dotted key takes is the square of its length.
+_MOST_TOML = 1 << 14
 # What a tensor of TensorFlow Lite can have.
 _LARGEST_SIZE = (1 << 31) - 1
 _MOST_AXES = 32

@@ -140,10 +140,16 @@ class ProcessVolume:
 
     def run(self, stage: Stage, on_line: OnLine) -> Ended:
         image = self._images[stage.image]
+        python = _python(environment_folder(image))
+        if not python.exists():
+            raise EnvironmentUnavailable(
+                f"The environment '{image.title}' is no longer in {environment_folder(image)}.",
+                "It was removed in the meantime: run the command again, which makes it.",
+            )
         with scratch_folder("home") as home:
             return run_stage_program(
                 StageProgram(
-                    python=_python(environment_folder(image)),
+                    python=python,
                     module=stage.module,
                     code=ROOT,
                     volume=self._folder,

@@ -191,8 +191,14 @@ def test_convert_and_inspect_agree(models: Path, foreign: Path, newer: Path) -> 
 
 
 def test_a_pickle_is_never_run_on_the_host(foreign: Path) -> None:
+    bare = {
+        "RUNNER_BWRAP": "/nonexistent",
+        "RUNNER_TRUST_MODEL": "0",
+        "DOCKER_HOST": "unix:///none",
+    }
     for name in ("calls.pt", "checkpoint.pt"):
-        found = inspect(foreign / name, "--arch", "torchvision.models:mobilenet_v2")
+        arch = ("--arch", "torchvision.models:mobilenet_v2")
+        found = inspect(foreign / name, *arch, engine="auto", environment=bare)
         assert found.loaded is None and found.not_loaded
         assert found.details["calls for"] == "posix.system"
         assert found.toolchain.accepted is False

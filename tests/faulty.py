@@ -224,6 +224,10 @@ class Daemon:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self.folder = folder
+        # A disk of its own, that can be filled.
+        (folder / "data").mkdir()
+        options = ["-t", "tmpfs", "-o", "size=2g", "tmpfs"]
+        subprocess.run(["mount", *options, str(folder / "data")], check=True)
         self.address = f"unix://{folder}/docker.sock"
         (folder / "daemon.json").write_text("{}")
         self.start()
@@ -246,6 +250,18 @@ class Daemon:
         while subprocess.run(ping, capture_output=True, check=False).returncode:
             assert self.process.poll() is None, (folder / "log").read_text()[-3000:]
             time.sleep(0.1)
+
+    @contextmanager
+    def full(self, left: int) -> Iterator[None]:
+        """Leave so many bytes of its disk."""
+        ballast = self.folder / "data" / "ballast"
+        disk = os.statvfs(ballast.parent)
+        with open(ballast, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, disk.f_bavail * disk.f_frsize - left)
+        try:
+            yield
+        finally:
+            ballast.unlink()
 
     def kill(self) -> None:
         self.process.kill()

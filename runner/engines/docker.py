@@ -360,4 +360,9 @@ class _Stream(io.RawIOBase):
 
 
 def _short(error: BaseException) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    """One line; of one that is too long its two ends, since the cause stands at the last."""
+    said = getattr(error, "explanation", None) or str(error) or type(error).__name__
+    if isinstance(said, bytes):
+        said = said.decode(errors="replace")
+    line = str(said).splitlines()[0]
+    return line if len(line) <= 300 else f"{line[:140]} ... {line[-140:]}"

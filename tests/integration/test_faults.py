@@ -72,6 +72,7 @@ FAULTS = {
         "the disk is full at each write",
         "for each file that the runner writes, a run whose disk is filled just before it",
     ),
+    "disk-docker": ("the daemon's disk is full", "an engine whose disk has 0, 100 and 300 kB left"),
     "disk-cache": ("the cache's disk is full", "40 kB for the cache of stages"),
     "disk-tmp": ("the temporary disk is full", "8 kB for TMPDIR"),
     "runner": (
@@ -86,7 +87,7 @@ FAULTS = {
     "volume": ("the volume is removed", "in mid-stage"),
 }
 # There is no daemon without Docker.
-NOT_TRIED = {("daemon", "process")}
+NOT_TRIED = {("daemon", "process"), ("disk-docker", "process")}
 
 HOG = """
 import sys, torch
@@ -530,7 +531,7 @@ def test_an_environment_is_deleted(places: Places, hashes: Hashes, row: Row) -> 
     for link, target in links.items():
         link.symlink_to(target)  # which the next run would do by itself, in a minute
     assert works_again(place, hashes) == ["torch", "onnx-tf"]
-    what = "tflite failed: its interpreter is not there"
+    what = "tflite failed: its environment is not there"
     row("image", "process", what, "the stages before it are taken from the cache")
 
 
@@ -568,35 +569,63 @@ def test_the_volume_is_removed(places: Places, hashes: Hashes, engine: str, row:
     row("volume", engine, "onnx-tf failed, and the report says so", "torch is taken from the cache")
 
 
-@pytest.mark.docker
-def test_the_daemon_is_killed(convert: Convert, tmp_path: Path, row: Row) -> None:
-    """And started again; an engine of the test's own, with one image."""
-    daemon = Daemon(tmp_path / "docker")
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """An engine of the tests' own, with one image."""
+    daemon = Daemon(tmp_path_factory.mktemp("engine") / "docker")
     try:
         name = tag_of("tflite", ROOT)
         with subprocess.Popen(["docker", "save", name], stdout=subprocess.PIPE) as save:
             load = ["docker", "--host", daemon.address, "load", "--quiet"]
             subprocess.run(load, stdin=save.stdout, check=True, capture_output=True)
-        graph = tmp_path / "model.pb"
-        shutil.copyfile(convert("cnn").folder / "model.pb", graph)
-        place = Place(tmp_path, graph, "docker", {"DOCKER_HOST": daemon.address})
-        output = place.new_output()
-        process = place.start(output)
-        in_stage(process, "docker", "tflite", place.environment)
-        daemon.kill()
-        run = finish(process, output)
-        assert run.code == ENVIRONMENT, said(run)
-        assert "tflite failed: The Docker engine failed" in failure(run)
-        assert run.report["artifacts"][0]["sha256"] == sha256(output / "model.pb")
-        assert leftovers(output) == []
-        refused = place.convert()
-        assert refused.code == ENVIRONMENT and "No Docker engine answers" in said(refused)
-        daemon.start()
-        assert of_owner(process.pid, place.environment), "there is nothing to be found"
-        tidied(place, process.pid)
-        assert works_again(place, {}) == ["graph"]
+        yield daemon
     finally:
         daemon.stop()
+
+
+@pytest.fixture
+def on_daemon(daemon: Daemon, convert: Convert, tmp_path: Path) -> Place:
+    """Conversions from a frozen graph on, on that engine."""
+    graph = tmp_path / "model.pb"
+    shutil.copyfile(convert("cnn").folder / "model.pb", graph)
+    return Place(tmp_path, graph, "docker", {"DOCKER_HOST": daemon.address})
+
+
+@pytest.mark.docker
+def test_the_disk_of_the_daemon_is_full(daemon: Daemon, on_daemon: Place, row: Row) -> None:
+    """From one on which nothing fits to one on which the stage can begin."""
+    place = on_daemon
+    for left in (0, 100_000, 300_000):
+        with daemon.full(left):
+            run = place.convert()
+        text = said(run)
+        few = run.code == BAD_INPUT and "bytes free. → Take fewer --samples" in text
+        full = run.code in (STAGE_FAILED, ENVIRONMENT) and "no space left" in text.lower()
+        assert (few or full) and "→" in text, text
+        place.is_tidy()
+    works_again(place, {})
+    row("disk-docker", "docker", "it fails and says so", "it converts")
+
+
+@pytest.mark.docker
+def test_the_daemon_is_killed(daemon: Daemon, on_daemon: Place, row: Row) -> None:
+    """And started again."""
+    place = on_daemon
+    output = place.new_output()
+    process = place.start(output)
+    in_stage(process, "docker", "tflite", place.environment)
+    daemon.kill()
+    run = finish(process, output)
+    assert run.code == ENVIRONMENT, said(run)
+    assert "tflite failed: The Docker engine failed" in failure(run)
+    assert run.report["artifacts"][0]["sha256"] == sha256(output / "model.pb")
+    assert leftovers(output) == []
+    refused = place.convert()
+    assert refused.code == ENVIRONMENT and "No Docker engine answers" in said(refused)
+    daemon.start()
+    assert of_owner(process.pid, place.environment), "there is nothing to be found"
+    tidied(place, process.pid)
+    assert works_again(place, {}) == ["graph"]
     what = "tflite failed: the engine; `runner clean` removes container and volume once it is back"
     row("daemon", "docker", what, "the stage before it is taken from the cache")
 

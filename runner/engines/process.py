@@ -64,8 +64,8 @@ class ProcessEngine:
         self._images = {image.name: image for image in images}
         self._install_missing(images, progress)
         if self.sandbox is not None:
-            for image in images:
-                warm(image, environment_folder(image))
+            with ThreadPoolExecutor(len(images)) as pool:
+                list(pool.map(lambda image: warm(image, environment_folder(image)), images))
 
     def _install_missing(self, images: Sequence[Image], progress: Progress) -> None:
         missing = [image for image in images if not _python(environment_folder(image)).exists()]

@@ -11,13 +11,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from runner.engines.base import Volume
+from runner.engines.output import stage_log
 from runner.errors import RunnerError
-from runner.files import write_text
+from runner.limits import DEFAULTS
 from runner.provenance import Subject
 from runner.recorded import Recorded
 from runner.report import CheckRecord, SignatureRecord, StageRecord, StageReport
 from runner.reproduction import ArtifactComparison, OutputDifference, allowed_difference
 from runner.toolchain import Stage, Toolchain
+from runner.untrusted import read_report
 
 _RECORDED = "recorded"
 
@@ -76,12 +78,11 @@ class Comparer:
                 answer: b"",
             }
         )
-        lines: list[str] = []
-        volume.run(stage, lines.append)
-        write_text(self.logs / f"{stage.name}-compared.log", "\n".join(lines) + "\n")
+        with stage_log(self.logs / f"{stage.name}-compared.log", DEFAULTS.log) as log:
+            volume.run(stage, log.write)
         try:
-            compared = StageReport.model_validate_json(volume.read(answer) or b"")
-        except ValidationError:
+            compared = read_report(volume.read(answer) or b"")
+        except ValueError:
             return "the comparison left no valid report"
         if compared.error is not None:
             return compared.error.message

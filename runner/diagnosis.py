@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from runner.engines.base import Volume
 from runner.errors import RunnerError
 from runner.report import StageRecord, StageReport
 from runner.stage_output import followed
 from runner.toolchain import Stage, Toolchain
 from runner.traces import Culprit, Diagnosis, StageTrace, TracePoint
+from runner.untrusted import read_report
 from runner.view import View
 
 DEFAULT_SAMPLES = 8
@@ -113,9 +112,9 @@ def _read(trace: StageTrace, text: bytes | None, ended: str) -> None:
         trace.failure = f"The tracing program left no report ({ended})."
         return
     try:
-        report = StageReport.model_validate_json(text)
-    except ValidationError as error:
-        trace.failure = f"The tracing program's report is not valid: {error.errors()[0]['msg']}"
+        report = read_report(text)
+    except ValueError as error:
+        trace.failure = str(error)
         return
     trace.trace = report.trace
     if report.error is not None:

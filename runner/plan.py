@@ -121,8 +121,8 @@ def plan_for(
     model = identified.path
     if samples < 1:
         raise BadInput("--samples must be at least 1: an unchecked model proves nothing.")
-    if seed < 0:
-        raise BadInput("--seed must be 0 or above.")
+    if not 0 <= seed < 1 << 63:
+        raise BadInput("--seed must be 0 or above, and of 63 bits at most.")
     if not 0 < tolerance < math.inf:
         raise BadInput("--tolerance must be a number above 0.")
     if metric not in METRICS:

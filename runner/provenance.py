@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from runner.errors import BadInput
+from runner.integers import Integer
 
 # How to read the parameters, and how a build goes; a change that old records do not survive counts
 # the version up.
@@ -90,7 +91,7 @@ class FileParameter(_Parameters):
 
 class ModelParameter(FileParameter):
     kind: str
-    bytes: int = Field(ge=0)
+    bytes: Integer = Field(ge=0)
 
 
 class UserFile(FileParameter):
@@ -109,7 +110,7 @@ class InputParameter(_Parameters):
     """One input, as the first stage understood it."""
 
     name: str
-    shape: list[Annotated[int, Field(ge=1)]]
+    shape: list[Annotated[Integer, Field(ge=1)]]
     dtype: str = Field(pattern="^[a-z]+[0-9]*$")
     low: float | None = None
     high: float | None = None
@@ -118,11 +119,11 @@ class InputParameter(_Parameters):
 class CheckParameter(_Parameters):
     """`noise_samples` is null where there is no noise floor."""
 
-    samples: int = Field(ge=1)
-    seed: int = Field(ge=0)
+    samples: Integer = Field(ge=1)
+    seed: Integer = Field(ge=0)
     metric: str = Field(pattern="^(mean|max|p99|rms)_(abs|rel)$")
     tolerance: float = Field(gt=0, allow_inf_nan=False)
-    noise_samples: int | None = Field(default=None, ge=1)
+    noise_samples: Integer | None = Field(default=None, ge=1)
 
 
 class WheelParameter(FileParameter):

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from runner.integers import Integer
 from runner.traces import Diagnosis, Place, Trace
 
 Verdict = Literal["passed", "exceeded", "vacuous", "nonfinite", "shape"]
@@ -23,7 +24,7 @@ class FileRecord(_Model):
 
     path: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    bytes: int = Field(ge=0)
+    bytes: Integer = Field(ge=0)
 
 
 class TensorRecord(_Model):
@@ -33,12 +34,12 @@ class TensorRecord(_Model):
     """
 
     name: str
-    shape: list[int]
+    shape: list[Integer]
     dtype: str
     node: str
     low: float | None = None
     high: float | None = None
-    axes: list[int] = []
+    axes: list[Integer] = []
 
 
 class SignatureRecord(_Model):
@@ -49,7 +50,7 @@ class SignatureRecord(_Model):
 class WorstSample(_Model):
     """A sample by its place among the inputs, from 0, and the error over its elements."""
 
-    sample: int = Field(ge=0)
+    sample: Integer = Field(ge=0)
     max_abs: float
     mean_abs: float | None = None
 
@@ -60,9 +61,9 @@ class Histogram(_Model):
     The edges are powers of two. `zeros` counts the elements without any error: they are in no bin.
     """
 
-    zeros: int = Field(ge=0)
+    zeros: Integer = Field(ge=0)
     edges: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(max_length=65)
-    counts: list[Annotated[int, Field(ge=0)]] = Field(max_length=64)
+    counts: list[Annotated[Integer, Field(ge=0)]] = Field(max_length=64)
 
     @model_validator(mode="after")
     def _is_a_histogram(self) -> Histogram:
@@ -83,12 +84,12 @@ class OutputRecord(_Model):
     """
 
     name: str
-    shape: list[int]
-    actual_shape: list[int] | None
+    shape: list[Integer]
+    actual_shape: list[Integer] | None
     dtype: str
-    samples: int
-    nonfinite: int
-    reference_nonfinite: int
+    samples: Integer
+    nonfinite: Integer
+    reference_nonfinite: Integer
     mean_abs: float | None
     max_abs: float | None
     p99_abs: float | None
@@ -115,7 +116,7 @@ class CheckRecord(_Model):
     """One framework's run over all samples, against PyTorch's outputs."""
 
     framework: str
-    samples: int
+    samples: Integer
     metric: str
     tolerance: float
     verdict: Verdict
@@ -134,7 +135,7 @@ class NoiseFloorOutput(_Model):
 class NoiseFloor(_Model):
     """PyTorch's float32 outputs against its own in float64; `reason` says why there is none."""
 
-    samples: int
+    samples: Integer
     outputs: list[NoiseFloorOutput] | None
     reason: str
 
@@ -159,7 +160,7 @@ class StageReport(_Model):
     started: str
     seconds: float
     phases: dict[str, float]
-    peak_memory_bytes: int
+    peak_memory_bytes: Integer
     platform: dict[str, str]
     versions: dict[str, str]
     options: dict[str, Any]
@@ -167,10 +168,10 @@ class StageReport(_Model):
     input: FileRecord | None
     artifact: FileRecord | None
     signature: SignatureRecord | None
-    operators: dict[str, int]
+    operators: dict[str, Integer]
     check: CheckRecord | None
     error: StageError | None
-    parameters: int | None = None
+    parameters: Integer | None = None
     noise_floor: NoiseFloor | None = None
     fixes: list[str] = []
     # The module path of each ONNX tensor (stage `torch`), and each one's place in the frozen graph.
@@ -214,7 +215,7 @@ class StageRecord(_Model):
     title: str
     status: Literal["ok", "failed", "skipped", "interrupted"]
     seconds: float = 0.0
-    exit_status: int | None = None
+    exit_status: Integer | None = None
     failure: str = ""
     remedy: str = ""
     blame: Literal["", "input", "stage", "environment"] = ""
@@ -237,7 +238,7 @@ class ModelRecord(_Model):
     name: str
     kind: str
     sha256: str
-    bytes: int
+    bytes: Integer
     # Where it was, with the files that belong to it, for those who run it again.
     path: str | None = None
     arch_file: str | None = None
@@ -264,7 +265,7 @@ class Report(_Model):
     setup_seconds: float
     overhead_seconds: float
     outcome: Literal["passed", "out-of-tolerance", "vacuous", "failed", "interrupted"]
-    exit_code: int
+    exit_code: Integer
     toolchain: str
     reference: str = "PyTorch"
     model: ModelRecord

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from runner.errors import ExitCode
+from runner.integers import Integer
 
 Verdict = Literal["identical", "equivalent", "different", "environment-unavailable"]
 
@@ -89,7 +90,7 @@ class Reproduction(_Model):
 
     schema_version: Literal[1] = 1
     verdict: Verdict
-    exit_code: int
+    exit_code: Integer
     record: str
     record_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     recorded_run: str

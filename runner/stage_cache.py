@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.engines.process import cache_folder
 from runner.files import sha256_of, write_text
+from runner.integers import Integer
 from runner.record import tree_digest, tree_hashes
 from runner.report import StageReport
 from runner.toolchain import ROOT
@@ -41,13 +42,13 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    bytes: int = Field(ge=0)
+    bytes: Integer = Field(ge=0)
 
 
 class _Index(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    format: int
+    format: Integer
     stage: str = Field(pattern="^[A-Za-z0-9_-]{1,100}$")
     made_by_run: str = Field(max_length=300)
     # Seconds since 1970, up to where every platform still has a date for them.

@@ -9,6 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from runner.integers import Integer
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -18,7 +20,7 @@ class Place(_Model):
     """Where an ONNX tensor lies in the frozen graph; `axes[i]` is the ONNX axis at position i."""
 
     node: str
-    axes: list[int] = Field(max_length=16)
+    axes: list[Integer] = Field(max_length=16)
 
 
 class TracePoint(_Model):
@@ -32,7 +34,7 @@ class TracePoint(_Model):
 
     tensor: str
     reference: str
-    shape: list[int]
+    shape: list[Integer]
     operators: list[str]
     nodes: list[str]
     modules: list[str]
@@ -50,9 +52,9 @@ class Trace(_Model):
     `matched` of the artifact's `tensors` have a certain counterpart.
     """
 
-    samples: int
-    tensors: int
-    matched: int
+    samples: Integer
+    tensors: Integer
+    matched: Integer
     points: list[TracePoint] = Field(max_length=4000)
     notes: list[str]
 
@@ -98,7 +100,7 @@ class Diagnosis(_Model):
     summary: str
     culprit: Culprit | None
     others: list[Culprit] = Field(max_length=20)
-    samples: list[int]
+    samples: list[Integer]
     notes: list[str]
     seconds: float
     stages: list[StageTrace]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic_core
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from runner.engines.output import plain
 from runner.report import StageReport
@@ -14,20 +14,26 @@ from runner.report import StageReport
 _LONGEST_TEXT = 20_000
 _DEEPEST = 20
 
+Model = TypeVar("Model", bound=BaseModel)
+
 
 def read_report(content: bytes) -> StageReport:
     """A stage's report. Raises `ValueError`, whose text says what is wrong with it."""
+    return read_answer(content, StageReport, "report")
+
+
+def read_answer(content: bytes, model: type[Model], what: str) -> Model:
+    """Something else that a stage wrote as JSON. Raises `ValueError` as `read_report` does."""
+    wrong = f"The stage's {what} is not valid"
     try:
         data = pydantic_core.from_json(content, allow_inf_nan=False)
-        return StageReport.model_validate(_cleaned(data))
+        return model.model_validate(_cleaned(data))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(
-            f"The stage's report is not valid: {plain(place)[:200]}: {first['msg'][:200]}"
-        ) from None
+        place = " ".join(plain(".".join(str(part) for part in first["loc"])).split())
+        raise ValueError(f"{wrong}: {place[:200]}: {first['msg'][:200]}") from None
     except ValueError as error:
-        raise ValueError(f"The stage's report is not valid: {plain(str(error))[:200]}") from None
+        raise ValueError(f"{wrong}: {plain(str(error))[:200]}") from None
 
 
 def _cleaned(data: Any, depth: int = 0) -> Any:

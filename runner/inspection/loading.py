@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from runner.engines.base import Engine
 from runner.engines.choice import Choice, prepare_engine
 from runner.engines.process import ProcessEngine, environment_folder
 from runner.errors import EnvironmentUnavailable
 from runner.inspection.model import Inspection, Loaded, Obstacle, TensorFacts
+from runner.integers import Integer
 from runner.limits import DEFAULTS, Limits
 from runner.modelfile import Kind
 from runner.owner import scratch_folder
@@ -23,6 +24,7 @@ from runner.report import StageReport
 from runner.toolchain import Image, load_image
 from runner.tools import format_of, load_tool
 from runner.trust import asked_of
+from runner.untrusted import read_answer, read_report
 from runner.view import View
 
 _KINDS = {
@@ -48,7 +50,7 @@ class _Described(BaseModel):
     remedy: str = ""
     inputs: list[TensorFacts] | None = None
     outputs: list[TensorFacts] | None = None
-    parameters: int | None = None
+    parameters: Integer | None = None
     facts: dict[str, str] = {}
 
 
@@ -95,7 +97,6 @@ def load(
         "input": {"path": stage.consumes, "sha256": found.sha256},
         "options": options,
     }
-    lines: list[str] = []
     with (
         scratch_folder("inspect") as scratch,
         choice.engine.volume(_run_name(), scratch / "volume") as volume,
@@ -108,7 +109,7 @@ def load(
                 f"reports/{stage.name}.json": b"",
             }
         )
-        ended = volume.run(stage, lines.append)
+        ended = volume.run(stage, lambda line: None)
         report, described = _results(
             volume.read(f"reports/{stage.name}.json"), volume.read(stage.produces)
         )
@@ -179,9 +180,9 @@ def _results(
 ) -> tuple[StageReport | None, _Described | None]:
     """The stage's report and its artifact, each None if it is not there or not valid."""
     try:
-        valid = StageReport.model_validate_json(report) if report else None
-        described = _Described.model_validate_json(artifact) if artifact else None
-    except ValidationError:
+        valid = read_report(report) if report else None
+        described = read_answer(artifact, _Described, "answer") if artifact else None
+    except ValueError:
         return None, None
     return valid, described if valid is not None and valid.status == "ok" else None
 

@@ -22,11 +22,10 @@ from runner.plan import python_files
 from runner.report import Report, StageRecord
 from runner.toolchain import DEFAULT_VARIANT, Image, Toolchain, load_image, load_toolchain
 from runner.traces import Diagnosis
-from runner.trust import asked_of
+from runner.trust import asked_of, kind_of_artifact
 from runner.view import SilentView, View
 
 _MOST_SAMPLES = 1000
-_ARTIFACTS = {".onnx": Kind.ONNX, ".pb": Kind.FROZEN_GRAPH, ".tflite": Kind.TFLITE}
 
 
 def diagnose(
@@ -54,13 +53,18 @@ def diagnose(
     files, notes = _files(report, chain, folder, Path(model) if model else None)
     images = _images(report, chain)
     with view:
-        asked = asked_of(_kinds(files, report, chain), _arch_file(report), trusted=trust_model)
+        asked = asked_of(
+            _kinds(files, report, chain),
+            Path(report.model.arch_file) if report.model.arch_file else None,
+            recorded=_archs(report),
+            trusted=trust_model,
+        )
         choice = prepare_engine(engine, images, view, limits, asked)
         view.say(f"Engine: {choice.engine.name} ({choice.reason})")
         token = secrets.token_hex(4)
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", report.run)[:80]
         scratch = folder / f".volume-{token}"
-        (folder / "logs").mkdir(exist_ok=True)
+        _no_link(folder / "logs").mkdir(exist_ok=True)
         with (
             working_in(folder),
             choice.engine.volume(f"{name}-trace-{token}", scratch) as volume,
@@ -101,8 +105,9 @@ def _files(
     """What the volume of a trace has to hold, and what to say about it. Raises `BadInput`."""
     files: dict[str, Path | bytes] = {chain.stages[0].consumes: _model(report, given)}
     notes = []
+    known = {stage.name for stage in chain.stages}
     for record in report.stages:
-        if record.report is None or record.report.artifact is None:
+        if record.name not in known or record.report is None or record.report.artifact is None:
             continue
         text = record.report.model_dump_json(by_alias=True)
         files[f"reports/{record.name}.json"] = text.encode()
@@ -122,10 +127,16 @@ def _files(
         files |= python_files(_still_there(report.model.arch_file, "The file of --arch"))
     if report.model.inputs_file:
         name = str(report.options.get("inputs", ""))
-        if not re.fullmatch(r"user/inputs\.\w+", name):
+        if not re.fullmatch(r"user/inputs\.np[yz]", name):
             raise BadInput("The report does not say how the inputs were read.")
         files[name] = _still_there(report.model.inputs_file, "The file of --inputs")
     return files, notes
+
+
+def _no_link(folder: Path) -> Path:
+    if folder.is_symlink():
+        raise BadInput(f"{folder} is a link, which a run never leaves.", "Remove it.")
+    return folder
 
 
 def _kinds(files: Mapping[str, Path | bytes], report: Report, chain: Toolchain) -> dict[Path, Kind]:
@@ -136,12 +147,14 @@ def _kinds(files: Mapping[str, Path | bytes], report: Report, chain: Toolchain) 
         if name == chain.stages[0].consumes and isinstance(path, Path):
             kinds[path] = identify_source(chain.accepts, path, arch).kind
         elif name in {stage.produces for stage in chain.stages} and isinstance(path, Path):
-            kinds[path] = _ARTIFACTS.get(path.suffix, Kind.MODULE)
+            kinds[path] = kind_of_artifact(path)
     return kinds
 
 
-def _arch_file(report: Report) -> Path | None:
-    return Path(report.model.arch_file) if report.model.arch_file else None
+def _archs(report: Report) -> list[str]:
+    """Every --arch that a stage could be given."""
+    options = [report.options, *(r.report.options for r in report.stages if r.report)]
+    return [str(value) for o in options for key, value in o.items() if key.endswith("arch")]
 
 
 def _model(report: Report, given: Path | None) -> Path:

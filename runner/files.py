@@ -22,6 +22,9 @@ def appearing(final: Path) -> Iterator[Path]:
     """A temporary path beside `final`, which takes that name if the block succeeds."""
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.part")
+    # What lies there may be a link, in a folder that a stranger has made.
+    temporary.unlink(missing_ok=True)
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     try:
         yield temporary
         with open(temporary, "rb") as file:

@@ -211,7 +211,7 @@ class StageRecord(_Model):
     are the log's last meaningful lines.
     """
 
-    name: str
+    name: str = Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)
     title: str
     status: Literal["ok", "failed", "skipped", "interrupted"]
     seconds: float = 0.0

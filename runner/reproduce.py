@@ -33,7 +33,7 @@ from runner.reproduction import (
     reasons_for,
 )
 from runner.toolchain import Image, load_image, load_toolchain, with_wheels
-from runner.trust import asked_of
+from runner.trust import asked_of, kind_of_artifact
 from runner.view import SilentView, View, printable
 from runner.wheels import accept_wheel
 
@@ -114,7 +114,7 @@ def plan_of(
         images[name] = load_image(name, variant) if variant else load_image(name)
     accepted = tuple(
         accept_wheel(f"{path}#sha256={sha256}", list(images.values()))
-        for path, sha256 in _wheels(recorded.statement, wheels)
+        for path, sha256 in _wheels(recorded.statement, wheels, list(images.values()))
     )
     check: dict[str, Any] = parameters.check.model_dump(exclude_none=True)
     if arrays is not None and parameters.inputs_file is not None:
@@ -186,17 +186,26 @@ def _python_files(recorded: Recorded, arch: str | Path | None) -> dict[str, Path
     return found
 
 
-def _wheels(statement: Provenance, given: Sequence[str]) -> list[tuple[Path, str]]:
+def _wheels(
+    statement: Provenance, given: Sequence[str], images: Sequence[Image]
+) -> list[tuple[Path, str]]:
     """The recorded wheels of the user's. Raises `EnvironmentUnavailable` for one that is gone."""
     paths = [Path(argument.partition("#sha256=")[0]) for argument in given]
+    known = {
+        sha256 for image in images for stand_in in image.stand_ins for sha256 in stand_in.sha256
+    }
     found = []
     for wheel in statement.parameters.wheels:
-        places = [*(path for path in paths if path.name == wheel.name), Path(wheel.path)]
+        places = [path for path in paths if path.name == wheel.name]
+        # Where the record says that it is, only if it is one that this project knows: a wheel is a
+        # program, and anybody can write a record.
+        if wheel.sha256 in known:
+            places.append(Path(wheel.path))
         place = next((place for place in places if _is_file(place)), None)
         if place is None:
             raise EnvironmentUnavailable(
                 f"The recorded run used the wheel {wheel.name} (sha256 {wheel.sha256}) for "
-                f"{wheel.pin}, and it is not here.",
+                f"{wheel.pin}, and it is not here, or not known here.",
                 "Say where it is: --wheel FILE.",
             )
         found.append((place, wheel.sha256))
@@ -223,7 +232,18 @@ def _choose(
         except EnvironmentUnavailable:
             if wanted == "docker":
                 raise
-    asked = asked_of({plan.model.path: plan.model.kind}, plan.arch_file, trusted=trusted)
+    artifacts = [recorded.artifact(stage.produces) for stage in plan.toolchain.stages]
+    options = [{"arch": recorded.statement.parameters.arch}, *plan.stage_options.values()]
+    asked = asked_of(
+        {
+            plan.model.path: plan.model.kind,
+            # They are run where the new ones differ.
+            **{path: kind_of_artifact(path) for path in artifacts if path is not None},
+        },
+        next(iter(plan.python_files.values()), None),
+        recorded=[str(o.get("arch") or "") for o in options],
+        trusted=trusted,
+    )
     return prepare_engine(wanted, images, view, plan.limits, asked)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,8 @@ _FORMAT = 1
 # Together, by default; RUNNER_CACHE_BYTES sets another bound.
 _MOST_BYTES = 8 << 30
 _LOG = "log"
+# An entry, or one that was being made.
+_OWN = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\..*part", re.ASCII)
 
 
 class _File(BaseModel):
@@ -169,7 +172,8 @@ class StageCache:
         if not self.folder.exists():
             return 0
         with self._locked():
-            paths = [path for path in self.folder.iterdir() if path.is_dir()]
+            # Nothing else: the folder may be one that the user keeps other things in.
+            paths = [path for path in self.folder.iterdir() if _OWN.fullmatch(path.name)]
             freed = sum(_size(path) for path in paths)
             for path in paths:
                 shutil.rmtree(path, ignore_errors=True)

@@ -16,7 +16,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from runner.modelfile import Kind
@@ -31,10 +31,16 @@ _GRAPH_OPERATORS = re.compile(
     rb"|PyFunc|PrintV2|SummaryWriter|SummaryDbWriter|SummaryFileWriter|Restore|SaveV2|SaveSlices"
     rb"|MergeV2Checkpoints|LoadAndRemapMatrix|GenerateVocabRemapping|FixedUnigramCandidateSampler"
     rb"|RecordInput|TryRpc|RemoteCall|DebugIdentity|DebugNumeric|DebugNan|debug_ops|Collective"
-    rb"|Skipgram|DataService"
-    # The field (2, a string of 4 bytes), in every way that the wire format lets one write it.
-    rb"|(?:\x12|\x92\x80*\x00)(?:\x04|\x84\x80*\x00)Save"
+    rb"|Skipgram|DataService|ImmutableConst|Rpc|DecodeProto|EncodeProto|RemoteFusedGraph"
+    # A graph's field (2, a string of 4 bytes), in every way that the wire format lets one write it,
+    # bits that are dropped included; and a string of 4 bytes in a TensorFlow Lite model.
+    rb"|(?:\x12|\x92[\x80-\xff]{0,9}[\x00-\x7f])(?:\x04|\x84[\x80-\xff]{0,9}[\x00-\x7f])Save"
+    rb"|\x04(?:Flex)?Save\x00"
 )
+# Of MODULE:CALLABLE, what is known to do no more than to build a model.
+_BUILDS_A_MODEL = re.compile(r"torchvision\.models:[a-z]+[0-9a-z_]*", re.ASCII)
+# What a model of each format may be taken for, by its file's name.
+_BY_SUFFIX = {".onnx": Kind.ONNX, ".pb": Kind.FROZEN_GRAPH, ".tflite": Kind.TFLITE}
 # For the check of one file, in seconds of the processor and bytes.
 _MOST_SECONDS = 10
 _MOST_BYTES = 4 << 30
@@ -43,18 +49,33 @@ _EXTERNAL_DATA = re.compile(rb"location")
 
 
 def asked_of(
-    files: Mapping[Path, Kind], arch_file: Path | None = None, *, trusted: bool
+    files: Mapping[Path, Kind],
+    arch_file: Path | None = None,
+    *,
+    recorded: Collection[str] = (),
+    trusted: bool,
 ) -> Callable[[], str]:
-    """What an engine that does not isolate asks before it runs these files (see `code_in`)."""
+    """What an engine that does not isolate asks before it runs these files (see `code_in`).
+
+    `recorded` are values of --arch that the user has not given himself: they call what they name.
+    """
 
     def ask() -> str:
         if trusted:
             return ""
         if arch_file is not None:
             return f"{arch_file.name}, named by --arch, is a program."
+        for arch in recorded:
+            if arch and not _BUILDS_A_MODEL.fullmatch(arch):
+                return f"The record says --arch {arch[:100]!r}, which may do anything."
         return next(filter(None, (code_in(path, kind) for path, kind in files.items())), "")
 
     return ask
+
+
+def kind_of_artifact(path: Path) -> Kind:
+    """What an artifact of a stage's is loaded as. Whatever is unknown counts as a program."""
+    return _BY_SUFFIX.get(path.suffix, Kind.MODULE)
 
 
 def code_in(path: Path, kind: Kind) -> str:

@@ -95,6 +95,10 @@ def _parts(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         above, _, name = entry.filename.partition("/")
         if above != folder or not _NAME.fullmatch(entry.filename):
             raise ArchiveRefused(f"it holds {entry.filename[:60]!r}")
+        # A name of Unicode's in the extra field, which Python 3.12 takes and torch does not, or the
+        # like; 1 is of large files, the other what torch pads with.
+        if entry.filename != entry.orig_filename or not _extra_ids(entry.extra) <= {1, 0x4246}:
+            raise ArchiveRefused(f"it holds {entry.filename[:60]!r}, which has two names")
         if entry.flag_bits & 1 or entry.compress_type not in (
             zipfile.ZIP_STORED,
             zipfile.ZIP_DEFLATED,
@@ -105,6 +109,18 @@ def _parts(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     if len({name.lower() for name in parts}) != len(entries):
         raise ArchiveRefused("it holds two files of one name")
     return parts
+
+
+def _extra_ids(extra: bytes) -> set[int]:
+    """Which fields there are in an entry's extra part; -1 for what is none."""
+    found: set[int] = set()
+    while extra:
+        if len(extra) < 4:
+            return found | {-1}
+        number, size = struct.unpack("<HH", extra[:4])
+        found.add(number)
+        extra = extra[4 + size :]
+    return found
 
 
 def _check_layout(path: Path) -> None:

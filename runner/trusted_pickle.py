@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import pickle
 import pickletools
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 # The first bytes of a file by torch.save of version 1.5 and earlier: a pickled magic number.
 _MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
-# A zip archive's last part lies within this many bytes of a file's end.
-_ZIP_END, _ZIP_END_WITHIN = b"PK\x05\x06", (1 << 16) + 22
+# A zip archive's last part lies within 64 kB of a file's end; torch's reader, which goes back by
+# blocks, finds one some kilobytes before that too.
+_ZIP_END, _ZIP_END_WITHIN = b"PK\x05\x06", 1 << 17
+_TAR_BLOCK, _TAR_CHECKSUM = 512, slice(148, 156)
 _STORAGES = frozenset(
     f"{kind}Storage"
     for kind in (
@@ -111,9 +112,10 @@ def check_weights(file: IO[bytes]) -> None:
 
 def check_legacy_file(path: Path) -> None:
     """A file of torch 1.5's own format: five pickles, then bytes. Raises `PickleRefused`."""
-    if tarfile.is_tarfile(path):  # which torch.load tries first
-        raise PickleRefused("it is a tar archive as well")
     with open(path, "rb") as file:
+        if _begins_a_tar(file.read(_TAR_BLOCK)):  # which torch.load tries first
+            raise PickleRefused("it is a tar archive as well")
+        file.seek(0)
         if file.read(len(_MAGIC)) != _MAGIC:
             raise PickleRefused("it is not in torch's format")
         for _ in range(4):  # the protocol, the system, the object, the keys of its storages
@@ -122,6 +124,24 @@ def check_legacy_file(path: Path) -> None:
         file.seek(max(0, file.tell() - _ZIP_END_WITHIN))
         if _ZIP_END in file.read():  # which torch.jit.load looks for
             raise PickleRefused("it is a zip archive as well")
+
+
+def _begins_a_tar(block: bytes) -> bool:
+    """Whether a reader of tar archives would take this for a header, by its checksum.
+
+    What it makes of the rest differs between Python's releases.
+    """
+    field = block[_TAR_CHECKSUM]
+    rest = block[: _TAR_CHECKSUM.start] + b" " * 8 + block[_TAR_CHECKSUM.stop :]
+    signed = sum(byte - 256 if byte > 127 else byte for byte in rest)
+    if field[:1] in (b"\x80", b"\xff"):  # a binary number
+        found = int.from_bytes(field[1:], "big") - (256**7 if field[0] == 255 else 0)
+    else:
+        try:
+            found = int(field.partition(b"\0")[0].strip() or b"0", 8)
+        except ValueError:
+            return False
+    return found in (sum(rest), signed)
 
 
 def check_names(content: bytes, allowed: Callable[[str], bool]) -> None:

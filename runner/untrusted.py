@@ -8,11 +8,14 @@ import pydantic_core
 from pydantic import BaseModel, ValidationError
 
 from runner.engines.output import plain
+from runner.files import human_bytes
 from runner.report import StageReport
 
 # A note or a message is for a person; what is longer is not.
 _LONGEST_TEXT = 20_000
 _DEEPEST = 20
+# Parsed, it takes fifty times as much memory. The trace of a large model has 2 MB.
+_MOST_BYTES = 8 << 20
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -25,6 +28,8 @@ def read_report(content: bytes) -> StageReport:
 def read_answer(content: bytes, model: type[Model], what: str) -> Model:
     """Something else that a stage wrote as JSON. Raises `ValueError` as `read_report` does."""
     wrong = f"The stage's {what} is not valid"
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"{wrong}: it has {human_bytes(len(content))}")
     try:
         data = pydantic_core.from_json(content, allow_inf_nan=False)
         return model.model_validate(_cleaned(data))

@@ -107,6 +107,8 @@ def _opened(root: Path, name: str) -> Iterator[IO[bytes] | None]:
 def _parent(root: Path, name: str, *, create: bool) -> Iterator[tuple[int, str]]:
     """A descriptor of the folder that a file is in, and the file's own name."""
     *above, last = Path(name).parts
+    if Path(name).is_absolute() or ".." in above:
+        raise ValueError(f"'{name}' is not a name in the volume")
     folder = os.open(root, _FOLDER)
     try:
         for part in above:

@@ -49,7 +49,8 @@ class BoundedLog:
     """A log file that keeps its first and its last part, and says how much is left out."""
 
     def __init__(self, path: Path, most: int) -> None:
-        self._file = path.open("w", encoding="utf-8", errors="backslashreplace")
+        path.unlink(missing_ok=True)  # it may be a link, in a folder that a stranger has made
+        self._file = path.open("x", encoding="utf-8", errors="backslashreplace")
         self._head = most * 3 // 4
         self._tail_size = most - self._head
         self._tail: deque[str] = deque()

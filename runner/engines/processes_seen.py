@@ -43,7 +43,8 @@ def _all() -> Iterator[tuple[int, dict[str, str]]]:
     """Every process's number, and the rows of its status."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            rows = (folder / "status").read_text(errors="replace").splitlines()
+            # A process may have a line feed of any kind but this one in its name.
+            rows = (folder / "status").read_bytes().decode(errors="replace").split("\n")
         except OSError:  # gone in this moment
             continue
         pairs = (row.partition(":") for row in rows)

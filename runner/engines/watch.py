@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from runner.engines.output import plain
 from runner.files import human_bytes
 from runner.limits import Limits
 
@@ -46,8 +47,10 @@ class Breach:
 def breach_of(use: Use, limits: Limits, memory: int, free_at_start: int | None) -> Breach | None:
     """The limit that is reached, if one is. `memory` is the stage's, in bytes."""
     if use.hidden:
+        # A name of the stage's choice, in bytes of its choice.
+        place = plain(use.hidden.encode(errors="replace").decode())
         return Breach(
-            f"The stage made a folder that cannot be looked into, {use.hidden}, and was ended.",
+            f"The stage made a folder that cannot be looked into, {place}, and was ended.",
             "No stage does so: do not trust this model.",
         )
     if use.disk > limits.disk:
@@ -127,7 +130,11 @@ class Watch:
 
     def _run(self) -> None:
         while not self._finished.wait(_PERIOD):
-            found = self._examine()
+            try:
+                found = self._examine()
+            except Exception as error:
+                # Nobody looks any more, so the stage must not go on.
+                found = Breach(f"The stage could not be watched ({error}), and was ended.", "")
             if found is not None and not self._finished.is_set():
                 self.stop(found)
                 return
@@ -163,7 +170,8 @@ def disk_use(folders: Sequence[str], most_files: int) -> Use:
                     if files > most_files:
                         break
                     state = entry.stat(follow_symlinks=False)
-                    disk += state.st_blocks * 512
+                    # The apparent size too: a sparse file is copied out in full.
+                    disk += max(state.st_blocks * 512, state.st_size)
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
         except FileNotFoundError:

@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ from conftest import (
 )
 
 from runner.engines.sandbox import Sandbox, find_sandbox
+from runner.engines.seccomp import seccomp_filter
 
 SECRET = "the secret of the house"
 SANDBOXED = pytest.param("process", marks=pytest.mark.sandbox)
@@ -273,6 +275,37 @@ def test_no_answer_is_believed(attack: Attack, engine: str, what: str, secret: P
     record(what, engine, failure.replace("\N{REPLACEMENT CHARACTER}", "?"))
 
 
+@pytest.mark.sandbox
+@pytest.mark.parametrize(
+    "call",
+    [
+        "319, my $name = 'hidden', 0",
+        "56, 0x10000011, 0, 0, 0, 0",
+        "56, 0x40000011, 0, 0, 0, 0",
+        "29, 0, 9, 0",
+    ],
+    ids=["memfd_create", "clone a user namespace", "clone a network namespace", "shmget"],
+)
+def test_the_filter(call: str) -> None:
+    sandbox = find_sandbox()
+    assert isinstance(sandbox, Sandbox)
+    filter_ = seccomp_filter()
+    done = subprocess.run(
+        sandbox.command(
+            ["/usr/bin/perl", "-e", f'print syscall({call}), " $!"'],
+            environment={},
+            read_only=[],
+            writable={},
+            seccomp=filter_,
+        ),
+        pass_fds=[filter_],
+        capture_output=True,
+        text=True,
+    )
+    os.close(filter_)
+    assert done.stdout == "-1 Operation not permitted", done.stderr
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_folder_that_became_a_link(attack: Attack, engine: str, tmp_path: Path) -> None:
     """The runner writes the next stage's request: not through the link."""
@@ -368,6 +401,75 @@ class TestWithoutIsolation:
         assert sorted(tmp_path.iterdir()) == before
         finished = run_cli(*arguments, "--trust-model", cwd=tmp_path, environment=BARE)
         assert finished.returncode == PASSED, finished.stdout + finished.stderr
+
+    def test_a_folder_of_a_strangers(self, convert: Convert, tmp_path: Path) -> None:
+        """What its report, its record and its artifacts say is not the user's own wish."""
+        run = convert("script")
+
+        def copied() -> Path:
+            folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+            shutil.copytree(run.folder, folder)
+            return folder
+
+        def refused(*arguments: str | Path) -> str:
+            finished = run_cli(*arguments, "--engine", "process", cwd=tmp_path, environment=BARE)
+            assert finished.returncode == BAD_INPUT, finished.stdout + finished.stderr
+            return " ".join(finished.stderr.split())
+
+        def change(folder: Path, name: str, change: Callable[[Any], None]) -> Path:
+            content = json.loads((folder / name).read_text())
+            change(content)
+            (folder / name).write_text(json.dumps(content))
+            return folder
+
+        def build(report: Any) -> None:
+            report["options"]["arch"] = "os:system"
+
+        def build_in_a_stage(report: Any) -> None:
+            report["stages"][0]["report"]["options"]["arch"] = "os:system"
+
+        for way in (build, build_in_a_stage):
+            folder = change(copied(), "report.json", way)
+            assert "may do anything" in refused("diagnose", folder, "--samples", "1")
+
+        def build_by_record(record: Any) -> None:
+            parameters = record["predicate"]["buildDefinition"]["externalParameters"]
+            parameters["options"]["torch"]["arch"] = "os:system"
+
+        folder = change(copied(), "provenance.json", build_by_record)
+        assert "may do anything" in refused("reproduce", folder, "--output", tmp_path / "again")
+
+        def step_out(report: Any) -> None:
+            report["stages"][0]["name"] = "../../outside"
+
+        folder = change(copied(), "report.json", step_out)
+        assert "is not a report" in refused("diagnose", folder, "--samples", "1")
+        for command in ("diagnose", "reproduce"):
+            folder = copied()
+            before = hashlib.sha256((folder / "model.pb").read_bytes()).hexdigest()
+            with open(folder / "model.pb", "ab") as file:
+                file.write(b"WriteFile")
+            after = hashlib.sha256((folder / "model.pb").read_bytes()).hexdigest()
+            record = (folder / "provenance.json").read_text()
+            (folder / "provenance.json").write_text(record.replace(before, after))
+            said = refused(command, folder)
+            assert "model.pb may read or write files" in said
+
+    def test_links_in_a_folder_of_a_strangers(self, convert: Convert, tmp_path: Path) -> None:
+        folder, target = tmp_path / "run", tmp_path / "target"
+        shutil.copytree(convert("script").folder, folder)
+        target.write_text("the user's own")
+        for name in (".diagnosis.json.part", "diagnosis.json", "logs/.torch-trace.log.part"):
+            (folder / name).symlink_to(target)
+        arguments = ("diagnose", folder, "--engine", "process", "--samples", "1")
+        finished = run_cli(*arguments, cwd=tmp_path, environment=BARE)
+        assert finished.returncode == PASSED, finished.stdout + finished.stderr
+        assert target.read_text() == "the user's own"
+        assert not (folder / "diagnosis.json").is_symlink()
+        (folder / "logs").rename(folder / "elsewhere")
+        (folder / "logs").symlink_to(tmp_path)
+        finished = run_cli(*arguments, cwd=tmp_path, environment=BARE)
+        assert finished.returncode == BAD_INPUT and "is a link" in finished.stderr
 
     def test_inspect_goes_without(self, models: Path, tmp_path: Path) -> None:
         """With no engine asked for, it says what the bytes tell, and why no more."""

@@ -11,6 +11,7 @@ import struct
 import tarfile
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,9 @@ def test_two_formats_in_one(models: Path, tmp_path: Path) -> None:
         archive.writestr("a/data.pkl", EVIL)
     path.write_bytes(harmless + appended.getvalue())
     assert "zip archive as well" in judged(path, Kind.STATE_DICT)
+    # torch's reader goes back further than others.
+    path.write_bytes(harmless + appended.getvalue() + bytes(67_000))
+    assert "zip archive as well" in judged(path, Kind.STATE_DICT)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         # The name of its first file is where the pickles begin.
@@ -206,15 +210,31 @@ def test_two_formats_in_one(models: Path, tmp_path: Path) -> None:
     head[148:156] = b"%06o\0 " % sum(head[:512])
     path.write_bytes(bytes(head))
     assert "tar archive as well" in judged(path, Kind.STATE_DICT)
+    # A header that later readers refuse for its content, and earlier ones take.
+    content = bytearray(legacy(pickle.dumps({"x" * 500: 1}, 2)))
+    content[148:156] = b" " * 8
+    content[148:156] = b"%06o\0 " % sum(content[:512])
+    path.write_bytes(bytes(content))
+    assert "tar archive as well" in judged(path, Kind.STATE_DICT)
+    content[150] ^= 1
+    path.write_bytes(bytes(content))
+    assert judged(path, Kind.STATE_DICT) == ""
 
 
-def zipped(*files: tuple[str, bytes]) -> bytes:
+def zipped(*files: tuple[str, bytes], extra: bytes = b"") -> bytes:
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # two files of one name
         for name, content in files:
-            archive.writestr(name, content)
+            entry = zipfile.ZipInfo(name)
+            entry.extra = extra
+            archive.writestr(entry, content)
     return target.getvalue()
+
+
+# Of Info-ZIP: another name, which Python reads from 3.12 on.
+OTHER_NAME = struct.pack("<BL", 1, zlib.crc32(b"a/data.pkl")) + b"a/other.pkl"
+OTHER_NAME = struct.pack("<HH", 0x7075, len(OTHER_NAME)) + OTHER_NAME
 
 
 GOOD = pickle.dumps(OrderedDict(), 2)
@@ -226,6 +246,8 @@ ARCHIVES: dict[str, tuple[bytes, str]] = {
     "something before it": (b"PK\x03\x04" + zipped(("a/data.pkl", GOOD)), "index"),
     "something after it": (zipped(("a/data.pkl", GOOD)) + b"more", "follows"),
     "two archives": (zipped(("a/data.pkl", EVIL)) + zipped(("a/data.pkl", GOOD)), "index"),
+    "a second name": (zipped(("a/data.pkl", GOOD), extra=OTHER_NAME), "two names"),
+    "an extra part that is none": (zipped(("a/data.pkl", GOOD), extra=b"\1"), "two names"),
     "an odd name": (zipped(("a/data.pkl", GOOD), ("a/\xe9", b"")), "it holds"),
     "a script in a checkpoint": (zipped(("a/data.pkl", GOOD), ("a/model.json", b"")), "besides"),
     "a call": (zipped(("a/data.pkl", EVIL)), "names __builtin__.print"),
@@ -272,6 +294,10 @@ graph('saves2', lambda x: tf.raw_ops.SaveV2(prefix='f', tensor_names=['x'],
     shape_and_slices=[''], tensors=[x]))
 graph('restores', lambda x: tf.raw_ops.RestoreV2(prefix='f', tensor_names=['x'],
     shape_and_slices=[''], dtypes=[tf.float32]))
+graph('maps', lambda x: tf.raw_ops.ImmutableConst(dtype=tf.float32, shape=(1,),
+    memory_region_name='/etc/passwd'))
+graph('decodes', lambda x: tf.raw_ops.DecodeProtoV2(bytes='x', message_type='m', field_names=[],
+    output_types=[], descriptor_source='/etc/passwd'))
 @tf.function
 def inside(x):
     tf.io.write_file('/tmp/f', 'x')
@@ -292,9 +318,46 @@ def test_graphs(graphs: Path) -> None:
     harmless = identify_source("frozen-graph", graphs / "harmless.pb")
     assert code_in(harmless.path, harmless.kind) == ""
     others = [path for path in graphs.glob("*.pb") if path.stem != "harmless"]
-    assert len(others) == 8
+    assert len(others) == 10
     for path in others:
         assert "may read or write files" in judged(path, Kind.FROZEN_GRAPH), path.stem
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x12\x04Save",
+        b"\x92\x80\x00\x84\x80\x80\x00Save",
+        b"\x92\x80\x80\x80\x10\x04Save",  # its upper bits are dropped
+        b"\x92\x80\x80\x80\xf0\xff\x01\x04Save",
+        b"\x12\x03Rpc",
+    ],
+)
+def test_spellings_of_an_operator(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "graph.pb"
+    path.write_bytes(b"\x0a\x20" + content)
+    assert "may read or write files" in judged(path, Kind.FROZEN_GRAPH)
+
+
+def test_flex_operators(tmp_path: Path) -> None:
+    """A string of a FlexBuffer names the operator, whatever the NodeDef says."""
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"\x1c\0\0\0TFL3 FlexRelu \x04Save\x00")
+    assert "may read or write files" in judged(path, Kind.TFLITE)
+
+
+def test_what_builds_the_model_by_a_record() -> None:
+    def ask(arch: str) -> str:
+        return asked_of({}, recorded=["", arch], trusted=False)()
+
+    assert ask("torchvision.models:mobilenet_v2") == "" and ask("") == ""
+    for arch in (
+        "os:system",
+        "user/net.py:build",
+        "torchvision.models.utils:load",
+        "x:torchvision",
+    ):
+        assert "may do anything" in ask(arch)
 
 
 def test_onnx_with_data_elsewhere(tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""Watching a stage that knows that it is watched, and tidying up only what is one's own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.engines.processes_seen import tree_use
+from runner.engines.watch import Use, Watch, breach_of, disk_use
+from runner.limits import Limits
+from runner.stage_cache import StageCache
+
+
+def test_a_process_may_have_any_name() -> None:
+    program = (
+        "import time; open('/proc/self/comm', 'wb').write(b'a\\rRssAnon:x');"
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline() == "ready\n"
+        try:
+            use = tree_use(os.getpid())
+        finally:
+            child.kill()
+    assert use.processes >= 2 and use.memory > 0
+
+
+def test_a_folder_may_have_any_name() -> None:
+    found = breach_of(Use(hidden="\udcff\x1b[2J"), Limits(), 0, None)
+    assert found is not None
+    assert "\x1b" not in found.reason
+    found.reason.encode()
+
+
+def test_a_sparse_file_counts_in_full(tmp_path: Path) -> None:
+    (tmp_path / "sparse").touch()
+    os.truncate(tmp_path / "sparse", 10**9)
+    assert disk_use([str(tmp_path)], 100).disk >= 10**9
+
+
+def test_who_cannot_be_watched_is_ended() -> None:
+    ended: list[bool] = []
+
+    def look() -> Use:
+        raise RuntimeError("nothing to be seen")
+
+    watch = Watch(Limits(), 0, look, lambda: ended.append(True))
+    with watch.watching():
+        for _ in range(200):
+            if ended:
+                break
+            watch._finished.wait(0.05)
+    assert ended and watch.breach is not None
+    assert "could not be watched" in watch.breach.reason
+
+
+def test_only_entries_are_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user may point the cache at a folder that holds other things."""
+    (tmp_path / "fixes").mkdir()
+    (tmp_path / ("0" * 64)).mkdir()
+    (tmp_path / f".{'1' * 64}.77.part").mkdir()
+    StageCache(tmp_path).clear()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["fixes"]

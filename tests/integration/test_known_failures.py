@@ -312,28 +312,18 @@ class TestTheMachine:
             *("--samples", "2", "--engine", "process", "--output", "run"),
             cwd=tmp_path,
         )
-        assert done.returncode == BAD_INPUT, done.stdout
+        assert done.returncode == STAGE_FAILED, done.stdout
         assert known_of(tmp_path / "run", "torch")["id"] == "out-of-memory-refused"
 
     @pytest.mark.docker
-    def test_a_container_without_memory(
-        self, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from runner import convert
-        from runner.engines import docker
-
-        # What a machine of 70 MB would give its stages.
-        monkeypatch.setattr(docker, "_MEMORY_SHARE", 60e6 / total_memory())
-        report = convert(
-            models / "cnn.pt",
-            inputs=["1x3x32x32"],
-            samples=2,
-            engine="docker",
-            output=tmp_path / "run",
+    def test_a_container_without_memory(self, models: Path, tmp_path: Path) -> None:
+        done = run_cli(
+            *("convert", "--model", models / "cnn.pt", "--engine", "docker"),
+            *("--samples", "2", "--limit", "memory=60m", "--output", "run"),
+            cwd=tmp_path,
         )
-        assert report.exit_code == STAGE_FAILED, report.stages[0].failure
-        known = report.stages[0].known
-        assert known is not None and known.id == "out-of-memory-container"
+        assert done.returncode == STAGE_FAILED, done.stdout
+        assert known_of(tmp_path / "run", "torch")["id"] == "out-of-memory-container"
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
     def test_a_full_disk(self, models: Path, tmp_path: Path) -> None:
@@ -373,12 +363,6 @@ class TestTheMachine:
             UV_PYTHON_INSTALL_MIRROR="http://127.0.0.1:9",
         )
         assert names(done) == "interpreter-missing"
-
-
-def total_memory() -> int:
-    """Bytes of memory that Docker has."""
-    command = ["docker", "info", "--format", "{{.MemTotal}}"]
-    return int(subprocess.run(command, text=True, capture_output=True, check=True).stdout)
 
 
 def names(done: subprocess.CompletedProcess[str]) -> str:

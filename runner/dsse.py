@@ -11,7 +11,7 @@ import binascii
 import hashlib
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -58,7 +58,7 @@ def load_signing_key(path: Path) -> PrivateKey:
             f"The key {path} is encrypted.",
             f"Decrypt it to where only you can read it: openssl pkey -in {path} -out FILE.",
         ) from None
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, InternalError):  # the last of a key cut short
         raise BadInput(f"{path} holds no private key.", _KINDS) from None
     if not isinstance(key, PrivateKey):
         raise BadInput(f"{path} holds a {type(key).__name__.strip('_')}.", _KINDS)
@@ -69,7 +69,7 @@ def load_verifying_key(path: Path) -> PublicKey:
     """A public key from a PEM file. Raises `BadInput`."""
     try:
         key = serialization.load_pem_public_key(_read(path))
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, InternalError):  # the last of a key cut short
         raise BadInput(
             f"{path} holds no public key.",
             "Write it from the private one: openssl pkey -in KEY -pubout -out FILE.",

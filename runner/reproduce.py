@@ -232,7 +232,7 @@ def _choose(
         except EnvironmentUnavailable:
             if wanted == "docker":
                 raise
-    artifacts = [recorded.artifact(stage.produces) for stage in plan.toolchain.stages]
+    artifacts = [recorded.artifact(subject.name) for subject in recorded.statement.subject]
     options = [{"arch": recorded.statement.parameters.arch}, *plan.stage_options.values()]
     asked = asked_of(
         {

@@ -140,6 +140,8 @@ def said(run: Run) -> str:
 
 
 def record(what: str, engine: str, outcome: str) -> None:
+    if engine == WATCHED:
+        return
     shortened = re.sub(r"/\S*/", "", outcome).strip().rstrip(".")
     OUTCOMES.setdefault(what, {})[engine] = shortened[:110]
 

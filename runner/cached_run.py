@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from runner.engines.base import Volume
-from runner.errors import RunnerError
+from runner.errors import EnvironmentUnavailable, RunnerError
 from runner.files import appearing, sha256_of
 from runner.integers import Integer
 from runner.report import StageRecord
@@ -47,7 +48,8 @@ class CachedRun:
         self._run = run
         self._folder = folder
         self._key = _key_of_files(files, known) if cache is not None else ""
-        self._pending: list[Entry] = []
+        self._pending: list[dict[str, Path]] = []
+        self._names: tempfile.TemporaryDirectory[str] | None = None
         self._first = True
 
     def take(
@@ -66,19 +68,49 @@ class CachedRun:
         source = entry.files.get(stage.produces)
         if source is None or report.artifact is None or report.status != "ok":
             return False
-        for origin, target in ((source, stage.produces), (entry.log, f"logs/{stage.name}.log")):
-            with appearing(self._folder / target) as temporary:
-                shutil.copyfile(origin, temporary)
+        held = self._held(entry)
+        try:
+            for origin, target in ((source, stage.produces), (entry.log, f"logs/{stage.name}.log")):
+                with appearing(self._folder / target) as temporary:
+                    shutil.copyfile(origin, temporary)
+        except FileNotFoundError:  # another process empties the cache
+            return False
         record.report, record.status, record.exit_status = report, "ok", 0
         record.cached = entry.made_by_run
-        self._pending.append(entry)
+        self._pending.append(held)
         self._first = False
         return True
 
+    def _held(self, entry: Entry) -> dict[str, Path]:
+        """The entry's files by names of this run's own, since another process may remove it.
+
+        As they are where the cache is on another disk; then a removal is told by `restore`.
+        """
+        try:
+            if self._names is None:
+                self._names = tempfile.TemporaryDirectory(prefix=".keep-", dir=self._folder)
+            held: dict[str, Path] = {}
+            for name, path in entry.files.items():
+                held[name] = Path(self._names.name, f"{len(self._pending)}-{len(held)}")
+                os.link(path, held[name])
+            return held
+        except OSError:
+            return dict(entry.files)
+
+    def close(self) -> None:
+        """Give up what was held."""
+        if self._names is not None:
+            self._names.cleanup()
+
     def restore(self, volume: Volume) -> None:
         """Put into the volume what the stages that were taken would have left there."""
-        for entry in self._pending:
-            volume.put(dict(entry.files))
+        try:
+            for files in self._pending:
+                volume.put(files)
+        except FileNotFoundError:
+            raise EnvironmentUnavailable(
+                "The cache of stages was emptied while this run used it.", "Run the command again."
+            ) from None
         self._pending.clear()
 
     def keep(self, stage: Stage, volume: Volume, record: StageRecord) -> None:

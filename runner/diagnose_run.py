@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from runner.active import working_in
 from runner.diagnosis import DEFAULT_SAMPLES, trace_run
 from runner.engines.choice import prepare_engine
@@ -20,6 +18,7 @@ from runner.limits import DEFAULTS, Limits
 from runner.modelfile import Kind
 from runner.plan import python_files
 from runner.report import Report, StageRecord
+from runner.runs import read_report
 from runner.toolchain import DEFAULT_VARIANT, Image, Toolchain, load_image, load_toolchain
 from runner.traces import Diagnosis
 from runner.trust import asked_of, kind_of_artifact
@@ -84,19 +83,12 @@ def diagnose(
 
 def load_report(folder: Path) -> Report:
     """The report of a run folder. Raises `BadInput`."""
-    path = folder / "report.json"
-    try:
-        return Report.model_validate_json(path.read_bytes())
-    except OSError:
+    if not (folder / "report.json").exists():
         raise BadInput(
             f"{folder} is not the folder of a run: it holds no report.json.",
             "Name the folder that `runner convert` has left, such as runs/model-.../.",
-        ) from None
-    except ValidationError as error:
-        raise BadInput(
-            f"{path} is not a report of this version: {error.errors()[0]['msg']}",
-            "Convert the model again.",
-        ) from None
+        )
+    return read_report(folder)
 
 
 def _files(
@@ -114,7 +106,7 @@ def _files(
     recorded = {artifact.path: artifact.sha256 for artifact in report.artifacts}
     for stage in chain.stages:
         path = folder / stage.produces
-        if stage.produces not in recorded or not path.is_file():
+        if stage.produces not in recorded or path.is_symlink() or not path.is_file():
             continue
         files[stage.produces] = path
         if sha256_of(path) != recorded[stage.produces]:
@@ -129,7 +121,7 @@ def _files(
         name = str(report.options.get("inputs", ""))
         if not re.fullmatch(r"user/inputs\.np[yz]", name):
             raise BadInput("The report does not say how the inputs were read.")
-        files[name] = _still_there(report.model.inputs_file, "The file of --inputs")
+        files[name] = _arrays(_still_there(report.model.inputs_file, "The file of --inputs"))
     return files, notes
 
 
@@ -166,6 +158,14 @@ def _model(report: Report, given: Path | None) -> Path:
             f"{path} is not the model of this run: its sha256 is another.",
             "Name the file that was converted: --model FILE.",
         )
+    return path
+
+
+def _arrays(path: Path) -> Path:
+    """The path, if arrays are there: a report may name any file of the user's as the inputs."""
+    with open(path, "rb") as file:
+        if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
+            raise BadInput(f"{path}, which the report names as --inputs, is not .npy or .npz.")
     return path
 
 

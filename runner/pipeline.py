@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,13 +164,16 @@ def run_plan(
     with working_in(folder):
         try:
             with (
+                ExitStack() as stack,
                 room_for_report(folder),
                 choice.engine.volume(plan.run, folder / ".volume") as volume,
             ):
                 files = initial_files(plan)
                 volume.put(files)
                 known = {plan.model.path: plan.model.sha256}
-                cached = CachedRun(cache, plan.run, folder, files, known)
+                cached = stack.enter_context(
+                    closing(CachedRun(cache, plan.run, folder, files, known))
+                )
                 _run_stages(plan, choice.engine, volume, view, records, cached)
                 if diagnose and judged(plan, records, False)[0] == "out-of-tolerance":
                     try:

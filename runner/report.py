@@ -266,7 +266,7 @@ class Report(_Model):
     overhead_seconds: float
     outcome: Literal["passed", "out-of-tolerance", "vacuous", "failed", "interrupted"]
     exit_code: Integer
-    toolchain: str
+    toolchain: str = Field(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)
     reference: str = "PyTorch"
     model: ModelRecord
     options: dict[str, Any]

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from runner.errors import BadInput
+from runner.files import read_bytes
 from runner.report import Report
 
 REPORT = "report.json"
@@ -36,9 +37,10 @@ def read_report(folder: Path) -> Report:
         there = "is no folder" if folder.exists() else "does not exist"
         raise BadInput(f"{folder} {there}.", "Name a run folder, such as runs/model-...")
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        content = read_bytes(path, _MOST_BYTES)
+        if content is None:
             raise BadInput(f"{path} is too large for a report.", "Is it one of the runner's?")
-        return Report.model_validate_json(path.read_bytes())
+        return Report.model_validate_json(content)
     except FileNotFoundError:
         raise BadInput(
             f"{folder} has no {REPORT}.", "A run folder has one as soon as the run has ended."

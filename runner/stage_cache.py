@@ -122,7 +122,7 @@ class StageCache:
             return None
         entry = _read(folder)
         if entry is None or not _is_whole(folder):
-            with self._locked():
+            with suppress(OSError), self._locked():
                 shutil.rmtree(folder, ignore_errors=True)
             return None
         with suppress(OSError):
@@ -153,8 +153,10 @@ class StageCache:
             )
             write_text(draft / "index.json", index.model_dump_json(indent=1) + "\n")
             with self._locked():
-                shutil.rmtree(self.folder / key, ignore_errors=True)
-                draft.rename(self.folder / key)
+                # Another run's, which a third may be using: it says the same.
+                if not (self.folder / key).is_dir() or not _is_whole(self.folder / key):
+                    shutil.rmtree(self.folder / key, ignore_errors=True)
+                    draft.rename(self.folder / key)
                 self._make_room()
         except OSError:
             pass

@@ -7,6 +7,7 @@ stages in order. Adding either is adding files: nothing here knows their names.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,6 +19,8 @@ from runner.errors import BadInput
 
 _PACKAGE = Path(__file__).resolve().parent
 # An installed wheel has `images` and `stages` inside the package, a checkout beside it.
+# Of an image or a toolchain: the name of a folder or a file of ours, whoever says it.
+NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
 ROOT = _PACKAGE / "_toolchain" if (_PACKAGE / "_toolchain").is_dir() else _PACKAGE.parent
 
 DEFAULT_TOOLCHAIN = "pytorch-tflite-2020"
@@ -154,6 +157,7 @@ def load_image(name: str, variant: str = DEFAULT_VARIANT, root: Path = ROOT) -> 
     """Read one image's definition. `BadInput` if there is no such image or variant."""
     folder = root / "images" / name
     try:
+        _plain(name)
         data = tomllib.loads((folder / "image.toml").read_text())
     except FileNotFoundError:
         known = ", ".join(image_names(root))
@@ -195,6 +199,7 @@ def load_toolchain(name: str = DEFAULT_TOOLCHAIN, root: Path = ROOT) -> Toolchai
     """Read one toolchain's list of stages. `BadInput` if there is none of this name."""
     folder = root / "stages" / "toolchains"
     try:
+        _plain(name)
         data = tomllib.loads((folder / f"{name}.toml").read_text())
     except FileNotFoundError:
         known = ", ".join(sorted(path.stem for path in folder.glob("*.toml")))
@@ -209,6 +214,12 @@ def load_toolchain(name: str = DEFAULT_TOOLCHAIN, root: Path = ROOT) -> Toolchai
         accepts=data.get("accepts", "pytorch"),
         reference=data.get("reference", "PyTorch"),
     )
+
+
+def _plain(name: str) -> None:
+    """See that a name is none of a file elsewhere. Raises `FileNotFoundError`."""
+    if not re.fullmatch(NAME, name, re.ASCII):
+        raise FileNotFoundError(name)
 
 
 def toolchain_for(accepts: str, root: Path = ROOT) -> str:

@@ -35,7 +35,7 @@ _GRAPH_OPERATORS = re.compile(
     # A graph's field (2, a string of 4 bytes), in every way that the wire format lets one write it,
     # bits that are dropped included; and a string of 4 bytes in a TensorFlow Lite model.
     rb"|(?:\x12|\x92[\x80-\xff]{0,9}[\x00-\x7f])(?:\x04|\x84[\x80-\xff]{0,9}[\x00-\x7f])Save"
-    rb"|\x04(?:Flex)?Save\x00"
+    rb"|\x04\x00{0,7}Save|FlexSave"
 )
 # Of MODULE:CALLABLE, what is known to do no more than to build a model.
 _BUILDS_A_MODEL = re.compile(r"torchvision\.models:[a-z]+[0-9a-z_]*", re.ASCII)

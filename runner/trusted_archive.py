@@ -45,7 +45,7 @@ def check_checkpoint(path: Path) -> None:
         parts = _parts(path, archive)
         for name in parts:
             if name not in ("data.pkl", "version", "byteorder") and not re.match(
-                r"data/|\.data/|\.format", name
+                r"data/|\.data/|\.format|\.storage_alignment", name
             ):
                 raise ArchiveRefused(f"it holds '{name}' besides weights"[:120])
         check_weights(io.BytesIO(_text(archive, parts["data.pkl"])))

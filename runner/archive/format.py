@@ -59,7 +59,7 @@ FOLDERS: dict[Kind, str] = {
 
 def _safe(name: str) -> str:
     check_name(name)
-    if "/" in name:
+    if "/" in name or name.startswith("."):
         raise ValueError(f"{name!r} is no folder's name")
     return name
 

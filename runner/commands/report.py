@@ -95,13 +95,15 @@ def bundle(
 ) -> None:
     """Make an archive for an issue: the report, the logs, the graphs; no weights, no samples."""
     from runner.bundle import write_bundle
+    from runner.view import printable
 
     written = write_bundle(run, output)
     for member, size in written.members:
-        print(f"  {member} ({size} bytes)")
+        print(printable(f"  {member} ({size} bytes)"))
     for name, reason in written.left_out:
-        print(f"  left out: {name}: {reason}")
-    print(f"{written.path}: read it before you hand it on; names of layers are in it, weights not.")
+        print(printable(f"  left out: {name}: {reason}"))
+    said = f"{written.path}: read it before you hand it on; names of layers are in it, weights not."
+    print(printable(said))
 
 
 @report_app.command()

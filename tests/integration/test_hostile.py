@@ -441,6 +441,16 @@ class TestWithoutIsolation:
         folder = change(copied(), "provenance.json", build_by_record)
         assert "may do anything" in refused("reproduce", folder, "--output", tmp_path / "again")
 
+        evil = tmp_path / "evil"
+        evil.mkdir()
+        shutil.copyfile(ROOT / "stages/toolchains/pytorch-tflite-2020.toml", evil / "chain.toml")
+
+        def chain_of_its_own(report: Any) -> None:
+            report["toolchain"] = str(evil / "chain")
+
+        folder = change(copied(), "report.json", chain_of_its_own)
+        assert "is not a report" in refused("diagnose", folder, "--samples", "1")
+
         def step_out(report: Any) -> None:
             report["stages"][0]["name"] = "../../outside"
 
@@ -468,10 +478,30 @@ class TestWithoutIsolation:
         assert finished.returncode == PASSED, finished.stdout + finished.stderr
         assert target.read_text() == "the user's own"
         assert not (folder / "diagnosis.json").is_symlink()
+        # A file of the user's own, as an artifact.
+        content = (folder / "model.onnx").read_bytes()
+        (tmp_path / "other.onnx").write_bytes(content)
+        (folder / "model.onnx").unlink()
+        (folder / "model.onnx").symlink_to(tmp_path / "other.onnx")
+        finished = run_cli(*arguments, cwd=tmp_path, environment=BARE)
+        assert finished.returncode == BAD_INPUT and "no artifact to trace" in finished.stderr
+        (folder / "model.onnx").unlink()
+        (folder / "model.onnx").write_bytes(content)
         (folder / "logs").rename(folder / "elsewhere")
         (folder / "logs").symlink_to(tmp_path)
         finished = run_cli(*arguments, cwd=tmp_path, environment=BARE)
         assert finished.returncode == BAD_INPUT and "is a link" in finished.stderr
+
+    @pytest.mark.parametrize("command", ["diagnose", "report page", "report table"])
+    def test_a_report_that_never_ends(self, tmp_path: Path, command: str) -> None:
+        folder = tmp_path / "run"
+        folder.mkdir()
+        for make in (os.mkfifo, lambda path: Path(path).symlink_to("/dev/zero")):
+            make(folder / "report.json")
+            finished = run_cli(*command.split(), folder, cwd=tmp_path, environment=BARE)
+            assert finished.returncode == BAD_INPUT, finished.stdout
+            assert "no regular file" in " ".join(finished.stderr.split())
+            (folder / "report.json").unlink()
 
     def test_inspect_goes_without(self, models: Path, tmp_path: Path) -> None:
         """With no engine asked for, it says what the bytes tell, and why no more."""

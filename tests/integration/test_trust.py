@@ -238,6 +238,15 @@ OTHER_NAME = struct.pack("<HH", 0x7075, len(OTHER_NAME)) + OTHER_NAME
 
 
 GOOD = pickle.dumps(OrderedDict(), 2)
+
+
+def test_what_newer_torch_adds_is_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    names = (".format_version", ".storage_alignment", "byteorder", ".data/serialization_id")
+    path.write_bytes(zipped(("a/data.pkl", GOOD), *((f"a/{name}", b"1") for name in names)))
+    assert judged(path, Kind.STATE_DICT) == ""
+
+
 # Archives that two readers read differently.
 ARCHIVES: dict[str, tuple[bytes, str]] = {
     "two folders": (zipped(("a/data.pkl", EVIL), ("b/data.pkl", GOOD)), "'b/data.pkl'"),
@@ -339,10 +348,11 @@ def test_spellings_of_an_operator(tmp_path: Path, content: bytes) -> None:
     assert "may read or write files" in judged(path, Kind.FROZEN_GRAPH)
 
 
-def test_flex_operators(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [b"\x04", b"\x04\0", b"\x04\0\0\0", b"\x04" + bytes(7)])
+def test_flex_operators(tmp_path: Path, size: bytes) -> None:
     """A string of a FlexBuffer names the operator, whatever the NodeDef says."""
     path = tmp_path / "model.tflite"
-    path.write_bytes(b"\x1c\0\0\0TFL3 FlexRelu \x04Save\x00")
+    path.write_bytes(b"\x1c\0\0\0TFL3 FlexRelu " + size + b"Save!")
     assert "may read or write files" in judged(path, Kind.TFLITE)
 
 

@@ -5,14 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
+sys.path.insert(0, str(ROOT))
+
+from fuzz.sample import stage_report
+from runner.cached_run import CachedRun
 from runner.engines.processes_seen import tree_use
 from runner.engines.watch import Use, Watch, breach_of, disk_use
 from runner.limits import Limits
-from runner.stage_cache import StageCache
+from runner.report import EnvironmentRecord, StageRecord, StageReport
+from runner.stage_cache import StageCache, stage_key
+from runner.toolchain import load_toolchain
 
 
 def test_a_process_may_have_any_name() -> None:
@@ -66,3 +75,39 @@ def test_only_entries_are_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / f".{'1' * 64}.77.part").mkdir()
     StageCache(tmp_path).clear()
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["fixes"]
+
+
+def test_a_run_keeps_what_it_took_from_the_cache(tmp_path: Path) -> None:
+    """Another process empties the cache between two stages."""
+    cache, run = StageCache(tmp_path / "cache"), tmp_path / "run"
+    run.mkdir()
+    report = StageReport.model_validate(stage_report())
+    artifact = tmp_path / "artifact"
+    artifact.write_bytes(b"made before")
+    written = tmp_path / "report"
+    written.write_text(report.model_dump_json(by_alias=True))
+    stage = load_toolchain().stages[0]
+    environment = EnvironmentRecord(image="torch", identity="i", lock_sha256="0" * 64, stand_ins=[])
+    record = StageRecord(name="torch", title="t", status="failed", environment=environment)
+    key = stage_key("", "process i", stage.module, {})
+    files = {stage.produces: artifact, "reports/torch.json": written, "log": artifact}
+    cache.store(key, "torch", "before", files)
+    with closing(CachedRun(cache, "now", run, {}, {})) as cached:
+        cached._key = ""
+        assert cached.take(stage, "process", {}, record)
+        cache.clear()
+        assert cache.find(key) is None
+        volume = Volume()
+        cached.restore(volume)
+        assert volume.files[stage.produces] == b"made before"
+    assert sorted(path.name for path in run.iterdir()) == ["logs", stage.produces]
+
+
+class Volume:
+    """Only what `restore` needs of one."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    def put(self, files: Mapping[str, Path]) -> None:
+        self.files |= {name: path.read_bytes() for name, path in files.items()}

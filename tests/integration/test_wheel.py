@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import BAD_INPUT, PASSED, Convert, run_cli, sha256
+from conftest import BAD_INPUT, ENVIRONMENT, PASSED, Convert, run_cli, sha256
 
 from runner.engines.process import environment_folder
 from runner.toolchain import load_image
@@ -75,6 +75,13 @@ def test_takes_the_stand_ins_place(
     (site,) = (cache / "environments").glob("tflite-*/lib/python3.8/site-packages")
     names = {path.name for path in site.glob("*.dist-info")}
     assert INFO in names and not [name for name in names if name.startswith("tensorflow_cpu-")]
+    # Anybody can write a record: no wheel is installed because a record says so.
+    arguments = ("reproduce", run.folder, "--engine", "process", "--output", cache / "again")
+    settings = {"RUNNER_CACHE_DIR": str(cache)}
+    refused = run_cli(*arguments, cwd=cache, environment=settings)
+    assert refused.returncode == ENVIRONMENT and "--wheel FILE" in refused.stderr
+    again = run_cli(*arguments, "--wheel", wheel, cwd=cache, environment=settings)
+    assert again.returncode == PASSED, again.stdout + again.stderr
 
 
 @pytest.mark.slow

@@ -366,4 +366,6 @@ def known_failure(known: KnownFailure, remedy: bool = True) -> Text:
 
 def printable(text: str) -> str:
     """Text from a stage without what would steer the terminal (escape sequences and the like)."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)

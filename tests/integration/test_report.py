@@ -185,12 +185,12 @@ class TestTable:
     )
     def test_csv_is_no_program(self, tmp_path: Path, capsys: Any, name: str) -> None:
         made = report()
-        made["model"]["name"] = made["toolchain"] = name
+        made["model"]["name"] = name
         write(tmp_path / "=run", made)
         done = run_here(capsys, "report", "table", "=run", "--csv", "t.csv", cwd=tmp_path)
         assert done.returncode == 0
         (row,) = csv.DictReader(io.StringIO((tmp_path / "t.csv").read_text()))
-        for column in ("run", "model", "toolchain"):
+        for column in ("run", "model"):
             assert row[column].startswith("'"), row[column]
         assert float(row["error"]) == 1e-7  # figures stay figures
 

@@ -52,12 +52,15 @@ def diagnose(
     files, notes = _files(report, chain, folder, Path(model) if model else None)
     images = _images(report, chain)
     with view:
-        asked = asked_of(
-            _kinds(files, report, chain),
-            Path(report.model.arch_file) if report.model.arch_file else None,
-            recorded=_archs(report),
-            trusted=trust_model,
-        )
+
+        def asked() -> str:  # the model is read whole for it
+            return asked_of(
+                _kinds(files, report, chain),
+                Path(report.model.arch_file) if report.model.arch_file else None,
+                recorded=_archs(report),
+                trusted=trust_model,
+            )()
+
         choice = prepare_engine(engine, images, view, limits, asked)
         view.say(f"Engine: {choice.engine.name} ({choice.reason})")
         token = secrets.token_hex(4)

@@ -157,8 +157,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 def _sweep(process: subprocess.Popen[bytes]) -> None:
     process.wait()
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    kill(process)
 
 
 def _end(*processes: subprocess.Popen[bytes]) -> None:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from runner.errors import BadInput
 from runner.integers import Integer
+from runner.toolchain import NAME
 
 # How to read the parameters, and how a build goes; a change that old records do not survive counts
 # the version up.
@@ -27,7 +28,7 @@ BUILDER = "urn:tflite-runner:engine:"
 MOST_BYTES = 16 << 20
 
 _SHA256 = "^[0-9a-f]{64}$"
-_NAME = "^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+_NAME = f"^{NAME}$"
 # A name that stays inside the folder it is relative to.
 _INSIDE = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$"
 

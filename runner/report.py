@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from runner.integers import Integer
+from runner.toolchain import NAME
 from runner.traces import Diagnosis, Place, Trace
 
 Verdict = Literal["passed", "exceeded", "vacuous", "nonfinite", "shape"]
@@ -266,7 +267,7 @@ class Report(_Model):
     overhead_seconds: float
     outcome: Literal["passed", "out-of-tolerance", "vacuous", "failed", "interrupted"]
     exit_code: Integer
-    toolchain: str = Field(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)
+    toolchain: str = Field(pattern=f"^{NAME}$", max_length=200)
     reference: str = "PyTorch"
     model: ModelRecord
     options: dict[str, Any]

@@ -232,18 +232,21 @@ def _choose(
         except EnvironmentUnavailable:
             if wanted == "docker":
                 raise
-    artifacts = [recorded.artifact(subject.name) for subject in recorded.statement.subject]
-    options = [{"arch": recorded.statement.parameters.arch}, *plan.stage_options.values()]
-    asked = asked_of(
-        {
-            plan.model.path: plan.model.kind,
-            # They are run where the new ones differ.
-            **{path: kind_of_artifact(path) for path in artifacts if path is not None},
-        },
-        next(iter(plan.python_files.values()), None),
-        recorded=[str(o.get("arch") or "") for o in options],
-        trusted=trusted,
-    )
+
+    def asked() -> str:  # every artifact is hashed for it
+        artifacts = [recorded.artifact(subject.name) for subject in recorded.statement.subject]
+        options = [{"arch": recorded.statement.parameters.arch}, *plan.stage_options.values()]
+        return asked_of(
+            {
+                plan.model.path: plan.model.kind,
+                # They are run where the new ones differ.
+                **{path: kind_of_artifact(path) for path in artifacts if path is not None},
+            },
+            next(iter(plan.python_files.values()), None),
+            recorded=[str(o.get("arch") or "") for o in options],
+            trusted=trusted,
+        )()
+
     return prepare_engine(wanted, images, view, plan.limits, asked)
 
 

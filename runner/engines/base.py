@@ -26,6 +26,16 @@ class Ended:
     remedy: str = ""
 
 
+def out_of_memory(status: int, memory: int) -> Ended:
+    """The kernel ended a stage that had so many bytes of memory."""
+    return Ended(
+        status,
+        f"The stage ran out of memory; it had {memory / 1e9:.1f} GB.",
+        "Use a machine with more memory, smaller inputs, or fewer --samples; or allow more: "
+        "--limit memory=16g.",
+    )
+
+
 class Progress(Protocol):
     """Shows set-up work: one task an environment."""
 

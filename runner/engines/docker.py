@@ -15,7 +15,7 @@ import docker.errors
 import docker.types
 import requests.exceptions
 
-from runner.engines.base import MOST_READ, Ended, OnLine, Progress
+from runner.engines.base import MOST_READ, Ended, OnLine, Progress, out_of_memory
 from runner.engines.output import lines_of
 from runner.engines.volume_watcher import VolumeWatcher
 from runner.engines.watch import Watch
@@ -262,12 +262,7 @@ class DockerVolume:
         if watch.breach is not None:
             return Ended(status, watch.breach.reason, watch.breach.remedy)
         if state.get("OOMKilled") and status:
-            return Ended(
-                status,
-                f"The stage ran out of memory; it had {memory / 1e9:.1f} GB.",
-                "Use a machine with more memory, smaller inputs, or fewer --samples; or allow "
-                "more: --limit memory=16g.",
-            )
+            return out_of_memory(status, memory)
         if status > 128:
             return Ended(status, f"The stage was ended by signal {status - 128}.")
         return Ended(status)

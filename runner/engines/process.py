@@ -168,7 +168,6 @@ def _stage_environment() -> dict[str, str]:
     return {
         **kept,
         "LANG": "C.UTF-8",
-        "PYTHONPATH": str(ROOT),
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
         "RUNNER_PROGRESS": "1",

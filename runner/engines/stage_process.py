@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.engines.base import Ended, OnLine
+from runner.engines.base import Ended, OnLine, out_of_memory
 from runner.engines.control_group import ControlGroup, control_group
 from runner.engines.processes_seen import processes_of_user, tree_use
 from runner.engines.sandbox import HOME, VOLUME, Sandbox
@@ -171,12 +171,7 @@ def _ended(
     if watch.breach is not None:
         return Ended(status, watch.breach.reason, watch.breach.remedy)
     if status and group is not None and group.ran_out_of_memory():
-        return Ended(
-            status,
-            f"The stage ran out of memory; it had {memory / 1e9:.1f} GB.",
-            "Use a machine with more memory, smaller inputs, or fewer --samples; or allow more: "
-            "--limit memory=16g.",
-        )
+        return out_of_memory(status, memory)
     number = -status if status < 0 else status - 128 if sandboxed else 0
     if number > 0:
         try:

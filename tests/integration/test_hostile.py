@@ -34,6 +34,7 @@ from conftest import (
     leftovers,
     run_cli,
 )
+from faulty import processes
 
 from runner.engines.sandbox import Sandbox, find_sandbox
 from runner.engines.seccomp import seccomp_filter
@@ -324,20 +325,8 @@ def test_no_daemon_is_left(attack: Attack, engine: str, tmp_path: Path) -> None:
     mark = f"daemon-of-{tmp_path.name}-{os.getpid()}"
     run = attack(engine, hostile.DAEMON, mark=mark)
     assert "left a daemon" in log_of(run)
-    assert running(mark) == []
+    assert processes(mark) == []
     record("leave a daemon behind", engine, "ended with its stage")
-
-
-def running(mark: str) -> list[int]:
-    """The processes of this machine that have a mark in their command line."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if mark.encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
 
 
 class TestWithoutIsolation:
@@ -522,7 +511,7 @@ class TestWithoutIsolation:
             cwd=tmp_path,
             environment=BARE,
         )
-        left = running(mark)
+        left = processes(mark)
         for number in left:
             os.kill(number, signal.SIGKILL)
         assert finished.returncode == STAGE_FAILED

@@ -13,22 +13,10 @@ from pathlib import Path
 
 import pytest
 from conftest import DOCKER, INTERRUPTED, STAGES, docker_leftovers, leftovers
+from faulty import processes
 from html_checks import check
 
 from runner.toolchain import load_image
-
-
-def children_of(folder: Path) -> list[str]:
-    """Processes whose command line names the run folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if str(folder) in line:
-            found.append(line)
-    return found
 
 
 def start(model: Path, folder: Path, engine: str) -> subprocess.Popen[str]:
@@ -91,7 +79,7 @@ def test_in_a_stage(models: Path, tmp_path: Path, engine: str, stage: str, numbe
     assert len(artifacts) == position
     assert (folder / f"logs/{stage}.log").exists()
     assert leftovers(tmp_path) == []
-    assert children_of(folder) == []
+    assert processes(str(folder)) == []
     assert "Traceback" not in errors and "Interrupted" in output + errors
     if engine == "docker":
         assert docker_leftovers(report["run"]) == ""
@@ -115,7 +103,7 @@ def test_in_the_set_up(models: Path, tmp_path: Path, delay: float) -> None:
     code, output, errors = interrupt(process, "Setting up", signal.SIGTERM, delay)
     assert code == INTERRUPTED, output + errors
     assert not folder.exists()
-    assert children_of(cache) == []
+    assert processes(str(cache)) == []
     left = [path for path in cache.glob("environments/*") if path.suffix != ".lock"]
     # None is half there. One may be whole: unpacking the smallest takes less than a second.
     assert [path.name for path in left if path != whole_environment("tflite", cache)] == []

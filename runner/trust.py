@@ -30,12 +30,11 @@ _GRAPH_OPERATORS = re.compile(
     rb"ReadFile|WriteFile|MatchingFiles|TextFile|ShardedFile|FileReader|Dataset|Iterator|Reader"
     rb"|PyFunc|PrintV2|SummaryWriter|SummaryDbWriter|SummaryFileWriter|Restore|SaveV2|SaveSlices"
     rb"|MergeV2Checkpoints|LoadAndRemapMatrix|GenerateVocabRemapping|FixedUnigramCandidateSampler"
-    rb"|RecordInput|TryRpc|RemoteCall|DebugIdentity|DebugNumeric|DebugNan|debug_ops|Collective"
+    rb"|RecordInput|RemoteCall|DebugIdentity|DebugNumeric|DebugNan|debug_ops|Collective"
     rb"|Skipgram|DataService|ImmutableConst|Rpc|DecodeProto|EncodeProto|RemoteFusedGraph"
-    # A graph's field (2, a string of 4 bytes), in every way that the wire format lets one write it,
-    # bits that are dropped included; and a string of 4 bytes in a TensorFlow Lite model.
-    rb"|(?:\x12|\x92[\x80-\xff]{0,9}[\x00-\x7f])(?:\x04|\x84[\x80-\xff]{0,9}[\x00-\x7f])Save"
-    rb"|\x04\x00{0,7}Save|FlexSave"
+    # A string of 4 bytes, whatever field it is of: its length as a graph may write it, with bits
+    # that are dropped, and as a TensorFlow Lite model may.
+    rb"|(?:\x04\x00{0,7}|\x84[\x80-\xff]{0,9}[\x00-\x7f])Save|FlexSave"
 )
 # Of MODULE:CALLABLE, what is known to do no more than to build a model.
 _BUILDS_A_MODEL = re.compile(r"torchvision\.models:[a-z]+[0-9a-z_]*", re.ASCII)

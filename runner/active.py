@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from runner.engines.folder import remove
 from runner.errors import EnvironmentUnavailable
 from runner.files import human_bytes, write_text
-from runner.owner import is_alive, owner
+from runner.owner import is_alive, is_process_id, is_running, owner, process_id
 from runner.places import cache_folder
 
 # What has such a name in a run folder is never a result.
@@ -43,7 +43,7 @@ def working_in(folder: Path) -> Iterator[None]:
 
     The note stays if the folder could not be tidied at the end: its disk became read-only.
     """
-    note = cache_folder() / "active" / f"{os.getpid()}-{secrets.token_hex(4)}.json"
+    note = cache_folder() / "active" / f"{process_id()}-{secrets.token_hex(4)}.json"
     path = os.fsencode(folder).decode(errors="surrogateescape")
     with suppress(OSError, UnicodeEncodeError):  # a name that is not UTF-8 cannot be noted
         write_text(note, _Note(owner=owner(), folder=path).model_dump_json() + "\n")
@@ -104,7 +104,8 @@ def tidy_killed_runs() -> list[str]:
             _remove(path)
     # A note that was being written.
     for path in (cache_folder() / "active").glob(".*.part"):
-        if not Path(f"/proc/{path.name[1:].partition('-')[0]}").exists():
+        process = path.name[1:].rpartition("-")[0]
+        if not is_process_id(process) or not is_running(process):
             _remove(path)
     return removed
 

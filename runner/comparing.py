@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from runner.engines.base import Volume
 from runner.engines.output import stage_log
 from runner.errors import RunnerError
-from runner.limits import DEFAULTS
 from runner.provenance import Subject
 from runner.recorded import Recorded
 from runner.report import CheckRecord, SignatureRecord, StageRecord, StageReport
@@ -78,7 +77,7 @@ class Comparer:
                 answer: b"",
             }
         )
-        with stage_log(self.logs / f"{stage.name}-compared.log", DEFAULTS.log) as log:
+        with stage_log(self.logs / f"{stage.name}-compared.log", volume.limits.log) as log:
             volume.run(stage, log.write)
         try:
             compared = read_report(volume.read(answer) or b"")

@@ -92,7 +92,7 @@ def compare(
         models = {side.model.path: side.model.kind for side in (first, second)}
         asked = asked_of(models, plan.arch_file, trusted=trust_model)
         choice = prepare_engine(engine, list(plan.images.values()), view, limits, asked)
-        return run_plan(replace(plan, limits=limits), choice, view, started)
+        return run_plan(plan, choice, view, started)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,8 @@ def _trace(
                 f"reports/{tracer.name}.json": b"",
             }
         )
-        with followed(tracer, view, folder / f"logs/{tracer.name}.log") as on_line:
+        log = folder / f"logs/{tracer.name}.log"
+        with followed(tracer, view, log, volume.limits.log) as on_line:
             ended = volume.run(tracer, on_line)
         _read(trace, volume.read(f"reports/{tracer.name}.json"), ended.reason or str(ended.status))
     except (RunnerError, OSError) as error:

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from runner.engines.control_group import abandoned_groups
 from runner.engines.folder import remove
-from runner.engines.process import cache_folder
+from runner.engines.process import cache_folder, is_environment_folder
 from runner.errors import EnvironmentUnavailable
 from runner.owner import abandoned_scratch_folders, is_alive
 
@@ -53,6 +53,8 @@ def remove_drafts(folder: Path | None = None) -> list[str]:
     removed = []
     for draft in sorted(folder.glob(".*.part")):
         final = folder / draft.name[1 : -len(".part")]
+        if not is_environment_folder(final):
+            continue
         with suppress(Timeout), FileLock(str(final) + ".lock", timeout=0):
             shutil.rmtree(draft, ignore_errors=True)
             removed.append(draft.name)
@@ -80,7 +82,10 @@ def remove_environments(folder: Path | None = None) -> list[str]:
     """Remove the process engine's environments, unless one is being made right now."""
     folder = folder or cache_folder() / "environments"
     removed = []
-    for path in sorted(p for p in folder.glob("*") if p.is_dir() and not p.name.startswith(".")):
+    # Nothing else: the folder may be one that the user keeps other things in.
+    for path in filter(is_environment_folder, sorted(folder.glob("*"))):
+        if not path.is_dir():
+            continue
         with suppress(Timeout), FileLock(str(path) + ".lock", timeout=0):
             shutil.rmtree(path, ignore_errors=True)
             removed.append(path.name)

@@ -18,32 +18,39 @@ _PR_SET_PDEATHSIG = 1
 
 
 def owner() -> str:
-    """This process: host, process id, and when it started, since ids are used again."""
+    """This process: host, and `process_id`."""
     return f"{socket.gethostname()} {process_id().replace('-', ' ')}"
 
 
 def is_alive(text: str) -> bool:
     """Whether the owner lives. One on another host counts as alive: nobody here can tell."""
     host, _, rest = text.partition(" ")
-    number, _, started = rest.partition(" ")
-    if not number.isdigit():
+    process = rest.replace(" ", "-")
+    if not is_process_id(process):
         return False
-    return host != socket.gethostname() or is_running(f"{number}-{started}")
+    return host != socket.gethostname() or is_running(process)
 
 
 def process_id() -> str:
-    """This process, on this machine, as a part of a file's name."""
-    return f"{os.getpid()}-{_started(os.getpid())}"
+    """This process, on this machine, as a part of a file's name.
+
+    Its id, when it started, since ids are used again, and in which namespace it has this id:
+    containers may share a host's name, its temporary folder and its Docker engine.
+    """
+    return f"{os.getpid()}-{_started(os.getpid())}-{_namespace()}"
 
 
 def is_process_id(text: str) -> bool:
-    return re.fullmatch(r"[0-9]+-[0-9]+", text) is not None
+    return re.fullmatch(r"[0-9]+-[0-9]+-[0-9]+", text) is not None
 
 
 def is_running(text: str) -> bool:
-    """Whether there still is the process that has this `process_id`."""
-    number, _, started = text.partition("-")
-    return started != "" and _started(int(number)) == started
+    """Whether there still is the process that has this `process_id`.
+
+    One of another namespace counts as running: nobody here can tell.
+    """
+    number, started, namespace = text.split("-")
+    return namespace != _namespace() or _started(int(number)) == started
 
 
 @contextmanager
@@ -60,8 +67,8 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
 def abandoned_scratch_folders() -> list[Path]:
     """Temporary folders of processes of this machine that are no more."""
     found = []
-    for path in sorted(Path(tempfile.gettempdir()).glob("runner-*-*-*-*")):
-        process = "-".join(path.name.split("-")[-3:-1])
+    for path in sorted(Path(tempfile.gettempdir()).glob("runner-*-*-*-*-*")):
+        process = "-".join(path.name.split("-")[-4:-1])
         if not is_process_id(process) or path.is_symlink():
             continue
         try:
@@ -98,3 +105,8 @@ def _started(number: int) -> str:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
+
+
+def _namespace() -> str:
+    """The namespace of process ids that this process lives in."""
+    return str(Path("/proc/self/ns/pid").stat().st_ino)

@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +106,7 @@ def convert(
         asked = asked_of({plan.model.path: plan.model.kind}, plan.arch_file, trusted=trust_model)
         choice = prepare_engine(engine, images, view, limits, asked)
         return run_plan(
-            replace(plan, limits=limits),
+            plan,
             choice,
             view,
             started,
@@ -302,7 +301,8 @@ def _run_stage(
             f"reports/{stage.name}.json": b"",
         }
     )
-    with followed(stage, view, plan.output / f"logs/{stage.name}.log", plan.limits.log) as on_line:
+    log = plan.output / f"logs/{stage.name}.log"
+    with followed(stage, view, log, volume.limits.log) as on_line:
         ended = volume.run(stage, on_line)
     record.exit_status = ended.status
     record.status, record.blame = "failed", "stage"

@@ -14,7 +14,6 @@ from typing import Any
 from runner.errors import BadInput
 from runner.graphfile import identify_source
 from runner.inputs import InputSpec, resolve_inputs
-from runner.limits import DEFAULTS, Limits
 from runner.modelfile import ModelFile
 from runner.toolchain import (
     DEFAULT_VARIANT,
@@ -57,7 +56,6 @@ class Plan:
     extras: Mapping[str, Path] = field(default_factory=dict)
     # Whether it is a conversion, of which a record is left.
     recorded: bool = True
-    limits: Limits = DEFAULTS
 
     @property
     def arch_file(self) -> Path | None:

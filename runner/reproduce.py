@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +70,10 @@ def reproduce(
     for alteration in recorded.alterations:
         view.say(printable(f"Altered: {alteration}."))
     plan = plan_of(recorded, model, arch, inputs_file, output, wheels)
-    plan = replace(plan, limits=limits)
     watched = _Watched(view)
     with view:
         try:
-            choice = _choose(engine, plan, recorded, watched, trusted=trust_model)
+            choice = _choose(engine, plan, recorded, watched, limits, trusted=trust_model)
         except EnvironmentUnavailable as error:
             write_text(
                 plan.output / REPRODUCTION_FILE,
@@ -213,7 +212,7 @@ def _wheels(
 
 
 def _choose(
-    wanted: str, plan: Plan, recorded: Recorded, view: _Watched, *, trusted: bool
+    wanted: str, plan: Plan, recorded: Recorded, view: _Watched, limits: Limits, *, trusted: bool
 ) -> Choice:
     """An engine that is ready: with the very images of the record, if those are here."""
     images = list(plan.images.values())
@@ -226,7 +225,7 @@ def _choose(
             if known is not None and re.fullmatch("[0-9a-f]{64}", known.sha256):
                 ids[image.name] = f"sha256:{known.sha256}"
         try:
-            engine = DockerEngine(connect(), plan.limits)
+            engine = DockerEngine(connect(), limits)
             if engine.adopt(images, ids):
                 return Choice(engine, "the recorded images are here")
         except EnvironmentUnavailable:
@@ -247,7 +246,7 @@ def _choose(
             trusted=trusted,
         )()
 
-    return prepare_engine(wanted, images, view, plan.limits, asked)
+    return prepare_engine(wanted, images, view, limits, asked)
 
 
 @dataclass

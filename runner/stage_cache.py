@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from runner.engines.process import cache_folder
 from runner.files import sha256_of, write_text
 from runner.integers import Integer
+from runner.owner import is_process_id, is_running, process_id
 from runner.record import tree_digest, tree_hashes
 from runner.report import StageReport
 from runner.toolchain import ROOT
@@ -135,7 +136,7 @@ class StageCache:
         A cache that cannot be written (a full disk, a read-only folder) is no reason for a run to
         fail: it stays as it was.
         """
-        draft = self.folder / f".{key}.{os.getpid()}.part"
+        draft = self.folder / f".{key}.{process_id()}.part"
         try:
             for name, source in files.items():
                 target = draft / "files" / name
@@ -184,8 +185,8 @@ class StageCache:
     def remove_drafts(self) -> None:
         """Remove what runs that were killed while they stored a stage left behind."""
         for draft in self.folder.glob(".*.part"):
-            number = draft.name.split(".")[-2]
-            if not Path(f"/proc/{number}").exists():
+            process = draft.name.split(".")[-2]
+            if is_process_id(process) and not is_running(process):
                 shutil.rmtree(draft, ignore_errors=True)
 
     def _make_room(self) -> None:

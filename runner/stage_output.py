@@ -8,7 +8,6 @@ from pathlib import Path
 
 from runner.engines.base import OnLine
 from runner.engines.output import stage_log
-from runner.limits import DEFAULTS
 from runner.toolchain import Stage
 from runner.view import View
 
@@ -17,7 +16,7 @@ _PROGRESS = "@progress "
 
 
 @contextmanager
-def followed(stage: Stage, view: View, final: Path, most: int = DEFAULTS.log) -> Iterator[OnLine]:
+def followed(stage: Stage, view: View, final: Path, most: int) -> Iterator[OnLine]:
     """A stage's lines: progress to the view, the rest to the view and a log of `most` bytes."""
     with stage_log(final, most) as log:
 

@@ -11,6 +11,7 @@ from runner.engines.output import lines_of
 from runner.failures import Symptoms, known, last_words, recognise
 from runner.failures.catalogue import load_catalogue
 from runner.failures.match import ANYWHERE, tail
+from runner.limits import DEFAULTS
 from runner.stage_output import followed
 from runner.toolchain import load_toolchain
 from runner.view import ConsoleView, known_failure, printable
@@ -41,7 +42,7 @@ def _output(data: bytes, folder: Path) -> bool:
         console = Console(file=nothing, width=100, force_terminal=True)
         view = ConsoleView(console, verbose=True)
         view.stage_started(stage)
-        with followed(stage, view, folder / "x.log") as on_line:
+        with followed(stage, view, folder / "x.log", DEFAULTS.log) as on_line:
             # As both engines do. A line costs the same however short it is, and nobody waits for
             # the view of a hundred thousand.
             for line in lines_of([data[: 1 << 15], data[1 << 15 : 1 << 16]]):

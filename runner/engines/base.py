@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from runner.limits import Limits
 from runner.report import EnvironmentRecord
 from runner.toolchain import Image, Stage
 
@@ -44,7 +45,9 @@ class Progress(Protocol):
 
 
 class Volume(Protocol):
-    """The folder that the stages of one run share."""
+    """The folder that the stages of one run share, and what each of them may use."""
+
+    limits: Limits
 
     def put(self, files: Mapping[str, Path | bytes]) -> None:
         """Copy files in, under names relative to the volume."""

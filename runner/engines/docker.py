@@ -198,6 +198,7 @@ class DockerVolume:
         watcher: VolumeWatcher,
     ) -> None:
         self._engine = engine
+        self.limits = engine.limits
         self._name = name
         self._keeper = keeper
         self._labels = labels
@@ -217,7 +218,7 @@ class DockerVolume:
 
     def get(self, name: str, target: Path) -> None:
         with appearing(target) as temporary, open(temporary, "wb") as file:
-            if not self._copy_out(name, file, self._engine.limits.disk):
+            if not self._copy_out(name, file, self.limits.disk):
                 raise FileNotFoundError(f"the volume holds no regular file '{name}'")
 
     def _copy_out(self, name: str, target: Any, most: int) -> bool:
@@ -229,7 +230,7 @@ class DockerVolume:
             return _extract(chunks, target, most)
 
     def run(self, stage: Stage, on_line: OnLine) -> Ended:
-        limits, memory = self._engine.limits, self._engine.memory
+        memory = self._engine.memory
         with _answering():
             container = self._engine.create(stage, self._name, self._labels)
 
@@ -237,7 +238,7 @@ class DockerVolume:
                 with suppress(docker.errors.DockerException, requests.exceptions.RequestException):
                     container.kill()
 
-            watch = Watch(limits, 0, self._watcher.look, end)
+            watch = Watch(self.limits, 0, self._watcher.look, end)
 
             def line_came(line: str) -> None:
                 watch.printed(line)

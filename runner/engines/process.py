@@ -45,6 +45,11 @@ def environment_folder(image: Image) -> Path:
     return cache_folder() / "environments" / f"{image.title}-{_FORMAT}-{image.environment_key[:16]}"
 
 
+def is_environment_folder(path: Path) -> bool:
+    """Whether a folder has the name of one that this engine makes, of whatever format."""
+    return re.fullmatch(r".+-[0-9]+-[0-9a-f]{16}", path.name, re.ASCII) is not None
+
+
 class ProcessEngine:
     """Runs stages as child processes."""
 
@@ -123,7 +128,7 @@ class ProcessVolume:
     ) -> None:
         self._folder = folder
         self._images = images
-        self._limits = limits
+        self.limits = limits
         self._sandbox = sandbox
 
     def put(self, files: Mapping[str, Path | bytes]) -> None:
@@ -135,7 +140,7 @@ class ProcessVolume:
 
     def get(self, name: str, target: Path) -> None:
         with appearing(target) as temporary, open(temporary, "wb") as file:
-            if not volume_folder.copy_out(self._folder, name, file, self._limits.disk):
+            if not volume_folder.copy_out(self._folder, name, file, self.limits.disk):
                 raise FileNotFoundError(f"the volume holds no regular file '{name}'")
 
     def run(self, stage: Stage, on_line: OnLine) -> Ended:
@@ -157,7 +162,7 @@ class ProcessVolume:
                     variables=_stage_environment(),
                     gpu=image.variant != DEFAULT_VARIANT,
                 ),
-                self._limits,
+                self.limits,
                 self._sandbox,
                 on_line,
             )

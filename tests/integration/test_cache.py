@@ -28,6 +28,7 @@ from conftest import (
 )
 
 from runner.engines.process import cache_folder
+from runner.owner import process_id
 
 Cached = Callable[..., Run]
 
@@ -193,6 +194,30 @@ def test_it_is_listed_and_emptied(cached: Cached, tmp_path: Path) -> None:
     # The artifacts of runs are their own.
     assert all((run.folder / name).is_file() for name in ARTIFACTS)
     assert taken(cached()) == []
+
+
+def test_only_what_is_the_runners_is_removed(tmp_path: Path) -> None:
+    """The folder may be one that the user keeps other things in."""
+    stages, environments = tmp_path / "stages", tmp_path / "environments"
+    key = "0123456789abcdef"
+    # Of a process that is none: no id is that large.
+    draft = f".{key * 4}.9999999-1-{process_id().split('-')[2]}.part"
+    gone = [
+        *(stages / (key * 4), stages / draft),
+        *(environments / f"torch-1-{key}", environments / f".tflite-1-{key}.part"),
+    ]
+    stay = [stages / "torch", stages / ".mine.part", environments / "lab", environments / ".x.part"]
+    for folder in gone + stay:
+        folder.mkdir(parents=True)
+        (folder / "a file").write_text("of somebody's")
+    environment = {"RUNNER_CACHE_DIR": str(tmp_path)}
+    kept = run_cli("clean", "--keep-cache", cwd=tmp_path, environment=environment)
+    assert kept.returncode == 0, kept.stderr
+    assert [folder.exists() for folder in gone] == [True, False, True, False]
+    cleaned = run_cli("clean", "--environments", cwd=tmp_path, environment=environment)
+    assert cleaned.returncode == 0, cleaned.stderr
+    assert [folder for folder in gone if folder.exists()] == []
+    assert [folder for folder in stay if not (folder / "a file").exists()] == []
 
 
 def test_a_cache_that_cannot_be_written_is_no_failure(cached: Cached, tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""Whose things are: what a live process has made is never taken for left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runner.owner import abandoned_scratch_folders, is_alive, owner, process_id
+
+CODE = """
+from runner.owner import owner, scratch_folder
+
+with scratch_folder("owned") as folder:
+    print(folder, owner(), sep="\\n", flush=True)
+    input()
+"""
+OTHER_NAMESPACE = ("bwrap", "--bind", "/", "/", "--dev", "/dev", "--unshare-pid", "--proc", "/proc")
+
+
+@pytest.fixture
+def runner(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[str], Path, str]]:
+    """A process that has a scratch folder, this folder, and what it says whose it is."""
+    process = subprocess.Popen(
+        [*request.param, sys.executable, "-c", CODE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    folder, name = (process.stdout.readline().rstrip("\n") for _ in range(2))
+    yield process, Path(folder), name
+    process.communicate("\n")
+
+
+@pytest.mark.parametrize("runner", [()], indirect=True)
+def test_what_a_killed_process_has_left(runner: tuple[subprocess.Popen[str], Path, str]) -> None:
+    process, folder, name = runner
+    assert is_alive(name) and folder not in abandoned_scratch_folders()
+    process.kill()
+    process.wait()
+    assert not is_alive(name)
+    assert folder in abandoned_scratch_folders()
+    folder.rmdir()
+
+
+@pytest.mark.parametrize("runner", [OTHER_NAMESPACE], indirect=True)
+def test_a_process_in_another_namespace(runner: tuple[subprocess.Popen[str], Path, str]) -> None:
+    """It shares the host's name and temporary folder, and its id means another process here."""
+    _, folder, name = runner
+    assert folder.is_dir() and folder not in abandoned_scratch_folders()
+    assert is_alive(name)
+
+
+def test_an_id_that_is_used_again() -> None:
+    number, started, namespace = process_id().split("-")
+    host = owner().split(" ")[0]
+    assert is_alive(owner())
+    assert not is_alive(f"{host} {number} {int(started) - 1} {namespace}")
+    assert is_alive(f"not-{host} {number} {int(started) - 1} {namespace}")
+    assert not is_alive("")

@@ -5,6 +5,7 @@ Those that a run found lie in fuzz/corpus as they are.
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import struct
@@ -107,6 +108,32 @@ def _trailer_to(offset: int) -> bytes:
     return made.replace(f"\n{512:016d} ".encode(), f"\n{offset:016d} ".encode())
 
 
+def _pushed(text: bytes) -> bytes:
+    """A text on the stack, and in the memo under 0."""
+    return b"X" + struct.pack("<I", len(text)) + text + b"q\0"
+
+
+def _number(digits: int) -> bytes:
+    """An integer of so many bytes, likewise."""
+    return b"\x8b" + struct.pack("<i", digits) + b"\x01" * digits + b"q\0"
+
+
+def _deflated(pickled: bytes) -> bytes:
+    return seeds.zipped({"m/data.pkl": pickled, "m/version": b"3\n"}, zipfile.ZIP_DEFLATED)
+
+
+def _one_array_many_times(times: int) -> bytes:
+    with io.BytesIO() as file:
+        np.savez_compressed(file, x=np.zeros(1 << 23, np.float32))
+        with zipfile.ZipFile(file, "a") as archive:
+            for number in range(times):
+                entry = copy.copy(archive.filelist[0])
+                entry.filename = f"x{number}.npy"
+                archive.filelist.append(entry)
+            archive._didModify = True
+        return file.getvalue()
+
+
 REGRESSIONS: dict[str, dict[str, bytes]] = {
     "pickle": {
         "a storage whose key prints without end": _storage_key(_doubled(60)),
@@ -118,6 +145,16 @@ REGRESSIONS: dict[str, dict[str, bytes]] = {
     },
     "model-file": {
         "deflated data that is none": _deflated_wrongly(),
+        "a name of megabytes, again and again": _deflated(
+            b"\x80\x04" + _pushed(b"a" * (4 << 20)) + b"0" + b"h\0h\0\x930" * 5_000 + b"N."
+        ),
+        "a tensor's storage of a long tuple, again and again": _deflated(
+            b"\x80\x04(" + b"N" * 100_000 + b"tq\0" + b"h\0Q" * 20_000 + b"N."
+        ),
+        "a key of a million digits": _deflated(
+            b"\x80\x04}(" + _number(1_000_000) + b"N" + b"h\0N" * 30_000 + b"u."
+        ),
+        "a storage whose key has a million digits": _deflated(_storage_key(_number(500_000))),
         "a version whose header is none": _zip_with(b"m/version", _not_the_header),
     },
     "toml": {
@@ -136,6 +173,7 @@ REGRESSIONS: dict[str, dict[str, bytes]] = {
             b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999,)}\n"
         ),
         "a header that nests": _array(b"(" * 9000 + b"\n"),
+        "one array many times": _one_array_many_times(900),
         "an array of nothing": _npz({"y.npy": b"\x93NUMPY\x01\x00"}),
     },
     "tflite": {"one table reached in a billion ways": _shared_tables(30_000)},

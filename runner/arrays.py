@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -20,6 +21,8 @@ _MAGIC = b"\x93NUMPY"
 _BLOCK = 1 << 22
 _MOST_ARRAYS = 1000
 _MOST_AXES = 32
+# Of a zip member, before its name (APPNOTE.TXT 4.3.7).
+_LOCAL_HEADER = 30
 # NumPy itself refuses a longer one.
 _MOST_HEADER = 10_000
 _REMEDY = "Save it with numpy.save(FILE, array) or numpy.savez(FILE, NAME=array)."
@@ -66,6 +69,8 @@ def _read_zip(archive: zipfile.ZipFile) -> dict[str | None, ArrayHeader]:
     entries = archive.infolist()
     if not entries or len(entries) > _MOST_ARRAYS:
         raise ValueError(f"it holds {len(entries)} arrays")
+    if len({entry.filename for entry in entries}) != len(entries) or _overlap(entries):
+        raise ValueError("its arrays lie over each other")
     headers: dict[str | None, ArrayHeader] = {}
     for entry in entries:
         if not entry.filename.endswith(".npy"):
@@ -73,6 +78,16 @@ def _read_zip(archive: zipfile.ZipFile) -> dict[str | None, ArrayHeader]:
         with archive.open(entry) as part:
             headers[entry.filename.removesuffix(".npy")] = _read(part, entry.file_size)
     return headers
+
+
+def _overlap(entries: Sequence[zipfile.ZipInfo]) -> bool:
+    """Whether any bytes are more than one member's: then a small file unpacks to any size."""
+    end = 0
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        if entry.header_offset < end:
+            return True
+        end = entry.header_offset + _LOCAL_HEADER + entry.compress_size
+    return False
 
 
 def _read(file: IO[bytes], size: int) -> ArrayHeader:

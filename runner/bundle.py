@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from runner.errors import BadInput
-from runner.files import appearing
+from runner.files import named_by_user
 from runner.report import Report
 from runner.weightless import BLANK, Unreadable
 
@@ -68,15 +68,18 @@ def write_bundle(run: Path, output: Path | None = None) -> Bundle:
         "README.txt": _README.encode(),
         "report.json": (json.dumps(hide.inside(report), indent=1) + "\n").encode(),
     }
-    for log in sorted(run.glob("logs/*.log")):
-        if log.is_file() and not log.is_symlink():
+    logs = run / "logs"
+    if logs.is_symlink():  # no run leaves one: it may lead anywhere
+        left_out.append((logs.name, "it is a link"))
+    for log in sorted(logs.glob("*.log")):
+        if log.is_file() and not log.is_symlink() and not logs.is_symlink():
             members[f"logs/{log.name}"] = hide.text(_end_of(log)).encode()
     for path in sorted(path for path in run.iterdir() if path.suffix in BLANK):
         try:
             members[f"graphs/{path.name}"] = _weightless(path)
         except Unreadable as reason:
             left_out.append((path.name, str(reason)))
-    with appearing(target.absolute()) as temporary:
+    with named_by_user(target.absolute()) as temporary:
         temporary.write_bytes(_archive(target.name, members))
     sizes = tuple((name, len(content)) for name, content in members.items())
     return Bundle(target, sizes, tuple(left_out))

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field, ValidationError
 from runner.engines.base import Volume
 from runner.errors import EnvironmentUnavailable, RunnerError
 from runner.files import appearing, sha256_of
-from runner.integers import Integer
+from runner.integers import Natural
 from runner.report import StageRecord
 from runner.stage_cache import Entry, StageCache, stage_key
 from runner.toolchain import Stage
@@ -144,7 +144,7 @@ class CachedRun:
 
 
 class _Output(BaseModel):
-    shape: list[Annotated[Integer, Field(ge=0)]] = Field(max_length=32)
+    shape: list[Natural] = Field(max_length=32)
     # The types that a check compares; others have no size that could be relied on.
     dtype: Literal[
         "float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"
@@ -154,7 +154,7 @@ class _Output(BaseModel):
 class SampleIndex(BaseModel):
     """`samples/samples.json`, which a stage wrote: how many samples, and the outputs of each."""
 
-    count: Integer = Field(ge=0)
+    count: Natural
     outputs: list[_Output] = Field(max_length=1000)
 
     @property

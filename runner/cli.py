@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import signal
 import sys
 import traceback
@@ -24,7 +26,10 @@ from runner.commands import (
     reproduce,
 )
 from runner.commands.common import errors, print_error
-from runner.errors import EnvironmentUnavailable, ExitCode, RunnerError
+from runner.errors import BadInput, EnvironmentUnavailable, ExitCode, RunnerError
+
+# What is wrong with a path as such, and nothing with the disk.
+_WRONG_PATH = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
 
 app = typer.Typer(
     name="runner",
@@ -81,6 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status. The one place that catches errors."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may have no arrows and no crosses
+            stream.reconfigure(errors="replace")
     try:
         status = app(arguments, standalone_mode=False)
         return int(status or 0)
@@ -92,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         errors.print("Interrupted.")
         return int(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # the reader has gone; typer's help says it so
         return 0
     except Exception as error:  # the command line's own errors, and ours
         return _other_error(error)
@@ -103,9 +111,13 @@ def _other_error(error: Exception) -> int:
     if callable(show):
         show()
         return int(getattr(error, "exit_code", ExitCode.BAD_INPUT))
-    if isinstance(error, OSError) and error.errno is not None:
+    if isinstance(error, OSError):  # locks that are held and engines that go raise some, too
+        what = f"{error.strerror}: {error.filename or ''}" if error.errno else str(error)
+        if error.errno in _WRONG_PATH:
+            print_error(BadInput(what, "Name another file or folder."))
+            return int(ExitCode.BAD_INPUT)
         remedy = "Check the disk (runner doctor), then run the command again."
-        print_error(EnvironmentUnavailable(f"{error.strerror}: {error.filename or ''}", remedy))
+        print_error(EnvironmentUnavailable(what, remedy))
         return int(ExitCode.ENVIRONMENT)
     traceback.print_exc()
     errors.print("This is a defect of the runner itself; please report it with the lines above.")

@@ -51,6 +51,7 @@ def diagnose(
     chain = load_toolchain(report.toolchain)
     files, notes = _files(report, chain, folder, Path(model) if model else None)
     images = _images(report, chain)
+    check = _check(report)
     with view:
 
         def asked() -> str:  # the model is read whole for it
@@ -72,11 +73,6 @@ def diagnose(
             choice.engine.volume(f"{name}-trace-{token}", scratch) as volume,
         ):
             volume.put(files)
-            check: dict[str, Any] = {
-                key: report.options[key]
-                for key in ("samples", "seed", "inputs")
-                if key in report.options
-            }
             records = _with_artifacts(report, chain, folder)
             diagnosis = trace_run(chain, volume, records, check, folder, view, samples)
     diagnosis.notes[:0] = notes
@@ -119,7 +115,10 @@ def _files(
             f"{folder} holds no artifact to trace.", "The log of the stage that failed says more."
         )
     if report.model.arch_file:
-        files |= python_files(_still_there(report.model.arch_file, "The file of --arch"))
+        path = _still_there(report.model.arch_file, "The file of --arch")
+        if path.suffix != ".py":  # a report may name any file of the user's
+            raise BadInput(f"{path}, which the report names as --arch, is no Python file.")
+        files |= python_files(path)
     if report.model.inputs_file:
         name = str(report.options.get("inputs", ""))
         if not re.fullmatch(r"user/inputs\.np[yz]", name):
@@ -170,6 +169,14 @@ def _arrays(path: Path) -> Path:
         if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
             raise BadInput(f"{path}, which the report names as --inputs, is not .npy or .npz.")
     return path
+
+
+def _check(report: Report) -> dict[str, Any]:
+    """What the run was checked with. Raises `BadInput`."""
+    check = {key: report.options.get(key) for key in ("samples", "seed")}
+    if not all(type(n) is int and 0 <= n < 1 << 63 for n in check.values()) or not check["samples"]:
+        raise BadInput("The report does not say which samples the run was checked with.")
+    return {**check, **{key: report.options[key] for key in ("inputs",) if key in report.options}}
 
 
 def _still_there(path: str, what: str) -> Path:

@@ -144,6 +144,13 @@ def _disk() -> Finding:
     folder = cache_folder()
     while not folder.exists():
         folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        return Finding(
+            "disk",
+            "error",
+            f"The cache folder {cache_folder()} cannot be made or written: see {folder}.",
+            "Set RUNNER_CACHE_DIR to a folder of yours.",
+        )
     free = shutil.disk_usage(folder).free
     message = f"{human_bytes(free)} free for {cache_folder()}."
     if free < _WANTED_BYTES:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from runner.errors import BadInput
 
 
 def sha256_of(path: Path) -> str:
@@ -36,9 +39,9 @@ def read_bytes(path: Path, most: int) -> bytes | None:
 def appearing(final: Path) -> Iterator[Path]:
     """A temporary path beside `final`, which takes that name if the block succeeds."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}.part")
-    # What lies there may be a link, in a folder that a stranger has made.
-    temporary.unlink(missing_ok=True)
+    # A name that nobody knows: another process may be writing the same file, and whoever made the
+    # folder may have put a link there.
+    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     try:
         yield temporary
@@ -47,6 +50,21 @@ def appearing(final: Path) -> Iterator[Path]:
         temporary.replace(final)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_by_user(path: Path) -> Iterator[Path]:
+    """A path to write to for a file whose name the user gave, which may be /dev/stdout or a link.
+
+    These are written to as they are; a file appears whole. Raises `BadInput` for a folder.
+    """
+    if not path.name or path.is_dir():
+        raise BadInput(f"{path} is a folder.", "Name a file.")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        yield path
+        return
+    with appearing(path) as temporary:
+        yield temporary
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ Shapes are the model's own, batch size first.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -186,6 +187,8 @@ def _checked(spec: InputSpec, where: str) -> InputSpec:
         )
     if spec.low is not None and spec.high is not None and not spec.low < spec.high:
         raise BadInput(f"{where}: the range [{spec.low}, {spec.high}) is empty.")
+    if not math.isfinite((spec.high or 0.0) - (spec.low or 0.0)):
+        raise BadInput(f"{where}: the range [{spec.low}, {spec.high}) is wider than a float64.")
     return InputSpec(spec.name, spec.shape, dtype, spec.low, spec.high)
 
 

@@ -25,6 +25,7 @@ def remove_from_docker() -> list[str]:
     Without an engine that answers there is nothing that could be removed.
     """
     import docker.errors
+    import requests.exceptions
 
     from runner.engines.docker import LABEL, OWNER, connect
 
@@ -33,15 +34,17 @@ def remove_from_docker() -> list[str]:
     except EnvironmentUnavailable:
         return []
     removed = []
-    with suppress(docker.errors.DockerException):
-        for container in client.containers.list(all=True, filters={"label": LABEL}):
+    gone = (docker.errors.DockerException, requests.exceptions.RequestException)
+    with suppress(*gone):
+        only: dict[str, str | list[str] | bool] = {"label": LABEL}
+        for container in client.containers.list(all=True, filters=only, ignore_removed=True):
             if not is_alive(container.labels.get(OWNER, "")):
-                with suppress(docker.errors.DockerException):
+                with suppress(*gone):
                     container.remove(force=True)
                     removed.append(f"container {container.name}")
-        for volume in client.volumes.list(filters={"label": LABEL}):
+        for volume in client.volumes.list(filters=only):
             if not is_alive((volume.attrs.get("Labels") or {}).get(OWNER, "")):
-                with suppress(docker.errors.DockerException):
+                with suppress(*gone):
                     volume.remove(force=True)
                     removed.append(f"volume {volume.name}")
     return removed
@@ -87,6 +90,10 @@ def remove_environments(folder: Path | None = None) -> list[str]:
         if not path.is_dir():
             continue
         with suppress(Timeout), FileLock(str(path) + ".lock", timeout=0):
-            shutil.rmtree(path, ignore_errors=True)
+            # At once: half an environment under its name would be taken for a whole one.
+            draft = path.with_name(f".{path.name}.part")
+            shutil.rmtree(draft, ignore_errors=True)
+            path.rename(draft)
+            shutil.rmtree(draft, ignore_errors=True)
             removed.append(path.name)
     return removed

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 from runner.errors import BadInput
 from runner.files import human_bytes
@@ -17,6 +18,8 @@ from runner.files import human_bytes
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 # Stages get this much of the machine's memory, so that the machine itself keeps breathing.
 _MEMORY_SHARE = 0.85
+# Of the machine's memory; below it a stage is ended where nothing else bounds all that it takes.
+_LEAST_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,13 @@ def parse_limits(items: Sequence[str], timeout: int | None = None) -> Limits:
     changes = {}
     for item in items:
         name, equals, value = item.partition("=")
-        match = re.fullmatch(r"(\d+)([kmgt]?)b?", value.strip().lower(), re.ASCII)
-        if name not in NAMES or not equals or match is None:
+        number = parse_number(value)
+        if name not in NAMES or not equals or number is None:
             raise BadInput(
                 f"--limit {item} is not of the form NAME=NUMBER.",
                 f"Such as memory=4g or processes=200; the names are {', '.join(NAMES)}.",
             )
-        changes[name] = int(match[1]) * _UNITS[match[2]]
+        changes[name] = number
     if timeout is not None:
         changes["timeout"] = timeout
     for name, number in changes.items():
@@ -81,6 +84,26 @@ def parse_limits(items: Sequence[str], timeout: int | None = None) -> Limits:
     return replace(DEFAULTS, **changes)
 
 
+def parse_number(text: str) -> int | None:
+    """A count or bytes, such as 4096, 500k or 4g; None if it is neither."""
+    match = re.fullmatch(r"(\d{1,20})([kmgt]?)b?", text.strip().lower(), re.ASCII)
+    return int(match[1]) * _UNITS[match[2]] if match else None
+
+
 def machine_memory() -> int:
     """Bytes of this machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def least_memory() -> int:
+    """Bytes of memory that have to be left on this machine."""
+    return int(machine_memory() * _LEAST_SHARE)
+
+
+def available_memory() -> int | None:
+    """Bytes that programs can still get without swapping; None where the system does not say."""
+    try:
+        rows = dict(row.split(":", 1) for row in Path("/proc/meminfo").read_text().splitlines())
+        return int(rows["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None

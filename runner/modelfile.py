@@ -74,6 +74,8 @@ def identify(path: Path, arch: str = "") -> ModelFile:
         raise BadInput(f"There is no file {path}.")
     if path.is_dir():
         raise BadInput(f"{path} is a folder.", "Name the model's file, such as model.pt.")
+    if not path.is_file():
+        raise BadInput(f"{path} is no regular file.", "Name the model's file, such as model.pt.")
     size = path.stat().st_size
     if not size:
         raise BadInput(f"{path} is empty.", "It was probably cut off when it was saved or copied.")

@@ -10,6 +10,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from runner.active import room_for_report, working_in
 from runner.cached_run import CachedRun
 from runner.diagnosis import trace_run
@@ -215,6 +217,12 @@ def _write(plan: Plan, report: Report, key: PrivateKey | None) -> None:
             f"The report of this run cannot be written into {plan.output}: {error.strerror}.",
             "Mend the disk (runner doctor), then run the command again; stages that finished "
             "are taken from the cache. What has its final name in the folder is whole.",
+        ) from None
+    except ValidationError as error:  # no honest stage says what no record can hold
+        first = error.errors()[0]
+        raise BadInput(
+            f"The record of this run cannot be written: {first['msg'][:200]}.",
+            "The model made its stage report what cannot be: do not trust it. The report is there.",
         ) from None
 
 

@@ -119,6 +119,8 @@ def plan_for(
     model = identified.path
     if samples < 1:
         raise BadInput("--samples must be at least 1: an unchecked model proves nothing.")
+    if samples >= 1 << 63:
+        raise BadInput("--samples is a number of 63 bits at most.")
     if not 0 <= seed < 1 << 63:
         raise BadInput("--seed must be 0 or above, and of 63 bits at most.")
     if not 0 < tolerance < math.inf:

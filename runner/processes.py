@@ -78,6 +78,10 @@ class Programs:
             with self._lock:
                 self._running.discard(process)
 
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
     def end(self) -> None:
         """End every program that is running, and let no other start."""
         with self._lock:

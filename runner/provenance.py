@@ -11,12 +11,12 @@ The JSON schemas in docs/schemas are generated from these models by `runner sche
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from runner.errors import BadInput
-from runner.integers import Integer
+from runner.integers import Natural, Positive
 from runner.toolchain import NAME
 
 # How to read the parameters, and how a build goes; a change that old records do not survive counts
@@ -92,7 +92,7 @@ class FileParameter(_Parameters):
 
 class ModelParameter(FileParameter):
     kind: str
-    bytes: Integer = Field(ge=0)
+    bytes: Natural
 
 
 class UserFile(FileParameter):
@@ -111,7 +111,7 @@ class InputParameter(_Parameters):
     """One input, as the first stage understood it."""
 
     name: str
-    shape: list[Annotated[Integer, Field(ge=1)]]
+    shape: list[Positive]
     dtype: str = Field(pattern="^[a-z]+[0-9]*$")
     low: float | None = None
     high: float | None = None
@@ -120,11 +120,11 @@ class InputParameter(_Parameters):
 class CheckParameter(_Parameters):
     """`noise_samples` is null where there is no noise floor."""
 
-    samples: Integer = Field(ge=1)
-    seed: Integer = Field(ge=0)
+    samples: Positive
+    seed: Natural
     metric: str = Field(pattern="^(mean|max|p99|rms)_(abs|rel)$")
     tolerance: float = Field(gt=0, allow_inf_nan=False)
-    noise_samples: Integer | None = Field(default=None, ge=1)
+    noise_samples: Positive | None = None
 
 
 class WheelParameter(FileParameter):

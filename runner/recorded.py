@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from runner.dsse import key_id, load_verifying_key, read_envelope, verify
 from runner.errors import BadInput, Unverified
-from runner.files import sha256_of
+from runner.files import read_bytes, sha256_of
 from runner.provenance import BUILD_TYPE, MOST_BYTES, Provenance, parse
 from runner.record import PROVENANCE_FILE, SIGNED
 from runner.report import Report
@@ -124,13 +124,12 @@ def _is_envelope(text: bytes) -> bool:
 
 def _read(file: Path) -> bytes:
     try:
-        with open(file, "rb") as opened:
-            text = opened.read(MOST_BYTES + 1)
+        text = read_bytes(file, MOST_BYTES)
     except FileNotFoundError:
         raise BadInput(f"There is no record {file}.") from None
     except OSError as error:
         raise BadInput(f"The record {file} cannot be read: {error.strerror}.") from None
-    if len(text) > MOST_BYTES:
+    if text is None:
         raise BadInput(f"{file} is not a record of a run: it is too large.")
     return text
 

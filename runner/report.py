@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from runner.integers import Integer
+from runner.integers import Integer, Natural
 from runner.toolchain import NAME
 from runner.traces import Diagnosis, Place, Trace
 
@@ -25,7 +25,7 @@ class FileRecord(_Model):
 
     path: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    bytes: Integer = Field(ge=0)
+    bytes: Natural
 
 
 class TensorRecord(_Model):
@@ -35,8 +35,8 @@ class TensorRecord(_Model):
     """
 
     name: str
-    shape: list[Integer]
-    dtype: str
+    shape: list[Natural]
+    dtype: str = Field(pattern="^[a-z]+[0-9]*$")
     node: str
     low: float | None = None
     high: float | None = None
@@ -47,11 +47,17 @@ class SignatureRecord(_Model):
     inputs: list[TensorRecord]
     outputs: list[TensorRecord]
 
+    @model_validator(mode="after")
+    def _inputs_hold_something(self) -> SignatureRecord:
+        if any(size < 1 for tensor in self.inputs for size in tensor.shape):
+            raise ValueError("an input has no elements")
+        return self
+
 
 class WorstSample(_Model):
     """A sample by its place among the inputs, from 0, and the error over its elements."""
 
-    sample: Integer = Field(ge=0)
+    sample: Natural
     max_abs: float
     mean_abs: float | None = None
 
@@ -62,9 +68,9 @@ class Histogram(_Model):
     The edges are powers of two. `zeros` counts the elements without any error: they are in no bin.
     """
 
-    zeros: Integer = Field(ge=0)
+    zeros: Natural
     edges: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(max_length=65)
-    counts: list[Annotated[Integer, Field(ge=0)]] = Field(max_length=64)
+    counts: list[Natural] = Field(max_length=64)
 
     @model_validator(mode="after")
     def _is_a_histogram(self) -> Histogram:
@@ -136,7 +142,7 @@ class NoiseFloorOutput(_Model):
 class NoiseFloor(_Model):
     """PyTorch's float32 outputs against its own in float64; `reason` says why there is none."""
 
-    samples: Integer
+    samples: Natural
     outputs: list[NoiseFloorOutput] | None
     reason: str
 

@@ -26,12 +26,15 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.engines.process import cache_folder
+from runner.errors import BadInput
 from runner.files import sha256_of, write_text
-from runner.integers import Integer
+from runner.integers import Integer, Natural
+from runner.limits import parse_number
 from runner.owner import is_process_id, is_running, process_id
 from runner.record import tree_digest, tree_hashes
 from runner.report import StageReport
 from runner.toolchain import ROOT
+from runner.untrusted import read_report
 
 # Counted up when entries of before must not be used.
 _FORMAT = 1
@@ -46,7 +49,7 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    bytes: Integer = Field(ge=0)
+    bytes: Natural
 
 
 class _Index(BaseModel):
@@ -81,9 +84,7 @@ class Entry:
         return self.folder / "files" / "log"
 
     def report(self) -> StageReport:
-        return StageReport.model_validate_json(
-            (self.folder / "files" / f"reports/{self.stage}.json").read_text()
-        )
+        return read_report((self.folder / "files" / f"reports/{self.stage}.json").read_bytes())
 
 
 @cache
@@ -113,8 +114,7 @@ class StageCache:
 
     def __init__(self, folder: Path | None = None, most_bytes: int | None = None) -> None:
         self.folder = folder or cache_folder() / "stages"
-        bound = os.environ.get("RUNNER_CACHE_BYTES", "")
-        self.most_bytes = most_bytes or (int(bound) if bound.isdigit() else _MOST_BYTES)
+        self.most_bytes = most_bytes or _bound()
 
     def find(self, key: str) -> Entry | None:
         """The entry of this key, every file of it verified; a damaged one is removed."""
@@ -203,6 +203,15 @@ class StageCache:
             yield
 
 
+def _bound() -> int:
+    """Bytes. Raises `BadInput`."""
+    asked = os.environ.get("RUNNER_CACHE_BYTES", "")
+    number = parse_number(asked) if asked else _MOST_BYTES
+    if number is None:
+        raise BadInput(f"RUNNER_CACHE_BYTES={asked} is no number of bytes.", "Such as 8g.")
+    return number
+
+
 def _read(folder: Path) -> Entry | None:
     try:
         index = _Index.model_validate_json((folder / "index.json").read_text())
@@ -230,9 +239,7 @@ def _is_whole(folder: Path) -> bool:
                 return False
             if sha256_of(path) != file.sha256:
                 return False
-        StageReport.model_validate_json(
-            (folder / "files" / f"reports/{index.stage}.json").read_text()
-        )
+        read_report((folder / "files" / f"reports/{index.stage}.json").read_bytes())
     except (OSError, ValueError):
         return False
     return True

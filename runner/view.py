@@ -243,7 +243,7 @@ def summary(report: Report, folder: Path) -> RenderableType:
         for stand_in in record.environment.stand_ins
     ]
     if fixes := sorted({f for r in report.stages if r.report for f in r.report.fixes}):
-        parts.append(Text(f"fixes applied: {', '.join(fixes)}", style="dim"))
+        parts.append(Text(printable(f"fixes applied: {', '.join(fixes)}"), style="dim"))
     parts += [_failure(record, folder) for record in report.stages if record.status == "failed"]
     parts += [
         Text(f"\n{record.name}:").append_text(known_failure(record.known))
@@ -286,7 +286,7 @@ def meaning(report: Report) -> str:
         if wrong is None:
             return "An output has another shape."
         there = f"{report.reference} gives {wrong.shape}"
-        return f"'{wrong.name}' has shape {wrong.actual_shape}, where {there}."
+        return f"'{printable(wrong.name)}' has shape {wrong.actual_shape}, where {there}."
     if gate.verdict == "vacuous" and any(o.verdict in ("passed", "exceeded") for o in outputs):
         return f"{report.reference}'s own outputs are random, or always the same."
     if gate.verdict == "vacuous":

@@ -73,6 +73,7 @@ attempt('read the hashes of passwords', lambda: open('/etc/shadow').read()[:9])
 attempt('connect to this machine', lambda: connect(socket.AF_INET, ('127.0.0.1', {port})))
 attempt('connect to an abstract socket', lambda: connect(socket.AF_UNIX, {abstract!r}))
 attempt('connect elsewhere', lambda: connect(socket.AF_INET, ('192.0.2.1', 80)))
+attempt('make a socket to the hypervisor', lambda: socket.socket(40, socket.SOCK_STREAM).close())
 attempt('read the runner', lambda: open('/proc/{pid}/environ', 'rb').read()[:9])
 attempt('end the runner', lambda: os.kill({pid}, 0))
 attempt('become root', lambda: os.setuid(0))
@@ -204,6 +205,17 @@ answer(report('0' * 64, status='failed', artifact=None, error=dict(phase='conver
 os._exit(1)
 """
 
+EMPTY = """
+tensor = dict(name='x', shape=[0], dtype='float32', node='x')
+answer(report('0' * 64, signature=dict(inputs=[tensor], outputs=[])))
+leave()
+"""
+
+FLOOR = """
+answer(report('0' * 64, noise_floor=dict(samples=-1, outputs=None, reason='')))
+leave()
+"""
+
 NESTED = """
 answer(b'[' * 100000)
 leave()
@@ -229,6 +241,31 @@ os.chdir(volume)
 os.mkdir('closed')
 open('closed/file', 'w').close()
 os.chmod('closed', 0)
+time.sleep(600)
+"""
+
+# Folders whose names never stay, above a file that is larger than it may be.
+MOVES = """
+os.chdir(volume)
+for _ in range(60):
+    os.mkdir('a')
+    os.chdir('a')
+for name in ('one', 'two'):
+    with open(name, 'wb') as file:
+        file.truncate(25 << 20)
+places = []
+while os.getcwd() != volume:
+    os.chdir('..')
+    places.append(os.open('.', os.O_RDONLY))
+for _ in range(2):
+    if os.fork() == 0:
+        while True:
+            for place in places:
+                for old, new in (('a', 'b'), ('b', 'a')):
+                    try:
+                        os.rename(old, new, src_dir_fd=place, dst_dir_fd=place)
+                    except OSError:
+                        pass
 time.sleep(600)
 """
 

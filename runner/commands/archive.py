@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
-from rich.console import Console
 
 from runner.archive.format import Part
 from runner.commands.common import Json, errors, print_rows
+from runner.console import Console
 from runner.files import human_bytes, relative_to_here
 from runner.toolchain import DEFAULT_TOOLCHAIN
 

@@ -55,6 +55,7 @@ def clean(
         remove_scratch_folders,
     )
     from runner.stage_cache import StageCache
+    from runner.view import printable
 
     cache = StageCache()
     if keep_cache:
@@ -71,4 +72,4 @@ def clean(
     if environments:
         removed += remove_environments()
     for name in removed:
-        print(f"removed: {name}")
+        print(printable(f"removed: {name}"))  # it may be a file of a stranger's

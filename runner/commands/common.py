@@ -6,10 +6,10 @@ import json
 from typing import Annotated, Any, Optional
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from runner.console import Console
 from runner.errors import BadInput, ExitCode, RunnerError
 from runner.limits import NAMES
 from runner.toolchain import Image, all_images, load_image
@@ -67,13 +67,20 @@ def json_object(text: str, option: str) -> dict[str, Any]:
     if not text:
         return {}
     try:
-        value = json.loads(text)
+        value = _json(text)
     except (ValueError, RecursionError) as error:
         raise BadInput(
             f"{option} is not JSON: {error}", "Such as '{\"width_mult\": 0.5}'."
         ) from None
     if not isinstance(value, dict):
         raise BadInput(f"{option} must be a JSON object, such as '{{\"width_mult\": 0.5}}'.")
+    return value
+
+
+def _json(text: str) -> Any:
+    """A JSON value. Raises `ValueError`, also for NaN and infinity, which are none."""
+    value = json.loads(text)
+    json.dumps(value, allow_nan=False)
     return value
 
 
@@ -85,7 +92,7 @@ def stage_options(items: list[str]) -> dict[str, Any]:
         if not equals:
             raise BadInput(f"--option {item} is not of the form STAGE.NAME=VALUE.")
         try:
-            options[key] = json.loads(value)
+            options[key] = _json(value)
         except (ValueError, RecursionError):
             options[key] = value
     return options

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
-from rich.console import Console
 
 from runner.commands.common import (
     Json,
@@ -17,6 +16,7 @@ from runner.commands.common import (
     print_error,
     stage_options,
 )
+from runner.console import Console
 from runner.engines.choice import ENGINES
 from runner.errors import BadInput, RunnerError
 from runner.limits import parse_limits

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
-from rich.console import Console
 
 from runner.commands.common import Json, Limit, Timeout, TrustModel
+from runner.console import Console
 from runner.diagnosis import DEFAULT_SAMPLES
 from runner.engines.choice import ENGINES
 from runner.errors import ExitCode

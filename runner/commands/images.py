@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
-from rich.console import Console
 
 from runner.commands.common import Json, print_rows, selected
+from runner.console import Console
 from runner.errors import BadInput
 from runner.toolchain import all_images, image_names
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from runner.commands.common import Json, Limit, Timeout, TrustModel, json_object
+from runner.console import Console
 from runner.engines.choice import ENGINES
 from runner.errors import BadInput
 from runner.limits import parse_limits

@@ -14,7 +14,7 @@ import typer
 
 from runner.audit import Finding
 from runner.commands.common import Json, selected
-from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
+from runner.errors import BadInput, EnvironmentUnavailable
 from runner.toolchain import ROOT, with_wheels
 
 
@@ -61,7 +61,7 @@ def lock(
         else:
             print(f"{title}: current")
     if stale:
-        raise RunnerError(f"Stale locks: {', '.join(stale)}.", "Write them: runner lock.")
+        raise BadInput(f"Stale locks: {', '.join(stale)}.", "Write them: runner lock.")
 
 
 def _audit(names: list[str] | None, archive: Path | None, wheels: list[str], as_json: bool) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from runner.commands.common import Json, print_rows
+from runner.console import Console
 from runner.errors import ExitCode
 from runner.toolchain import DEFAULT_TOOLCHAIN, load_toolchain
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
-from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
 from runner.commands.common import Json, errors, print_error
+from runner.console import Console
 from runner.errors import BadInput, ExitCode
 
 
@@ -57,7 +57,7 @@ def table(
 ) -> None:
     """One table over many runs: outcome, error, size, operators, time."""
     from runner.batch import as_csv, as_table, rows
-    from runner.files import write_text
+    from runner.files import named_by_user
     from runner.page import write_table
     from runner.runs import find_runs
     from runner.view import printable
@@ -65,7 +65,8 @@ def table(
     found = find_runs(runs)
     made = rows(found.reports)
     if csv is not None:
-        write_text(csv, as_csv(made))
+        with named_by_user(csv) as path:
+            path.write_text(as_csv(made), encoding="utf-8")
     if html is not None:
         write_table(made, found.unreadable, html)
     if as_json:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from runner.commands.common import Json, Limit, Timeout, TrustModel
+from runner.console import Console
 from runner.engines.choice import ENGINES
 from runner.limits import parse_limits
 

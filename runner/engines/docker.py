@@ -51,7 +51,12 @@ def connect() -> docker.DockerClient:
     try:
         client = docker.from_env(timeout=60)
         client.ping()
-    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+    except (
+        docker.errors.DockerException,
+        requests.exceptions.RequestException,
+        OSError,
+        ValueError,  # of a DOCKER_HOST that is none
+    ) as error:
         raise EnvironmentUnavailable(
             f"No Docker engine answers: {_short(error)}",
             "Start Docker (and set DOCKER_HOST if it is elsewhere), or use --engine process.",
@@ -304,7 +309,11 @@ def _answering() -> Iterator[None]:
     """Turn what the SDK raises, when the daemon refuses or is gone, into an error for a person."""
     try:
         yield
-    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+    except (
+        docker.errors.DockerException,
+        requests.exceptions.RequestException,
+        tarfile.TarError,  # a copy that was cut off
+    ) as error:
         remedy = "Check the engine (docker info) and its disk, then run the command again."
         if "device driver" in str(error):
             remedy = "Docker has no GPU driver here: leave out --gpu, or install NVIDIA's toolkit."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -49,7 +50,6 @@ class BoundedLog:
     """A log file that keeps its first and its last part, and says how much is left out."""
 
     def __init__(self, path: Path, most: int) -> None:
-        path.unlink(missing_ok=True)  # it may be a link, in a folder that a stranger has made
         self._file = path.open("x", encoding="utf-8", errors="backslashreplace")
         self._head = most * 3 // 4
         self._tail_size = most - self._head
@@ -80,7 +80,7 @@ class BoundedLog:
 @contextmanager
 def stage_log(final: Path, most: int) -> Iterator[BoundedLog]:
     """A log under a temporary name; it gets its own however the stage ends: nothing is lost."""
-    temporary = final.with_name(f".{final.name}.part")
+    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
     log = BoundedLog(temporary, most)
     try:
         yield log

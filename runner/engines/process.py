@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from uv import find_uv_bin
 
 from runner.engines import folder as volume_folder
@@ -192,7 +192,7 @@ def _install(
     """Make an image's virtual environment, under its final name only when it is whole."""
     folder = environment_folder(image)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(folder) + ".lock"):
+    with _held(FileLock(str(folder) + ".lock"), programs, show):
         if _python(folder).exists():
             show("installed by another run", 1.0)
             return
@@ -200,10 +200,30 @@ def _install(
         shutil.rmtree(draft, ignore_errors=True)
         try:
             _fill(image, interpreter, draft, programs, show)
+            shutil.rmtree(folder, ignore_errors=True)  # one that somebody has removed in part
             draft.rename(folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     show("installed", 1.0)
+
+
+@contextmanager
+def _held(
+    lock: FileLock, programs: Programs, show: Callable[[str, float | None], None]
+) -> Iterator[None]:
+    """Hold a lock; whoever ends the programs ends the wait for it too."""
+    while True:
+        try:
+            lock.acquire(timeout=1)
+            break
+        except Timeout:
+            if programs.ended:
+                raise EnvironmentUnavailable("Another run is installing it.") from None
+            show("waiting for another run", None)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _fill(

@@ -7,6 +7,7 @@ kernel's faults were: other processes' memory, keys, mounts, namespaces, BPF, io
 from __future__ import annotations
 
 import os
+import socket
 import struct
 
 # x86-64's numbers; the packages of 2020 exist for no other machine.
@@ -45,6 +46,7 @@ _REFUSED = {
     "kcmp": 312,
     "finit_module": 313,
     "memfd_create": 319,
+    "memfd_secret": 447,
     "kexec_file_load": 320,
     "bpf": 321,
     "userfaultfd": 323,
@@ -62,11 +64,16 @@ _CLONE, _CLONE3 = 56, 435
 # Of clone: every flag that makes a namespace (linux/sched.h).
 _NEW_NAMESPACE = 0x7E020000
 
+# Sockets of other families lead past the network namespace (vsock, to the hypervisor), or into
+# parts of the kernel that no framework needs.
+_SOCKET, _SOCKETPAIR = 41, 53
+_FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
+
 _AUDIT_ARCH_X86_64 = 0xC000003E
 _X32 = 0x40000000  # the other ABI of the same machine, with numbers of its own
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
-_EPERM, _ENOSYS = 1, 38
+_EPERM, _ENOSYS, _EAFNOSUPPORT = 1, 38, 97
 # Of struct seccomp_data; the first argument by its lower half.
 _ARCH_OFFSET, _NUMBER_OFFSET, _ARGUMENT_OFFSET = 4, 0, 16
 
@@ -87,6 +94,12 @@ def program() -> bytes:
     for number in _REFUSED.values():
         lines += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERROR | _EPERM)]
     lines += [
+        (_JUMP_EQUAL, 1, 0, _SOCKET),
+        (_JUMP_EQUAL, 0, len(_FAMILIES) + 3, _SOCKETPAIR),
+        (_LOAD, 0, 0, _ARGUMENT_OFFSET),
+        *((_JUMP_EQUAL, len(_FAMILIES) - n, 0, f) for n, f in enumerate(_FAMILIES)),
+        (_RETURN, 0, 0, _ERROR | _EAFNOSUPPORT),
+        (_RETURN, 0, 0, _ALLOW),
         (_JUMP_EQUAL, 0, 3, _CLONE),
         (_LOAD, 0, 0, _ARGUMENT_OFFSET),
         (_JUMP_ANY_BIT, 0, 1, _NEW_NAMESPACE),

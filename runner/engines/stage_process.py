@@ -17,7 +17,7 @@ from runner.engines.processes_seen import processes_of_user, tree_use
 from runner.engines.sandbox import HOME, VOLUME, Sandbox
 from runner.engines.seccomp import seccomp_filter
 from runner.engines.watch import Use, Watch, disk_use
-from runner.limits import Limits, machine_memory
+from runner.limits import Limits, available_memory, machine_memory
 from runner.processes import Programs, kill
 
 # Inside, the path names the system's folders only.
@@ -53,12 +53,19 @@ def run_stage_program(
             use = disk_use((str(program.volume), str(program.home)), limits.files)
             if group is None and running:
                 found = tree_use(running[0].pid)
-                return replace(use, memory=found.memory, processes=found.processes)
+                return replace(
+                    use,
+                    memory=found.memory,
+                    processes=found.processes,
+                    # Shared memory that no process has mapped just now belongs to none.
+                    available=available_memory(),
+                )
             return use
 
         def end() -> None:
             for process in running:
-                kill(process)
+                if process.poll() is None:
+                    kill(process)
             if group is not None:
                 group.end()
 

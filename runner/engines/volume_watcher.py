@@ -19,15 +19,17 @@ import requests.exceptions
 from runner.engines import watch
 from runner.engines.output import lines_of
 from runner.engines.watch import Use
+from runner.errors import EnvironmentUnavailable
 
 _PLACE = "/artifacts"
 _MOST_FILES = 1 << 20
 _SECONDS_TO_START = 30
 # `disk_use` as it is: Python 3.8 in the image reads it.
 _PROGRAM = f"""
-import json, os, sys, time
+from __future__ import annotations
+import errno, json, os, stat, time
 class Use(dict): pass
-{inspect.getsource(watch.disk_use).replace(": Sequence[str]", "")}
+{inspect.getsource(watch.disk_use)}
 while True:
     print(json.dumps(disk_use(["{_PLACE}"], {_MOST_FILES})), flush=True)
     time.sleep(0.25)
@@ -58,10 +60,15 @@ class VolumeWatcher:
         self._thread.join(timeout=5)
 
     def look(self) -> Use | None:
-        """What the volume held last, None before the first look."""
+        """What the volume held last, None before the first look.
+
+        Raises `EnvironmentUnavailable` when nobody looks any more.
+        """
         if self._thread is None:
             self._thread = threading.Thread(target=self._follow, daemon=True)
             self._thread.start()
+        elif not self._thread.is_alive():
+            raise EnvironmentUnavailable("the container that looks at its volume has ended")
         return self._latest
 
     def _follow(self) -> None:

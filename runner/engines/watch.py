@@ -7,25 +7,31 @@ time.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runner.engines.output import plain
 from runner.files import human_bytes
-from runner.limits import Limits
+from runner.limits import Limits, least_memory
 
 _PERIOD = 0.25
+_SECONDS_BETWEEN_ENDS = 1.0
+# In so many looks in a row something may vanish, which hides what is in it.
+_MOST_VANISHED = 40
 
 
 @dataclass(frozen=True)
 class Use:
     """What a stage uses at one moment: bytes and files on disk, bytes left there; and the rest.
 
-    `hidden` names a folder that cannot be looked into.
+    `hidden` names a folder that cannot be looked into; `vanished` is set where something went away
+    while it was looked at. `available` is how much memory the machine has left.
     """
 
     disk: int = 0
@@ -34,6 +40,8 @@ class Use:
     memory: int = 0
     processes: int = 0
     hidden: str = ""
+    vanished: bool = False
+    available: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,8 +52,11 @@ class Breach:
     remedy: str
 
 
-def breach_of(use: Use, limits: Limits, memory: int, free_at_start: int | None) -> Breach | None:
-    """The limit that is reached, if one is. `memory` is the stage's, in bytes."""
+def breach_of(use: Use, limits: Limits, memory: int, first: Use) -> Breach | None:
+    """The limit that is reached, if one is. `memory` is the stage's, in bytes.
+
+    `first` is what the first look saw.
+    """
     if use.hidden:
         # A name of the stage's choice, in bytes of its choice.
         place = plain(use.hidden.encode(errors="replace").decode())
@@ -75,8 +86,15 @@ def breach_of(use: Use, limits: Limits, memory: int, free_at_start: int | None) 
             f"The stage started more than {limits.processes} processes, and was ended.",
             "If that is right for this model, allow more: --limit processes=5000.",
         )
-    # A disk that was as full before is the user's own affair: the stage says what it lacks.
-    if use.free is not None and use.free < limits.free <= (free_at_start or 0):
+    # A machine that was as full before is the user's own affair: the stage says what it lacks.
+    least = least_memory()
+    if use.available is not None and use.available < least <= (first.available or 0):
+        return Breach(
+            f"Less than {human_bytes(least)} of the machine's memory are left, and the stage was "
+            "ended.",
+            "Use a machine with more memory, smaller inputs or fewer --samples.",
+        )
+    if use.free is not None and use.free < limits.free <= (first.free or 0):
         return Breach(
             f"Less than {human_bytes(limits.free)} of the disk are left, and the stage was ended.",
             "Free some of it, or name another --output; with fewer --samples it needs less.",
@@ -98,7 +116,8 @@ class Watch:
         self._limits, self._memory = limits, memory
         self._look, self._end = look, end
         self._printed = 0
-        self._free_at_start: int | None = None
+        self._first: Use | None = None
+        self._vanished = 0  # so many looks in a row
         self._finished = threading.Event()
         self._deadline = time.monotonic() + limits.timeout if limits.timeout else None
 
@@ -135,9 +154,10 @@ class Watch:
             except Exception as error:
                 # Nobody looks any more, so the stage must not go on.
                 found = Breach(f"The stage could not be watched ({error}), and was ended.", "")
-            if found is not None and not self._finished.is_set():
+            # An engine that is busy may not have ended it at once.
+            while found is not None and not self._finished.is_set():
                 self.stop(found)
-                return
+                self._finished.wait(_SECONDS_BETWEEN_ENDS)
 
     def _examine(self) -> Breach | None:
         if self._deadline is not None and time.monotonic() > self._deadline:
@@ -152,31 +172,60 @@ class Watch:
             use = None
         if use is None:
             return None
-        if self._free_at_start is None:
-            self._free_at_start = use.free
-        return breach_of(use, self._limits, self._memory, self._free_at_start)
+        self._first = self._first or use
+        self._vanished = self._vanished + 1 if use.vanished else 0
+        if self._vanished > _MOST_VANISHED:
+            use = replace(use, hidden="something in it is renamed or removed all the time")
+        return breach_of(use, self._limits, self._memory, self._first)
 
 
 def disk_use(folders: Sequence[str], most_files: int) -> Use:
-    """Bytes, files and free bytes of folders that a stage writes into; follows no link."""
+    """Bytes, files and free bytes of folders that a stage writes into; follows no link.
+
+    By descriptors, so that a folder which is renamed meanwhile is looked into all the same, and
+    with one listing open a level, so that no number of names takes memory.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    deepest = 100
     disk = files = 0
-    waiting = list(folders)
-    while waiting and files <= most_files:
-        folder = waiting.pop()
+    hidden = ""
+    vanished = False
+
+    def look_into(name: str, above: int | None, depth: int) -> None:
+        nonlocal disk, files, hidden, vanished
+        try:
+            folder = os.open(name, flags, dir_fd=above)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                vanished = True  # removed, or something else by now
+            else:  # closed to us
+                hidden = f"{error.strerror}: {name[:60]}"
+            return
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     files += 1
-                    if files > most_files:
-                        break
-                    state = entry.stat(follow_symlinks=False)
+                    if files > most_files or hidden:
+                        return
+                    try:
+                        state = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        vanished = True
+                        continue
                     # The apparent size too: a sparse file is copied out in full.
                     disk += max(state.st_blocks * 512, state.st_size)
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-        except FileNotFoundError:
-            continue  # removed in this moment
-        except OSError as error:  # closed to us, or deeper than a path may be long
-            return Use(hidden=f"{error.strerror}: ...{folder[-60:]}")
-    free = os.statvfs(folders[0])
-    return Use(disk=disk, files=files, free=free.f_bavail * free.f_frsize)
+                    if not stat.S_ISDIR(state.st_mode):
+                        continue
+                    if depth == deepest:
+                        hidden = f"nested more than {deepest} deep: {entry.name[:60]}"
+                        return
+                    look_into(entry.name, folder, depth + 1)
+        finally:
+            os.close(folder)
+
+    for root in folders:
+        look_into(root, None, 1)
+    if hidden:
+        return Use(hidden=hidden)
+    free = min(s.f_bavail * s.f_frsize for s in map(os.statvfs, folders))
+    return Use(disk=disk, files=files, free=free, vanished=vanished)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import pickletools
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 # A state_dict of 3,000 tensors has some 100,000 instructions.
 _MOST_INSTRUCTIONS = 2_000_000
 _MOST_NAMES = 1_000
+_LONGEST_KEY = 4096
 
 
 class BadPickle(Exception):
@@ -104,7 +105,8 @@ class _Machine:
         # Tuples of tuples of one tuple are small here, and without end when they are printed.
         if not isinstance(module, str) or not isinstance(name, str):
             raise BadPickle("a name that is no text")
-        full = f"{module}.{name}"[:300]
+        # Not the whole of either: a file can ask for a name of megabytes again and again.
+        full = f"{module[:300]}.{name[:300]}"[:300]
         self.found.names.add(full)
         self._stack.append(Name(full))
 
@@ -250,10 +252,22 @@ def _called(function: Any, arguments: Any) -> Call:
 
 
 def _set(target: Any, values: list[Any]) -> None:
-    """Set items of a dictionary, or of what stands for one. Keys that are no scalars are left."""
+    """Set items of a dictionary, or of what stands for one. Keys that none has are left."""
     items = target.items if isinstance(target, Call) else target
     if not isinstance(items, dict) or len(values) % 2:
         raise BadPickle("it sets items of what has none")
     for key, value in zip(values[::2], values[1::2], strict=True):
-        if isinstance(key, str | int | float | bool | None):
+        if is_key(key):
             items[key] = value
+
+
+def is_key(value: Any) -> bool:
+    """Whether it can be the key of a tensor or an option: to hash any other could take for ever."""
+    if isinstance(value, str):
+        return len(value) <= _LONGEST_KEY
+    return isinstance(value, float | None) or is_number(value)
+
+
+def is_number(value: Any) -> TypeGuard[int]:
+    """Whether it is an integer of a size that sizes and keys have."""
+    return isinstance(value, int) and value.bit_length() <= 64

@@ -15,7 +15,16 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from runner.inspection.model import Acceptance, Inspection, Obstacle
-from runner.inspection.pickle_file import BadPickle, Call, Name, Persistent, Pickled, read_pickle
+from runner.inspection.pickle_file import (
+    BadPickle,
+    Call,
+    Name,
+    Persistent,
+    Pickled,
+    is_key,
+    is_number,
+    read_pickle,
+)
 
 LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 # The magic number, a protocol's version and the writer's word sizes come before the object.
@@ -29,7 +38,6 @@ _DEEPEST = 40
 _MOST_WRAPPED = 4
 _MOST_AXES = 64
 # A model's dictionaries have such keys; anything else may nest, and be without end to hash.
-_KEYS = (str, int, float, bool)
 _NEWEST_TORCHSCRIPT = 2
 _OWN_PACKAGES = ("torch", "torchvision", "collections", "numpy", "__torch__", "copyreg", "_codecs")
 _OWN_BUILTINS = ("set", "list", "dict", "tuple", "int", "float", "bool", "str", "object", "slice")
@@ -263,9 +271,7 @@ def _items(value: Any) -> dict[Any, Any] | None:
     given = value.arguments[0] if isinstance(value.arguments, tuple) else ()
     pairs = given if isinstance(given, list) else []
     return {
-        p[0]: p[1]
-        for p in pairs
-        if isinstance(p, list | tuple) and len(p) == 2 and isinstance(p[0], _KEYS)
+        p[0]: p[1] for p in pairs if isinstance(p, list | tuple) and len(p) == 2 and is_key(p[0])
     }
 
 
@@ -352,7 +358,9 @@ def _shown(key: Any) -> str:
 def storage_keys(pickled: Pickled) -> list[str]:
     """The list of the storages' keys that follows an object. Raises `BadPickle`."""
     keys = pickled.value
-    if not isinstance(keys, list) or not all(isinstance(key, str | int) for key in keys):
+    if not isinstance(keys, list) or not all(
+        isinstance(key, str) or is_number(key) for key in keys
+    ):
         raise BadPickle("no list of keys")
     return [str(key) for key in keys]
 
@@ -362,9 +370,9 @@ def storages(pickled: Pickled) -> dict[str, int]:
     found = {}
     for identifier in pickled.persistent:
         if isinstance(identifier, tuple) and len(identifier) > 4:
-            _, kind, key, _, count, *_ = identifier
+            kind, key, count = identifier[1], identifier[2], identifier[4]
             name = kind.name.rpartition(".")[2] if isinstance(kind, Name) else ""
-            if isinstance(count, int) and isinstance(key, str | int):
+            if is_number(count) and (isinstance(key, str) or is_number(key)):
                 found[str(key)] = _ITEMS.get(name, ("?", 1))[1] * count
     return found
 

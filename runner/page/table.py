@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runner.batch import Row
 from runner.errors import BadInput
-from runner.files import write_text
+from runner.files import named_by_user
 from runner.page import figures
 from runner.page.marks import Mark
 from runner.page.render import render
@@ -50,7 +50,8 @@ class Count:
 
 def write_table(rows: Sequence[Row], unreadable: Sequence[BadInput], path: Path) -> None:
     """Write the page of many runs. `unreadable` says which runs are not in it, and why."""
-    write_text(path, render_table(rows, unreadable))
+    with named_by_user(path) as target:
+        target.write_text(render_table(rows, unreadable), encoding="utf-8")
 
 
 def render_table(rows: Sequence[Row], unreadable: Sequence[BadInput] = ()) -> str:

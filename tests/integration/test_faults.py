@@ -214,7 +214,7 @@ def test_the_runner_is_killed(places: Places, hashes: Hashes, engine: str, row: 
 
     # Before any stage; while an artifact is collected; while the stage goes into the cache.
     killed("os.mkdir", "/.volume" if engine == "process" else "/logs")
-    assert artifacts(killed("os.rename", "/.model.onnx.part")) == set()
+    assert artifacts(killed("os.rename", "/.model.onnx.")) == set()
     assert artifacts(killed("shutil.copyfile", f"{place.cache}/stages/.")) == {"model.onnx"}
     # In a stage.
     outputs.append(place.new_output())
@@ -230,7 +230,7 @@ def test_the_runner_is_killed(places: Places, hashes: Hashes, engine: str, row: 
         wait_for_end(str(outputs[-1]))
     # While the last things are written, in their order. The first of these does all stages.
     for number, name in enumerate(RECORDS if engine == "process" else RECORDS[:1]):
-        output = killed("os.rename", f"/.{name}.part")
+        output = killed("os.rename", f"/.{name}.")
         written = {path.name for path in output.iterdir() if path.name in RECORDS}
         assert written == set(RECORDS[:number])
         assert artifacts(output) == set(hashes)

@@ -215,6 +215,7 @@ EXHAUSTS: dict[str, tuple[str, list[str], str]] = {
     "run for ever": (hostile.FOREVER, ["timeout=8"], "more than 8 seconds.*--timeout"),
     "print without end": (hostile.PRINTS, ["output=8m", "log=1m"], "printed more than 8.0 MB"),
     "print one line without end": (hostile.ONE_LINE, ["output=8m", "log=1m"], "printed more than"),
+    "move folders about": (hostile.MOVES, ["disk=40m", "timeout=60"], "more than 40|renamed"),
     "hide in folders": (hostile.CLOSED, ["files=1000", "timeout=60"], "folder|more than 1000"),
 }
 
@@ -257,6 +258,8 @@ ANSWERS: dict[str, tuple[str, str]] = {
     "a report that lies about its hash": (hostile.LIES, "sha256 is not the one"),
     "a report that names another file": (hostile.NAMES, "report is not valid"),
     "a report nested without end": (hostile.NESTED, "report is not valid"),
+    "a report of an input without elements": (hostile.EMPTY, "report is not valid"),
+    "a report of samples below none": (hostile.FLOOR, "report is not valid"),
     "a report with terminal escapes": (hostile.ESCAPES, "owned"),
 }
 
@@ -280,16 +283,25 @@ def test_no_answer_is_believed(attack: Attack, engine: str, what: str, secret: P
 
 @pytest.mark.sandbox
 @pytest.mark.parametrize(
-    "call",
+    ("call", "answer"),
     [
-        "319, my $name = 'hidden', 0",
-        "56, 0x10000011, 0, 0, 0, 0",
-        "56, 0x40000011, 0, 0, 0, 0",
-        "29, 0, 9, 0",
+        ("319, my $name = 'hidden', 0", "-1 Operation not permitted"),
+        ("447, 0", "-1 Operation not permitted"),
+        ("56, 0x10000011, 0, 0, 0, 0", "-1 Operation not permitted"),
+        ("56, 0x40000011, 0, 0, 0, 0", "-1 Operation not permitted"),
+        ("29, 0, 9, 0", "-1 Operation not permitted"),
+        ("41, 40, 1, 0", "-1 Address family not supported by protocol"),
+        ("41, 38, 5, 0", "-1 Address family not supported by protocol"),
+        ("53, 40, 1, 0, 0", "-1 Address family not supported by protocol"),
+        ("41, 1, 1, 0", "3 "),
+        ("41, 2, 1, 0", "3 "),
     ],
-    ids=["memfd_create", "clone a user namespace", "clone a network namespace", "shmget"],
+    ids=[
+        *("memfd_create", "memfd_secret", "clone a user namespace", "clone a network namespace"),
+        *("shmget", "vsock", "kernel ciphers", "vsock pair", "unix", "internet"),
+    ],
 )
-def test_the_filter(call: str) -> None:
+def test_the_filter(call: str, answer: str) -> None:
     sandbox = find_sandbox()
     assert isinstance(sandbox, Sandbox)
     filter_ = seccomp_filter()
@@ -306,7 +318,7 @@ def test_the_filter(call: str) -> None:
         text=True,
     )
     os.close(filter_)
-    assert done.stdout == "-1 Operation not permitted", done.stderr
+    assert done.stdout == answer, done.stderr
 
 
 @pytest.mark.parametrize("engine", ENGINES)

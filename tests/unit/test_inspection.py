@@ -367,14 +367,13 @@ def test_pickles_that_want_memory(look: Any, tmp_path: Path, little_memory: None
     length = b"\x80\x04\x8e" + struct.pack("<Q", 1 << 50) + b"x."
     wrap = b"ctorch._utils\n_rebuild_parameter\n"
     wrapped = b"\x80\x02" + wrap * 50_000 + b")R" + b"\x85R" * 49_999 + b"."
-    # A key of 24,000 digits, which Python refuses to print.
+    # A key of 24,000 digits, which takes long to hash and which Python refuses to print.
     digits = b"\x80\x02}\x8b" + struct.pack("<i", 10_000) + b"\x7f" * 10_000 + wrap + b")Rs."
-    for pickled in (memo, deep, laughs + b".", length, wrapped):
+    for pickled in (memo, deep, laughs + b".", length, wrapped, digits):
         found = look(legacy(pickled), "model.pt")
         assert not found.toolchain.accepted
         with pytest.raises(BadInput):
             identify(tmp_path / "model.pt")
-    assert look(legacy(digits), "model.pt").details["tensor int"]
 
 
 def test_a_pickle_has_the_tensors_of_its_state_dict(look: Any) -> None:

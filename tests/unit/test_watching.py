@@ -8,7 +8,9 @@ import sys
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import docker.errors
 import pytest
 from conftest import ROOT
 
@@ -17,8 +19,10 @@ sys.path.insert(0, str(ROOT))
 from fuzz.sample import stage_report
 from runner.cached_run import CachedRun
 from runner.engines.processes_seen import tree_use
+from runner.engines.volume_watcher import VolumeWatcher
 from runner.engines.watch import Use, Watch, breach_of, disk_use
-from runner.limits import Limits
+from runner.errors import EnvironmentUnavailable
+from runner.limits import Limits, least_memory
 from runner.report import EnvironmentRecord, StageRecord, StageReport
 from runner.stage_cache import StageCache, stage_key
 from runner.toolchain import load_toolchain
@@ -36,7 +40,7 @@ def test_a_process_may_have_any_name() -> None:
 
 
 def test_a_folder_may_have_any_name() -> None:
-    found = breach_of(Use(hidden="\udcff\x1b[2J"), Limits(), 0, None)
+    found = breach_of(Use(hidden="\udcff\x1b[2J"), Limits(), 0, Use())
     assert found is not None
     assert "\x1b" not in found.reason
     found.reason.encode()
@@ -62,6 +66,87 @@ def test_who_cannot_be_watched_is_ended() -> None:
             watch._finished.wait(0.05)
     assert ended and watch.breach is not None
     assert "could not be watched" in watch.breach.reason
+
+
+def test_it_is_ended_until_it_has_ended() -> None:
+    """An engine that is busy does not do it at once."""
+    ended: list[bool] = []
+    watch = Watch(Limits(disk=1), 0, lambda: Use(disk=2), lambda: ended.append(True))
+    with watch.watching():
+        for _ in range(200):
+            if len(ended) > 1:
+                break
+            watch._finished.wait(0.05)
+    assert len(ended) > 1
+
+
+def test_a_machine_without_memory() -> None:
+    least = least_memory()
+    full, empty = Use(available=least - 1), Use(available=least)
+    assert breach_of(full, Limits(), 0, full) is None
+    found = breach_of(full, Limits(), 0, empty)
+    assert found is not None and "memory are left" in found.reason
+
+
+def test_what_is_renamed_is_seen(tmp_path: Path) -> None:
+    """By a look at folders that have another name at each moment."""
+    inner = tmp_path / Path(*"a" * 60)
+    inner.mkdir(parents=True)
+    (inner / "sparse").touch()
+    os.truncate(inner / "sparse", 10**9)
+    looks = []
+    with subprocess.Popen([sys.executable, "-c", RENAMES, tmp_path], stdout=subprocess.PIPE) as him:
+        assert him.stdout is not None and him.stdout.readline() == b"ready\n"
+        for _ in range(50):
+            looks.append(disk_use([str(tmp_path)], 100))
+        him.kill()
+    assert all(use.disk >= 10**9 or use.vanished for use in looks)
+
+
+RENAMES = """
+import os, sys
+print("ready", flush=True)
+os.chdir(sys.argv[1])
+while True:
+    os.rename("a", "b")
+    os.rename("b", "a")
+"""
+
+
+def test_what_never_stays_is_no_place_to_hide() -> None:
+    ended: list[bool] = []
+    watch = Watch(Limits(), 0, lambda: Use(vanished=True), lambda: ended.append(True))
+    for _ in range(100):
+        if (breach := watch._examine()) is not None:
+            assert "renamed or removed all the time" in breach.reason
+            return
+    raise AssertionError
+
+
+def test_folders_without_end(tmp_path: Path) -> None:
+    assert disk_use([str(tmp_path)], 9).hidden == ""
+    (tmp_path / Path(*"d" * 300)).mkdir(parents=True)
+    assert "nested more than" in disk_use([str(tmp_path)], 1000).hidden
+
+
+def test_a_watcher_that_is_gone_is_said() -> None:
+    class Client:
+        containers: Any = None
+
+    watcher = VolumeWatcher(Client(), "image", "volume", {})  # type: ignore[arg-type]
+    Client.containers = Refusing()
+    assert watcher.look() is None
+    assert watcher._thread is not None
+    watcher._thread.join()
+    with pytest.raises(EnvironmentUnavailable, match="has ended"):
+        watcher.look()
+
+
+class Refusing:
+    """An engine's containers, when there can be none."""
+
+    def run(self, *_: Any, **__: Any) -> None:
+        raise docker.errors.APIError("no")
 
 
 def test_only_entries_are_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def diagnose(
     chain = load_toolchain(report.toolchain)
     files, notes = _files(report, chain, folder, Path(model) if model else None)
     images = _images(report, chain)
-    check = _check(report)
+    check = how_checked(report)
     with view:
 
         def asked() -> str:  # the model is read whole for it
@@ -171,7 +171,7 @@ def _arrays(path: Path) -> Path:
     return path
 
 
-def _check(report: Report) -> dict[str, Any]:
+def how_checked(report: Report) -> dict[str, Any]:
     """What the run was checked with. Raises `BadInput`."""
     check = {key: report.options.get(key) for key in ("samples", "seed")}
     if not all(type(n) is int and 0 <= n < 1 << 63 for n in check.values()) or not check["samples"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fuzz.harness import Harness
 from runner.batch import as_csv, as_table, rows
 from runner.bundle import write_bundle
 from runner.cached_run import samples_of
+from runner.diagnose_run import how_checked
 from runner.errors import RunnerError
 from runner.page import render_run, write_table
 from runner.runs import find_runs, read_report
@@ -41,6 +43,8 @@ def _run_report(data: bytes, folder: Path) -> bool:
         report = read_report(folder)
     except RunnerError:
         return False
+    with suppress(RunnerError):
+        how_checked(report)
     page = render_run(report, folder.name)
     assert "<script" not in page and "\x1b" not in page
     made = rows(find_runs([folder]).reports)

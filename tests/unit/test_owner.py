@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from runner.engines.process import _held
+from runner.errors import EnvironmentUnavailable
 from runner.owner import abandoned_scratch_folders, is_alive, owner, process_id
+from runner.processes import Programs
 
 CODE = """
+from runner.engines.process import _held
+from runner.errors import EnvironmentUnavailable
 from runner.owner import owner, scratch_folder
 
 with scratch_folder("owned") as folder:
@@ -62,3 +69,16 @@ def test_an_id_that_is_used_again() -> None:
     assert not is_alive(f"{host} {number} {int(started) - 1} {namespace}")
     assert is_alive(f"not-{host} {number} {int(started) - 1} {namespace}")
     assert not is_alive("")
+
+
+def test_who_waits_for_another_run_can_be_ended(tmp_path: Path) -> None:
+    shown: list[str] = []
+    programs, lock = Programs(), FileLock(tmp_path / "lock")
+    with FileLock(tmp_path / "lock"), pytest.raises(EnvironmentUnavailable):
+        threading.Timer(1.5, programs.end).start()
+        with _held(lock, programs, lambda text, fraction: shown.append(text)):
+            pass
+    assert not lock.is_locked
+    with _held(lock, Programs(), lambda text, fraction: shown.append(text)):
+        assert lock.is_locked
+    assert not lock.is_locked and "waiting for another run" in shown

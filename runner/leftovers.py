@@ -54,12 +54,12 @@ def remove_drafts(folder: Path | None = None) -> list[str]:
     """Remove environments that were never finished, unless they are being made right now."""
     folder = folder or cache_folder() / "environments"
     removed = []
-    for draft in sorted(folder.glob(".*.part")):
-        final = folder / draft.name[1 : -len(".part")]
+    for draft in sorted(folder.glob(".*.part*")):  # and its lock, and links to its wheels
+        final = folder / draft.name[1:].partition(".part")[0]
         if not is_environment_folder(final):
             continue
         with suppress(Timeout), FileLock(str(final) + ".lock", timeout=0):
-            shutil.rmtree(draft, ignore_errors=True)
+            remove(draft)
             removed.append(draft.name)
     return removed
 

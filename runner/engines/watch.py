@@ -168,15 +168,16 @@ class Watch:
             )
         try:
             use = self._look()
-        except OSError:  # something vanished in this moment; the next look is soon
-            use = None
+        except OSError:
+            use = Use(vanished=True)
         if use is None:
             return None
-        self._first = self._first or use
+        if use.free is not None:
+            self._first = self._first or use
         self._vanished = self._vanished + 1 if use.vanished else 0
         if self._vanished > _MOST_VANISHED:
             use = replace(use, hidden="something in it is renamed or removed all the time")
-        return breach_of(use, self._limits, self._memory, self._first)
+        return breach_of(use, self._limits, self._memory, self._first or use)
 
 
 def disk_use(folders: Sequence[str], most_files: int) -> Use:
@@ -220,6 +221,8 @@ def disk_use(folders: Sequence[str], most_files: int) -> Use:
                         hidden = f"nested more than {deepest} deep: {entry.name[:60]}"
                         return
                     look_into(entry.name, folder, depth + 1)
+        except OSError as error:  # what is in it is closed to us
+            hidden = f"{error.strerror}: {name[:60]}"
         finally:
             os.close(folder)
 

@@ -204,7 +204,11 @@ def test_only_what_is_the_runners_is_removed(tmp_path: Path) -> None:
     draft = f".{key * 4}.9999999-1-{process_id().split('-')[2]}.part"
     gone = [
         *(stages / (key * 4), stages / draft),
-        *(environments / f"torch-1-{key}", environments / f".tflite-1-{key}.part"),
+        *(
+            environments / f"torch-1-{key}",
+            environments / f".tflite-1-{key}.part",
+            environments / f".tflite-1-{key}.part.txt",
+        ),
     ]
     stay = [stages / "torch", stages / ".mine.part", environments / "lab", environments / ".x.part"]
     for folder in gone + stay:
@@ -213,7 +217,7 @@ def test_only_what_is_the_runners_is_removed(tmp_path: Path) -> None:
     environment = {"RUNNER_CACHE_DIR": str(tmp_path)}
     kept = run_cli("clean", "--keep-cache", cwd=tmp_path, environment=environment)
     assert kept.returncode == 0, kept.stderr
-    assert [folder.exists() for folder in gone] == [True, False, True, False]
+    assert [folder.exists() for folder in gone] == [True, False, True, False, False]
     cleaned = run_cli("clean", "--environments", cwd=tmp_path, environment=environment)
     assert cleaned.returncode == 0, cleaned.stderr
     assert [folder for folder in gone if folder.exists()] == []

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,19 +114,38 @@ while True:
 
 
 def test_what_never_stays_is_no_place_to_hide() -> None:
-    ended: list[bool] = []
-    watch = Watch(Limits(), 0, lambda: Use(vanished=True), lambda: ended.append(True))
-    for _ in range(100):
-        if (breach := watch._examine()) is not None:
-            assert "renamed or removed all the time" in breach.reason
-            return
-    raise AssertionError
+    watch = Watch(Limits(), 0, lambda: Use(vanished=True), lambda: None)
+    breaches = [watch._examine() for _ in range(100)]
+    assert breaches[0] is None and breaches[-1] is not None
+    assert "renamed or removed all the time" in breaches[-1].reason
 
 
 def test_folders_without_end(tmp_path: Path) -> None:
     assert disk_use([str(tmp_path)], 9).hidden == ""
     (tmp_path / Path(*"d" * 300)).mkdir(parents=True)
     assert "nested more than" in disk_use([str(tmp_path)], 1000).hidden
+
+
+def test_what_is_closed_to_us_is_no_place_to_hide(tmp_path: Path) -> None:
+    """Neither a folder that cannot be listed nor one whose files cannot be looked at."""
+    for mode in (0o000, 0o400):
+        folder = tmp_path / f"{mode:o}"
+        (folder / "closed").mkdir(parents=True)
+        (folder / "closed" / "file").touch()
+        if os.getuid() == 0:
+            os.chown(folder / "closed", 65534, 65534)
+        (folder / "closed").chmod(mode)
+        child = os.fork()
+        if child == 0:
+            status = 1
+            with suppress(BaseException):
+                os.chdir(folder)
+                if os.getuid() == 0:
+                    os.setuid(65534)
+                status = int(not disk_use(["."], 100).hidden)
+            os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        (folder / "closed").chmod(0o700)
 
 
 def test_a_watcher_that_is_gone_is_said() -> None:

@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 
 from runner.errors import BadInput
+from runner.zips import members
 
 _MAGIC = b"\x93NUMPY"
 _BLOCK = 1 << 22
@@ -66,7 +67,7 @@ def _refused(path: Path, error: Exception) -> BadInput:
 
 
 def _read_zip(archive: zipfile.ZipFile) -> dict[str | None, ArrayHeader]:
-    entries = archive.infolist()
+    entries = members(archive)
     if not entries or len(entries) > _MOST_ARRAYS:
         raise ValueError(f"it holds {len(entries)} arrays")
     if len({entry.filename for entry in entries}) != len(entries) or _overlap(entries):

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from runner.errors import BadInput
 from runner.files import named_by_user
 from runner.report import Report
+from runner.validation import Invalid, validate_json
 from runner.weightless import BLANK, Unreadable
 
 SUFFIXES = (".zip", ".tar.gz", ".tgz")
@@ -25,6 +24,7 @@ SUFFIXES = (".zip", ".tar.gz", ".tgz")
 _DATE = (2020, 9, 24, 0, 0, 0)
 _EPOCH = 1600905600
 _MOST_OF_A_LOG = 4 << 20
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}")
 _LARGEST_GRAPH = 1 << 31
 _LARGEST_REPORT = 64 << 20
 
@@ -72,9 +72,14 @@ def write_bundle(run: Path, output: Path | None = None) -> Bundle:
     if logs.is_symlink():  # no run leaves one: it may lead anywhere
         left_out.append((logs.name, "it is a link"))
     for log in sorted(logs.glob("*.log")):
-        if log.is_file() and not log.is_symlink() and not logs.is_symlink():
+        if not _PLAIN_NAME.fullmatch(log.name):
+            left_out.append((log.name, "no run leaves a log of this name"))
+        elif log.is_file() and not log.is_symlink() and not logs.is_symlink():
             members[f"logs/{log.name}"] = hide.text(_end_of(log)).encode()
     for path in sorted(path for path in run.iterdir() if path.suffix in BLANK):
+        if not _PLAIN_NAME.fullmatch(path.name):
+            left_out.append((path.name, "no run leaves an artifact of this name"))
+            continue
         try:
             members[f"graphs/{path.name}"] = _weightless(path)
         except Unreadable as reason:
@@ -96,11 +101,10 @@ def _read_report(run: Path) -> Any:
     if path.stat().st_size > _LARGEST_REPORT:
         raise BadInput(f"{path} is too large for a report.")
     try:
-        return json.loads(Report.model_validate_json(path.read_bytes()).to_json())
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
+        return json.loads(validate_json(Report, path.read_bytes()).to_json())
+    except Invalid as error:
         raise BadInput(
-            f"{path} is not a report of this version: {where}: {error.errors()[0]['msg']}.",
+            f"{path} is not a report of this version: {error}.",
             "Run the conversion again.",
         ) from None
 

@@ -170,7 +170,7 @@ def _gpu() -> Finding:
 def _index() -> Finding:
     registry = read_registry(os.environ)
     # Without what stands before an @: a password may.
-    shown = re.sub(r"//[^/@]*@", "//", registry.index_url)
+    shown = re.sub(r"//[^/]*@", "//", registry.index_url)
     parts = [shown or "the default package index"]
     if registry.ca_bundle:
         parts.append(f"certificates from {registry.ca_bundle}")

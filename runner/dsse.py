@@ -14,9 +14,10 @@ from pathlib import Path
 from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from runner.errors import BadInput, Unverified
+from runner.validation import Invalid, validate_json
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
@@ -39,7 +40,7 @@ class Envelope(BaseModel):
     model_config = ConfigDict(extra="ignore")
     payload: str
     payloadType: str
-    signatures: list[Signature] = Field(min_length=1)
+    signatures: list[Signature] = Field(min_length=1, max_length=16)
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1) + "\n"
@@ -114,9 +115,9 @@ def verify(envelope: Envelope, key: PublicKey) -> bytes:
 def read_envelope(text: bytes, source: Path) -> Envelope:
     """Raises `BadInput` if the text is no envelope."""
     try:
-        return Envelope.model_validate_json(text)
-    except ValidationError as error:
-        raise BadInput(f"{source} is not a DSSE envelope: {error.errors()[0]['msg']}.") from None
+        return validate_json(Envelope, text)
+    except Invalid as error:
+        raise BadInput(f"{source} is not a DSSE envelope: {error.message}.") from None
 
 
 def encoded(payload_type: str, payload: bytes) -> bytes:

@@ -17,6 +17,7 @@ from runner.errors import BadInput
 from runner.files import sha256_of
 from runner.inspection.pickle_file import Call, read_pickle
 from runner.inspection.torch_file import bomb, kind_of, storage_keys, storages
+from runner.zips import members
 
 # torch 1.5.1 writes and reads version 2; reading a later one, it crashes.
 _NEWEST_TORCHSCRIPT = 2
@@ -123,7 +124,7 @@ def _identify_zip(file: IO[bytes], path: Path) -> tuple[Kind, tuple[str, ...]]:
     try:
         archive = zipfile.ZipFile(file)
         names = archive.namelist()
-        unpacked = bomb(archive.infolist(), path.stat().st_size)
+        unpacked = bomb(members(archive), path.stat().st_size)
         damaged = None if unpacked else archive.testzip()
     except Exception:  # zipfile's errors, zlib's, lzma's, struct's, a password
         raise _truncated(path) from None

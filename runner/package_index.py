@@ -189,7 +189,7 @@ def _not_fetched(file: IndexFile, error: Exception) -> EnvironmentUnavailable:
 
 def shown(location: str) -> str:
     """An index's address without what stands before an @: a password may."""
-    return re.sub(r"//[^/@]*@", "//", location)
+    return re.sub(r"//[^/]*@", "//", location)
 
 
 def _project_page(index: str, name: str) -> str:

@@ -40,6 +40,7 @@ from runner.toolchain import (
 from runner.traces import Diagnosis
 from runner.trust import asked_of
 from runner.untrusted import read_report
+from runner.validation import first_of
 from runner.view import SilentView, View
 
 if TYPE_CHECKING:
@@ -219,9 +220,8 @@ def _write(plan: Plan, report: Report, key: PrivateKey | None) -> None:
             "are taken from the cache. What has its final name in the folder is whole.",
         ) from None
     except ValidationError as error:  # no honest stage says what no record can hold
-        first = error.errors()[0]
         raise BadInput(
-            f"The record of this run cannot be written: {first['msg'][:200]}.",
+            f"The record of this run cannot be written: {first_of(error)}.",
             "The model made its stage report what cannot be: do not trust it. The report is there.",
         ) from None
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from runner.errors import BadInput
 from runner.integers import Natural, Positive
 from runner.toolchain import NAME
+from runner.validation import Invalid, validate_json
 
 # How to read the parameters, and how a build goes; a change that old records do not survive counts
 # the version up.
@@ -187,7 +188,7 @@ class BuildDefinition(_Model):
     buildType: str
     externalParameters: ExternalParameters
     internalParameters: InternalParameters
-    resolvedDependencies: list[ResourceDescriptor] = []
+    resolvedDependencies: list[ResourceDescriptor] = Field(default=[], max_length=10_000)
 
 
 class Builder(_Model):
@@ -218,7 +219,7 @@ class Statement(_Model):
     type_: Literal["https://in-toto.io/Statement/v1"] = Field(
         default="https://in-toto.io/Statement/v1", alias="_type"
     )
-    subject: list[Subject]
+    subject: list[Subject] = Field(max_length=100)
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1, by_alias=True, exclude_none=True) + "\n"
@@ -266,12 +267,10 @@ _S = TypeVar("_S", bound=Statement)
 def parse(model: type[_S], text: str | bytes, source: Path) -> _S:
     """A statement from its JSON. Raises `BadInput` that names the first thing wrong with it."""
     try:
-        statement = model.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])[:200] or "the file"
+        statement = validate_json(model, text)
+    except Invalid as error:
         raise BadInput(
-            f"{source} is not a record of a run: {where}: {first['msg']}.",
+            f"{source} is not a record of a run: {error.place or 'the file'}: {error.message}.",
             "Give the provenance.json of a run folder, or the folder.",
         ) from None
     names = [subject.name for subject in statement.subject]

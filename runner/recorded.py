@@ -149,12 +149,13 @@ def _altered_files(statement: Provenance, folder: Path) -> Iterator[Difference]:
 def _contradictions(statement: Provenance, folder: Path) -> Iterator[Difference]:
     """Where the record contradicts itself, or the run's report that lies beside it."""
     parameters, builds = statement.parameters, statement.predicate.buildDefinition
+    locks = {item.name: item for item in reversed(builds.resolvedDependencies)}
     model = statement.dependency(f"model/{parameters.model.name}")
     if model is not None and model.sha256 != parameters.model.sha256:
         yield _contradiction("the model's sha256", parameters.model.sha256, model.sha256)
     for dependency in builds.resolvedDependencies:
         kind, _, title = (dependency.name or "").partition("/")
-        lock = statement.dependency(f"lock/{title}")
+        lock = locks.get(f"lock/{title}")
         notes = dependency.annotations or {}
         if kind == "environment" and lock is not None and "key" in notes:
             wheels = notes.get("wheels", [])

@@ -255,7 +255,7 @@ class ModelRecord(_Model):
 class Gate(_Model):
     """The verdict on the final model, by the worst of its outputs."""
 
-    metric: str
+    metric: str = Field(pattern="^(mean|max|p99|rms)_(abs|rel)$")
     tolerance: float
     value: float | None
     verdict: Verdict | None

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from runner.errors import BadInput
 from runner.files import read_bytes
 from runner.report import Report
+from runner.validation import Invalid, validate_json
 
 REPORT = "report.json"
 # A report is some tens of kilobytes; one of a very large model with a diagnosis, a few megabytes.
@@ -40,18 +39,17 @@ def read_report(folder: Path) -> Report:
         content = read_bytes(path, _MOST_BYTES)
         if content is None:
             raise BadInput(f"{path} is too large for a report.", "Is it one of the runner's?")
-        return Report.model_validate_json(content)
+        return validate_json(Report, content)
     except FileNotFoundError:
         raise BadInput(
             f"{folder} has no {REPORT}.", "A run folder has one as soon as the run has ended."
         ) from None
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the beginning"
+    except Invalid as error:
         raise BadInput(
-            f"{path} is not a report of this version: {first['msg']} (at {place[:100]}).",
+            f"{path} is not a report of this version: {error.message} "
+            f"(at {error.place[:100] or 'the beginning'}).",
             "Damaged, or not the runner's; a newer runner's needs that runner.",
         ) from None
 

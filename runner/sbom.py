@@ -119,7 +119,7 @@ def installed_licences(image: Image) -> dict[str, str]:
             headers = BytesHeaderParser().parsebytes(file.read(_MOST_METADATA))
         classified = [
             value.rpartition("::")[2].strip()
-            for value in headers.get_all("Classifier", [])
+            for value in map(str, headers.get_all("Classifier", []))
             if value.startswith("License ::")
         ]
         stated = str(headers.get("License-Expression") or headers.get("License") or "").strip()

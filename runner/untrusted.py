@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from runner.engines.output import plain
 from runner.files import human_bytes
 from runner.report import StageReport
+from runner.validation import check_size, first_of
 
 # A note or a message is for a person; what is longer is not.
 _LONGEST_TEXT = 20_000
@@ -31,12 +32,11 @@ def read_answer(content: bytes, model: type[Model], what: str) -> Model:
     if len(content) > _MOST_BYTES:
         raise ValueError(f"{wrong}: it has {human_bytes(len(content))}")
     try:
+        check_size(content)
         data = pydantic_core.from_json(content, allow_inf_nan=False)
         return model.model_validate(_cleaned(data))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = " ".join(plain(".".join(str(part) for part in first["loc"])).split())
-        raise ValueError(f"{wrong}: {place[:200]}: {first['msg'][:200]}") from None
+        raise ValueError(f"{wrong}: {' '.join(plain(str(first_of(error))).split())}") from None
     except ValueError as error:
         raise ValueError(f"{wrong}: {plain(str(error))[:200]}") from None
 

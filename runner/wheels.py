@@ -16,6 +16,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from runner.errors import BadInput
 from runner.files import sha256_of
 from runner.toolchain import Image, StandIn, Wheel
+from runner.zips import members
 
 # The wheel's specification: sha256 or better.
 _ALGORITHMS = ("sha256", "sha384", "sha512")
@@ -67,7 +68,7 @@ def _verify_record(path: Path) -> None:
     """Check every file in the wheel against the hash that the wheel's RECORD gives for it."""
     try:
         with zipfile.ZipFile(path) as wheel:
-            entries = wheel.infolist()
+            entries = members(wheel)
             record = next(e for e in entries if e.filename.endswith(".dist-info/RECORD"))
             hashes = _hashes(wheel, record)
             if missing := hashes.keys() - {entry.filename for entry in entries}:

@@ -31,6 +31,9 @@ _MOST_META = 4 << 20
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
 # An archive may name our own images and nothing else: not the user's debian:latest.
 _OURS = re.compile(r"(docker\.io/library/)?runner-[a-z0-9._-]+:[A-Za-z0-9._-]+")
+_NAMED_BY = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+# Go's keys of the same letters in any case are these.
+_KEYS = {"repotags": "RepoTags", "manifests": "manifests", "annotations": "annotations"}
 _LOAD_SECONDS = 3600
 
 OnBytes = Callable[[int], None]
@@ -198,12 +201,29 @@ def _as_tar(archive: Archive, parts: Sequence[Part], on_bytes: OnBytes) -> Itera
 
 def _names(meta: dict[str, bytes]) -> Iterator[Any]:
     """Every name that an engine would give an image, by either of the two indexes."""
-    for entry in json.loads(meta["manifest.json"]):
+    for entry in _read_as_go(meta["manifest.json"]):
         yield from entry["RepoTags"] or ()
-    for entry in json.loads(meta["index.json"])["manifests"]:
-        name = (entry.get("annotations") or {}).get("io.containerd.image.name")
-        if name is not None:
-            yield name
+    for entry in _read_as_go(meta["index.json"])["manifests"]:
+        notes = entry.get("annotations") or {}
+        # containerd takes the second where there is no first.
+        yield from [notes[key] for key in _NAMED_BY if notes.get(key)][:1]
+
+
+def _read_as_go(text: bytes) -> Any:
+    """JSON that Docker's Go cannot read otherwise. Raises `ValueError`.
+
+    To it, keys of any case are the same, and the last one counts.
+    """
+
+    def read(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        lower = [key.lower() for key, _ in pairs]
+        if len(set(lower)) < len(pairs) or not all(key.isascii() for key in lower):
+            raise ValueError("a key twice")
+        if any(_KEYS.get(key.lower(), key) != key for key, _ in pairs):
+            raise ValueError("a key in another case")
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=read)
 
 
 @contextmanager

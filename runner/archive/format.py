@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -34,6 +35,8 @@ TRAILER_SIZE = len(TRAILER_LINE.format(sha256="0" * 64, offset=0, size=0))
 # Bounds on what an archive of unknown origin may ask for.
 MOST_INDEX = 64 << 20
 MOST_PARTS = 100_000
+# Bytes unpacked for each that is stored; small parts may have any number.
+_MOST_RATIO, _ALWAYS_FITS = 1000, 1 << 20
 MOST_PART = 64 << 30
 MOST_CONTENT = 256 << 30
 # A tar header of the oldest form holds no larger size.
@@ -157,6 +160,12 @@ class Index(_Model):
             raise ValueError("two parts have one name")
         if sum(part.size for part in self.parts) > MOST_CONTENT:
             raise ValueError("its parts are larger than an archive's can be")
+        names = {part.name for part in self.parts}
+        for part in self.parts:
+            if part.size > _MOST_RATIO * part.stored_size + _ALWAYS_FITS:
+                raise ValueError(f"{part.name!r} unpacks to more than anything saved does")
+            if any(str(above) in names for above in PurePosixPath(part.name).parents):
+                raise ValueError(f"{part.name!r} lies in another part")
         return self
 
     def of_kind(self, *kinds: Kind) -> list[Part]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -24,7 +25,8 @@ _GLIBC = (
 _MOST_FILES = 20_000
 _MOST_BYTES = 2 << 30
 # Of a header that gives a long name.
-_MOST_EXTENDED = 1 << 20
+_MOST_EXTENDED = 1 << 12
+_LONG_NAME = re.compile(rb"[0-9]+ path=[^\n]+\n")
 # What a stage and its installation cannot do without.
 _CHECK = (
     "import sys, ctypes, zlib, hashlib, venv; "
@@ -105,10 +107,13 @@ def _check_headers(source: IO[bytes]) -> None:
         if not block.strip(b"\0"):
             break
         member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        if member.type not in tarfile.REGULAR_TYPES and member.size > _MOST_EXTENDED:
-            raise ValueError(f"a header of {member.size:,} bytes")
-        if member.size < 0 or member.type in (tarfile.GNUTYPE_SPARSE, tarfile.CONTTYPE):
-            raise ValueError("a member of another kind than files")
+        if member.size < 0 or member.type not in (tarfile.REGTYPE, tarfile.XHDTYPE):
+            raise ValueError(f"{member.name!r} is no file")
+        # Of a file it may say a long name, and nothing that moves what comes next.
+        if member.type == tarfile.XHDTYPE and not (
+            member.size <= _MOST_EXTENDED and _LONG_NAME.fullmatch(source.read(member.size))
+        ):
+            raise ValueError("a header that no interpreter's tar has")
         position += tarfile.BLOCKSIZE + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
     source.seek(0)
 

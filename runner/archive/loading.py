@@ -20,6 +20,7 @@ from runner.engines.base import Progress
 from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
 from runner.files import human_bytes, sha256_of
 from runner.image_build import image_tag
+from runner.owner import is_process_id, is_running, process_id
 from runner.places import cache_folder, interpreters_folder, wheels_folder
 from runner.toolchain import Image, all_images, with_wheels
 from runner.wheels import accept_wheel
@@ -61,8 +62,11 @@ def load(
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     with Archive(file) as archive, FileLock(str(cache / "archive.lock")):
-        for stale in cache.glob(f"{_STAGING}*"):  # of a load that was killed
-            shutil.rmtree(stale, ignore_errors=True)
+        for folder in filter(None, (cache, runs)):
+            for stale in folder.glob(f"{_STAGING}*"):  # of a load that was killed
+                process = "-".join(stale.name.removeprefix(_STAGING).split("-")[:3])
+                if folder == cache or (is_process_id(process) and not is_running(process)):
+                    shutil.rmtree(stale, ignore_errors=True)
         loaded = Loaded(archive.index)
         _insist(archive.index, engine)
         _check_space(archive, engine, cache, runs)
@@ -130,7 +134,7 @@ def _staging(beside: Path | None) -> Iterator[Path]:
         yield Path()
         return
     beside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=_STAGING, dir=beside) as name:
+    with tempfile.TemporaryDirectory(prefix=f"{_STAGING}{process_id()}-", dir=beside) as name:
         yield Path(name)
 
 

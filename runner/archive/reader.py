@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import BinaryIO, cast
 
 import zstandard
-from pydantic import ValidationError
 
 from runner.archive.format import (
     BLOCK,
@@ -28,6 +27,7 @@ from runner.archive.format import (
     padding,
 )
 from runner.errors import BadInput, DamagedArchive
+from runner.validation import Invalid, validate_json
 
 _CHUNK = 1 << 20
 _REMEDY = "Copy or save it again; nothing of it was loaded."
@@ -141,12 +141,9 @@ class Archive:
         if self._file.read(padding(length)).strip(b"\0"):
             raise self._damaged(INDEX, "its padding is not zero")
         try:
-            index = Index.model_validate_json(data)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            raise self._damaged(
-                INDEX, f"it is not an index of version 1: {first['loc']}: {first['msg']}"
-            ) from None
+            index = validate_json(Index, data)
+        except Invalid as error:
+            raise self._damaged(INDEX, f"it is not an index of version 1: {error}") from None
         if check_layout(index.parts) != offset - BLOCK:
             raise self._damaged(INDEX, "its parts do not fill the archive")
         return index
@@ -160,7 +157,7 @@ class Archive:
                 if not before:
                     return BadInput(f"{self.path.name} is not an archive of the runner.")
                 self._file.seek(position)
-                if before == TRAILER and self._file.read() == END:
+                if before == TRAILER and self._file.read(len(END) + 1) == END:
                     return self._damaged(TRAILER, "it is not as it was written")
                 if before == TRAILER:
                     return self._damaged("the end of the file", "it is not 1,024 zero bytes")
@@ -193,7 +190,9 @@ class Archive:
                 member = tarfile.TarInfo.frombuf(blocks[2 * BLOCK :], "ascii", "strict")
                 member.name = name
             check_name(member.name)
-            return member if blocks == header(member.name, member.size) else None
+            if member.size < 0 or blocks != header(member.name, member.size):
+                return None
+            return member
         except (tarfile.HeaderError, ValueError):
             return None
 

@@ -117,6 +117,7 @@ def save(
         raise BadInput(f"There is no engine '{engine}'.", f"Engines: {', '.join(ENGINES)}.")
     if file.is_dir():
         raise BadInput(f"{file} is a folder.", "Name a file, such as toolchain.tar.")
+    created = _now()
     indexes = PackageIndexes()
     content = _gather(indexes, engine, toolchain, wheels, runs, progress)
     with ArchiveWriter(file, content.plan()) as writer:
@@ -141,7 +142,7 @@ def save(
             with counting(progress, "docker images", content.docker.size) as on_bytes:
                 docker_images.add_to(writer, content.docker, on_bytes)
         return writer.finish(
-            created=_now(),
+            created=created,
             runner=runner.__version__,
             platform=PLATFORM,
             toolchains=[toolchain],
@@ -280,7 +281,12 @@ def _environment(image: Image, content: _Content) -> Environment:
 
 def _now() -> str:
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    moment = (
-        datetime.fromtimestamp(int(epoch), timezone.utc) if epoch else datetime.now(timezone.utc)
-    )
+    try:
+        moment = (
+            datetime.fromtimestamp(int(epoch), timezone.utc)
+            if epoch
+            else datetime.now(timezone.utc)
+        )
+    except (ValueError, OverflowError, OSError):
+        raise BadInput(f"SOURCE_DATE_EPOCH={epoch} is no date in seconds.") from None
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

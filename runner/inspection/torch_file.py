@@ -25,6 +25,7 @@ from runner.inspection.pickle_file import (
     is_number,
     read_pickle,
 )
+from runner.zips import members
 
 LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 # The magic number, a protocol's version and the writer's word sizes come before the object.
@@ -73,7 +74,7 @@ def read_zip(file: IO[bytes], size: int, found: Inspection) -> bool:
     """Fill in what a zip archive of PyTorch says; False if it is none of PyTorch's."""
     try:
         archive = zipfile.ZipFile(file)
-        entries = archive.infolist()
+        entries = members(archive)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError):
         found.format, found.what, found.damaged = "other", "zip archive", True
         found.notes.append("Its directory of files, at its end, is missing: it was cut off.")

@@ -15,6 +15,7 @@ from runner.view import printable
 
 _MOST_OPERATORS = 24
 _MOST_TENSORS = 12
+_MOST_CHARACTERS = 2000
 
 
 def rendered(found: Inspection) -> RenderableType:
@@ -57,7 +58,13 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
         state = "loads it" if found.loaded.ok else f"refuses it: {found.loaded.message}"
         rows.append(("loaded", f"{found.loaded.framework} {state} ({found.loaded.engine} engine)"))
         rows += list(found.loaded.facts.items())
-    return [(name, value) for name, value in rows if value]
+    return [(_cut(name), _cut(value)) for name, value in rows if value]
+
+
+def _cut(text: str) -> str:
+    """As much as a person reads; a name may have megabytes, and there may be a hundred thousand."""
+    left = len(text) - _MOST_CHARACTERS
+    return text if left <= 0 else f"{text[:_MOST_CHARACTERS]} ... and {left:,} characters more"
 
 
 def _tensors(title: str, tensors: Sequence[TensorFacts] | None) -> list[tuple[str, str]]:

@@ -11,6 +11,8 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # A text attribute longer than this is data.
 _LONGEST_TEXT = 256
 _DEEPEST = 64
+# Of one tensor: lists that are not packed have a field for each number.
+_MOST_FIELDS = 1_000_000
 _LARGEST = 1 << 20
 # Of each byte of a varint, whether another one follows: the same number of zeros.
 _ZEROS = bytes(byte & 0x80 for byte in range(256))
@@ -151,7 +153,11 @@ def _blank(data: bytearray, start: int, end: int, kind: str, form: _Format, dept
 
 
 def _blank_tensor(data: bytearray, start: int, end: int, tensor: _Tensor) -> None:
-    every = list(_fields(data, start, end))
+    every = []
+    for found in _fields(data, start, end):
+        every.append(found)
+        if len(every) > _MOST_FIELDS:
+            raise Unreadable("a tensor in it has more fields than any has")
     element = next(
         (_varint(data, f[2], end)[0] for f in every if f[0] == tensor.type and f[1] == _VARINT), 0
     )

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import random
+import re
 import subprocess
 import tarfile
 import zipfile
@@ -18,6 +19,7 @@ import zstandard
 from conftest import BAD_INPUT, PASSED, run_here
 
 from runner.archive.format import BLOCK, INDEX, TRAILER, TRAILER_LINE, Index, header, padding
+from runner.archive.interpreter import unpack
 from runner.archive.reader import Archive
 from runner.archive.writer import ArchiveWriter
 from runner.errors import BadInput, DamagedArchive, RunnerError
@@ -171,7 +173,12 @@ def test_damage_is_told_and_nothing_is_loaded(
     assert not list((tmp_path / "cache").glob("wheels/*"))
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", b"\0" * 4096, a_wheel()])
+# The second has the header of a member of less than no bytes.
+@pytest.mark.parametrize(
+    "content",
+    [b"", header("a", -512) + bytes(2048), b"no archive", b"\0" * 4096, a_wheel()],
+    ids=["empty", "less than empty", "text", "zeros", "wheel"],
+)
 def test_another_file_is_no_archive(content: bytes, tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "x.tar").write_bytes(content)
     finished = cli("verify", "x.tar")
@@ -265,7 +272,8 @@ def test_a_part_that_grows_beyond_what_the_index_says(says: int, tmp_path: Path,
     forge(tmp_path / "x.tar", [("runs/a/x.zst", bomb)], change)
     for command in (("verify", "x.tar"), ("load", "x.tar", "--run", "out")):
         finished = cli(*command)
-        assert finished.returncode == BAD_INPUT and "larger than" in finished.stderr
+        assert finished.returncode == BAD_INPUT
+        assert re.search("larger than|unpacks to more", finished.stderr)
     assert not list(tmp_path.glob("out/*"))
 
 
@@ -283,6 +291,26 @@ def test_parts_that_overlap_or_share_a_name_are_refused(tmp_path: Path, cli: Cli
         assert cli("verify", "x.tar").returncode == BAD_INPUT
     forge(tmp_path / "x.tar", [members[0], members[0]], lambda index: None)
     assert cli("verify", "x.tar").returncode == BAD_INPUT
+
+
+def test_a_part_in_a_part_is_refused(tmp_path: Path, cli: Cli) -> None:
+    forge(tmp_path / "x.tar", [("runs/a/b", b"x"), ("runs/a/b/c", b"y")], lambda index: None)
+    finished = cli("load", "x.tar", "--run", "out")
+    assert finished.returncode == BAD_INPUT and "lies in another part" in finished.stderr
+
+
+@pytest.mark.parametrize("record", [b"9 size=0\n", b"11 GNU.sparse\n", b"x" * 5000])
+def test_an_interpreter_of_other_headers_is_refused(record: bytes, tmp_path: Path) -> None:
+    """Such as one that says of the next file that it ends elsewhere."""
+    member = tarfile.TarInfo("x")
+    member.type, member.size = tarfile.XHDTYPE, len(record)
+    content = member.tobuf(tarfile.USTAR_FORMAT) + record + bytes(-len(record) % 512)
+    with io.BytesIO() as file:
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            tar.addfile(tarfile.TarInfo("bin/python3.8"))
+        content += file.getvalue()
+    with pytest.raises(BadInput, match="no interpreter's tar has"):
+        unpack(io.BytesIO(content), tmp_path)
 
 
 def test_an_interpreter_with_a_link_is_refused(tmp_path: Path, cli: Cli) -> None:
@@ -316,6 +344,18 @@ def layout(tag: str, blob: bytes = b"layer", name: str = "") -> list[tuple[str, 
     ]
 
 
+REF_NAME = b'{"manifests": [{"annotations": {"org.opencontainers.image.ref.name": "%s"}}]}'
+
+
+def named_by(manifest: bytes) -> list[tuple[str, bytes]]:
+    return [*layout("runner-torch:latest")[:-1], ("images/manifest.json", manifest)]
+
+
+def indexed_by(index: bytes) -> list[tuple[str, bytes]]:
+    blob, version, _, manifest = layout("runner-torch:latest")
+    return [blob, version, ("images/index.json", index), manifest]
+
+
 @pytest.mark.parametrize(
     ("members", "accepted"),
     [
@@ -326,6 +366,15 @@ def layout(tag: str, blob: bytes = b"layer", name: str = "") -> list[tuple[str, 
         ([*layout("runner-torch:latest"), ("images/repositories", b"{}")], False),
         ([*layout("runner-torch:latest"), (f"images/blobs/sha256/{'0' * 64}", b"x")], False),
         ([*layout("runner-torch:latest")[:-1], ("images/manifest.json", b"[]]")], False),
+        # As the engine reads it: keys of any case are the same, and the last one counts.
+        (named_by(b'[{"RepoTags": ["runner-torch:a"], "repotags": ["debian:a"]}]'), False),
+        (named_by(b'[{"RepoTags": ["runner-torch:a"], "RepoTags": ["debian:a"]}]'), False),
+        (named_by(b'[{"RepoTags": ["runner-torch:a"], "RepoTag\xc5\xbf": ["debian:a"]}]'), False),
+        (named_by(b'[{"repotags": ["runner-torch:a"]}]'), False),
+        (indexed_by(b'{"manifests": [{"Annotations": {"io.containerd.image.name": "x"}}]}'), False),
+        (indexed_by(b'{"manifests": [{"annotations": {}, "annotations": {}}]}'), False),
+        (indexed_by(REF_NAME % b"debian:a"), False),
+        (indexed_by(REF_NAME % b"runner-torch:a"), True),
     ],
 )
 def test_images_have_our_names_and_their_hashes(

@@ -1,0 +1,47 @@
+"""JSON of anybody's, validated within bounds."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+# Pydantic collects all that is wrong, with 330 bytes for each. The longest report that there is,
+# with a trace of 4,000 points for each stage, has half as many items.
+_MOST_ITEMS = 500_000
+# Of more errors not even the first is looked at: each costs a kilobyte then.
+_MOST_ERRORS = 1000
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Invalid(ValueError):
+    """JSON that is not what it should be. `place` is where, as fields and numbers; or ''."""
+
+    def __init__(self, place: str, message: str) -> None:
+        super().__init__(f"{place}: {message}" if place else message)
+        self.place, self.message = place, message
+
+
+def validate_json(model: type[Model], text: bytes | str) -> Model:
+    """Raises `Invalid`, which says the first thing that is wrong."""
+    check_size(text)
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise first_of(error) from None
+
+
+def check_size(text: bytes | str) -> None:
+    """Raises `Invalid` for more items than anything of ours has."""
+    items = text.count(",") if isinstance(text, str) else text.count(b",")
+    if items > _MOST_ITEMS:
+        raise Invalid("", f"it has {items:,} items")
+
+
+def first_of(error: ValidationError) -> Invalid:
+    """The first thing that is wrong, in a few words."""
+    if error.error_count() > _MOST_ERRORS:
+        return Invalid("", f"{error.error_count():,} things in it are wrong")
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return Invalid(".".join(map(str, first["loc"]))[:200], first["msg"][:200])

@@ -127,6 +127,12 @@ class Environment(_Model):
     id: Digest = ""
     base: Digest = ""
 
+    @model_validator(mode="after")
+    def _has_a_whole_image_or_none(self) -> Environment:
+        if bool(self.tag) != bool(self.id):
+            raise ValueError("an image has a name and an id")
+        return self
+
 
 class Interpreter(_Model):
     """A CPython: a tar of what lies under its prefix."""

@@ -71,10 +71,10 @@ def write_bundle(run: Path, output: Path | None = None) -> Bundle:
     logs = run / "logs"
     if logs.is_symlink():  # no run leaves one: it may lead anywhere
         left_out.append((logs.name, "it is a link"))
-    for log in sorted(logs.glob("*.log")):
+    for log in () if logs.is_symlink() else sorted(logs.glob("*.log")):
         if not _PLAIN_NAME.fullmatch(log.name):
             left_out.append((log.name, "no run leaves a log of this name"))
-        elif log.is_file() and not log.is_symlink() and not logs.is_symlink():
+        elif log.is_file() and not log.is_symlink():
             members[f"logs/{log.name}"] = hide.text(_end_of(log)).encode()
     for path in sorted(path for path in run.iterdir() if path.suffix in BLANK):
         if not _PLAIN_NAME.fullmatch(path.name):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -168,10 +167,10 @@ def _gpu() -> Finding:
 
 
 def _index() -> Finding:
+    from runner.package_index import shown
+
     registry = read_registry(os.environ)
-    # Without what stands before an @: a password may.
-    shown = re.sub(r"//[^/]*@", "//", registry.index_url)
-    parts = [shown or "the default package index"]
+    parts = [shown(registry.index_url) or "the default package index"]
     if registry.ca_bundle:
         parts.append(f"certificates from {registry.ca_bundle}")
     return Finding("packages", "ok", ", ".join(parts) + ".")

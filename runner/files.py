@@ -35,13 +35,20 @@ def read_bytes(path: Path, most: int) -> bytes | None:
     return content if len(content) <= most else None
 
 
+def temporary_beside(final: Path) -> Path:
+    """A name beside a file for what is to become it.
+
+    One that nobody knows: another process may be writing the same file, and whoever made the folder
+    may have put a link there.
+    """
+    return final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
+
+
 @contextmanager
 def appearing(final: Path) -> Iterator[Path]:
     """A temporary path beside `final`, which takes that name if the block succeeds."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    # A name that nobody knows: another process may be writing the same file, and whoever made the
-    # folder may have put a link there.
-    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
+    temporary = temporary_beside(final)
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     try:
         yield temporary

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import secrets
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runner.files import human_bytes
+from runner.files import human_bytes, temporary_beside
 
 # A longer line is handed on in pieces.
 _LONGEST_LINE = 1 << 16
@@ -80,7 +79,7 @@ class BoundedLog:
 @contextmanager
 def stage_log(final: Path, most: int) -> Iterator[BoundedLog]:
     """A log under a temporary name; it gets its own however the stage ends: nothing is lost."""
-    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
+    temporary = temporary_beside(final)
     log = BoundedLog(temporary, most)
     try:
         yield log

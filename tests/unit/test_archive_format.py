@@ -18,7 +18,16 @@ import pytest
 import zstandard
 from conftest import BAD_INPUT, PASSED, run_here
 
-from runner.archive.format import BLOCK, INDEX, TRAILER, TRAILER_LINE, Index, header, padding
+from runner.archive.format import (
+    BLOCK,
+    INDEX,
+    TRAILER,
+    TRAILER_LINE,
+    Environment,
+    Index,
+    header,
+    padding,
+)
 from runner.archive.interpreter import unpack
 from runner.archive.reader import Archive
 from runner.archive.writer import ArchiveWriter
@@ -474,3 +483,11 @@ def test_two_saves_of_one_file(tmp_path: Path) -> None:
         ArchiveWriter(tmp_path / "x.tar", "plan"),
     ):
         pass
+
+
+@pytest.mark.parametrize("image", [{"tag": "runner-torch:a"}, {"id": f"sha256:{'0' * 64}"}])
+def test_half_an_image_is_refused(image: dict[str, str]) -> None:
+    known = {"image": "torch", "python": "3.8", "lock_sha256": "0" * 64, "key": "0" * 64}
+    Environment.model_validate({**known, "wheels": []})
+    with pytest.raises(ValueError, match="a name and an id"):
+        Environment.model_validate({**known, "wheels": [], **image})

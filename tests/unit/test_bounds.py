@@ -7,7 +7,6 @@ import io
 import json
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,48 +34,35 @@ from runner.weightless import BLANK, Unreadable
 from runner.wheels import accept_wheel
 
 
-def zipped(names: list[str], compression: int) -> bytes:
-    with io.BytesIO() as file:
-        with zipfile.ZipFile(file, "w", compression) as archive:
-            for name in names:
-                archive.writestr(name, bytes(1 << 20))
-        return file.getvalue()
-
-
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_members_that_unpack_without_bounds(tmp_path: Path, compression: int) -> None:
     """zipfile unpacks a whole block of bzip2 at once: a few bytes are gigabytes."""
-    path = tmp_path / "m.pt"
-    path.write_bytes(zipped(["m/data.pkl", "m/version"], compression))
+    path, zeros = tmp_path / "m.pt", bytes(1 << 20)
+    path.write_bytes(seeds.zipped({"m/data.pkl": zeros, "m/version": zeros}, compression))
     with pytest.raises(BadInput):
         identify(path)
     assert summarize(path).damaged
-    (tmp_path / "x.npz").write_bytes(zipped(["x.npy"], compression))
+    (tmp_path / "x.npz").write_bytes(seeds.zipped({"x.npy": zeros}, compression))
     with pytest.raises(BadInput, match="compressed in a way"):
         read_headers(tmp_path / "x.npz")
     wheel = tmp_path / "tf_nightly-2.4.0.dev20200923-cp38-cp38-manylinux2010_x86_64.whl"
-    wheel.write_bytes(zipped(["x.dist-info/RECORD"], compression))
+    wheel.write_bytes(seeds.zipped({"x.dist-info/RECORD": zeros}, compression))
     with pytest.raises(BadInput):
         accept_wheel(str(wheel), all_images())
 
 
-def of_too_many(document: Any, *path: str | int) -> bytes:
-    """JSON that has a list of four million wrong items at a place."""
-    at = document
-    for key in path[:-1]:
-        at = at[key]
-    at[path[-1]] = "HERE"
-    return json.dumps(document).encode().replace(b'"HERE"', b"[" + b"1," * 3_900_000 + b"1]")
+def of_too_many(report: dict[str, Any]) -> bytes:
+    """A report of four million wrong notes."""
+    text = json.dumps({**report, "notes": "HERE"})
+    return text.encode().replace(b'"HERE"', b"[" + b"1," * 3_900_000 + b"1]")
 
 
 def test_a_report_of_wrong_items(tmp_path: Path) -> None:
-    (tmp_path / "report.json").write_bytes(
-        of_too_many(json.loads(sample.run_reports()[0]), "notes")
-    )
+    (tmp_path / "report.json").write_bytes(of_too_many(json.loads(sample.run_reports()[0])))
     with bounded(), pytest.raises(BadInput, match="items"):
         read_report(tmp_path)
     with bounded(), pytest.raises(ValueError, match="items"):
-        read_stage_report(of_too_many(sample.stage_report(), "notes"))
+        read_stage_report(of_too_many(sample.stage_report()))
 
 
 def test_a_report_of_many_errors() -> None:
@@ -125,11 +111,8 @@ def test_an_onnx_model_of_many_domains(tmp_path: Path) -> None:
             assert "characters more" in shown.getvalue() and len(shown.getvalue()) < 50_000
 
 
-def many_fields(wrap: Callable[[bytes], bytes]) -> bytearray:
-    return bytearray(wrap(b"\x4a\x00" * 5_000_000))
-
-
 def test_a_bundle_of_a_tensor_of_many_fields() -> None:
-    data = many_fields(lambda tensor: seeds.message((7, seeds.message((5, tensor)))))
+    tensor = b"\x4a\x00" * 5_000_000
+    data = bytearray(seeds.message((7, seeds.message((5, tensor)))))
     with bounded(), pytest.raises(Unreadable, match="more fields"):
         BLANK[".onnx"](data)

@@ -17,8 +17,6 @@ from runner.owner import abandoned_scratch_folders, is_alive, owner, process_id
 from runner.processes import Programs
 
 CODE = """
-from runner.engines.process import _held
-from runner.errors import EnvironmentUnavailable
 from runner.owner import owner, scratch_folder
 
 with scratch_folder("owned") as folder:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.package_index import shown
 from runner.registry import Registry, read_registry
 
 MIRROR = "https://mirror.example/simple"
@@ -126,3 +127,8 @@ def test_no_index_keeps_uv_off_the_network(home: Path, links: str, offline: bool
     assert registry.uv_environment()["UV_FIND_LINKS"] == links
     assert ("UV_OFFLINE" in registry.uv_environment()) == offline
     assert "UV_OFFLINE" not in read_registry(environ(home, PIP_NO_INDEX="0")).uv_environment()
+
+
+@pytest.mark.parametrize("secret", ["", "user:secret@", "user:se@cret@"])
+def test_no_password_is_shown(secret: str) -> None:
+    assert shown(f"https://{secret}index.example/simple") == "https://index.example/simple"

@@ -29,7 +29,7 @@ from peers.page import page
 from peers.tools import TOOLS, Tool, Work
 
 from runner.engines.process import ProcessEngine, environment_folder
-from runner.processes import run_showing_lines
+from runner.host.subprocesses import run_showing_lines
 from runner.toolchain import load_image
 from runner.view import SilentView
 

@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runner.engines.folder import remove
 from runner.errors import EnvironmentUnavailable
-from runner.files import human_bytes, write_text
-from runner.owner import is_alive, is_process_id, is_running, owner, process_id
-from runner.places import cache_folder
+from runner.host.files import human_bytes, write_text
+from runner.host.paths import cache_folder
+from runner.host.process_identity import is_alive, is_process_id, is_running, owner, process_id
 
 # What has such a name in a run folder is never a result.
 _UNFINISHED = (".volume*", ".keep-*", ".*.part", "logs/.*.part")

@@ -11,7 +11,7 @@ from packaging.tags import Tag
 
 from runner import wheel_store
 from runner.archive.reader import Archive
-from runner.files import human_bytes
+from runner.host.files import human_bytes
 from runner.package_index import IndexFile, Listing, PackageIndexes
 from runner.pins import Pin, choose, files_of, parse_lock, parse_pin, stage_tags
 from runner.toolchain import ROOT, Image

@@ -22,11 +22,11 @@ from pathlib import Path
 import docker
 import docker.errors
 
-from runner.compat import tomllib
 from runner.errors import BadInput, EnvironmentUnavailable
+from runner.host.compat import tomllib
+from runner.host.subprocesses import run_showing_lines
 from runner.image_archive import write_archive
 from runner.interpreters import find_cpython
-from runner.processes import run_showing_lines
 from runner.toolchain import ROOT
 
 REPOSITORY = "runner-base"

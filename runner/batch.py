@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from runner.files import human_bytes
+from runner.host.files import human_bytes
 from runner.report import Report
 from runner.view import meaning, printable
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import BadInput
-from runner.files import named_by_user
+from runner.host.files import named_by_user
 from runner.report import Report
 from runner.validation import Invalid, validate_json
 from runner.weightless import BLANK, Unreadable

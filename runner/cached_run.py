@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from runner.engines.base import Volume
 from runner.errors import EnvironmentUnavailable, RunnerError
-from runner.files import appearing, sha256_of
+from runner.host.files import appearing, sha256_of
 from runner.integers import Natural
 from runner.report import StageRecord
 from runner.stage_cache import Entry, StageCache, stage_key

@@ -12,8 +12,8 @@ from runner.active import working_in
 from runner.diagnosis import DEFAULT_SAMPLES, trace_run
 from runner.engines.choice import prepare_engine
 from runner.errors import BadInput
-from runner.files import sha256_of, write_text
 from runner.graphfile import identify_source
+from runner.host.files import sha256_of, write_text
 from runner.limits import DEFAULTS, Limits
 from runner.modelfile import Kind
 from runner.plan import python_files

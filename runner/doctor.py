@@ -11,7 +11,7 @@ from pathlib import Path
 from runner.engines.process import cache_folder, environment_folder
 from runner.engines.sandbox import find_sandbox
 from runner.errors import EnvironmentUnavailable
-from runner.files import human_bytes
+from runner.host.files import human_bytes
 from runner.interpreters import find_cpython
 from runner.limits import DEFAULTS
 from runner.registry import read_registry

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import BadInput
-from runner.files import sha256_of
+from runner.host.files import sha256_of
 from runner.inspection.wire import Budget, TooMuch
 from runner.modelfile import Kind, ModelFile, identify, other_format
 

@@ -17,7 +17,7 @@ import docker.errors
 
 from runner.base_image import build_base, find_base, read_recipe
 from runner.errors import EnvironmentUnavailable
-from runner.processes import run_showing_lines
+from runner.host.subprocesses import run_showing_lines
 from runner.registry import read_registry
 from runner.toolchain import ROOT, Image
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from runner.arrays import read_headers
-from runner.compat import tomllib
 from runner.errors import BadInput
+from runner.host.compat import tomllib
 
 # What a model's inputs may be. A model is converted in float32, whatever its weights are.
 DTYPES = ("float32", "int64", "int32", "int16", "int8", "uint8", "bool")

@@ -12,7 +12,7 @@ from pathlib import Path
 from uv import find_uv_bin
 
 from runner.errors import EnvironmentUnavailable
-from runner.places import interpreters_folder
+from runner.host.paths import interpreters_folder
 from runner.registry import uv_environment
 
 

@@ -16,7 +16,7 @@ from runner.engines.control_group import abandoned_groups
 from runner.engines.folder import remove
 from runner.engines.process import cache_folder, is_environment_folder
 from runner.errors import EnvironmentUnavailable
-from runner.owner import abandoned_scratch_folders, is_alive
+from runner.host.process_identity import abandoned_scratch_folders, is_alive
 
 
 def remove_from_docker() -> list[str]:

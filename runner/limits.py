@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from runner.errors import BadInput
-from runner.files import human_bytes
+from runner.host.files import human_bytes
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 # Stages get this much of the machine's memory, so that the machine itself keeps breathing.

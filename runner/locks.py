@@ -14,9 +14,9 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
-from runner.compat import tomllib
 from runner.errors import BadInput, EnvironmentUnavailable
-from runner.files import write_text
+from runner.host.compat import tomllib
+from runner.host.files import write_text
 from runner.registry import uv_environment
 from runner.toolchain import ROOT, Image
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from runner.errors import BadInput
-from runner.files import sha256_of
+from runner.host.files import sha256_of
 from runner.inspection.pickle_file import Call, read_pickle
 from runner.inspection.torch_file import bomb, kind_of, storage_keys, storages
 from runner.zips import members

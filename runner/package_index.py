@@ -23,7 +23,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
 from runner.errors import EnvironmentUnavailable
-from runner.files import sha256_of
+from runner.host.files import sha256_of
 from runner.pins import Pin, files_of
 from runner.registry import Registry, read_registry
 

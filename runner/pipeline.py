@@ -19,7 +19,7 @@ from runner.engines.base import Engine, Volume
 from runner.engines.choice import Choice, prepare_engine
 from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
 from runner.failures import explain_stage
-from runner.files import sha256_of, write_text
+from runner.host.files import sha256_of, write_text
 from runner.judging import judged, report_of
 from runner.limits import DEFAULTS, Limits
 from runner.page import write_page

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import runner
-from runner.files import sha256_of, write_text
+from runner.host.files import sha256_of, write_text
 from runner.plan import Plan
 from runner.provenance import (
     BUILD_TYPE,

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from runner.dsse import key_id, load_verifying_key, read_envelope, verify
 from runner.errors import BadInput, Unverified
-from runner.files import read_bytes, sha256_of
+from runner.host.files import read_bytes, sha256_of
 from runner.provenance import BUILD_TYPE, MOST_BYTES, Provenance, parse
 from runner.record import PROVENANCE_FILE, SIGNED
 from runner.report import Report

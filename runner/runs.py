@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runner.errors import BadInput
-from runner.files import read_bytes
+from runner.host.files import read_bytes
 from runner.report import Report
 from runner.validation import Invalid, validate_json
 

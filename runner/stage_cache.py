@@ -27,10 +27,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.engines.process import cache_folder
 from runner.errors import BadInput
-from runner.files import sha256_of, write_text
+from runner.host.files import sha256_of, write_text
+from runner.host.process_identity import is_process_id, is_running, process_id
 from runner.integers import Integer, Natural
 from runner.limits import parse_number
-from runner.owner import is_process_id, is_running, process_id
 from runner.record import tree_digest, tree_hashes
 from runner.report import StageReport
 from runner.toolchain import ROOT

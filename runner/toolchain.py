@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runner.compat import tomllib
 from runner.errors import BadInput
+from runner.host.compat import tomllib
 
 _PACKAGE = Path(__file__).resolve().parent
 # An installed wheel has `images` and `stages` inside the package, a checkout beside it.

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.compat import tomllib
 from runner.errors import BadInput
+from runner.host.compat import tomllib
 from runner.inspection.model import Inspection, Obstacle
 from runner.toolchain import ROOT, Stage
 

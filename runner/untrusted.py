@@ -8,7 +8,7 @@ import pydantic_core
 from pydantic import BaseModel, ValidationError
 
 from runner.engines.output import plain
-from runner.files import human_bytes
+from runner.host.files import human_bytes
 from runner.report import StageReport
 from runner.validation import check_size, first_of
 

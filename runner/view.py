@@ -18,7 +18,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from runner.files import human_bytes, relative_to_here
+from runner.host.files import human_bytes, relative_to_here
 from runner.report import KnownFailure, Report, StageRecord
 from runner.toolchain import Stage
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runner.host.paths import wheels_folder
 from runner.pins import Pin, parse_lock
-from runner.places import wheels_folder
 from runner.registry import read_registry
 from runner.toolchain import Image
 

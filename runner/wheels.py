@@ -14,7 +14,7 @@ from pathlib import Path
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from runner.errors import BadInput
-from runner.files import sha256_of
+from runner.host.files import sha256_of
 from runner.toolchain import Image, StandIn, Wheel
 from runner.zips import members
 

@@ -17,9 +17,9 @@ import yaml
 
 from runner import base_image, image_build
 from runner.base_image import BaseImage, read_recipe
-from runner.compat import tomllib
 from runner.errors import BadInput, EnvironmentUnavailable
-from runner.processes import run_showing_lines
+from runner.host.compat import tomllib
+from runner.host.subprocesses import run_showing_lines
 from runner.toolchain import (
     ROOT,
     Image,

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
-from runner.compat import tomllib
 from runner.engines.process import cache_folder
 from runner.errors import EnvironmentUnavailable
+from runner.host.compat import tomllib
+from runner.host.subprocesses import run_showing_lines
 from runner.interpreters import find_cpython
-from runner.processes import run_showing_lines
 from runner.registry import read_registry, uv_environment
 
 HERE = Path(__file__).resolve().parent

@@ -18,10 +18,10 @@ from runner.archive.reader import Archive
 from runner.archive.showing import counting
 from runner.engines.base import Progress
 from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
-from runner.files import human_bytes, sha256_of
+from runner.host.files import human_bytes, sha256_of
+from runner.host.paths import cache_folder, interpreters_folder, wheels_folder
+from runner.host.process_identity import is_process_id, is_running, process_id
 from runner.image_build import image_tag
-from runner.owner import is_process_id, is_running, process_id
-from runner.places import cache_folder, interpreters_folder, wheels_folder
 from runner.toolchain import Image, all_images, with_wheels
 from runner.wheels import accept_wheel
 

@@ -19,7 +19,7 @@ from runner.archive.showing import counting
 from runner.archive.writer import ArchiveWriter
 from runner.engines.base import Progress
 from runner.errors import BadInput
-from runner.files import human_bytes, sha256_of
+from runner.host.files import human_bytes, sha256_of
 from runner.interpreters import find_cpython
 from runner.locks import PLATFORM
 from runner.package_index import PackageIndexes

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from runner.engines.base import Progress
-from runner.files import human_bytes
+from runner.host.files import human_bytes
 
 
 @contextmanager

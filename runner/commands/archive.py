@@ -12,7 +12,7 @@ import typer
 from runner.archive.format import Part
 from runner.commands.common import Json, errors, print_rows
 from runner.console import Console
-from runner.files import human_bytes, relative_to_here
+from runner.host.files import human_bytes, relative_to_here
 from runner.toolchain import DEFAULT_TOOLCHAIN
 
 File = Annotated[Path, typer.Argument(help="The archive.", show_default=False)]

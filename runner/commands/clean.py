@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from runner.commands.common import Json, print_rows
-from runner.files import human_bytes
+from runner.host.files import human_bytes
 
 
 def cache(as_json: Json = False) -> None:

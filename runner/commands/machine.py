@@ -58,7 +58,7 @@ def schemas(
     folder: Annotated[Path, typer.Argument(help="Where to write them.")] = Path("docs/schemas"),
 ) -> None:
     """Write the JSON schemas of the reports, the records and an inspection."""
-    from runner.files import write_text
+    from runner.host.files import write_text
     from runner.inspection.model import Inspection
     from runner.provenance import Provenance, TestResultStatement
     from runner.report import Report, StageReport

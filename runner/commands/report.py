@@ -37,7 +37,7 @@ def page(
     run: Annotated[Path, typer.Argument(help="A run folder, with its report.json.")],
 ) -> None:
     """Write a run's report.html from its report.json, again or for the first time."""
-    from runner.files import relative_to_here
+    from runner.host.files import relative_to_here
     from runner.page import write_page
     from runner.runs import read_report, run_folder
     from runner.view import printable
@@ -57,7 +57,7 @@ def table(
 ) -> None:
     """One table over many runs: outcome, error, size, operators, time."""
     from runner.batch import as_csv, as_table, rows
-    from runner.files import named_by_user
+    from runner.host.files import named_by_user
     from runner.page import write_table
     from runner.runs import find_runs
     from runner.view import printable

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.owner import is_process_id, is_running, process_id
+from runner.host.process_identity import is_process_id, is_running, process_id
 
 _ROOT = Path("/sys/fs/cgroup")
 _PREFIX = "runner-"

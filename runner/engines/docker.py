@@ -20,7 +20,8 @@ from runner.engines.output import lines_of
 from runner.engines.volume_watcher import VolumeWatcher
 from runner.engines.watch import Watch
 from runner.errors import EnvironmentUnavailable
-from runner.files import appearing
+from runner.host.files import appearing
+from runner.host.process_identity import owner
 from runner.image_build import (
     CUDA_VARIANT,
     LABELS,
@@ -30,7 +31,6 @@ from runner.image_build import (
     find_image,
 )
 from runner.limits import DEFAULTS, Limits
-from runner.owner import owner
 from runner.report import EnvironmentRecord
 from runner.toolchain import Image, Stage
 

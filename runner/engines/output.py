@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runner.files import human_bytes, temporary_beside
+from runner.host.files import human_bytes, temporary_beside
 
 # A longer line is handed on in pieces.
 _LONGEST_LINE = 1 << 16

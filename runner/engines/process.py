@@ -22,12 +22,12 @@ from runner.engines.sandbox import Sandbox, find_sandbox
 from runner.engines.stage_process import StageProgram, run_stage_program
 from runner.engines.warm import warm
 from runner.errors import EnvironmentUnavailable
-from runner.files import appearing
+from runner.host.files import appearing
+from runner.host.paths import cache_folder as cache_folder
+from runner.host.process_identity import scratch_folder
+from runner.host.subprocesses import Programs
 from runner.interpreters import find_cpython
 from runner.limits import DEFAULTS, Limits
-from runner.owner import scratch_folder
-from runner.places import cache_folder as cache_folder
-from runner.processes import Programs
 from runner.registry import uv_environment
 from runner.report import EnvironmentRecord
 from runner.toolchain import DEFAULT_VARIANT, ROOT, Image, Stage

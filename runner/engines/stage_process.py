@@ -17,8 +17,8 @@ from runner.engines.processes_seen import processes_of_user, tree_use
 from runner.engines.sandbox import HOME, VOLUME, Sandbox
 from runner.engines.seccomp import seccomp_filter
 from runner.engines.watch import Use, Watch, disk_use
+from runner.host.subprocesses import Programs, kill
 from runner.limits import Limits, available_memory, machine_memory
-from runner.processes import Programs, kill
 
 # Inside, the path names the system's folders only.
 _PATH = "/usr/local/bin:/usr/bin:/bin"

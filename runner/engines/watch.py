@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from runner.engines.output import plain
-from runner.files import human_bytes
+from runner.host.files import human_bytes
 from runner.limits import Limits, least_memory
 
 _PERIOD = 0.25

@@ -14,11 +14,11 @@ from runner.engines.base import Engine
 from runner.engines.choice import Choice, prepare_engine
 from runner.engines.process import ProcessEngine, environment_folder
 from runner.errors import EnvironmentUnavailable
+from runner.host.process_identity import scratch_folder
 from runner.inspection.model import Inspection, Loaded, Obstacle, TensorFacts
 from runner.integers import Integer
 from runner.limits import DEFAULTS, Limits
 from runner.modelfile import Kind
-from runner.owner import scratch_folder
 from runner.plan import arch_files
 from runner.report import StageReport
 from runner.toolchain import Image, load_image

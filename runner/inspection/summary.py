@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from runner.errors import BadInput
-from runner.files import sha256_of
+from runner.host.files import sha256_of
 from runner.inspection import graph_file, onnx_file, other_file, tflite_file, torch_file
 from runner.inspection.graph_file import looks_like_operator
 from runner.inspection.model import Inspection, Obstacle

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from runner.files import human_bytes
+from runner.host.files import human_bytes
 from runner.inspection.model import Inspection, TensorFacts
 from runner.view import printable
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from decimal import ROUND_CEILING, Context
 
-from runner.files import human_bytes
+from runner.host.files import human_bytes
 from runner.view import printable as _printable
 
 # No-break spaces, so that a figure and its unit stay on one line.

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import runner
-from runner.files import write_text
+from runner.host.files import write_text
 from runner.page import errors, failures, figures, records, story, verdict
 from runner.page.depth import DepthCurve, depth_charts, depth_curves, depth_summary
 from runner.page.marks import Mark, checks, link

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runner.batch import Row
 from runner.errors import BadInput
-from runner.files import named_by_user
+from runner.host.files import named_by_user
 from runner.page import figures
 from runner.page.marks import Mark
 from runner.page.render import render

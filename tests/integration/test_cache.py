@@ -28,7 +28,7 @@ from conftest import (
 )
 
 from runner.engines.process import cache_folder
-from runner.owner import process_id
+from runner.host.process_identity import process_id
 
 Cached = Callable[..., Run]
 

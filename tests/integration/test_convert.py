@@ -23,8 +23,8 @@ from conftest import (
     sha256,
 )
 
-from runner.compat import tomllib
-from runner.files import sha256_of
+from runner.host.compat import tomllib
+from runner.host.files import sha256_of
 from runner.toolchain import load_image
 
 # Every form that a model may have. Those on docker differ in how files get into its volume.

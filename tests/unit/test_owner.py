@@ -13,11 +13,11 @@ from filelock import FileLock
 
 from runner.engines.process import _held
 from runner.errors import EnvironmentUnavailable
-from runner.owner import abandoned_scratch_folders, is_alive, owner, process_id
-from runner.processes import Programs
+from runner.host.process_identity import abandoned_scratch_folders, is_alive, owner, process_id
+from runner.host.subprocesses import Programs
 
 CODE = """
-from runner.owner import owner, scratch_folder
+from runner.host.process_identity import owner, scratch_folder
 
 with scratch_folder("owned") as folder:
     print(folder, owner(), sep="\\n", flush=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from runner.engines.output import lines_of
 from runner.errors import EnvironmentUnavailable
-from runner.owner import ending_with_me
+from runner.host.process_identity import ending_with_me
 
 # Of what a program says, its last lines are what is looked at when it is over.
 _KEPT_LINES = 1000

@@ -1,0 +1,1 @@
+"""This machine: files and paths, subprocesses, and which process is which."""

@@ -19,7 +19,7 @@ from statistics import median
 
 from runner import convert
 from runner.engines.process import ProcessEngine, environment_folder
-from runner.report import Report
+from runner.schemas.report import Report
 from runner.toolchain import load_image
 from runner.view import SilentView
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from runner.page import render_run
-from runner.report import Report
+from runner.schemas.report import Report
 from runner.view import summary
 
 DOCS = Path(__file__).resolve().parent

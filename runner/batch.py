@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.host.files import human_bytes
-from runner.report import Report
+from runner.schemas.report import Report
 from runner.view import meaning, printable
 
 # What a spreadsheet would take for the beginning of a formula.

@@ -15,8 +15,8 @@ from typing import Any
 
 from runner.errors import BadInput
 from runner.host.files import named_by_user
-from runner.report import Report
-from runner.validation import Invalid, validate_json
+from runner.schemas.base import Invalid, validate_json
+from runner.schemas.report import Report
 from runner.weightless import BLANK, Unreadable
 
 SUFFIXES = (".zip", ".tar.gz", ".tgz")

@@ -22,8 +22,8 @@ from pydantic import BaseModel, Field, ValidationError
 from runner.engines.base import Volume
 from runner.errors import EnvironmentUnavailable, RunnerError
 from runner.host.files import appearing, sha256_of
-from runner.integers import Natural
-from runner.report import StageRecord
+from runner.schemas.integers import Natural
+from runner.schemas.report import StageRecord
 from runner.stage_cache import Entry, StageCache, stage_key
 from runner.toolchain import Stage
 

@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from runner.engines.base import Volume
 from runner.engines.output import stage_log
 from runner.errors import RunnerError
-from runner.provenance import Subject
 from runner.recorded import Recorded
-from runner.report import CheckRecord, SignatureRecord, StageRecord, StageReport
-from runner.reproduction import ArtifactComparison, OutputDifference, allowed_difference
+from runner.schemas.provenance import Subject
+from runner.schemas.report import CheckRecord, SignatureRecord, StageRecord, StageReport
+from runner.schemas.reproduction import ArtifactComparison, OutputDifference, allowed_difference
+from runner.schemas.stage_reports import read_report
 from runner.toolchain import Stage, Toolchain
-from runner.untrusted import read_report
 
 _RECORDED = "recorded"
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from runner.engines.choice import prepare_engine
-from runner.inspection.model import Inspection
 from runner.inspection.summary import summarize
 from runner.limits import DEFAULTS, Limits
 from runner.modelfile import Kind, ModelFile, identify
 from runner.pipeline import run_plan
 from runner.plan import plan_for
-from runner.report import Report
+from runner.schemas.inspection import Inspection
+from runner.schemas.report import Report
 from runner.toolchain import Toolchain
 from runner.tools import FileFormat, format_to_run, load_tool, name_in_volume
 from runner.trust import asked_of

@@ -17,10 +17,10 @@ from runner.host.files import sha256_of, write_text
 from runner.limits import DEFAULTS, Limits
 from runner.modelfile import Kind
 from runner.plan import python_files
-from runner.report import Report, StageRecord
 from runner.runs import read_report
+from runner.schemas.diagnosis import Diagnosis
+from runner.schemas.report import Report, StageRecord
 from runner.toolchain import DEFAULT_VARIANT, Image, Toolchain, load_image, load_toolchain
-from runner.traces import Diagnosis
 from runner.trust import asked_of, kind_of_artifact
 from runner.view import SilentView, View
 

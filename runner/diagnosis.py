@@ -13,11 +13,11 @@ from typing import Any
 
 from runner.engines.base import Volume
 from runner.errors import RunnerError
-from runner.report import StageRecord, StageReport
+from runner.schemas.diagnosis import Culprit, Diagnosis, StageTrace, TracePoint
+from runner.schemas.report import StageRecord, StageReport
+from runner.schemas.stage_reports import read_report
 from runner.stage_output import followed
 from runner.toolchain import Stage, Toolchain
-from runner.traces import Culprit, Diagnosis, StageTrace, TracePoint
-from runner.untrusted import read_report
 from runner.view import View
 
 DEFAULT_SAMPLES = 8

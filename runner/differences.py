@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import runner
-from runner.provenance import Provenance
 from runner.record import tree_digest, tree_hashes
-from runner.report import EnvironmentRecord, Report
-from runner.reproduction import Difference
+from runner.schemas.provenance import Provenance
+from runner.schemas.report import EnvironmentRecord, Report
+from runner.schemas.reproduction import Difference
 from runner.toolchain import ROOT, Image, Toolchain
 
 # So many changed files are named.

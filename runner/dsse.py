@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from pydantic import BaseModel, ConfigDict, Field
 
 from runner.errors import BadInput, Unverified
-from runner.validation import Invalid, validate_json
+from runner.schemas.base import Invalid, validate_json
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 

@@ -12,7 +12,7 @@ import runner
 from runner.engines.choice import Choice
 from runner.errors import ExitCode
 from runner.plan import Plan
-from runner.report import EngineRecord, FileRecord, Gate, ModelRecord, Report, StageRecord
+from runner.schemas.report import EngineRecord, FileRecord, Gate, ModelRecord, Report, StageRecord
 
 _BLAMED = {"input": ExitCode.BAD_INPUT, "environment": ExitCode.ENVIRONMENT}
 

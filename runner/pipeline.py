@@ -25,22 +25,22 @@ from runner.limits import DEFAULTS, Limits
 from runner.page import write_page
 from runner.plan import Plan, initial_files, make_plan
 from runner.record import write_records
-from runner.report import (
+from runner.schemas.base import first_of
+from runner.schemas.diagnosis import Diagnosis
+from runner.schemas.report import (
     FileRecord,
     Report,
     StageRecord,
     StageReport,
 )
+from runner.schemas.stage_reports import read_report
 from runner.stage_cache import StageCache
 from runner.stage_output import followed
 from runner.toolchain import (
     DEFAULT_TOOLCHAIN,
     Stage,
 )
-from runner.traces import Diagnosis
 from runner.trust import asked_of
-from runner.untrusted import read_report
-from runner.validation import first_of
 from runner.view import SilentView, View
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import runner
 from runner.host.files import sha256_of, write_text
 from runner.plan import Plan
-from runner.provenance import (
+from runner.schemas.provenance import (
     BUILD_TYPE,
     BUILDER,
     BuildDefinition,
@@ -41,7 +41,7 @@ from runner.provenance import (
     UserFile,
     WheelParameter,
 )
-from runner.report import CheckRecord, Report, StageRecord
+from runner.schemas.report import CheckRecord, Report, StageRecord
 from runner.toolchain import DEFAULT_VARIANT, ROOT, Image
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from pydantic import ValidationError
 from runner.dsse import key_id, load_verifying_key, read_envelope, verify
 from runner.errors import BadInput, Unverified
 from runner.host.files import read_bytes, sha256_of
-from runner.provenance import BUILD_TYPE, MOST_BYTES, Provenance, parse
 from runner.record import PROVENANCE_FILE, SIGNED
-from runner.report import Report
-from runner.reproduction import Difference
+from runner.schemas.provenance import BUILD_TYPE, MOST_BYTES, Provenance, parse
+from runner.schemas.report import Report
+from runner.schemas.reproduction import Difference
 
 _ENVELOPE = SIGNED[PROVENANCE_FILE]
 

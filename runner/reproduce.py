@@ -19,10 +19,10 @@ from runner.inputs import InputSpec
 from runner.limits import DEFAULTS, Limits
 from runner.pipeline import run_plan
 from runner.plan import Plan, run_folder, run_name
-from runner.provenance import FileParameter, Provenance
 from runner.recorded import Recorded, read_record
-from runner.report import Report
-from runner.reproduction import (
+from runner.schemas.provenance import FileParameter, Provenance
+from runner.schemas.report import Report
+from runner.schemas.reproduction import (
     EXIT_CODES,
     ArtifactComparison,
     Difference,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from runner.errors import BadInput
 from runner.host.files import read_bytes
-from runner.report import Report
-from runner.validation import Invalid, validate_json
+from runner.schemas.base import Invalid, validate_json
+from runner.schemas.report import Report
 
 REPORT = "report.json"
 # A report is some tens of kilobytes; one of a very large model with a diagnosis, a few megabytes.

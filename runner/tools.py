@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.errors import BadInput
 from runner.host.compat import tomllib
-from runner.inspection.model import Inspection, Obstacle
+from runner.schemas.inspection import Inspection, Obstacle
 from runner.toolchain import ROOT, Stage
 
 

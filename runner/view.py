@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.host.files import human_bytes, relative_to_here
-from runner.report import KnownFailure, Report, StageRecord
+from runner.schemas.report import KnownFailure, Report, StageRecord
 from runner.toolchain import Stage
 
 # Of a line of a log, when it is shown.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from runner.report import Report
+from runner.schemas.report import Report
 
 HASH = "0123456789abcdef" * 4
 _CHECKS = {"torch": "ONNX Runtime 1.4.0", "onnx-tf": "TensorFlow 2.2.0", "tflite": "TFLite 2.4.0"}

@@ -23,7 +23,7 @@ from runner.dsse import (
 )
 from runner.errors import RunnerError
 from runner.recorded import read_record
-from runner.reproduction import Difference
+from runner.schemas.reproduction import Difference
 
 _PLAIN = Path(__file__).parents[1] / "files/provenance.json"
 

@@ -20,8 +20,8 @@ from runner.diagnose_run import how_checked
 from runner.errors import RunnerError
 from runner.page import render_run, write_table
 from runner.runs import find_runs, read_report
+from runner.schemas.stage_reports import read_report as read_stage_report
 from runner.stage_cache import StageCache
-from runner.untrusted import read_report as read_stage_report
 from runner.view import ConsoleView
 
 

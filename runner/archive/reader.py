@@ -27,7 +27,7 @@ from runner.archive.format import (
     padding,
 )
 from runner.errors import BadInput, DamagedArchive
-from runner.validation import Invalid, validate_json
+from runner.schemas.base import Invalid, validate_json
 
 _CHUNK = 1 << 20
 _REMEDY = "Copy or save it again; nothing of it was loaded."

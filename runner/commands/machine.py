@@ -59,10 +59,10 @@ def schemas(
 ) -> None:
     """Write the JSON schemas of the reports, the records and an inspection."""
     from runner.host.files import write_text
-    from runner.inspection.model import Inspection
-    from runner.provenance import Provenance, TestResultStatement
-    from runner.report import Report, StageReport
-    from runner.reproduction import Reproduction
+    from runner.schemas.inspection import Inspection
+    from runner.schemas.provenance import Provenance, TestResultStatement
+    from runner.schemas.report import Report, StageReport
+    from runner.schemas.reproduction import Reproduction
 
     for name, model in (
         ("report", Report),

@@ -16,7 +16,7 @@ from runner.engines.choice import ENGINES
 from runner.limits import parse_limits
 
 if TYPE_CHECKING:
-    from runner.reproduction import ArtifactComparison, Reproduction
+    from runner.schemas.reproduction import ArtifactComparison, Reproduction
 
 _STYLES = {
     "identical": "bold green",

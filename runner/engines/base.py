@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from runner.limits import Limits
-from runner.report import EnvironmentRecord
+from runner.schemas.report import EnvironmentRecord
 from runner.toolchain import Image, Stage
 
 # A stage's report is small; a larger file in its place is not read.

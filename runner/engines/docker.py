@@ -31,7 +31,7 @@ from runner.image_build import (
     find_image,
 )
 from runner.limits import DEFAULTS, Limits
-from runner.report import EnvironmentRecord
+from runner.schemas.report import EnvironmentRecord
 from runner.toolchain import Image, Stage
 
 LABEL = "org.runner.run"

@@ -29,7 +29,7 @@ from runner.host.subprocesses import Programs
 from runner.interpreters import find_cpython
 from runner.limits import DEFAULTS, Limits
 from runner.registry import uv_environment
-from runner.report import EnvironmentRecord
+from runner.schemas.report import EnvironmentRecord
 from runner.toolchain import DEFAULT_VARIANT, ROOT, Image, Stage
 from runner.wheel_store import uv_variables
 

@@ -12,7 +12,7 @@ from typing import IO
 
 from runner.failures.catalogue import DATA, Entry, load_catalogue
 from runner.host.compat import tomllib
-from runner.report import KnownFailure, StageRecord
+from runner.schemas.report import KnownFailure, StageRecord
 
 # Stages beside those of a toolchain: what comes before the first, and any at all, for a text of
 # which nothing else is known.

@@ -15,16 +15,16 @@ from runner.engines.choice import Choice, prepare_engine
 from runner.engines.process import ProcessEngine, environment_folder
 from runner.errors import EnvironmentUnavailable
 from runner.host.process_identity import scratch_folder
-from runner.inspection.model import Inspection, Loaded, Obstacle, TensorFacts
-from runner.integers import Integer
 from runner.limits import DEFAULTS, Limits
 from runner.modelfile import Kind
 from runner.plan import arch_files
-from runner.report import StageReport
+from runner.schemas.inspection import Inspection, Loaded, Obstacle, TensorFacts
+from runner.schemas.integers import Integer
+from runner.schemas.report import StageReport
+from runner.schemas.stage_reports import read_answer, read_report
 from runner.toolchain import Image, load_image
 from runner.tools import format_of, load_tool
 from runner.trust import asked_of
-from runner.untrusted import read_answer, read_report
 from runner.view import View
 
 _KINDS = {

@@ -12,8 +12,8 @@ from runner.errors import BadInput
 from runner.host.files import sha256_of
 from runner.inspection import graph_file, onnx_file, other_file, tflite_file, torch_file
 from runner.inspection.graph_file import looks_like_operator
-from runner.inspection.model import Inspection, Obstacle
 from runner.inspection.wire import BYTES, VARINT, Malformed, Message, TooMuch
+from runner.schemas.inspection import Inspection, Obstacle
 
 _Reader = Callable[[Message, Inspection], None]
 # What suffix each format usually has, to say so of a file that has another's.

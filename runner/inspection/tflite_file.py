@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 
 from runner.inspection.flatbuffer import Buffer, Table
-from runner.inspection.model import Acceptance, Inspection, Size, TensorFacts
 from runner.inspection.wire import Budget, Data, Malformed
+from runner.schemas.inspection import Acceptance, Inspection, Size, TensorFacts
 
 # schema.fbs: BuiltinOperator, a name a line in the order of the codes.
 OPERATORS = (Path(__file__).parent / "tflite_operators.txt").read_text().split()

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
-from runner.inspection.model import Acceptance, Inspection, Obstacle
 from runner.inspection.pickle_file import (
     BadPickle,
     Call,
@@ -25,6 +24,7 @@ from runner.inspection.pickle_file import (
     is_number,
     read_pickle,
 )
+from runner.schemas.inspection import Acceptance, Inspection, Obstacle
 from runner.zips import members
 
 LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."

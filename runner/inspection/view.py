@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.host.files import human_bytes
-from runner.inspection.model import Inspection, TensorFacts
+from runner.schemas.inspection import Inspection, TensorFacts
 from runner.view import printable
 
 _MOST_OPERATORS = 24

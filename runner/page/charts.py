@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from runner.page import figures
-from runner.report import Histogram
+from runner.schemas.report import Histogram
 
 _MOST_TICKS = 5
 _MOST_POINTS = 300

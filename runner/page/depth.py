@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.page import figures
 from runner.page.charts import Curve, LogScale, curve, log_scale
-from runner.report import Report
+from runner.schemas.report import Report
 
 _MOST_ROWS, _LABEL = 60, 24
 

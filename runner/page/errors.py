@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from runner.page import figures
 from runner.page.charts import HistogramChart, LogScale, histogram_chart, histogram_scale, log_scale
 from runner.page.marks import VERDICTS, Mark, checks, share
-from runner.report import CheckRecord, OutputRecord, Report
+from runner.schemas.report import CheckRecord, OutputRecord, Report
 
 # Bounds, so that no report makes a page of megabytes.
 _MOST_ROWS, _MOST_CHARTS = 60, 12

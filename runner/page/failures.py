@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from runner.page import figures
 from runner.page.marks import link
-from runner.report import KnownFailure, Report, StageError
+from runner.schemas.report import KnownFailure, Report, StageError
 
 _BLAMES = {
     "input": "The model, its inputs or an option cannot be used as given.",

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from runner.report import CheckRecord, Report, StageRecord, Verdict
+from runner.schemas.report import CheckRecord, Report, StageRecord, Verdict
 
 Tone = Literal["pass", "warn", "fail", "idle"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from runner.page import figures
 from runner.page.marks import Pair, link
-from runner.report import Report
+from runner.schemas.report import Report
 
 _MOST_OPTIONS, _MOST_DETAILS, _MOST_FILES = 60, 8, 20
 

@@ -18,7 +18,7 @@ from runner.host.files import write_text
 from runner.page import errors, failures, figures, records, story, verdict
 from runner.page.depth import DepthCurve, depth_charts, depth_curves, depth_summary
 from runner.page.marks import Mark, checks, link
-from runner.report import Report
+from runner.schemas.report import Report
 
 PAGE = "report.html"
 _TEMPLATES = Path(__file__).with_name("templates")

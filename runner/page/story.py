@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from runner.fixes import fix_texts
 from runner.page import figures
 from runner.page.marks import STATUSES, VERDICTS, Mark, Pair, link, share
-from runner.report import CheckRecord, Report, StageRecord, TensorRecord
+from runner.schemas.report import CheckRecord, Report, StageRecord, TensorRecord
 
 # Bounds, so that no report makes a page of megabytes.
 _OUTER_PHASES = ("convert", "check")

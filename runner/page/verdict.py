@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from runner.batch import flex_operators
 from runner.page import figures
 from runner.page.marks import OUTCOMES, Mark, failed_stages, final_check
-from runner.report import CheckRecord, Report
+from runner.schemas.report import CheckRecord, Report
 from runner.view import meaning
 
 

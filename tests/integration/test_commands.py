@@ -12,7 +12,7 @@ from conftest import ENVIRONMENT, STAGES, Convert, run_cli
 from rich.console import Console
 
 import runner
-from runner.report import Report
+from runner.schemas.report import Report
 from runner.toolchain import all_images
 from runner.view import summary
 

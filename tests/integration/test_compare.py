@@ -24,7 +24,7 @@ from conftest import (
     run_here,
 )
 
-from runner.report import Report
+from runner.schemas.report import Report
 
 # A .pt is its own example; the rest are the artifacts of its conversion.
 ENDS = ("cnn.pt", "model.onnx", "model.pb", "model.tflite")

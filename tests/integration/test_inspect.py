@@ -21,9 +21,9 @@ from conftest import (
 
 from runner.errors import BadInput
 from runner.graphfile import identify_graph, identify_onnx
-from runner.inspection.model import Inspection
 from runner.inspection.summary import summarize
 from runner.modelfile import identify
+from runner.schemas.inspection import Inspection
 
 NOWHERE = {"DOCKER_HOST": "unix:///nothing.sock"}
 

@@ -40,7 +40,7 @@ from uv import find_uv_bin
 from runner.failures import explain_stage, load_catalogue
 from runner.interpreters import find_cpython
 from runner.registry import uv_environment
-from runner.report import StageRecord, StageReport
+from runner.schemas.report import StageRecord, StageReport
 from runner.toolchain import load_image
 
 RunIn = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -28,8 +28,8 @@ from runner.inspection.view import rendered
 from runner.modelfile import identify
 from runner.recorded import read_record
 from runner.runs import read_report
+from runner.schemas.stage_reports import read_report as read_stage_report
 from runner.toolchain import all_images
-from runner.untrusted import read_report as read_stage_report
 from runner.weightless import BLANK, Unreadable
 from runner.wheels import accept_wheel
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from runner.errors import BadInput
 from runner.inspection import pickle_file, wire
-from runner.inspection.model import Inspection
 from runner.inspection.summary import summarize
 from runner.modelfile import identify
+from runner.schemas.inspection import Inspection
 
 # A protocol buffer, written by hand: a field is (number, value).
 Field = tuple[int, "int | bytes | str | list[Any]"]

@@ -21,7 +21,7 @@ from runner.fixes import fix_texts
 from runner.page import figures, render_run, write_page
 from runner.page.charts import LogScale, curve, histogram_chart, log_scale
 from runner.page.depth import DepthCurve
-from runner.report import Histogram, KnownFailure, Report
+from runner.schemas.report import Histogram, KnownFailure, Report
 from stages.fixes import FIXES
 
 STYLE = Path(__file__).parents[2] / "runner/page/templates/style.css"

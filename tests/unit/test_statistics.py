@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from runner.plan import METRICS
-from runner.report import Histogram
+from runner.schemas.report import Histogram
 from stages import statistics
 from stages.statistics import OutputStatistics, judge, judge_all
 

@@ -23,7 +23,7 @@ from runner.engines.volume_watcher import VolumeWatcher
 from runner.engines.watch import Use, Watch, breach_of, disk_use
 from runner.errors import EnvironmentUnavailable
 from runner.limits import Limits, least_memory
-from runner.report import EnvironmentRecord, StageRecord, StageReport
+from runner.schemas.report import EnvironmentRecord, StageRecord, StageReport
 from runner.stage_cache import StageCache, stage_key
 from runner.toolchain import load_toolchain
 

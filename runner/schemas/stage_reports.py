@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from runner.engines.output import plain
 from runner.host.files import human_bytes
-from runner.report import StageReport
-from runner.validation import check_size, first_of
+from runner.schemas.base import check_size, first_of
+from runner.schemas.report import StageReport
 
 # A note or a message is for a person; what is longer is not.
 _LONGEST_TEXT = 20_000

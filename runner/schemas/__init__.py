@@ -1,0 +1,1 @@
+"""What is written for machines: report.json, the record of a run, diagnoses, inspections."""

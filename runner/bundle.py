@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import BadInput
+from runner.formats.blank import BLANK, Unreadable
 from runner.host.files import named_by_user
 from runner.schemas.base import Invalid, validate_json
 from runner.schemas.report import Report
-from runner.weightless import BLANK, Unreadable
 
 SUFFIXES = (".zip", ".tar.gz", ".tgz")
 # Every file of an archive has this date, so that equal contents are equal archives.

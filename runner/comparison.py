@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.engines.choice import prepare_engine
-from runner.inspection.summary import summarize
+from runner.formats.identify import summarize
+from runner.formats.model_file import Kind, ModelFile, identify
 from runner.limits import DEFAULTS, Limits
-from runner.modelfile import Kind, ModelFile, identify
 from runner.pipeline import run_plan
 from runner.plan import plan_for
 from runner.schemas.inspection import Inspection

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from runner.arrays import read_headers
 from runner.errors import BadInput
+from runner.formats.numpy import read_headers
 from runner.host.compat import tomllib
 
 # What a model's inputs may be. A model is converted in float32, whatever its weights are.

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import BadInput
-from runner.graphfile import identify_source
+from runner.formats.graph_file import identify_source
+from runner.formats.model_file import ModelFile
 from runner.inputs import InputSpec, resolve_inputs
-from runner.modelfile import ModelFile
 from runner.toolchain import (
     DEFAULT_VARIANT,
     Image,

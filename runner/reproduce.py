@@ -13,7 +13,7 @@ from runner.comparing import Comparer, compare_artifacts
 from runner.differences import differences
 from runner.engines.choice import Choice, prepare_engine
 from runner.errors import BadInput, EnvironmentUnavailable, ExitCode
-from runner.graphfile import identify_source
+from runner.formats.graph_file import identify_source
 from runner.host.files import sha256_of, write_text
 from runner.inputs import InputSpec
 from runner.limits import DEFAULTS, Limits

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from runner.modelfile import Kind
+from runner.formats.model_file import Kind
 from runner.toolchain import ROOT
 from runner.trusted_archive import ArchiveRefused, check_checkpoint, check_torchscript
 from runner.trusted_pickle import PickleRefused, check_legacy_file

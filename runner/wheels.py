@@ -14,9 +14,9 @@ from pathlib import Path
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from runner.errors import BadInput
+from runner.formats.zip import members
 from runner.host.files import sha256_of
 from runner.toolchain import Image, StandIn, Wheel
-from runner.zips import members
 
 # The wheel's specification: sha256 or better.
 _ALGORITHMS = ("sha256", "sha384", "sha512")

@@ -7,7 +7,7 @@ from pathlib import Path
 from fuzz import seeds
 from fuzz.harness import Harness
 from fuzz.parsers.models import read
-from runner.weightless import BLANK, Unreadable
+from runner.formats.blank import BLANK, Unreadable
 
 _FIELDS = (
     b"\x0a",

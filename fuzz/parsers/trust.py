@@ -8,7 +8,7 @@ from pathlib import Path
 from fuzz import seeds
 from fuzz.harness import Harness
 from fuzz.parsers.models import PICKLES
-from runner.modelfile import Kind
+from runner.formats.model_file import Kind
 from runner.trust import code_in, code_in_torch_file
 
 _SCRIPT = b"def forward(self,\n    x: Tensor) -> Tensor:\n  return torch.add(x, x, alpha=1)\n"

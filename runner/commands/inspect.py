@@ -33,8 +33,8 @@ def inspect(
 ) -> None:
     """Say what a file is, who wrote it, what is in it, and whether it can be converted."""
     # Late: a summary does without what an engine imports.
-    from runner.inspection.summary import summarize
-    from runner.inspection.torch_file import with_arch
+    from runner.formats.identify import summarize
+    from runner.formats.torch import with_arch
     from runner.inspection.view import rendered
     from runner.view import ConsoleView
 

@@ -14,9 +14,9 @@ from runner.engines.base import Engine
 from runner.engines.choice import Choice, prepare_engine
 from runner.engines.process import ProcessEngine, environment_folder
 from runner.errors import EnvironmentUnavailable
+from runner.formats.model_file import Kind
 from runner.host.process_identity import scratch_folder
 from runner.limits import DEFAULTS, Limits
-from runner.modelfile import Kind
 from runner.plan import arch_files
 from runner.schemas.inspection import Inspection, Loaded, Obstacle, TensorFacts
 from runner.schemas.integers import Integer

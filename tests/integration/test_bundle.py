@@ -17,7 +17,7 @@ import pytest
 from conftest import ARTIFACTS, BAD_INPUT, ROOT, STAGE_FAILED, Convert, Run, run_cli
 
 from runner.bundle import write_bundle
-from runner.weightless import BLANK, Unreadable
+from runner.formats.blank import BLANK, Unreadable
 
 RunIn = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -20,9 +20,9 @@ from conftest import (
 )
 
 from runner.errors import BadInput
-from runner.graphfile import identify_graph, identify_onnx
-from runner.inspection.summary import summarize
-from runner.modelfile import identify
+from runner.formats.graph_file import identify_graph, identify_onnx
+from runner.formats.identify import summarize
+from runner.formats.model_file import identify
 from runner.schemas.inspection import Inspection
 
 NOWHERE = {"DOCKER_HOST": "unix:///nothing.sock"}

@@ -20,8 +20,8 @@ import hostile
 import pytest
 from conftest import ROOT, TESTS
 
-from runner.graphfile import identify_source
-from runner.modelfile import Kind
+from runner.formats.graph_file import identify_source
+from runner.formats.model_file import Kind
 from runner.trust import asked_of, code_in
 
 

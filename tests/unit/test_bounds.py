@@ -20,17 +20,17 @@ sys.path.insert(0, str(ROOT))
 from fuzz import sample, seeds
 from fuzz.guard import bounded
 from fuzz.parsers import records
-from runner.arrays import read_headers
 from runner.dsse import PAYLOAD_TYPE, read_envelope, verify
 from runner.errors import BadInput
-from runner.inspection.summary import summarize
+from runner.formats.blank import BLANK, Unreadable
+from runner.formats.identify import summarize
+from runner.formats.model_file import identify
+from runner.formats.numpy import read_headers
 from runner.inspection.view import rendered
-from runner.modelfile import identify
 from runner.recorded import read_record
 from runner.runs import read_report
 from runner.schemas.stage_reports import read_report as read_stage_report
 from runner.toolchain import all_images
-from runner.weightless import BLANK, Unreadable
 from runner.wheels import accept_wheel
 
 

@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner.errors import BadInput
-from runner.inspection import pickle_file, wire
-from runner.inspection.summary import summarize
-from runner.modelfile import identify
+from runner.formats import pickle as pickle_reader
+from runner.formats import protobuf
+from runner.formats.identify import summarize
+from runner.formats.model_file import identify
 from runner.schemas.inspection import Inspection
 
 # A protocol buffer, written by hand: a field is (number, value).
@@ -259,7 +260,7 @@ def test_subgraphs_within_subgraphs(look: Any) -> None:
 
 
 def test_a_budget_of_fields(look: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire.Budget.__init__, "__defaults__", (5000,))
+    monkeypatch.setattr(protobuf.Budget.__init__, "__defaults__", (5000,))
     found = look(onnx_model(*[GEMM] * 5000))
     assert found.damaged and "more fields" in found.notes[0]
     assert not look(onnx_model(*[GEMM] * 50)).damaged
@@ -294,7 +295,7 @@ def test_flatbuffers_that_point_anywhere(look: Any, little_memory: None) -> None
 
 
 def test_one_table_pointed_at_a_million_times(look: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire.Budget.__init__, "__defaults__", (5000,))
+    monkeypatch.setattr(protobuf.Budget.__init__, "__defaults__", (5000,))
     count = 20000
     root = table(struct.pack("<I", 3), struct.pack("<I", 4))
     vector = struct.pack("<I", count)
@@ -434,8 +435,8 @@ def test_no_file_breaks_a_reader(
 @given(st.binary(max_size=200))
 def test_no_bytes_break_the_reader_of_pickles(content: bytes) -> None:
     try:
-        pickle_file.read_pickle(io.BytesIO(b"\x80\x02" + content))
-    except pickle_file.BadPickle:
+        pickle_reader.read_pickle(io.BytesIO(b"\x80\x02" + content))
+    except pickle_reader.BadPickle:
         pass
 
 
@@ -481,6 +482,6 @@ def test_no_pickled_object_breaks_the_description(
     st.integers(0, 5),
 )
 def test_plain_pickles_are_read_as_what_they_hold(value: Any, protocol: int) -> None:
-    found = pickle_file.read_pickle(io.BytesIO(pickle.dumps(value, protocol)))
+    found = pickle_reader.read_pickle(io.BytesIO(pickle.dumps(value, protocol)))
     assert found.value == value
     assert not found.names

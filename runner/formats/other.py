@@ -7,7 +7,7 @@ import re
 import zipfile
 from typing import IO
 
-from runner.modelfile import other_format
+from runner.formats.model_file import other_format
 from runner.schemas.inspection import Acceptance, Inspection, Obstacle
 
 _START_FROM = "This toolchain starts from a PyTorch model, an ONNX model or a frozen graph."

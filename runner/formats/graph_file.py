@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import BadInput
+from runner.formats.model_file import Kind, ModelFile, identify, other_format
+from runner.formats.protobuf import Budget, TooMuch
 from runner.host.files import sha256_of
-from runner.inspection.wire import Budget, TooMuch
-from runner.modelfile import Kind, ModelFile, identify, other_format
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _OPERATOR = re.compile(rb"[A-Za-z_][A-Za-z0-9_.>/-]*")

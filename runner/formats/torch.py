@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
-from runner.inspection.pickle_file import (
+from runner.formats.pickle import (
     BadPickle,
     Call,
     Name,
@@ -24,8 +24,8 @@ from runner.inspection.pickle_file import (
     is_number,
     read_pickle,
 )
+from runner.formats.zip import members
 from runner.schemas.inspection import Acceptance, Inspection, Obstacle
-from runner.zips import members
 
 LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 # The magic number, a protocol's version and the writer's word sizes come before the object.

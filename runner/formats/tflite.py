@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from runner.inspection.flatbuffer import Buffer, Table
-from runner.inspection.wire import Budget, Data, Malformed
+from runner.formats.flatbuffer import Buffer, Table
+from runner.formats.protobuf import Budget, Data, Malformed
 from runner.schemas.inspection import Acceptance, Inspection, Size, TensorFacts
 
 # schema.fbs: BuiltinOperator, a name a line in the order of the codes.

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-from runner.inspection.wire import BYTES, Malformed, Message, signed
+from runner.formats.protobuf import BYTES, Malformed, Message, signed
 from runner.schemas.inspection import Acceptance, Inspection, Obstacle, Size, TensorFacts
 
 # What onnx 1.7.0, the pin of the torch and onnx-tf images, reads (onnx/docs/Versioning.md).

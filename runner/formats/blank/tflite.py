@@ -6,7 +6,7 @@ import itertools
 import struct
 from collections.abc import Iterator
 
-from runner.weightless.values import Unreadable, is_plain
+from runner.formats.blank.values import Unreadable, is_plain
 
 # tensorflow/lite/schema/schema.fbs: the places of fields in their tables, and element types.
 _MODEL_SUBGRAPHS, _MODEL_BUFFERS, _SUBGRAPH_TENSORS, _TENSOR_TYPE, _TENSOR_BUFFER = 2, 4, 0, 1, 2

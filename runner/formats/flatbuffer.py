@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from runner.inspection.wire import Budget, Data, Malformed
+from runner.formats.protobuf import Budget, Data, Malformed
 
 _MOST_TEXT = 300
 _SIZES = {"b": 1, "B": 1, "h": 2, "H": 2, "i": 4, "I": 4, "f": 4, "q": 8, "Q": 8}

@@ -16,7 +16,7 @@ from typing import IO
 import numpy as np
 
 from runner.errors import BadInput
-from runner.zips import members
+from runner.formats.zip import members
 
 _MAGIC = b"\x93NUMPY"
 _BLOCK = 1 << 22

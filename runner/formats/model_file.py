@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from runner.errors import BadInput
+from runner.formats.pickle import Call, read_pickle
+from runner.formats.torch import bomb, kind_of, storage_keys, storages
+from runner.formats.zip import members
 from runner.host.files import sha256_of
-from runner.inspection.pickle_file import Call, read_pickle
-from runner.inspection.torch_file import bomb, kind_of, storage_keys, storages
-from runner.zips import members
 
 # torch 1.5.1 writes and reads version 2; reading a later one, it crashes.
 _NEWEST_TORCHSCRIPT = 2

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from runner.inspection.wire import BYTES, Malformed, Message, signed
+from runner.formats.protobuf import BYTES, Malformed, Message, signed
 from runner.schemas.inspection import Acceptance, Inspection, Obstacle, Size, TensorFacts
 
 # types.proto; a reference (100 + n) is a variable's.

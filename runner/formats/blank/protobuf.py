@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from runner.weightless.values import MOST_ELEMENTS, Unreadable, is_plain
+from runner.formats.blank.values import MOST_ELEMENTS, Unreadable, is_plain
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # A text attribute longer than this is data.

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import IO
 
 from runner.errors import BadInput
+from runner.formats import onnx, other, tensorflow, tflite, torch
+from runner.formats.protobuf import BYTES, VARINT, Malformed, Message, TooMuch
+from runner.formats.tensorflow import looks_like_operator
 from runner.host.files import sha256_of
-from runner.inspection import graph_file, onnx_file, other_file, tflite_file, torch_file
-from runner.inspection.graph_file import looks_like_operator
-from runner.inspection.wire import BYTES, VARINT, Malformed, Message, TooMuch
 from runner.schemas.inspection import Inspection, Obstacle
 
 _Reader = Callable[[Message, Inspection], None]
@@ -95,16 +95,16 @@ def _summarize_folder(path: Path, shown: str) -> Inspection:
 def _read(file: IO[bytes], data: mmap.mmap, size: int, found: Inspection) -> None:
     head = bytes(data[:512])
     if head.startswith(b"PK\x03\x04"):
-        if not torch_file.read_zip(file, size, found):
-            other_file.read_zip(file, found)
-    elif head.startswith(torch_file.LEGACY_MAGIC):
-        torch_file.read_legacy(file, size, found)
+        if not torch.read_zip(file, size, found):
+            other.read_zip(file, found)
+    elif head.startswith(torch.LEGACY_MAGIC):
+        torch.read_legacy(file, size, found)
     elif head[4:8] == b"TFL3":
-        tflite_file.read(data, found)
+        tflite.read(data, found)
     elif head.startswith(b"\x89HDF\r\n"):
-        other_file.read_hdf5(data, found)
-    elif other_file.named_by_magic(head) or (reader := _protobuf(data)) is None:
-        other_file.read_other(head, size, found)
+        other.read_hdf5(data, found)
+    elif other.named_by_magic(head) or (reader := _protobuf(data)) is None:
+        other.read_other(head, size, found)
     else:
         reader(Message.of(data), found)
 
@@ -128,15 +128,15 @@ def _reader_for(first: Mapping[int, int], number: int, value: Message) -> _Reade
     """The reader of a message that has, after fields of these kinds, this one."""
     try:
         if number == 7 and _has_nodes(value, 1, 4):  # ModelProto.graph, of nodes with an op_type
-            return onnx_file.read
+            return onnx.read
         if number == 1 and looks_like_operator(value, 2):  # GraphDef.node, with an op
-            return graph_file.read_graph
+            return tensorflow.read_graph
         if number == 2 and first.get(1) == VARINT:  # SavedModel.meta_graphs, after its version
             graph = value.part(2)
             if graph is not None and _has_nodes(graph, 1, 2):
-                return graph_file.read_saved_model
+                return tensorflow.read_saved_model
         if number == 2 and first.get(1) == BYTES and _has_nodes(value, 1, 2):  # MetaGraphDef
-            return graph_file.read_meta_graph
+            return tensorflow.read_meta_graph
     except Malformed:
         pass
     return None

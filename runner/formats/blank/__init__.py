@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from runner.weightless.protobuf import blank_frozen_graph, blank_onnx
-from runner.weightless.tflite import blank_tflite
-from runner.weightless.values import Unreadable
+from runner.formats.blank.protobuf import blank_frozen_graph, blank_onnx
+from runner.formats.blank.tflite import blank_tflite
+from runner.formats.blank.values import Unreadable
 
 BLANK: Mapping[str, Callable[[bytearray], None]] = {
     ".onnx": blank_onnx,

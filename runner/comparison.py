@@ -19,7 +19,7 @@ from runner.schemas.inspection import Inspection
 from runner.schemas.report import Report
 from runner.toolchain import Toolchain
 from runner.tools import FileFormat, format_to_run, load_tool, name_in_volume
-from runner.trust import asked_of
+from runner.trust.scan import asked_of
 from runner.view import SilentView, View
 
 _KINDS = {"onnx": Kind.ONNX, "graph": Kind.FROZEN_GRAPH, "tflite": Kind.TFLITE}

@@ -21,7 +21,7 @@ from runner.runs import read_report
 from runner.schemas.diagnosis import Diagnosis
 from runner.schemas.report import Report, StageRecord
 from runner.toolchain import DEFAULT_VARIANT, Image, Toolchain, load_image, load_toolchain
-from runner.trust import asked_of, kind_of_artifact
+from runner.trust.scan import asked_of, kind_of_artifact
 from runner.view import SilentView, View
 
 _MOST_SAMPLES = 1000

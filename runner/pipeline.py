@@ -40,7 +40,7 @@ from runner.toolchain import (
     DEFAULT_TOOLCHAIN,
     Stage,
 )
-from runner.trust import asked_of
+from runner.trust.scan import asked_of
 from runner.view import SilentView, View
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from runner.schemas.reproduction import (
     reasons_for,
 )
 from runner.toolchain import Image, load_image, load_toolchain, with_wheels
-from runner.trust import asked_of, kind_of_artifact
+from runner.trust.scan import asked_of, kind_of_artifact
 from runner.view import SilentView, View, printable
 from runner.wheels import accept_wheel
 

@@ -1,4 +1,4 @@
-"""Whether a file could run code: `runner.trust` says so of whatever it is given."""
+"""Whether a file could run code: `runner.trust.scan` says so of whatever it is given."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fuzz import seeds
 from fuzz.harness import Harness
 from fuzz.parsers.models import PICKLES
 from runner.formats.model_file import Kind
-from runner.trust import code_in, code_in_torch_file
+from runner.trust.scan import code_in, code_in_torch_file
 
 _SCRIPT = b"def forward(self,\n    x: Tensor) -> Tensor:\n  return torch.add(x, x, alpha=1)\n"
 _WORDS = (b"ops.prim.", b"ops.aten.save", b"getattr(self, ", b"torch.save(", b"from_file", b"PK")

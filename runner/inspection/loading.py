@@ -24,7 +24,7 @@ from runner.schemas.report import StageReport
 from runner.schemas.stage_reports import read_answer, read_report
 from runner.toolchain import Image, load_image
 from runner.tools import format_of, load_tool
-from runner.trust import asked_of
+from runner.trust.scan import asked_of
 from runner.view import View
 
 _KINDS = {

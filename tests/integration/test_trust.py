@@ -22,7 +22,7 @@ from conftest import ROOT, TESTS
 
 from runner.formats.graph_file import identify_source
 from runner.formats.model_file import Kind
-from runner.trust import asked_of, code_in
+from runner.trust.scan import asked_of, code_in
 
 
 def judged(path: Path, kind: Kind) -> str:

@@ -4,8 +4,9 @@ An engine that isolates does not ask. Without one, what is let through has to be
 nothing of the kind; everything else needs --trust-model. docs/security.md gives the argument.
 
 Everything here looks at bytes that were not run. What cannot be understood counts as code. Files of
-torch are looked at by a process of its own (`python -m runner.trust KIND FILE`), within bounds: a
-contrived pickle can crash an unpickler, or keep it busy for ever, without running anything.
+torch are looked at by a process of its own (`python -m runner.trust.scan KIND FILE`), within
+bounds: a contrived pickle can crash an unpickler, or keep it busy for ever, without running
+anything.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from pathlib import Path
 
 from runner.formats.model_file import Kind
 from runner.toolchain import ROOT
-from runner.trusted_archive import ArchiveRefused, check_checkpoint, check_torchscript
-from runner.trusted_pickle import PickleRefused, check_legacy_file
+from runner.trust.archives import ArchiveRefused, check_checkpoint, check_torchscript
+from runner.trust.pickles import PickleRefused, check_legacy_file
 
 # Operators of TensorFlow 2.2 and 2.4 that read or write files, call Python, or talk to others. A
 # graph names its operators in plain bytes, in its functions too.
@@ -88,7 +89,7 @@ def code_in(path: Path, kind: Kind) -> str:
         return f"{name} may read or write files ('{found}' is in it)." if found else ""
     if kind is Kind.MODULE:
         return f"{name} is a pickled module: to load it is to run what it says."
-    command = [sys.executable, "-m", "runner.trust", kind.name, str(path.absolute())]
+    command = [sys.executable, "-m", "runner.trust.scan", kind.name, str(path.absolute())]
     done = subprocess.run(
         command, capture_output=True, stdin=subprocess.DEVNULL, cwd=ROOT, check=False
     )

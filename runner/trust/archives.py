@@ -12,7 +12,7 @@ import struct
 import zipfile
 from pathlib import Path
 
-from runner.trusted_pickle import check_names, check_weights
+from runner.trust.pickles import check_names, check_weights
 
 _END, _END64, _LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _END_SIZE, _END64_SIZE, _LOCATOR64_SIZE = 22, 56, 20

@@ -20,7 +20,7 @@ from statistics import median
 from runner import convert
 from runner.engines.process import ProcessEngine, environment_folder
 from runner.schemas.report import Report
-from runner.toolchain import load_image
+from runner.toolchains.load import load_image
 from runner.view import SilentView
 
 HERE = Path(__file__).resolve().parent

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from runner.engines.docker import connect
 from runner.image_build import build_image, choose_base
-from runner.toolchain import load_image
+from runner.toolchains.load import load_image
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ from peers.tools import TOOLS, Tool, Work
 
 from runner.engines.process import ProcessEngine, environment_folder
 from runner.host.subprocesses import run_showing_lines
-from runner.toolchain import load_image
+from runner.toolchains.load import load_image
 from runner.view import SilentView
 
 HERE = Path(__file__).resolve().parent / "peers"

@@ -24,7 +24,7 @@ from uv import find_uv_bin
 
 from runner.interpreters import find_cpython
 from runner.registry import uv_environment
-from runner.toolchain import load_image, load_toolchain
+from runner.toolchains.load import load_image, load_toolchain
 
 HERE = Path(__file__).resolve().parent
 

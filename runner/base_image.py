@@ -24,10 +24,10 @@ import docker.errors
 
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.compat import tomllib
+from runner.host.paths import ROOT
 from runner.host.subprocesses import run_showing_lines
 from runner.image_archive import write_archive
 from runner.interpreters import find_cpython
-from runner.toolchain import ROOT
 
 REPOSITORY = "runner-base"
 LOCAL_TAG = f"{REPOSITORY}:local"

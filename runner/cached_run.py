@@ -22,10 +22,10 @@ from pydantic import BaseModel, Field, ValidationError
 from runner.engines.base import Volume
 from runner.errors import EnvironmentUnavailable, RunnerError
 from runner.host.files import appearing, sha256_of
-from runner.schemas.integers import Natural
+from runner.schemas.base import Natural
 from runner.schemas.report import StageRecord
 from runner.stage_cache import Entry, StageCache, stage_key
-from runner.toolchain import Stage
+from runner.toolchains.model import Stage
 
 # A larger set of reference outputs is not kept, and then nothing of the run is.
 _MOST_SAMPLES_BYTES = 1 << 30

@@ -18,7 +18,7 @@ from runner.schemas.provenance import Subject
 from runner.schemas.report import CheckRecord, SignatureRecord, StageRecord, StageReport
 from runner.schemas.reproduction import ArtifactComparison, OutputDifference, allowed_difference
 from runner.schemas.stage_reports import read_report
-from runner.toolchain import Stage, Toolchain
+from runner.toolchains.model import Stage, Toolchain
 
 _RECORDED = "recorded"
 

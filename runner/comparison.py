@@ -17,8 +17,8 @@ from runner.pipeline import run_plan
 from runner.plan import plan_for
 from runner.schemas.inspection import Inspection
 from runner.schemas.report import Report
-from runner.toolchain import Toolchain
-from runner.tools import FileFormat, format_to_run, load_tool, name_in_volume
+from runner.toolchains.model import Toolchain
+from runner.toolchains.tools import FileFormat, format_to_run, load_tool, name_in_volume
 from runner.trust.scan import asked_of
 from runner.view import SilentView, View
 

@@ -20,7 +20,8 @@ from runner.plan import python_files
 from runner.runs import read_report
 from runner.schemas.diagnosis import Diagnosis
 from runner.schemas.report import Report, StageRecord
-from runner.toolchain import DEFAULT_VARIANT, Image, Toolchain, load_image, load_toolchain
+from runner.toolchains.load import load_image, load_toolchain
+from runner.toolchains.model import DEFAULT_VARIANT, Image, Toolchain
 from runner.trust.scan import asked_of, kind_of_artifact
 from runner.view import SilentView, View
 

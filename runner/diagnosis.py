@@ -17,7 +17,7 @@ from runner.schemas.diagnosis import Culprit, Diagnosis, StageTrace, TracePoint
 from runner.schemas.report import StageRecord, StageReport
 from runner.schemas.stage_reports import read_report
 from runner.stage_output import followed
-from runner.toolchain import Stage, Toolchain
+from runner.toolchains.model import Stage, Toolchain
 from runner.view import View
 
 DEFAULT_SAMPLES = 8

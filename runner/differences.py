@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import runner
+from runner.host.paths import ROOT
 from runner.record import tree_digest, tree_hashes
 from runner.schemas.provenance import Provenance
 from runner.schemas.report import EnvironmentRecord, Report
 from runner.schemas.reproduction import Difference
-from runner.toolchain import ROOT, Image, Toolchain
+from runner.toolchains.model import Image, Toolchain
 
 # So many changed files are named.
 _MOST_FILES = 8

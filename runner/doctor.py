@@ -15,7 +15,8 @@ from runner.host.files import human_bytes
 from runner.interpreters import find_cpython
 from runner.limits import DEFAULTS
 from runner.registry import read_registry
-from runner.toolchain import Image, all_images, load_toolchain
+from runner.toolchains.load import all_images, load_toolchain
+from runner.toolchains.model import Image
 
 # Three environments, their downloads, and the samples of one run at 224 by 224.
 _WANTED_BYTES = 8_000_000_000

@@ -17,8 +17,9 @@ from uv import find_uv_bin
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.compat import tomllib
 from runner.host.files import write_text
+from runner.host.paths import ROOT
 from runner.registry import uv_environment
-from runner.toolchain import ROOT, Image
+from runner.toolchains.model import Image
 
 BANNER = "# Written by `runner lock`. Do not edit: change"
 # Every stage runs on x86-64 Linux, wherever the runner itself runs.

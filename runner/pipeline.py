@@ -36,10 +36,8 @@ from runner.schemas.report import (
 from runner.schemas.stage_reports import read_report
 from runner.stage_cache import StageCache
 from runner.stage_output import followed
-from runner.toolchain import (
-    DEFAULT_TOOLCHAIN,
-    Stage,
-)
+from runner.toolchains.load import DEFAULT_TOOLCHAIN
+from runner.toolchains.model import Stage
 from runner.trust.scan import asked_of
 from runner.view import SilentView, View
 

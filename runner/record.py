@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import runner
 from runner.host.files import sha256_of, write_text
+from runner.host.paths import ROOT
 from runner.plan import Plan
 from runner.schemas.provenance import (
     BUILD_TYPE,
@@ -42,7 +43,7 @@ from runner.schemas.provenance import (
     WheelParameter,
 )
 from runner.schemas.report import CheckRecord, Report, StageRecord
-from runner.toolchain import DEFAULT_VARIANT, ROOT, Image
+from runner.toolchains.model import DEFAULT_VARIANT, Image
 
 if TYPE_CHECKING:
     from runner.dsse import PrivateKey

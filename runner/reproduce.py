@@ -32,7 +32,8 @@ from runner.schemas.reproduction import (
     overall,
     reasons_for,
 )
-from runner.toolchain import Image, load_image, load_toolchain, with_wheels
+from runner.toolchains.load import load_image, load_toolchain
+from runner.toolchains.model import Image, with_wheels
 from runner.trust.scan import asked_of, kind_of_artifact
 from runner.view import SilentView, View, printable
 from runner.wheels import accept_wheel

@@ -23,7 +23,7 @@ import runner
 from runner.base_image import read_recipe
 from runner.engines.process import environment_folder
 from runner.pins import Pin, parse_lock
-from runner.toolchain import Image
+from runner.toolchains.model import Image
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:tflite-runner:sbom")
 _MOST_METADATA = 1 << 20

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runner.engines.base import OnLine
 from runner.engines.output import stage_log
-from runner.toolchain import Stage
+from runner.toolchains.model import Stage
 from runner.view import View
 
 # How a stage marks progress among its output lines.

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from runner.host.files import human_bytes, relative_to_here
 from runner.schemas.report import KnownFailure, Report, StageRecord
-from runner.toolchain import Stage
+from runner.toolchains.model import Stage
 
 # Of a line of a log, when it is shown.
 _LONGEST_LINE = 200

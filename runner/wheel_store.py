@@ -15,7 +15,7 @@ from pathlib import Path
 from runner.host.paths import wheels_folder
 from runner.pins import Pin, parse_lock
 from runner.registry import read_registry
-from runner.toolchain import Image
+from runner.toolchains.model import Image
 
 
 def find(sha256: str) -> Path | None:

@@ -16,7 +16,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from runner.errors import BadInput
 from runner.formats.zip import members
 from runner.host.files import sha256_of
-from runner.toolchain import Image, StandIn, Wheel
+from runner.toolchains.model import Image, StandIn, Wheel
 
 # The wheel's specification: sha256 or better.
 _ALGORITHMS = ("sha256", "sha384", "sha512")

@@ -24,7 +24,7 @@ from foreign import make_newer
 
 from runner.cli import main
 from runner.engines.process import ProcessEngine, environment_folder
-from runner.toolchain import load_image, load_toolchain
+from runner.toolchains.load import load_image, load_toolchain
 from runner.view import SilentView
 
 TESTS = Path(__file__).resolve().parent

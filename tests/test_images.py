@@ -19,17 +19,10 @@ from runner import base_image, image_build
 from runner.base_image import BaseImage, read_recipe
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.compat import tomllib
+from runner.host.paths import ROOT
 from runner.host.subprocesses import run_showing_lines
-from runner.toolchain import (
-    ROOT,
-    Image,
-    Wheel,
-    all_images,
-    image_names,
-    load_image,
-    load_toolchain,
-    with_wheels,
-)
+from runner.toolchains.load import all_images, image_names, load_image, load_toolchain
+from runner.toolchains.model import Image, Wheel, with_wheels
 
 IMAGES = all_images()
 STAGES = load_toolchain().stages

@@ -20,7 +20,8 @@ from runner.archive import docker_images, interpreter
 from runner.archive.format import BLOCK, INDEX, TRAILER, TRAILER_LINE, header, padding
 from runner.archive.reader import Archive
 from runner.errors import RunnerError
-from runner.toolchain import Image, load_image
+from runner.toolchains.load import load_image
+from runner.toolchains.model import Image
 from runner.wheels import accept_wheel
 
 _ABOUT: dict[str, Any] = {

@@ -13,7 +13,7 @@ from runner.failures.catalogue import load_catalogue
 from runner.failures.match import ANYWHERE, tail
 from runner.limits import DEFAULTS
 from runner.stage_output import followed
-from runner.toolchain import load_toolchain
+from runner.toolchains.load import load_toolchain
 from runner.view import ConsoleView, known_failure, printable
 
 

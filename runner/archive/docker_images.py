@@ -23,7 +23,7 @@ from runner.archive.reader import Archive
 from runner.archive.writer import ArchiveWriter
 from runner.errors import DamagedArchive, EnvironmentUnavailable
 from runner.image_build import find_image
-from runner.toolchain import Image
+from runner.toolchains.model import Image
 
 _FOLDER = "images"
 _META = ("oci-layout", "index.json", "manifest.json")

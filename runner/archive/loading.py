@@ -22,7 +22,8 @@ from runner.host.files import human_bytes, sha256_of
 from runner.host.paths import cache_folder, interpreters_folder, wheels_folder
 from runner.host.process_identity import is_process_id, is_running, process_id
 from runner.image_build import image_tag
-from runner.toolchain import Image, all_images, with_wheels
+from runner.toolchains.load import all_images
+from runner.toolchains.model import Image, with_wheels
 from runner.wheels import accept_wheel
 
 _STAGING = ".loading-"

@@ -13,7 +13,7 @@ from runner.archive.format import Part
 from runner.commands.common import Json, errors, print_rows
 from runner.console import Console
 from runner.host.files import human_bytes, relative_to_here
-from runner.toolchain import DEFAULT_TOOLCHAIN
+from runner.toolchains.load import DEFAULT_TOOLCHAIN
 
 File = Annotated[Path, typer.Argument(help="The archive.", show_default=False)]
 Engine = Annotated[str, typer.Option(help="For which engine: process, docker or all.")]

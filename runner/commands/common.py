@@ -12,7 +12,8 @@ from rich.text import Text
 from runner.console import Console
 from runner.errors import BadInput, ExitCode, RunnerError
 from runner.limits import NAMES
-from runner.toolchain import Image, all_images, load_image
+from runner.toolchains.load import all_images, load_image
+from runner.toolchains.model import Image
 
 TrustModel = Annotated[
     bool,

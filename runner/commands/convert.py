@@ -20,7 +20,7 @@ from runner.console import Console
 from runner.engines.choice import ENGINES
 from runner.errors import BadInput, RunnerError
 from runner.limits import parse_limits
-from runner.toolchain import load_toolchain, toolchain_for
+from runner.toolchains.load import load_toolchain, toolchain_for
 
 
 def convert(

@@ -11,7 +11,7 @@ import typer
 from runner.commands.common import Json, print_rows, selected
 from runner.console import Console
 from runner.errors import BadInput
-from runner.toolchain import all_images, image_names
+from runner.toolchains.load import all_images, image_names
 
 
 def list_images(as_json: Json = False) -> None:

@@ -15,7 +15,8 @@ import typer
 from runner.audit import Finding
 from runner.commands.common import Json, selected
 from runner.errors import BadInput, EnvironmentUnavailable
-from runner.toolchain import ROOT, with_wheels
+from runner.host.paths import ROOT
+from runner.toolchains.model import with_wheels
 
 
 def lock(

@@ -12,7 +12,7 @@ from rich.text import Text
 from runner.commands.common import Json, print_rows
 from runner.console import Console
 from runner.errors import ExitCode
-from runner.toolchain import DEFAULT_TOOLCHAIN, load_toolchain
+from runner.toolchains.load import DEFAULT_TOOLCHAIN, load_toolchain
 
 
 def stages(

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from runner.limits import Limits
 from runner.schemas.report import EnvironmentRecord
-from runner.toolchain import Image, Stage
+from runner.toolchains.model import Image, Stage
 
 # A stage's report is small; a larger file in its place is not read.
 MOST_READ = 64 << 20

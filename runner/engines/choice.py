@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from runner.engines.base import Engine, Progress
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.limits import DEFAULTS, Limits
-from runner.toolchain import Image
+from runner.toolchains.model import Image
 
 ENGINES = ("auto", "docker", "process")
 

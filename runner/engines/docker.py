@@ -32,7 +32,7 @@ from runner.image_build import (
 )
 from runner.limits import DEFAULTS, Limits
 from runner.schemas.report import EnvironmentRecord
-from runner.toolchain import Image, Stage
+from runner.toolchains.model import Image, Stage
 
 LABEL = "org.runner.run"
 OWNER = "org.runner.owner"

@@ -23,6 +23,7 @@ from runner.engines.stage_process import StageProgram, run_stage_program
 from runner.engines.warm import warm
 from runner.errors import EnvironmentUnavailable
 from runner.host.files import appearing
+from runner.host.paths import ROOT
 from runner.host.paths import cache_folder as cache_folder
 from runner.host.process_identity import scratch_folder
 from runner.host.subprocesses import Programs
@@ -30,7 +31,7 @@ from runner.interpreters import find_cpython
 from runner.limits import DEFAULTS, Limits
 from runner.registry import uv_environment
 from runner.schemas.report import EnvironmentRecord
-from runner.toolchain import DEFAULT_VARIANT, ROOT, Image, Stage
+from runner.toolchains.model import DEFAULT_VARIANT, Image, Stage
 from runner.wheel_store import uv_variables
 
 # Counted up when the way of making environments changes, so that old ones are not used.

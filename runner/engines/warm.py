@@ -12,7 +12,9 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from runner.toolchain import ROOT, Image, load_toolchain
+from runner.host.paths import ROOT
+from runner.toolchains.load import load_toolchain
+from runner.toolchains.model import Image
 
 _MARK = ".compiled"
 _SECONDS = 300

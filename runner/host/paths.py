@@ -1,4 +1,4 @@
-"""Where the runner keeps things on this machine."""
+"""Where the runner finds and keeps things on this machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import platformdirs
+
+# Where `images` and `stages` lie: beside the package in a checkout, inside it once installed.
+_PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = _PACKAGE / "_toolchain" if (_PACKAGE / "_toolchain").is_dir() else _PACKAGE.parent
 
 
 def cache_folder() -> Path:

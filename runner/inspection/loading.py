@@ -18,12 +18,13 @@ from runner.formats.model_file import Kind
 from runner.host.process_identity import scratch_folder
 from runner.limits import DEFAULTS, Limits
 from runner.plan import arch_files
+from runner.schemas.base import Integer
 from runner.schemas.inspection import Inspection, Loaded, Obstacle, TensorFacts
-from runner.schemas.integers import Integer
 from runner.schemas.report import StageReport
 from runner.schemas.stage_reports import read_answer, read_report
-from runner.toolchain import Image, load_image
-from runner.tools import format_of, load_tool
+from runner.toolchains.load import load_image
+from runner.toolchains.model import Image
+from runner.toolchains.tools import format_of, load_tool
 from runner.trust.scan import asked_of
 from runner.view import View
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from runner.fixes import fix_texts
 from runner.page import figures
 from runner.page.marks import STATUSES, VERDICTS, Mark, Pair, link, share
 from runner.schemas.report import CheckRecord, Report, StageRecord, TensorRecord
+from runner.toolchains.fixes import fix_texts
 
 # Bounds, so that no report makes a page of megabytes.
 _OUTER_PHASES = ("convert", "check")

@@ -1,10 +1,10 @@
-"""JSON of anybody's, validated within bounds."""
+"""What all models share: bounded integers, names, and reading JSON from anybody within bounds."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 # Pydantic collects all that is wrong, with 330 bytes for each. The longest report that there is,
 # with a trace of 4,000 points for each stage, has half as many items.
@@ -13,6 +13,16 @@ _MOST_ITEMS = 500_000
 _MOST_ERRORS = 1000
 
 Model = TypeVar("Model", bound=BaseModel)
+
+# The name of an image or a toolchain: it becomes a folder's or a file's name.
+NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
+
+# JSON's integers have no end. Beyond 64 bits they mean nothing here, and no float holds the largest.
+# A bound that a field adds to one of these would be lost: the annotation's own takes its place.
+_LIMIT = 1 << 63
+Integer = Annotated[int, Field(ge=-_LIMIT, lt=_LIMIT)]
+Natural = Annotated[int, Field(ge=0, lt=_LIMIT)]
+Positive = Annotated[int, Field(ge=1, lt=_LIMIT)]
 
 
 class Invalid(ValueError):

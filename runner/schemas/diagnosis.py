@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from runner.schemas.integers import Integer
+from runner.schemas.base import Integer
 
 
 class _Model(BaseModel):

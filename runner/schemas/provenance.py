@@ -16,9 +16,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from runner.errors import BadInput
-from runner.schemas.base import Invalid, validate_json
-from runner.schemas.integers import Natural, Positive
-from runner.toolchain import NAME
+from runner.schemas.base import NAME, Invalid, Natural, Positive, validate_json
 
 # How to read the parameters, and how a build goes; a change that old records do not survive counts
 # the version up.

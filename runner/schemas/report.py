@@ -9,9 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from runner.schemas.base import NAME, Integer, Natural
 from runner.schemas.diagnosis import Diagnosis, Place, Trace
-from runner.schemas.integers import Integer, Natural
-from runner.toolchain import NAME
 
 Verdict = Literal["passed", "exceeded", "vacuous", "nonfinite", "shape"]
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from runner.errors import ExitCode
-from runner.schemas.integers import Integer
+from runner.schemas.base import Integer
 
 Verdict = Literal["identical", "equivalent", "different", "environment-unavailable"]
 

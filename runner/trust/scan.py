@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from runner.formats.model_file import Kind
-from runner.toolchain import ROOT
+from runner.host.paths import ROOT
 from runner.trust.archives import ArchiveRefused, check_checkpoint, check_torchscript
 from runner.trust.pickles import PickleRefused, check_legacy_file
 

@@ -22,7 +22,7 @@ from runner.archive.writer import ArchiveWriter
 from runner.package_index import PackageIndexes
 from runner.pins import Pin, choose, parse_lock, stage_tags
 from runner.registry import read_registry
-from runner.toolchain import load_image
+from runner.toolchains.load import load_image
 
 # This machine's own settings for pip, which the tests otherwise leave out.
 MACHINE = dict(os.environ)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 import runner
 from runner.schemas.report import Report
-from runner.toolchain import all_images
+from runner.toolchains.load import all_images
 from runner.view import summary
 
 DEAD = {"DOCKER_HOST": "unix:///nowhere/docker.sock"}

@@ -25,7 +25,7 @@ from conftest import (
 
 from runner.host.compat import tomllib
 from runner.host.files import sha256_of
-from runner.toolchain import load_image
+from runner.toolchains.load import load_image
 
 # Every form that a model may have. Those on docker differ in how files get into its volume.
 KINDS = {

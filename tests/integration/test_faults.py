@@ -451,7 +451,7 @@ TAG = """
 import sys
 from runner.engines.docker import connect
 from runner.image_build import find_image, image_tag
-from runner.toolchain import load_image
+from runner.toolchains.model import load_image
 image = load_image(sys.argv[1])
 print(image_tag(image, sys.argv[2]) if sys.argv[2] else find_image(connect(), image).tag)
 """

@@ -68,7 +68,7 @@ def test_the_cuda_image_builds_and_says_which_libraries_open() -> None:
 
     from runner.errors import EnvironmentUnavailable
     from runner.image_build import build_image, choose_base, choose_cuda
-    from runner.toolchain import load_image
+    from runner.toolchains.load import load_image
 
     client = from_env(timeout=300)
     try:

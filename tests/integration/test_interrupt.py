@@ -16,7 +16,7 @@ from conftest import DOCKER, INTERRUPTED, STAGES, docker_leftovers, leftovers
 from faulty import processes
 from html_checks import check
 
-from runner.toolchain import load_image
+from runner.toolchains.load import load_image
 
 
 def start(model: Path, folder: Path, engine: str) -> subprocess.Popen[str]:

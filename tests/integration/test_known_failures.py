@@ -41,7 +41,7 @@ from runner.failures import explain_stage, load_catalogue
 from runner.interpreters import find_cpython
 from runner.registry import uv_environment
 from runner.schemas.report import StageRecord, StageReport
-from runner.toolchain import load_image
+from runner.toolchains.load import load_image
 
 RunIn = Callable[..., "subprocess.CompletedProcess[str]"]
 STAGES = ("torch", "onnx-tf", "tflite")

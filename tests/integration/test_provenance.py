@@ -25,7 +25,7 @@ from conftest import (
 )
 
 from runner.record import locked_packages
-from runner.toolchain import load_image, load_toolchain
+from runner.toolchains.load import load_image, load_toolchain
 
 PUBLISHED = {
     "provenance.json": "slsa-provenance-v1.json",

@@ -10,7 +10,8 @@ from conftest import PASSED, ROOT, run_cli
 
 from runner import locks
 from runner.errors import EnvironmentUnavailable
-from runner.toolchain import Image, all_images, load_image
+from runner.toolchains.load import all_images, load_image
+from runner.toolchains.model import Image
 
 pytestmark = pytest.mark.network
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import BAD_INPUT, ENVIRONMENT, PASSED, Convert, run_cli, sha256
 
 from runner.engines.process import environment_folder
-from runner.toolchain import load_image
+from runner.toolchains.load import load_image
 
 PIN = "tf-nightly==2.4.0.dev20200923"
 INFO = "tf_nightly-2.4.0.dev20200923.dist-info"

@@ -30,7 +30,7 @@ from runner.inspection.view import rendered
 from runner.recorded import read_record
 from runner.runs import read_report
 from runner.schemas.stage_reports import read_report as read_stage_report
-from runner.toolchain import all_images
+from runner.toolchains.load import all_images
 from runner.wheels import accept_wheel
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from runner.failures import Entry, Symptoms, known, last_words, load_catalogue, recognise
 from runner.failures.catalogue import check_bounded, load_families
 from runner.failures.match import _bounded
-from runner.toolchain import load_toolchain
+from runner.toolchains.load import load_toolchain
 
 ENTRIES = load_catalogue()
 GOOD = {

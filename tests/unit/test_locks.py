@@ -10,7 +10,9 @@ import pytest
 
 from runner import locks
 from runner.errors import BadInput
-from runner.toolchain import ROOT, Image, all_images, load_image
+from runner.host.paths import ROOT
+from runner.toolchains.load import all_images, load_image
+from runner.toolchains.model import Image
 
 IMAGES = pytest.mark.parametrize("image", all_images(), ids=lambda image: image.title)
 PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^ \\]+)", re.MULTILINE)

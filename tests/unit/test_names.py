@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import BadInput
-from runner.toolchain import load_image, load_toolchain
+from runner.toolchains.load import load_image, load_toolchain
 
 
 @pytest.mark.parametrize("prefix", ["{folder}/", "../../{folder}/", "/proc/self/cwd/"])

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from runner.host.paths import ROOT
 from runner.pins import applies_here, choose, files_of, host_tags, parse_lock, parse_pin, stage_tags
-from runner.toolchain import ROOT, all_images
+from runner.toolchains.load import all_images
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from runner.host.paths import ROOT
 from runner.sbom import bill_of_materials
-from runner.toolchain import ROOT, Image, all_images, load_image
+from runner.toolchains.load import all_images, load_image
+from runner.toolchains.model import Image
 
 IMAGES = all_images()
 

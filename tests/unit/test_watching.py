@@ -25,7 +25,7 @@ from runner.errors import EnvironmentUnavailable
 from runner.limits import Limits, least_memory
 from runner.schemas.report import EnvironmentRecord, StageRecord, StageReport
 from runner.stage_cache import StageCache, stage_key
-from runner.toolchain import load_toolchain
+from runner.toolchains.load import load_toolchain
 
 
 def test_a_process_may_have_any_name() -> None:

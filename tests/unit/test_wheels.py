@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from runner.errors import BadInput
-from runner.toolchain import Wheel, load_image, with_wheels
+from runner.toolchains.load import load_image
+from runner.toolchains.model import Wheel, with_wheels
 from runner.wheels import accept_wheel
 
 NAME = "tf_nightly-2.4.0.dev20200923-cp38-cp38-manylinux2010_x86_64.whl"

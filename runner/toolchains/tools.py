@@ -13,8 +13,9 @@ from typing import Any
 
 from runner.errors import BadInput
 from runner.host.compat import tomllib
+from runner.host.paths import ROOT
 from runner.schemas.inspection import Inspection, Obstacle
-from runner.toolchain import ROOT, Stage
+from runner.toolchains.model import Stage
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from runner.toolchain import ROOT
+from runner.host.paths import ROOT
 
 
 @dataclass(frozen=True)

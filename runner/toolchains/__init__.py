@@ -1,0 +1,1 @@
+"""The data in images/ and stages/toolchains/, read: which environments and stages there are."""

@@ -1,0 +1,104 @@
+"""Reading images and toolchains from the data files that define them.
+
+An image is a folder in `images/`; a toolchain is a TOML file in `stages/toolchains/` that lists
+stages in order. Adding either is adding files: nothing here knows their names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runner.errors import BadInput
+from runner.host.compat import tomllib
+from runner.host.paths import ROOT
+from runner.schemas.base import NAME
+from runner.toolchains.model import DEFAULT_VARIANT, Image, Stage, StandIn, Toolchain
+
+DEFAULT_TOOLCHAIN = "pytorch-tflite-2020"
+
+
+def image_names(root: Path = ROOT) -> list[str]:
+    return sorted(path.parent.name for path in (root / "images").glob("*/image.toml"))
+
+
+def load_image(name: str, variant: str = DEFAULT_VARIANT, root: Path = ROOT) -> Image:
+    """Read one image's definition. `BadInput` if there is no such image or variant."""
+    folder = root / "images" / name
+    try:
+        _plain(name)
+        data = tomllib.loads((folder / "image.toml").read_text())
+    except FileNotFoundError:
+        known = ", ".join(image_names(root))
+        raise BadInput(f"There is no image '{name}'.", f"Known images: {known}.") from None
+    files: dict[str, str] = {"intent": "requirements.in", "lock": "requirements.lock"}
+    if variant != DEFAULT_VARIANT:
+        try:
+            files = data["variants"][variant]
+        except KeyError:
+            raise BadInput(f"The image '{name}' has no variant '{variant}'.") from None
+    return Image(
+        name=name,
+        variant=variant,
+        folder=folder,
+        python=data["python"],
+        as_of=data["as-of"],
+        as_of_package=data.get("as-of-package", {}),
+        intent=folder / files["intent"],
+        lock=folder / files["lock"],
+        stand_ins=tuple(_stand_in(entry) for entry in data.get("stand-in", ())),
+    )
+
+
+def variants_of(name: str, root: Path = ROOT) -> list[str]:
+    data = tomllib.loads((root / "images" / name / "image.toml").read_text())
+    return [DEFAULT_VARIANT, *data.get("variants", {})]
+
+
+def all_images(root: Path = ROOT) -> list[Image]:
+    """Every image in every variant."""
+    return [
+        load_image(name, variant, root)
+        for name in image_names(root)
+        for variant in variants_of(name, root)
+    ]
+
+
+def load_toolchain(name: str = DEFAULT_TOOLCHAIN, root: Path = ROOT) -> Toolchain:
+    """Read one toolchain's list of stages. `BadInput` if there is none of this name."""
+    folder = root / "stages" / "toolchains"
+    try:
+        _plain(name)
+        data = tomllib.loads((folder / f"{name}.toml").read_text())
+    except FileNotFoundError:
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.toml")))
+        raise BadInput(f"There is no toolchain '{name}'.", f"Known toolchains: {known}.") from None
+    return Toolchain(
+        name=name,
+        description=data["description"],
+        stages=tuple(
+            Stage(**{**entry, "options": tuple(entry.get("options", ()))})
+            for entry in data["stage"]
+        ),
+        accepts=data.get("accepts", "pytorch"),
+        reference=data.get("reference", "PyTorch"),
+    )
+
+
+def _plain(name: str) -> None:
+    """See that a name is none of a file elsewhere. Raises `FileNotFoundError`."""
+    if not re.fullmatch(NAME, name, re.ASCII):
+        raise FileNotFoundError(name)
+
+
+def toolchain_for(accepts: str, root: Path = ROOT) -> str:
+    """The toolchain for a kind of file: the default one if it accepts that, else the latest."""
+    names = sorted(path.stem for path in (root / "stages" / "toolchains").glob("*.toml"))
+    ordered = [DEFAULT_TOOLCHAIN, *reversed(names)]
+    return next(name for name in ordered if load_toolchain(name, root).accepts == accepts)
+
+
+def _stand_in(entry: Mapping[str, Any]) -> StandIn:
+    return StandIn(entry["pin"], entry["use"], entry["reason"], tuple(entry.get("sha256", ())))

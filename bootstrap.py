@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from runner.registry import read_registry
+from runner.packages.pip_settings import read_registry
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"

@@ -22,8 +22,8 @@ from statistics import median
 
 from uv import find_uv_bin
 
-from runner.interpreters import find_cpython
-from runner.registry import uv_environment
+from runner.packages.cpython import find_cpython
+from runner.packages.pip_settings import uv_environment
 from runner.toolchains.load import load_image, load_toolchain
 
 HERE = Path(__file__).resolve().parent

@@ -27,7 +27,7 @@ from runner.host.compat import tomllib
 from runner.host.paths import ROOT
 from runner.host.subprocesses import run_showing_lines
 from runner.image_archive import write_archive
-from runner.interpreters import find_cpython
+from runner.packages.cpython import find_cpython
 
 REPOSITORY = "runner-base"
 LOCAL_TAG = f"{REPOSITORY}:local"

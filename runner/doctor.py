@@ -12,9 +12,9 @@ from runner.engines.process import cache_folder, environment_folder
 from runner.engines.sandbox import find_sandbox
 from runner.errors import EnvironmentUnavailable
 from runner.host.files import human_bytes
-from runner.interpreters import find_cpython
 from runner.limits import DEFAULTS
-from runner.registry import read_registry
+from runner.packages.cpython import find_cpython
+from runner.packages.pip_settings import read_registry
 from runner.toolchains.load import all_images, load_toolchain
 from runner.toolchains.model import Image
 
@@ -168,7 +168,7 @@ def _gpu() -> Finding:
 
 
 def _index() -> Finding:
-    from runner.package_index import shown
+    from runner.packages.index import shown
 
     registry = read_registry(os.environ)
     parts = [shown(registry.index_url) or "the default package index"]

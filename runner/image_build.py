@@ -19,7 +19,7 @@ from runner.base_image import build_base, find_base, read_recipe
 from runner.errors import EnvironmentUnavailable
 from runner.host.paths import ROOT
 from runner.host.subprocesses import run_showing_lines
-from runner.registry import read_registry
+from runner.packages.pip_settings import read_registry
 from runner.toolchains.model import Image
 
 # The one platform for which the 2020 packages exist.

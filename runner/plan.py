@@ -15,9 +15,9 @@ from runner.errors import BadInput
 from runner.formats.graph_file import identify_source
 from runner.formats.model_file import ModelFile
 from runner.inputs import InputSpec, resolve_inputs
+from runner.packages.user_wheel import accept_wheel
 from runner.toolchains.load import load_image, load_toolchain, variants_of
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Toolchain, with_wheels
-from runner.wheels import accept_wheel
 
 METRICS = {name: f"{name}_abs" for name in ("mean", "max", "p99", "rms")} | {
     f"{name}-rel": f"{name}_rel" for name in ("mean", "max", "p99", "rms")

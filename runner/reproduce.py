@@ -17,6 +17,7 @@ from runner.formats.graph_file import identify_source
 from runner.host.files import sha256_of, write_text
 from runner.inputs import InputSpec
 from runner.limits import DEFAULTS, Limits
+from runner.packages.user_wheel import accept_wheel
 from runner.pipeline import run_plan
 from runner.plan import Plan, run_folder, run_name
 from runner.recorded import Recorded, read_record
@@ -36,7 +37,6 @@ from runner.toolchains.load import load_image, load_toolchain
 from runner.toolchains.model import Image, with_wheels
 from runner.trust.scan import asked_of, kind_of_artifact
 from runner.view import SilentView, View, printable
-from runner.wheels import accept_wheel
 
 REPRODUCTION_FILE = "reproduction.json"
 

@@ -14,8 +14,8 @@ from runner.engines.process import cache_folder
 from runner.errors import EnvironmentUnavailable
 from runner.host.compat import tomllib
 from runner.host.subprocesses import run_showing_lines
-from runner.interpreters import find_cpython
-from runner.registry import read_registry, uv_environment
+from runner.packages.cpython import find_cpython
+from runner.packages.pip_settings import read_registry, uv_environment
 
 HERE = Path(__file__).resolve().parent
 _CONFIGURATION = tomllib.loads((HERE / "environments.toml").read_text())

@@ -20,9 +20,9 @@ from runner.archive import docker_images, interpreter
 from runner.archive.format import BLOCK, INDEX, TRAILER, TRAILER_LINE, header, padding
 from runner.archive.reader import Archive
 from runner.errors import RunnerError
+from runner.packages.user_wheel import accept_wheel
 from runner.toolchains.load import load_image
 from runner.toolchains.model import Image
-from runner.wheels import accept_wheel
 
 _ABOUT: dict[str, Any] = {
     **{"format": "runner-archive", "version": 1, "created": "2026-01-01T00:00:00Z"},

@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from runner.pins import release_of
+from runner.packages.lockfile import release_of
 
 BLOCK = 512
 END = bytes(2 * BLOCK)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from runner import wheel_store
 from runner.archive import docker_images, interpreter
 from runner.archive.format import Index, Part
 from runner.archive.reader import Archive
@@ -22,9 +21,10 @@ from runner.host.files import human_bytes, sha256_of
 from runner.host.paths import cache_folder, interpreters_folder, wheels_folder
 from runner.host.process_identity import is_process_id, is_running, process_id
 from runner.image_build import image_tag
+from runner.packages import wheel_store
+from runner.packages.user_wheel import accept_wheel
 from runner.toolchains.load import all_images
 from runner.toolchains.model import Image, with_wheels
-from runner.wheels import accept_wheel
 
 _STAGING = ".loading-"
 ENGINES = ("all", "docker", "process")

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from packaging.tags import Tag
 
-from runner import wheel_store
 from runner.archive.writer import ArchiveWriter
 from runner.errors import EnvironmentUnavailable
-from runner.package_index import IndexFile, PackageIndexes
-from runner.pins import Pin, choose
+from runner.packages import wheel_store
+from runner.packages.index import IndexFile, PackageIndexes
+from runner.packages.lockfile import Pin, choose
 
 # Requests to an index at a time: polite, and enough to hide its latency.
 AT_ONCE = 8

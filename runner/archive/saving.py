@@ -21,13 +21,13 @@ from runner.engines.base import Progress
 from runner.errors import BadInput
 from runner.host.files import human_bytes, sha256_of
 from runner.host.paths import ROOT
-from runner.interpreters import find_cpython
-from runner.locks import PLATFORM
-from runner.package_index import PackageIndexes
-from runner.pins import applies_here, host_python, host_tags, parse_lock, stage_tags
+from runner.packages.cpython import find_cpython
+from runner.packages.index import PackageIndexes
+from runner.packages.lockfile import applies_here, host_python, host_tags, parse_lock, stage_tags
+from runner.packages.resolver import PLATFORM
+from runner.packages.user_wheel import accept_wheel
 from runner.toolchains.load import DEFAULT_TOOLCHAIN, load_image, load_toolchain
 from runner.toolchains.model import Image, with_wheels
-from runner.wheels import accept_wheel
 
 ENGINES = ("all", "docker", "process")
 HOST = "runner"

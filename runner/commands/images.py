@@ -71,7 +71,7 @@ def sbom(
 ) -> None:
     """Write what an image is made of: a bill of materials in CycloneDX 1.5."""
     from runner.host.files import write_text
-    from runner.sbom import bill_of_materials
+    from runner.packages.sbom import bill_of_materials
     from runner.view import printable
 
     chosen = selected(image)

@@ -12,10 +12,10 @@ from typing import Annotated, Optional
 
 import typer
 
-from runner.audit import Finding
 from runner.commands.common import Json, selected
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.paths import ROOT
+from runner.packages.audit import Finding
 from runner.toolchains.model import with_wheels
 
 
@@ -44,19 +44,19 @@ def lock(
         return
     if archive or wheel or as_json:
         raise BadInput("--archive, --wheel and --json go with --audit.")
-    from runner import locks
+    from runner.packages import resolver
 
     wanted: list[tuple[str, Path, Callable[[], str]]] = [
-        (item.title, item.lock, partial(locks.resolve, item)) for item in selected(image)
+        (item.title, item.lock, partial(resolver.resolve, item)) for item in selected(image)
     ]
     if not image and (ROOT / "pyproject.toml").exists():
-        wanted.append(("runner", ROOT / "requirements.lock", locks.resolve_own))
+        wanted.append(("runner", ROOT / "requirements.lock", resolver.resolve_own))
     stale = []
     for title, path, resolve in wanted:
         text = resolve()
         if not check:
-            print(f"{title}: {'written' if locks.write(path, text) else 'unchanged'}")
-        elif difference := locks.difference(path, text):
+            print(f"{title}: {'written' if resolver.write(path, text) else 'unchanged'}")
+        elif difference := resolver.difference(path, text):
             stale.append(title)
             print(difference)
         else:
@@ -68,8 +68,8 @@ def lock(
 def _audit(names: list[str] | None, archive: Path | None, wheels: list[str], as_json: bool) -> None:
     """Print what the audit found; an error names the pins that nobody has."""
     from runner.archive.reader import Archive
-    from runner.audit import audit
-    from runner.wheels import accept_wheel
+    from runner.packages.audit import audit
+    from runner.packages.user_wheel import accept_wheel
 
     images = selected(names)
     accepted = tuple(accept_wheel(wheel, images) for wheel in wheels)

@@ -27,12 +27,12 @@ from runner.host.paths import ROOT
 from runner.host.paths import cache_folder as cache_folder
 from runner.host.process_identity import scratch_folder
 from runner.host.subprocesses import Programs
-from runner.interpreters import find_cpython
 from runner.limits import DEFAULTS, Limits
-from runner.registry import uv_environment
+from runner.packages.cpython import find_cpython
+from runner.packages.pip_settings import uv_environment
+from runner.packages.wheel_store import uv_variables
 from runner.schemas.report import EnvironmentRecord
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Stage
-from runner.wheel_store import uv_variables
 
 # Counted up when the way of making environments changes, so that old ones are not used.
 _FORMAT = "1"

@@ -17,7 +17,7 @@ Model = TypeVar("Model", bound=BaseModel)
 # The name of an image or a toolchain: it becomes a folder's or a file's name.
 NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
 
-# JSON's integers have no end. Beyond 64 bits they mean nothing here, and no float holds the largest.
+# JSON's integers have no end. Beyond 64 bits they mean nothing here.
 # A bound that a field adds to one of these would be lost: the annotation's own takes its place.
 _LIMIT = 1 << 63
 Integer = Annotated[int, Field(ge=-_LIMIT, lt=_LIMIT)]

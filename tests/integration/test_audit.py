@@ -19,9 +19,9 @@ import pytest
 from conftest import BAD_INPUT, ENVIRONMENT, PASSED, ROOT, run_cli, run_here
 
 from runner.archive.writer import ArchiveWriter
-from runner.package_index import PackageIndexes
-from runner.pins import Pin, choose, parse_lock, stage_tags
-from runner.registry import read_registry
+from runner.packages.index import PackageIndexes
+from runner.packages.lockfile import Pin, choose, parse_lock, stage_tags
+from runner.packages.pip_settings import read_registry
 from runner.toolchains.load import load_image
 
 # This machine's own settings for pip, which the tests otherwise leave out.

@@ -38,8 +38,8 @@ from conftest import (
 from uv import find_uv_bin
 
 from runner.failures import explain_stage, load_catalogue
-from runner.interpreters import find_cpython
-from runner.registry import uv_environment
+from runner.packages.cpython import find_cpython
+from runner.packages.pip_settings import uv_environment
 from runner.schemas.report import StageRecord, StageReport
 from runner.toolchains.load import load_image
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import PASSED, ROOT, run_cli
 
-from runner import locks
 from runner.errors import EnvironmentUnavailable
+from runner.packages import resolver
 from runner.toolchains.load import all_images, load_image
 from runner.toolchains.model import Image
 
@@ -33,12 +33,12 @@ def test_every_lock_is_what_its_intent_resolves_to(tmp_path: Path) -> None:
 def test_a_stale_lock_is_told(image: Image) -> None:
     text = image.intent.read_text()
     image.intent.write_text(text.replace("==0.6.1", "==0.6.0").replace("==1.5.1", "==1.5.0"))
-    told = locks.difference(image.lock, locks.resolve(image))
+    told = resolver.difference(image.lock, resolver.resolve(image))
     assert "-torch==1.5.1" in told and "+torch==1.5.0" in told
 
 
 def test_an_intent_that_does_not_resolve(image: Image) -> None:
     image.intent.write_text("torch==1.5.1\nnumpy==1.20.0\n")  # of 2021
     with pytest.raises(EnvironmentUnavailable, match="does not resolve") as caught:
-        locks.resolve(image)
+        resolver.resolve(image)
     assert "numpy" in caught.value.message and "date" in caught.value.remedy

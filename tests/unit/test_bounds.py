@@ -27,11 +27,11 @@ from runner.formats.identify import summarize
 from runner.formats.model_file import identify
 from runner.formats.numpy import read_headers
 from runner.inspection.view import rendered
+from runner.packages.user_wheel import accept_wheel
 from runner.recorded import read_record
 from runner.runs import read_report
 from runner.schemas.stage_reports import read_report as read_stage_report
 from runner.toolchains.load import all_images
-from runner.wheels import accept_wheel
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

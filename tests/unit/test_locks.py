@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runner import locks
 from runner.errors import BadInput
 from runner.host.paths import ROOT
+from runner.packages import resolver
 from runner.toolchains.load import all_images, load_image
 from runner.toolchains.model import Image
 
@@ -45,7 +45,7 @@ def test_every_requirement_is_pinned_and_hashed(image: Image) -> None:
 @IMAGES
 def test_banner(image: Image) -> None:
     text = image.lock.read_text()
-    assert text.startswith(locks.BANNER)
+    assert text.startswith(resolver.BANNER)
     assert f"# As of {image.as_of}." in text
     for stand_in in image.stand_ins:
         assert f"{stand_in}: {stand_in.reason}." in text
@@ -63,13 +63,13 @@ def test_the_environment_is_as_old_as_it_says(image: Image) -> None:
 
 def test_write_and_difference(tmp_path: Path) -> None:
     lock = tmp_path / "requirements.lock"
-    text = f"{locks.BANNER} requirements.in.\n\nsix==1.15.0\n"
-    assert locks.write(lock, text)
+    text = f"{resolver.BANNER} requirements.in.\n\nsix==1.15.0\n"
+    assert resolver.write(lock, text)
     before = lock.stat().st_mtime_ns
-    assert not locks.write(lock, text)
+    assert not resolver.write(lock, text)
     assert lock.stat().st_mtime_ns == before
-    assert locks.difference(lock, text) == ""
-    told = locks.difference(lock, text.replace("1.15.0", "1.16.0"))
+    assert resolver.difference(lock, text) == ""
+    told = resolver.difference(lock, text.replace("1.15.0", "1.16.0"))
     assert "-six==1.15.0" in told and "+six==1.16.0" in told
     assert [path.name for path in tmp_path.iterdir()] == [lock.name]
 
@@ -78,7 +78,7 @@ def test_a_file_of_somebody_elses_is_not_overwritten(tmp_path: Path) -> None:
     lock = tmp_path / "requirements.lock"
     lock.write_text("six==1.15.0\n")
     with pytest.raises(BadInput, match="not written by") as caught:
-        locks.write(lock, f"{locks.BANNER} x.\n")
+        resolver.write(lock, f"{resolver.BANNER} x.\n")
     assert caught.value.remedy
     assert lock.read_text() == "six==1.15.0\n"
 
@@ -94,7 +94,7 @@ def test_a_stand_in_for_no_pin_is_told(copied: Path) -> None:
     image = load_image("tflite", root=copied)
     image.intent.write_text("six\n")
     with pytest.raises(BadInput, match="does not pin"):
-        locks.resolve(image)
+        resolver.resolve(image)
 
 
 @pytest.mark.parametrize("name", ["jax", "../images/torch/.."])

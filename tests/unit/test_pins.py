@@ -7,7 +7,15 @@ from dataclasses import dataclass
 import pytest
 
 from runner.host.paths import ROOT
-from runner.pins import applies_here, choose, files_of, host_tags, parse_lock, parse_pin, stage_tags
+from runner.packages.lockfile import (
+    applies_here,
+    choose,
+    files_of,
+    host_tags,
+    parse_lock,
+    parse_pin,
+    stage_tags,
+)
 from runner.toolchains.load import all_images
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.package_index import shown
-from runner.registry import Registry, read_registry
+from runner.packages.index import shown
+from runner.packages.pip_settings import Registry, read_registry
 
 MIRROR = "https://mirror.example/simple"
 

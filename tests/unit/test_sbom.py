@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from runner.host.paths import ROOT
-from runner.sbom import bill_of_materials
+from runner.packages.sbom import bill_of_materials
 from runner.toolchains.load import all_images, load_image
 from runner.toolchains.model import Image
 
@@ -97,7 +97,7 @@ def test_the_same_lock_gives_the_same_bill() -> None:
 def test_licences_come_from_the_installed_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from runner.sbom import environment_folder
+    from runner.packages.sbom import environment_folder
 
     monkeypatch.setenv("RUNNER_CACHE_DIR", str(tmp_path))
     torch = load_image("torch")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from runner.errors import BadInput
+from runner.packages.user_wheel import accept_wheel
 from runner.toolchains.load import load_image
 from runner.toolchains.model import Wheel, with_wheels
-from runner.wheels import accept_wheel
 
 NAME = "tf_nightly-2.4.0.dev20200923-cp38-cp38-manylinux2010_x86_64.whl"
 INFO = "tf_nightly-2.4.0.dev20200923.dist-info"

@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 import runner
 from runner.base_image import read_recipe
 from runner.engines.process import environment_folder
-from runner.pins import Pin, parse_lock
+from runner.packages.lockfile import Pin, parse_lock
 from runner.toolchains.model import Image
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:tflite-runner:sbom")

@@ -18,7 +18,7 @@ from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.compat import tomllib
 from runner.host.files import write_text
 from runner.host.paths import ROOT
-from runner.registry import uv_environment
+from runner.packages.pip_settings import uv_environment
 from runner.toolchains.model import Image
 
 BANNER = "# Written by `runner lock`. Do not edit: change"

@@ -24,8 +24,8 @@ from urllib3.util.retry import Retry
 
 from runner.errors import EnvironmentUnavailable
 from runner.host.files import sha256_of
-from runner.pins import Pin, files_of
-from runner.registry import Registry, read_registry
+from runner.packages.lockfile import Pin, files_of
+from runner.packages.pip_settings import Registry, read_registry
 
 DEFAULT_INDEX = "https://pypi.org/simple"
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.1"

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runner.host.paths import wheels_folder
-from runner.pins import Pin, parse_lock
-from runner.registry import read_registry
+from runner.packages.lockfile import Pin, parse_lock
+from runner.packages.pip_settings import read_registry
 from runner.toolchains.model import Image
 
 

@@ -13,7 +13,7 @@ from uv import find_uv_bin
 
 from runner.errors import EnvironmentUnavailable
 from runner.host.paths import interpreters_folder
-from runner.registry import uv_environment
+from runner.packages.pip_settings import uv_environment
 
 
 def find_cpython(version: str, install: bool = True) -> Path:

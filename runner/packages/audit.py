@@ -9,12 +9,12 @@ from typing import Any
 
 from packaging.tags import Tag
 
-from runner import wheel_store
 from runner.archive.reader import Archive
 from runner.host.files import human_bytes
 from runner.host.paths import ROOT
-from runner.package_index import IndexFile, Listing, PackageIndexes
-from runner.pins import Pin, choose, files_of, parse_lock, parse_pin, stage_tags
+from runner.packages import wheel_store
+from runner.packages.index import IndexFile, Listing, PackageIndexes
+from runner.packages.lockfile import Pin, choose, files_of, parse_lock, parse_pin, stage_tags
 from runner.toolchains.model import Image
 
 # Requests to an index at a time.

@@ -1,0 +1,1 @@
+"""Python packages: pins and locks, package indexes, wheels, interpreters."""

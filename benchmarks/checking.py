@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 
 from runner import convert
-from runner.engines.process import ProcessEngine, environment_folder
+from runner.engines.process.engine import ProcessEngine, environment_folder
 from runner.schemas.report import Report
 from runner.toolchains.load import load_image
 from runner.view import SilentView

@@ -28,7 +28,7 @@ from peers.environments import Environment, environments, install, write_lock
 from peers.page import page
 from peers.tools import TOOLS, Tool, Work
 
-from runner.engines.process import ProcessEngine, environment_folder
+from runner.engines.process.engine import ProcessEngine, environment_folder
 from runner.host.subprocesses import run_showing_lines
 from runner.toolchains.load import load_image
 from runner.view import SilentView

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from runner.engines.folder import remove
+from runner.engines.process.volume import remove
 from runner.errors import EnvironmentUnavailable
 from runner.host.files import human_bytes, write_text
 from runner.host.paths import cache_folder

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runner.engines.choice import prepare_engine
+from runner.engines.limits import DEFAULTS, Limits
+from runner.engines.select import prepare_engine
 from runner.formats.identify import summarize
 from runner.formats.model_file import Kind, ModelFile, identify
-from runner.limits import DEFAULTS, Limits
 from runner.pipeline import run_plan
 from runner.plan import plan_for
 from runner.schemas.inspection import Inspection

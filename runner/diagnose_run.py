@@ -10,12 +10,12 @@ from typing import Any
 
 from runner.active import working_in
 from runner.diagnosis import DEFAULT_SAMPLES, trace_run
-from runner.engines.choice import prepare_engine
+from runner.engines.limits import DEFAULTS, Limits
+from runner.engines.select import prepare_engine
 from runner.errors import BadInput
 from runner.formats.graph_file import identify_source
 from runner.formats.model_file import Kind
 from runner.host.files import sha256_of, write_text
-from runner.limits import DEFAULTS, Limits
 from runner.plan import python_files
 from runner.runs import read_report
 from runner.schemas.diagnosis import Diagnosis

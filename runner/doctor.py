@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from runner.engines.process import cache_folder, environment_folder
-from runner.engines.sandbox import find_sandbox
+from runner.engines.limits import DEFAULTS
+from runner.engines.process.bubblewrap import find_sandbox
+from runner.engines.process.engine import cache_folder, environment_folder
 from runner.errors import EnvironmentUnavailable
 from runner.host.files import human_bytes
-from runner.limits import DEFAULTS
 from runner.packages.cpython import find_cpython
 from runner.packages.pip_settings import read_registry
 from runner.toolchains.load import all_images, load_toolchain
@@ -68,8 +68,8 @@ def image_states(images: Sequence[Image]) -> list[dict[str, str]]:
 
 
 def _built_images() -> Callable[[Image], str]:
-    from runner.engines.docker import connect
-    from runner.image_build import find_image
+    from runner.engines.docker.engine import connect
+    from runner.engines.docker.images import find_image
 
     try:
         client = connect()
@@ -84,7 +84,7 @@ def _built_images() -> Callable[[Image], str]:
 
 
 def _docker() -> Finding:
-    from runner.engines.docker import connect
+    from runner.engines.docker.engine import connect
 
     try:
         version = connect().version()["Version"]

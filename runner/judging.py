@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import runner
-from runner.engines.choice import Choice
+from runner.engines.select import Choice
 from runner.errors import ExitCode
 from runner.plan import Plan
 from runner.schemas.report import EngineRecord, FileRecord, Gate, ModelRecord, Report, StageRecord

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from runner.engines.control_group import abandoned_groups
-from runner.engines.folder import remove
-from runner.engines.process import cache_folder, is_environment_folder
+from runner.engines.process.cgroup import abandoned_groups
+from runner.engines.process.engine import cache_folder, is_environment_folder
+from runner.engines.process.volume import remove
 from runner.errors import EnvironmentUnavailable
 from runner.host.process_identity import abandoned_scratch_folders, is_alive
 
@@ -27,7 +27,7 @@ def remove_from_docker() -> list[str]:
     import docker.errors
     import requests.exceptions
 
-    from runner.engines.docker import LABEL, OWNER, connect
+    from runner.engines.docker.engine import LABEL, OWNER, connect
 
     try:
         client = connect()

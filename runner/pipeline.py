@@ -16,12 +16,12 @@ from runner.active import room_for_report, working_in
 from runner.cached_run import CachedRun
 from runner.diagnosis import trace_run
 from runner.engines.base import Engine, Volume
-from runner.engines.choice import Choice, prepare_engine
+from runner.engines.limits import DEFAULTS, Limits
+from runner.engines.select import Choice, prepare_engine
 from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
 from runner.failures import explain_stage
 from runner.host.files import sha256_of, write_text
 from runner.judging import judged, report_of
-from runner.limits import DEFAULTS, Limits
 from runner.page import write_page
 from runner.plan import Plan, initial_files, make_plan
 from runner.record import write_records

@@ -11,12 +11,12 @@ from typing import Any
 
 from runner.comparing import Comparer, compare_artifacts
 from runner.differences import differences
-from runner.engines.choice import Choice, prepare_engine
+from runner.engines.limits import DEFAULTS, Limits
+from runner.engines.select import Choice, prepare_engine
 from runner.errors import BadInput, EnvironmentUnavailable, ExitCode
 from runner.formats.graph_file import identify_source
 from runner.host.files import sha256_of, write_text
 from runner.inputs import InputSpec
-from runner.limits import DEFAULTS, Limits
 from runner.packages.user_wheel import accept_wheel
 from runner.pipeline import run_plan
 from runner.plan import Plan, run_folder, run_name
@@ -218,7 +218,7 @@ def _choose(
     """An engine that is ready: with the very images of the record, if those are here."""
     images = list(plan.images.values())
     if wanted in ("auto", "docker") and recorded.statement.internal.engine == "docker":
-        from runner.engines.docker import DockerEngine, connect
+        from runner.engines.docker.engine import DockerEngine, connect
 
         ids = {}
         for image in images:

@@ -25,12 +25,12 @@ from typing import Any
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from runner.engines.process import cache_folder
+from runner.engines.limits import parse_number
+from runner.engines.process.engine import cache_folder
 from runner.errors import BadInput
 from runner.host.files import sha256_of, write_text
 from runner.host.paths import ROOT
 from runner.host.process_identity import is_process_id, is_running, process_id
-from runner.limits import parse_number
 from runner.record import tree_digest, tree_hashes
 from runner.schemas.base import Integer, Natural
 from runner.schemas.report import StageReport

@@ -23,7 +23,7 @@ from foreign import make as make_foreign
 from foreign import make_newer
 
 from runner.cli import main
-from runner.engines.process import ProcessEngine, environment_folder
+from runner.engines.process.engine import ProcessEngine, environment_folder
 from runner.toolchains.load import load_image, load_toolchain
 from runner.view import SilentView
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from runner import base_image, image_build
-from runner.base_image import BaseImage, read_recipe
+from runner.engines.docker import base_image, images
+from runner.engines.docker.base_image import BaseImage, read_recipe
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.compat import tomllib
 from runner.host.paths import ROOT
@@ -35,7 +35,7 @@ HARDENED = {
     "user": "1000:1000",
     "init": True,
     "pull_policy": "missing",
-    "platform": image_build.PLATFORM,
+    "platform": images.PLATFORM,
 }
 
 
@@ -86,7 +86,7 @@ def test_compose_builds_what_the_runner_builds(image: Image) -> None:
     assert default_of(arguments["BASE"]) == recipe.default
     assert arguments["SOURCE_DATE_EPOCH"] == str(recipe.epoch)
     assert arguments["LOCK"] == image.lock.relative_to(ROOT).as_posix()
-    if image.variant == image_build.CUDA_VARIANT:
+    if image.variant == images.CUDA_VARIANT:
         assert default_of(arguments["CUDA"]) in recipe.cuda_sources
         assert service["profiles"] == ["cuda"]
     else:
@@ -108,9 +108,7 @@ def test_compose_hardens(name: str) -> None:
 
 def test_tag_changes_with_base_lock_and_variant() -> None:
     tags = {
-        image_build.image_tag(image, base)
-        for image in IMAGES
-        for base in ("sha256:one", "sha256:two")
+        images.image_tag(image, base) for image in IMAGES for base in ("sha256:one", "sha256:two")
     }
     assert len(tags) == 2 * len(IMAGES)
 
@@ -122,9 +120,9 @@ def test_context_holds_what_the_build_reads_and_a_handed_over_wheel(tmp_path: Pa
     file.write_bytes(b"wheel")
     wheel = Wheel(file, pin=stand_in.pin, replaces=stand_in.use, sha256="ab" * 32)
     folder = tmp_path / "build"
-    image_build._lay_out(with_wheels(image, (wheel,)), folder)
+    images._lay_out(with_wheels(image, (wheel,)), folder)
     lock = (folder / "context/images/tflite/requirements.lock").read_text()
-    url = f"file://{image_build.WHEELS}/{file.name}"
+    url = f"file://{images.WHEELS}/{file.name}"
     assert f"tf-nightly @ {url} --hash=sha256:{wheel.sha256}\n" in lock
     assert f"\n{stand_in.use} " not in lock
     assert (folder / "wheels" / file.name).read_bytes() == b"wheel"
@@ -141,8 +139,8 @@ def test_last_words_are_the_failed_steps() -> None:
         "#6 4.05 ERROR: No matching",
         "Dockerfile:18",
     ]
-    assert image_build._last_words(lines) == "Collecting six\nERROR: No matching"
-    assert image_build._last_words(["ERROR: no builder"]) == "ERROR: no builder"
+    assert images._last_words(lines) == "Collecting six\nERROR: No matching"
+    assert images._last_words(["ERROR: no builder"]) == "ERROR: no builder"
 
 
 def test_an_interrupt_ends_the_whole_process_group(tmp_path: Path) -> None:
@@ -228,19 +226,19 @@ def client() -> Any:
 
 
 @pytest.fixture(scope="module", params=image_names())
-def built(request: pytest.FixtureRequest, client: Any) -> tuple[Image, image_build.ImageRecord]:
+def built(request: pytest.FixtureRequest, client: Any) -> tuple[Image, images.ImageRecord]:
     image = load_image(request.param)
-    record = image_build.find_image(client, image)
+    record = images.find_image(client, image)
     if record is None:
-        base = image_build.choose_base(client, print)
-        record = image_build.build_image(client, image, base, print)
+        base = images.choose_base(client, print)
+        record = images.build_image(client, image, base, print)
     return image, record
 
 
 @docker
 def test_a_built_image_is_found_again(built: Any, client: Any) -> None:
     image, record = built
-    assert image_build.find_image(client, image) == record
+    assert images.find_image(client, image) == record
     labels = client.images.get(record.id).labels
     assert labels["org.runner.lock"] == image.lock_sha256
     assert labels["org.runner.variant"] == image.variant
@@ -277,7 +275,7 @@ def test_no_secret_is_in_an_images_configuration_or_history(built: Any, client: 
     _, record = built
     image = client.images.get(record.id)
     text = json.dumps([image.history(), image.attrs["Config"]])
-    registry = image_build.read_registry()
+    registry = images.read_registry()
     for secret in (registry.index_url, *registry.extra_index_urls, registry.ca_bundle):
         assert not secret or secret not in text
     assert not [name for name in os.environ if name.startswith("PIP_") and f"{name}=" in text]

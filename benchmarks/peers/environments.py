@@ -10,7 +10,7 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
-from runner.engines.process import cache_folder
+from runner.engines.process.engine import cache_folder
 from runner.errors import EnvironmentUnavailable
 from runner.host.compat import tomllib
 from runner.host.subprocesses import run_showing_lines

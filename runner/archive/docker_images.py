@@ -21,8 +21,8 @@ import requests.exceptions
 from runner.archive.format import Environment, Part, padding
 from runner.archive.reader import Archive
 from runner.archive.writer import ArchiveWriter
+from runner.engines.docker.images import find_image
 from runner.errors import DamagedArchive, EnvironmentUnavailable
-from runner.image_build import find_image
 from runner.toolchains.model import Image
 
 _FOLDER = "images"

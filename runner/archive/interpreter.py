@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from runner.archive.format import check_name
-from runner.base_image import copy_cpython
+from runner.engines.docker.base_image import copy_cpython
 from runner.errors import BadInput, EnvironmentUnavailable
 
 # Of the C library; every glibc system has them.

@@ -16,11 +16,11 @@ from runner.archive.format import Index, Part
 from runner.archive.reader import Archive
 from runner.archive.showing import counting
 from runner.engines.base import Progress
+from runner.engines.docker.images import image_tag
 from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
 from runner.host.files import human_bytes, sha256_of
 from runner.host.paths import cache_folder, interpreters_folder, wheels_folder
 from runner.host.process_identity import is_process_id, is_running, process_id
-from runner.image_build import image_tag
 from runner.packages import wheel_store
 from runner.packages.user_wheel import accept_wheel
 from runner.toolchains.load import all_images
@@ -199,7 +199,7 @@ def _stage_runs(archive: Archive, staging: Path, target: Path) -> list[tuple[Pat
 def _load_images(
     archive: Archive, images: Sequence[Part], loaded: Loaded, engine: str, progress: Progress
 ) -> None:
-    from runner.engines.docker import connect
+    from runner.engines.docker.engine import connect
 
     try:
         client = connect()

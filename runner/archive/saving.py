@@ -194,7 +194,7 @@ def _wanted(images: Sequence[Image], engine: str) -> list[packages.Wanted]:
 
 
 def _docker(images: Sequence[Image], progress: Progress) -> docker_images.Selected:
-    from runner.engines.docker import DockerEngine, connect
+    from runner.engines.docker.engine import DockerEngine, connect
 
     client = connect()
     DockerEngine(client).prepare(images, progress)

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.console import Console
+from runner.engines.limits import NAMES
 from runner.errors import BadInput, ExitCode, RunnerError
-from runner.limits import NAMES
 from runner.toolchains.load import all_images, load_image
 from runner.toolchains.model import Image
 

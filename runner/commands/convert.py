@@ -17,9 +17,9 @@ from runner.commands.common import (
     stage_options,
 )
 from runner.console import Console
-from runner.engines.choice import ENGINES
+from runner.engines.limits import parse_limits
+from runner.engines.select import ENGINES
 from runner.errors import BadInput, RunnerError
-from runner.limits import parse_limits
 from runner.toolchains.load import load_toolchain, toolchain_for
 
 

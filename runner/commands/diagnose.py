@@ -10,9 +10,9 @@ import typer
 from runner.commands.common import Json, Limit, Timeout, TrustModel
 from runner.console import Console
 from runner.diagnosis import DEFAULT_SAMPLES
-from runner.engines.choice import ENGINES
+from runner.engines.limits import parse_limits
+from runner.engines.select import ENGINES
 from runner.errors import ExitCode
-from runner.limits import parse_limits
 
 _CODES = {
     "found": ExitCode.OUT_OF_TOLERANCE,

@@ -31,7 +31,7 @@ def build(
     variant: Annotated[str, typer.Option(help="cpu, or cuda for images that have it.")] = "cpu",
 ) -> None:
     """Build the images (docker) or install the environments (process) ahead of time."""
-    from runner.engines.choice import prepare_engine
+    from runner.engines.select import prepare_engine
     from runner.view import ConsoleView
 
     chosen = [item for item in selected(image) if item.variant == variant]
@@ -50,8 +50,8 @@ def base(
     ] = False,
 ) -> None:
     """Build the base image from Debian packages and a CPython 3.8: no registry needed."""
-    from runner.base_image import build_base, lock_base
-    from runner.engines.docker import connect
+    from runner.engines.docker.base_image import build_base, lock_base
+    from runner.engines.docker.engine import connect
     from runner.view import ConsoleView
 
     with ConsoleView(Console()) as view:

@@ -9,9 +9,9 @@ import typer
 
 from runner.commands.common import Json, Limit, Timeout, TrustModel, json_object
 from runner.console import Console
-from runner.engines.choice import ENGINES
+from runner.engines.limits import parse_limits
+from runner.engines.select import ENGINES
 from runner.errors import BadInput
-from runner.limits import parse_limits
 
 
 def inspect(

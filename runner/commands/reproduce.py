@@ -12,8 +12,8 @@ from rich.text import Text
 
 from runner.commands.common import Json, Limit, Timeout, TrustModel
 from runner.console import Console
-from runner.engines.choice import ENGINES
-from runner.limits import parse_limits
+from runner.engines.limits import parse_limits
+from runner.engines.select import ENGINES
 
 if TYPE_CHECKING:
     from runner.schemas.reproduction import ArtifactComparison, Reproduction

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from runner.limits import Limits
+from runner.engines.limits import Limits
 from runner.schemas.report import EnvironmentRecord
 from runner.toolchains.model import Image, Stage
 

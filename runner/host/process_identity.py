@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runner.engines.folder import remove
+from runner.engines.process.volume import remove
 
 _PR_SET_PDEATHSIG = 1
 

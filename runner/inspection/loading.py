@@ -11,12 +11,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from runner.engines.base import Engine
-from runner.engines.choice import Choice, prepare_engine
-from runner.engines.process import ProcessEngine, environment_folder
+from runner.engines.limits import DEFAULTS, Limits
+from runner.engines.process.engine import ProcessEngine, environment_folder
+from runner.engines.select import Choice, prepare_engine
 from runner.errors import EnvironmentUnavailable
 from runner.formats.model_file import Kind
 from runner.host.process_identity import scratch_folder
-from runner.limits import DEFAULTS, Limits
 from runner.plan import arch_files
 from runner.schemas.base import Integer
 from runner.schemas.inspection import Inspection, Loaded, Obstacle, TensorFacts
@@ -155,7 +155,7 @@ def _engine(
     images = [image]
     if wanted != "auto":
         return prepare_engine(wanted, images, view, limits, code_in_file)
-    from runner.engines.docker import DockerEngine, connect
+    from runner.engines.docker.engine import DockerEngine, connect
 
     try:
         engine = DockerEngine(connect(), limits)

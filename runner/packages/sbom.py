@@ -20,8 +20,8 @@ from urllib.parse import quote
 from packaging.utils import canonicalize_name
 
 import runner
-from runner.base_image import read_recipe
-from runner.engines.process import environment_folder
+from runner.engines.docker.base_image import read_recipe
+from runner.engines.process.engine import environment_folder
 from runner.packages.lockfile import Pin, parse_lock
 from runner.toolchains.model import Image
 

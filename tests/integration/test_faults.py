@@ -449,8 +449,8 @@ def test_the_clock_jumps(places: Places, hashes: Hashes, engine: str, row: Row) 
 
 TAG = """
 import sys
-from runner.engines.docker import connect
-from runner.image_build import find_image, image_tag
+from runner.engines.docker.engine import connect
+from runner.engines.docker.images import find_image, image_tag
 from runner.toolchains.model import load_image
 image = load_image(sys.argv[1])
 print(image_tag(image, sys.argv[2]) if sys.argv[2] else find_image(connect(), image).tag)

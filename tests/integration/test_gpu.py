@@ -66,8 +66,8 @@ def test_the_cuda_image_builds_and_says_which_libraries_open() -> None:
     """With CUDA's libraries all must open; without a source for them, none may seem to."""
     from docker import from_env
 
+    from runner.engines.docker.images import build_image, choose_base, choose_cuda
     from runner.errors import EnvironmentUnavailable
-    from runner.image_build import build_image, choose_base, choose_cuda
     from runner.toolchains.load import load_image
 
     client = from_env(timeout=300)

@@ -36,8 +36,8 @@ from conftest import (
 )
 from faulty import processes
 
-from runner.engines.sandbox import Sandbox, find_sandbox
-from runner.engines.seccomp import seccomp_filter
+from runner.engines.process.bubblewrap import Sandbox, find_sandbox
+from runner.engines.process.seccomp import seccomp_filter
 
 SECRET = "the secret of the house"
 SANDBOXED = pytest.param("process", marks=pytest.mark.sandbox)

@@ -18,11 +18,11 @@ sys.path.insert(0, str(ROOT))
 
 from fuzz.sample import stage_report
 from runner.cached_run import CachedRun
-from runner.engines.processes_seen import tree_use
-from runner.engines.volume_watcher import VolumeWatcher
-from runner.engines.watch import Use, Watch, breach_of, disk_use
+from runner.engines.docker.volume_usage import VolumeWatcher
+from runner.engines.limits import Limits, least_memory
+from runner.engines.process.procfs import tree_use
+from runner.engines.watchdog import Use, Watch, breach_of, disk_use
 from runner.errors import EnvironmentUnavailable
-from runner.limits import Limits, least_memory
 from runner.schemas.report import EnvironmentRecord, StageRecord, StageReport
 from runner.stage_cache import StageCache, stage_key
 from runner.toolchains.load import load_toolchain

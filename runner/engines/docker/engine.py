@@ -16,13 +16,7 @@ import docker.types
 import requests.exceptions
 
 from runner.engines.base import MOST_READ, Ended, OnLine, Progress, out_of_memory
-from runner.engines.output import lines_of
-from runner.engines.volume_watcher import VolumeWatcher
-from runner.engines.watch import Watch
-from runner.errors import EnvironmentUnavailable
-from runner.host.files import appearing
-from runner.host.process_identity import owner
-from runner.image_build import (
+from runner.engines.docker.images import (
     CUDA_VARIANT,
     LABELS,
     ImageRecord,
@@ -30,7 +24,13 @@ from runner.image_build import (
     choose_base,
     find_image,
 )
-from runner.limits import DEFAULTS, Limits
+from runner.engines.docker.volume_usage import VolumeWatcher
+from runner.engines.limits import DEFAULTS, Limits
+from runner.engines.output import lines_of
+from runner.engines.watchdog import Watch
+from runner.errors import EnvironmentUnavailable
+from runner.host.files import appearing
+from runner.host.process_identity import owner
 from runner.schemas.report import EnvironmentRecord
 from runner.toolchains.model import Image, Stage
 

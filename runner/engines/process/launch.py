@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.engines.base import Ended, OnLine, out_of_memory
-from runner.engines.control_group import ControlGroup, control_group
-from runner.engines.processes_seen import processes_of_user, tree_use
-from runner.engines.sandbox import HOME, VOLUME, Sandbox
-from runner.engines.seccomp import seccomp_filter
-from runner.engines.watch import Use, Watch, disk_use
+from runner.engines.limits import Limits, available_memory, machine_memory
+from runner.engines.process.bubblewrap import HOME, VOLUME, Sandbox
+from runner.engines.process.cgroup import ControlGroup, control_group
+from runner.engines.process.procfs import processes_of_user, tree_use
+from runner.engines.process.seccomp import seccomp_filter
+from runner.engines.watchdog import Use, Watch, disk_use
 from runner.host.subprocesses import Programs, kill
-from runner.limits import Limits, available_memory, machine_memory
 
 # Inside, the path names the system's folders only.
 _PATH = "/usr/local/bin:/usr/bin:/bin"

@@ -15,7 +15,7 @@ from pathlib import Path
 import docker
 import docker.errors
 
-from runner.base_image import build_base, find_base, read_recipe
+from runner.engines.docker.base_image import build_base, find_base, read_recipe
 from runner.errors import EnvironmentUnavailable
 from runner.host.paths import ROOT
 from runner.host.subprocesses import run_showing_lines

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.engines.seccomp import seccomp_filter
+from runner.engines.process.seccomp import seccomp_filter
 
 # Names another program than the `bwrap` of the path.
 PROGRAM_VARIABLE = "RUNNER_BWRAP"

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from runner.engines.limits import Limits, least_memory
 from runner.engines.output import plain
 from runner.host.files import human_bytes
-from runner.limits import Limits, least_memory
 
 _PERIOD = 0.25
 _SECONDS_BETWEEN_ENDS = 1.0

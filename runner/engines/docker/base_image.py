@@ -22,11 +22,11 @@ from pathlib import Path
 import docker
 import docker.errors
 
+from runner.engines.docker.image_tar import write_archive
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.compat import tomllib
 from runner.host.paths import ROOT
 from runner.host.subprocesses import run_showing_lines
-from runner.image_archive import write_archive
 from runner.packages.cpython import find_cpython
 
 REPOSITORY = "runner-base"

@@ -16,18 +16,18 @@ from types import MappingProxyType
 from filelock import FileLock, Timeout
 from uv import find_uv_bin
 
-from runner.engines import folder as volume_folder
 from runner.engines.base import MOST_READ, Ended, OnLine, Progress
-from runner.engines.sandbox import Sandbox, find_sandbox
-from runner.engines.stage_process import StageProgram, run_stage_program
-from runner.engines.warm import warm
+from runner.engines.limits import DEFAULTS, Limits
+from runner.engines.process import volume as volume_folder
+from runner.engines.process.bubblewrap import Sandbox, find_sandbox
+from runner.engines.process.launch import StageProgram, run_stage_program
+from runner.engines.process.precompile import warm
 from runner.errors import EnvironmentUnavailable
 from runner.host.files import appearing
 from runner.host.paths import ROOT
 from runner.host.paths import cache_folder as cache_folder
 from runner.host.process_identity import scratch_folder
 from runner.host.subprocesses import Programs
-from runner.limits import DEFAULTS, Limits
 from runner.packages.cpython import find_cpython
 from runner.packages.pip_settings import uv_environment
 from runner.packages.wheel_store import uv_variables

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from runner.engines.base import Engine, Progress
+from runner.engines.limits import DEFAULTS, Limits
 from runner.errors import BadInput, EnvironmentUnavailable
-from runner.limits import DEFAULTS, Limits
 from runner.toolchains.model import Image
 
 ENGINES = ("auto", "docker", "process")
@@ -40,7 +40,7 @@ def prepare_engine(
     if wanted == "process":
         return _process(images, progress, "asked for", limits, code_in_model)
     # Late: a run on the process engine does not pay for the docker SDK's import.
-    from runner.engines.docker import DockerEngine, connect
+    from runner.engines.docker.engine import DockerEngine, connect
 
     try:
         engine = DockerEngine(connect(), limits)
@@ -63,8 +63,8 @@ def _process(
     limits: Limits,
     code_in_model: Callable[[], str],
 ) -> Choice:
-    from runner.engines.process import ProcessEngine
-    from runner.engines.sandbox import find_sandbox
+    from runner.engines.process.bubblewrap import find_sandbox
+    from runner.engines.process.engine import ProcessEngine
 
     engine = ProcessEngine(limits)
     found = code_in_model() if engine.sandbox is None else ""

@@ -16,9 +16,9 @@ import docker
 import docker.errors
 import requests.exceptions
 
-from runner.engines import watch
+from runner.engines import watchdog
 from runner.engines.output import lines_of
-from runner.engines.watch import Use
+from runner.engines.watchdog import Use
 from runner.errors import EnvironmentUnavailable
 
 _PLACE = "/artifacts"
@@ -29,7 +29,7 @@ _PROGRAM = f"""
 from __future__ import annotations
 import errno, json, os, stat, time
 class Use(dict): pass
-{inspect.getsource(watch.disk_use)}
+{inspect.getsource(watchdog.disk_use)}
 while True:
     print(json.dumps(disk_use(["{_PLACE}"], {_MOST_FILES})), flush=True)
     time.sleep(0.25)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from runner.engines.watch import Use
+from runner.engines.watchdog import Use
 
 
 def tree_use(root: int) -> Use:

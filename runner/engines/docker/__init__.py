@@ -1,0 +1,1 @@
+"""The docker engine: its images, its containers, and what their volume holds."""

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 INTRODUCTION = """\
 # Known failures
 
-Written by `python docs/write_failures.py` from `runner/failures/data`.
+Written by `python docs/write_failures.py` from `runner/known_failures/data`.
 
 What these tools fail with, why, and what to do. The runner recognises each of them: `convert` shows
 cause, remedy and source where a stage fails, and `report.json` has them under `known`.
@@ -29,7 +29,7 @@ TITLES = {
 
 def page() -> str:
     sys.path.insert(0, str(ROOT))
-    from runner.failures import load_families
+    from runner.known_failures import load_families
 
     parts = [INTRODUCTION]
     for family, entries in load_families():

@@ -19,9 +19,9 @@ from runner.engines.base import Engine, Volume
 from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.select import Choice, prepare_engine
 from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
-from runner.failures import explain_stage
 from runner.host.files import sha256_of, write_text
 from runner.judging import judged, report_of
+from runner.known_failures import explain_stage
 from runner.page import write_page
 from runner.plan import Plan, initial_files, make_plan
 from runner.record import write_records

@@ -46,7 +46,7 @@ def print_error(error: RunnerError) -> None:
     if error.remedy:
         text.append(f"\n→ {printable(error.remedy)}", style="default not bold")
     if error.exit_code in (ExitCode.ENVIRONMENT, ExitCode.BAD_INPUT):
-        from runner.failures import Symptoms, known, recognise
+        from runner.known_failures import Symptoms, known, recognise
         from runner.view import known_failure
 
         entry = recognise(Symptoms(error.message))

@@ -114,8 +114,8 @@ def explain(
     ] = None,
 ) -> None:
     """Look an error up in the catalogue of known failures, from whatever tool it comes."""
-    from runner.failures import Symptoms, known, last_words, recognise
-    from runner.failures.match import ANYWHERE, tail, tail_of
+    from runner.known_failures import Symptoms, known, last_words, recognise
+    from runner.known_failures.match import ANYWHERE, tail, tail_of
     from runner.view import known_failure, printable
 
     if log is not None and not log.is_file():

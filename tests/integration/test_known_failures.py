@@ -37,7 +37,7 @@ from conftest import (
 )
 from uv import find_uv_bin
 
-from runner.failures import explain_stage, load_catalogue
+from runner.known_failures import explain_stage, load_catalogue
 from runner.packages.cpython import find_cpython
 from runner.packages.pip_settings import uv_environment
 from runner.schemas.report import StageRecord, StageReport

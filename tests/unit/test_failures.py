@@ -10,9 +10,9 @@ import pytest
 from conftest import ROOT, TESTS
 from pydantic import ValidationError
 
-from runner.failures import Entry, Symptoms, known, last_words, load_catalogue, recognise
-from runner.failures.catalogue import check_bounded, load_families
-from runner.failures.match import _bounded
+from runner.known_failures import Entry, Symptoms, known, last_words, load_catalogue, recognise
+from runner.known_failures.catalogue import check_bounded, load_families
+from runner.known_failures.match import _bounded
 from runner.toolchains.load import load_toolchain
 
 ENTRIES = load_catalogue()

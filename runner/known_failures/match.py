@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from runner.failures.catalogue import DATA, Entry, load_catalogue
 from runner.host.compat import tomllib
+from runner.known_failures.catalogue import DATA, Entry, load_catalogue
 from runner.schemas.report import KnownFailure, StageRecord
 
 # Stages beside those of a toolchain: what comes before the first, and any at all, for a text of

@@ -4,8 +4,8 @@ The entries are data, `data/*.toml`; docs/failures.md is written from them. `rec
 entry for what a stage or a set-up left behind.
 """
 
-from runner.failures.catalogue import Entry, load_catalogue, load_families
-from runner.failures.match import Symptoms, explain_stage, known, last_words, recognise
+from runner.known_failures.catalogue import Entry, load_catalogue, load_families
+from runner.known_failures.match import Symptoms, explain_stage, known, last_words, recognise
 
 __all__ = [
     "Entry",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from runner.page import render_run
+from runner.report.html import render_run
 from runner.schemas.report import Report
 from runner.view import summary
 

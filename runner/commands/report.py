@@ -38,8 +38,8 @@ def page(
 ) -> None:
     """Write a run's report.html from its report.json, again or for the first time."""
     from runner.host.files import relative_to_here
-    from runner.page import write_page
-    from runner.runs import read_report, run_folder
+    from runner.report.html import write_page
+    from runner.report.runs import read_report, run_folder
     from runner.view import printable
 
     folder = run_folder(run)
@@ -56,10 +56,10 @@ def table(
     as_json: Json = False,
 ) -> None:
     """One table over many runs: outcome, error, size, operators, time."""
-    from runner.batch import as_csv, as_table, rows
     from runner.host.files import named_by_user
-    from runner.page import write_table
-    from runner.runs import find_runs
+    from runner.report.html import write_table
+    from runner.report.runs import find_runs
+    from runner.report.table import as_csv, as_table, rows
     from runner.view import printable
 
     found = find_runs(runs)
@@ -95,7 +95,7 @@ def bundle(
     ] = None,
 ) -> None:
     """Make an archive for an issue: the report, the logs, the graphs; no weights, no samples."""
-    from runner.bundle import write_bundle
+    from runner.report.issue_bundle import write_bundle
     from runner.view import printable
 
     written = write_bundle(run, output)

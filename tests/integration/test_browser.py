@@ -13,8 +13,8 @@ from browser import Browser, find_chromium
 from conftest import Convert, run_cli
 from sample_reports import failed, output, report, stage, validated
 
-from runner.page import render_run
-from runner.page.depth import DepthCurve
+from runner.report.html import render_run
+from runner.report.html.depth import DepthCurve
 
 WIDTHS = (1280, 390)
 SCHEMES = ("light", "dark")

@@ -16,8 +16,8 @@ import jsonschema
 import pytest
 from conftest import ARTIFACTS, BAD_INPUT, ROOT, STAGE_FAILED, Convert, Run, run_cli
 
-from runner.bundle import write_bundle
 from runner.formats.blank import BLANK, Unreadable
+from runner.report.issue_bundle import write_bundle
 
 RunIn = Callable[..., "subprocess.CompletedProcess[str]"]
 

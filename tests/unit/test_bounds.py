@@ -29,7 +29,7 @@ from runner.formats.numpy import read_headers
 from runner.inspection.view import rendered
 from runner.packages.user_wheel import accept_wheel
 from runner.recorded import read_record
-from runner.runs import read_report
+from runner.report.runs import read_report
 from runner.schemas.stage_reports import read_report as read_stage_report
 from runner.toolchains.load import all_images
 

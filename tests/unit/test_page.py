@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sample_reports import KINDS, failed, output, report, stage, validated
 
-from runner.page import figures, render_run, write_page
-from runner.page.charts import LogScale, curve, histogram_chart, log_scale
-from runner.page.depth import DepthCurve
+from runner.report.html import figures, render_run, write_page
+from runner.report.html.charts import LogScale, curve, histogram_chart, log_scale
+from runner.report.html.depth import DepthCurve
 from runner.schemas.report import Histogram, KnownFailure, Report
 from runner.toolchains.fixes import fix_texts
 from stages.fixes import FIXES
 
-STYLE = Path(__file__).parents[2] / "runner/page/templates/style.css"
+STYLE = Path(__file__).parents[2] / "runner/report/html/templates/style.css"
 
 
 def render(made: dict[str, Any], **more: Any) -> Page:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.page import figures
-from runner.page.marks import link
+from runner.report.html import figures
+from runner.report.html.marks import link
 from runner.schemas.report import KnownFailure, Report, StageError
 
 _BLAMES = {

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from runner.page import figures
+from runner.report.html import figures
 from runner.schemas.report import Histogram
 
 _MOST_TICKS = 5

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.batch import flex_operators
-from runner.page import figures
-from runner.page.marks import OUTCOMES, Mark, failed_stages, final_check
+from runner.report.html import figures
+from runner.report.html.marks import OUTCOMES, Mark, failed_stages, final_check
+from runner.report.table import flex_operators
 from runner.schemas.report import CheckRecord, Report
 from runner.view import meaning
 

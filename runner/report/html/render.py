@@ -15,9 +15,9 @@ from markupsafe import Markup
 
 import runner
 from runner.host.files import write_text
-from runner.page import errors, failures, figures, records, story, verdict
-from runner.page.depth import DepthCurve, depth_charts, depth_curves, depth_summary
-from runner.page.marks import Mark, checks, link
+from runner.report.html import errors, failures, figures, records, story, verdict
+from runner.report.html.depth import DepthCurve, depth_charts, depth_curves, depth_summary
+from runner.report.html.marks import Mark, checks, link
 from runner.schemas.report import Report
 
 PAGE = "report.html"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.page import figures
-from runner.page.charts import Curve, LogScale, curve, log_scale
+from runner.report.html import figures
+from runner.report.html.charts import Curve, LogScale, curve, log_scale
 from runner.schemas.report import Report
 
 _MOST_ROWS, _LABEL = 60, 24

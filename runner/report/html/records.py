@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.page import figures
-from runner.page.marks import Pair, link
+from runner.report.html import figures
+from runner.report.html.marks import Pair, link
 from runner.schemas.report import Report
 
 _MOST_OPTIONS, _MOST_DETAILS, _MOST_FILES = 60, 8, 20

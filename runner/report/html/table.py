@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.batch import Row
 from runner.errors import BadInput
 from runner.host.files import named_by_user
-from runner.page import figures
-from runner.page.marks import Mark
-from runner.page.render import render
+from runner.report.html import figures
+from runner.report.html.marks import Mark
+from runner.report.html.render import render
+from runner.report.table import Row
 
 _OUTCOMES = {
     "passed": Mark("pass", "✓", "passed"),

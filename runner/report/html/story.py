@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from runner.page import figures
-from runner.page.marks import STATUSES, VERDICTS, Mark, Pair, link, share
+from runner.report.html import figures
+from runner.report.html.marks import STATUSES, VERDICTS, Mark, Pair, link, share
 from runner.schemas.report import CheckRecord, Report, StageRecord, TensorRecord
 from runner.toolchains.fixes import fix_texts
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.page import figures
-from runner.page.charts import HistogramChart, LogScale, histogram_chart, histogram_scale, log_scale
-from runner.page.marks import VERDICTS, Mark, checks, share
+from runner.report.html import figures
+from runner.report.html.charts import (
+    HistogramChart,
+    LogScale,
+    histogram_chart,
+    histogram_scale,
+    log_scale,
+)
+from runner.report.html.marks import VERDICTS, Mark, checks, share
 from runner.schemas.report import CheckRecord, OutputRecord, Report
 
 # Bounds, so that no report makes a page of megabytes.

@@ -14,7 +14,7 @@ from runner.engines.select import prepare_engine
 from runner.formats.identify import summarize
 from runner.formats.model_file import Kind, ModelFile, identify
 from runner.pipeline import run_plan
-from runner.plan import plan_for
+from runner.planning.plan import plan_for
 from runner.schemas.inspection import Inspection
 from runner.schemas.report import Report
 from runner.toolchains.model import Toolchain

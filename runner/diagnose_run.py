@@ -16,7 +16,7 @@ from runner.errors import BadInput
 from runner.formats.graph_file import identify_source
 from runner.formats.model_file import Kind
 from runner.host.files import sha256_of, write_text
-from runner.plan import python_files
+from runner.planning.plan import python_files
 from runner.report.runs import read_report
 from runner.schemas.diagnosis import Diagnosis
 from runner.schemas.report import Report, StageRecord

@@ -11,7 +11,7 @@ from typing import Literal
 import runner
 from runner.engines.select import Choice
 from runner.errors import ExitCode
-from runner.plan import Plan
+from runner.planning.plan import Plan
 from runner.schemas.report import EngineRecord, FileRecord, Gate, ModelRecord, Report, StageRecord
 
 _BLAMED = {"input": ExitCode.BAD_INPUT, "environment": ExitCode.ENVIRONMENT}

@@ -22,7 +22,7 @@ from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
 from runner.host.files import sha256_of, write_text
 from runner.judging import judged, report_of
 from runner.known_failures import explain_stage
-from runner.plan import Plan, initial_files, make_plan
+from runner.planning.plan import Plan, initial_files, make_plan
 from runner.record import write_records
 from runner.report.html import write_page
 from runner.schemas.base import first_of

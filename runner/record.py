@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import runner
 from runner.host.files import sha256_of, write_text
 from runner.host.paths import ROOT
-from runner.plan import Plan
+from runner.planning.plan import Plan
 from runner.schemas.provenance import (
     BUILD_TYPE,
     BUILDER,

@@ -16,10 +16,10 @@ from runner.engines.select import Choice, prepare_engine
 from runner.errors import BadInput, EnvironmentUnavailable, ExitCode
 from runner.formats.graph_file import identify_source
 from runner.host.files import sha256_of, write_text
-from runner.inputs import InputSpec
 from runner.packages.user_wheel import accept_wheel
 from runner.pipeline import run_plan
-from runner.plan import Plan, run_folder, run_name
+from runner.planning.inputs import InputSpec
+from runner.planning.plan import Plan, run_folder, run_name
 from runner.recorded import Recorded, read_record
 from runner.schemas.provenance import FileParameter, Provenance
 from runner.schemas.report import Report

@@ -10,7 +10,7 @@ import numpy as np
 
 from fuzz.harness import Harness
 from runner.errors import RunnerError
-from runner.inputs import InputSpec, parse_input, read_arrays, read_toml
+from runner.planning.inputs import InputSpec, parse_input, read_arrays, read_toml
 
 _TOML = b"""
 [[input]]

@@ -17,7 +17,7 @@ from runner.engines.select import Choice, prepare_engine
 from runner.errors import EnvironmentUnavailable
 from runner.formats.model_file import Kind
 from runner.host.process_identity import scratch_folder
-from runner.plan import arch_files
+from runner.planning.plan import arch_files
 from runner.schemas.base import Integer
 from runner.schemas.inspection import Inspection, Loaded, Obstacle, TensorFacts
 from runner.schemas.report import StageReport

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.inputs import InputSpec, parse_input, read_toml, resolve_inputs
+from runner.planning.inputs import InputSpec, parse_input, read_toml, resolve_inputs
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from runner.plan import METRICS
+from runner.planning.plan import METRICS
 from runner.schemas.report import Histogram
 from stages import statistics
 from stages.statistics import OutputStatistics, judge, judge_all

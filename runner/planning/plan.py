@@ -14,8 +14,8 @@ from typing import Any
 from runner.errors import BadInput
 from runner.formats.graph_file import identify_source
 from runner.formats.model_file import ModelFile
-from runner.inputs import InputSpec, resolve_inputs
 from runner.packages.user_wheel import accept_wheel
+from runner.planning.inputs import InputSpec, resolve_inputs
 from runner.toolchains.load import load_image, load_toolchain, variants_of
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Toolchain, with_wheels
 

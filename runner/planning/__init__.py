@@ -1,0 +1,1 @@
+"""What a run shall do: its source, its inputs, its checks, all settled before anything starts."""

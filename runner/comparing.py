@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from runner.engines.base import Volume
 from runner.engines.output import stage_log
 from runner.errors import RunnerError
-from runner.recorded import Recorded
+from runner.provenance.read import Recorded
 from runner.schemas.provenance import Subject
 from runner.schemas.report import CheckRecord, SignatureRecord, StageRecord, StageReport
 from runner.schemas.reproduction import ArtifactComparison, OutputDifference, allowed_difference

@@ -8,7 +8,7 @@ from typing import Any
 
 import runner
 from runner.host.paths import ROOT
-from runner.record import tree_digest, tree_hashes
+from runner.provenance.write import tree_digest, tree_hashes
 from runner.schemas.provenance import Provenance
 from runner.schemas.report import EnvironmentRecord, Report
 from runner.schemas.reproduction import Difference

@@ -23,7 +23,7 @@ from runner.host.files import sha256_of, write_text
 from runner.judging import judged, report_of
 from runner.known_failures import explain_stage
 from runner.planning.plan import Plan, initial_files, make_plan
-from runner.record import write_records
+from runner.provenance.write import write_records
 from runner.report.html import write_page
 from runner.schemas.base import first_of
 from runner.schemas.diagnosis import Diagnosis
@@ -42,7 +42,7 @@ from runner.trust.scan import asked_of
 from runner.view import SilentView, View
 
 if TYPE_CHECKING:
-    from runner.dsse import PrivateKey
+    from runner.provenance.signing import PrivateKey
 
 # What is done when the stages have run and the volume is still there.
 Inside = Callable[[Volume, Sequence[StageRecord]], None]
@@ -119,7 +119,7 @@ def convert(
 
 def _signing_key(path: Path) -> PrivateKey:
     # Late: the import costs a run without a signature more than all of its record does.
-    from runner.dsse import load_signing_key
+    from runner.provenance.signing import load_signing_key
 
     return load_signing_key(path)
 

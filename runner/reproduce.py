@@ -20,7 +20,7 @@ from runner.packages.user_wheel import accept_wheel
 from runner.pipeline import run_plan
 from runner.planning.inputs import InputSpec
 from runner.planning.plan import Plan, run_folder, run_name
-from runner.recorded import Recorded, read_record
+from runner.provenance.read import Recorded, read_record
 from runner.schemas.provenance import FileParameter, Provenance
 from runner.schemas.report import Report
 from runner.schemas.reproduction import (

@@ -31,7 +31,7 @@ from runner.errors import BadInput
 from runner.host.files import sha256_of, write_text
 from runner.host.paths import ROOT
 from runner.host.process_identity import is_process_id, is_running, process_id
-from runner.record import tree_digest, tree_hashes
+from runner.provenance.write import tree_digest, tree_hashes
 from runner.schemas.base import Integer, Natural
 from runner.schemas.report import StageReport
 from runner.schemas.stage_reports import read_report

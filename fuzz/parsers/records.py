@@ -13,7 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from fuzz import sample
 from fuzz.harness import Harness
-from runner.dsse import (
+from runner.errors import RunnerError
+from runner.provenance.read import read_record
+from runner.provenance.signing import (
     PAYLOAD_TYPE,
     Envelope,
     Signature,
@@ -21,8 +23,6 @@ from runner.dsse import (
     load_verifying_key,
     sign,
 )
-from runner.errors import RunnerError
-from runner.recorded import read_record
 from runner.schemas.reproduction import Difference
 
 _PLAIN = Path(__file__).parents[1] / "files/provenance.json"

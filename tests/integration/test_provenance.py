@@ -24,7 +24,7 @@ from conftest import (
     sha256,
 )
 
-from runner.record import locked_packages
+from runner.provenance.write import locked_packages
 from runner.toolchains.load import load_image, load_toolchain
 
 PUBLISHED = {

@@ -33,8 +33,8 @@ from conftest import (
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from runner.dsse import encoded
-from runner.recorded import read_record
+from runner.provenance.read import read_record
+from runner.provenance.signing import encoded
 from runner.reproduce import plan_of
 
 # Exit codes, as README.md documents them.

@@ -20,7 +20,6 @@ sys.path.insert(0, str(ROOT))
 from fuzz import sample, seeds
 from fuzz.guard import bounded
 from fuzz.parsers import records
-from runner.dsse import PAYLOAD_TYPE, read_envelope, verify
 from runner.errors import BadInput
 from runner.formats.blank import BLANK, Unreadable
 from runner.formats.identify import summarize
@@ -28,7 +27,8 @@ from runner.formats.model_file import identify
 from runner.formats.numpy import read_headers
 from runner.inspection.view import rendered
 from runner.packages.user_wheel import accept_wheel
-from runner.recorded import read_record
+from runner.provenance.read import read_record
+from runner.provenance.signing import PAYLOAD_TYPE, read_envelope, verify
 from runner.report.runs import read_report
 from runner.schemas.stage_reports import read_report as read_stage_report
 from runner.toolchains.load import all_images

@@ -46,7 +46,7 @@ from runner.schemas.report import CheckRecord, Report, StageRecord
 from runner.toolchains.model import DEFAULT_VARIANT, Image
 
 if TYPE_CHECKING:
-    from runner.dsse import PrivateKey
+    from runner.provenance.signing import PrivateKey
 
 PROVENANCE_FILE = "provenance.json"
 TEST_RESULT_FILE = "test-result.json"
@@ -68,7 +68,9 @@ def write_records(plan: Plan, report: Report, key: PrivateKey | None = None) -> 
         text = statement.to_json()
         write_text(plan.output / name, text)
         if key is not None:
-            from runner.dsse import sign  # late, as it costs a run without a signature
+            from runner.provenance.signing import (
+                sign,  # late, as it costs a run without a signature
+            )
 
             write_text(plan.output / SIGNED[name], sign(text.encode(), key).to_json())
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from runner.dsse import key_id, load_verifying_key, read_envelope, verify
 from runner.errors import BadInput, Unverified
 from runner.host.files import read_bytes, sha256_of
-from runner.record import PROVENANCE_FILE, SIGNED
+from runner.provenance.signing import key_id, load_verifying_key, read_envelope, verify
+from runner.provenance.write import PROVENANCE_FILE, SIGNED
 from runner.schemas.provenance import BUILD_TYPE, MOST_BYTES, Provenance, parse
 from runner.schemas.report import Report
 from runner.schemas.reproduction import Difference

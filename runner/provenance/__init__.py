@@ -1,0 +1,1 @@
+"""The record of a run: written, signed, read again."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from runner.active import room_for_report, working_in
-from runner.cached_run import CachedRun
+from runner.cache.session import CachedRun
+from runner.cache.store import StageCache
 from runner.diagnosis import trace_run
 from runner.engines.base import Engine, Volume
 from runner.engines.limits import DEFAULTS, Limits
@@ -34,7 +35,6 @@ from runner.schemas.report import (
     StageReport,
 )
 from runner.schemas.stage_reports import read_report
-from runner.stage_cache import StageCache
 from runner.stage_output import followed
 from runner.toolchains.load import DEFAULT_TOOLCHAIN
 from runner.toolchains.model import Stage

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from fuzz import sample
 from fuzz.harness import Harness
-from runner.cached_run import samples_of
+from runner.cache.session import samples_of
+from runner.cache.store import StageCache
 from runner.diagnose_run import how_checked
 from runner.errors import RunnerError
 from runner.report.html import render_run, write_table
@@ -21,7 +22,6 @@ from runner.report.issue_bundle import write_bundle
 from runner.report.runs import find_runs, read_report
 from runner.report.table import as_csv, as_table, rows
 from runner.schemas.stage_reports import read_report as read_stage_report
-from runner.stage_cache import StageCache
 from runner.view import ConsoleView
 
 

@@ -13,7 +13,7 @@ from runner.host.files import human_bytes
 
 def cache(as_json: Json = False) -> None:
     """List the finished stages that are kept, the most recently used first."""
-    from runner.stage_cache import StageCache
+    from runner.cache.store import StageCache
 
     kept = StageCache()
     entries = kept.entries()
@@ -47,6 +47,7 @@ def clean(
 ) -> None:
     """Empty the cache of stages; remove what runs that were killed left behind."""
     from runner.active import tidy_killed_runs
+    from runner.cache.store import StageCache
     from runner.leftovers import (
         remove_control_groups,
         remove_drafts,
@@ -54,7 +55,6 @@ def clean(
         remove_from_docker,
         remove_scratch_folders,
     )
-    from runner.stage_cache import StageCache
     from runner.view import printable
 
     cache = StageCache()

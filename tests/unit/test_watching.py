@@ -17,14 +17,14 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT))
 
 from fuzz.sample import stage_report
-from runner.cached_run import CachedRun
+from runner.cache.session import CachedRun
+from runner.cache.store import StageCache, stage_key
 from runner.engines.docker.volume_usage import VolumeWatcher
 from runner.engines.limits import Limits, least_memory
 from runner.engines.process.procfs import tree_use
 from runner.engines.watchdog import Use, Watch, breach_of, disk_use
 from runner.errors import EnvironmentUnavailable
 from runner.schemas.report import EnvironmentRecord, StageRecord, StageReport
-from runner.stage_cache import StageCache, stage_key
 from runner.toolchains.load import load_toolchain
 
 

@@ -19,12 +19,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
+from runner.cache.store import Entry, StageCache, stage_key
 from runner.engines.base import Volume
 from runner.errors import EnvironmentUnavailable, RunnerError
 from runner.host.files import appearing, sha256_of
 from runner.schemas.base import Natural
 from runner.schemas.report import StageRecord
-from runner.stage_cache import Entry, StageCache, stage_key
 from runner.toolchains.model import Stage
 
 # A larger set of reference outputs is not kept, and then nothing of the run is.

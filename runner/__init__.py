@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runner.diagnose_run import diagnose
-    from runner.pipeline import convert
+    from runner.conversion.convert import convert
+    from runner.conversion.diagnose import diagnose
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "convert", "diagnose"]
@@ -24,11 +24,11 @@ def __getattr__(name: str) -> Any:
     # Late, so that modules which need the standard library only (bootstrap.py imports one) load
     # before anything is installed.
     if name == "convert":
-        from runner.pipeline import convert
+        from runner.conversion.convert import convert
 
         return convert
     if name == "diagnose":
-        from runner.diagnose_run import diagnose
+        from runner.conversion.diagnose import diagnose
 
         return diagnose
     raise AttributeError(name)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.comparing import Comparer, compare_artifacts
+from runner.conversion.convert import run_plan
 from runner.differences import differences
 from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.select import Choice, prepare_engine
@@ -17,7 +18,6 @@ from runner.errors import BadInput, EnvironmentUnavailable, ExitCode
 from runner.formats.graph_file import identify_source
 from runner.host.files import sha256_of, write_text
 from runner.packages.user_wheel import accept_wheel
-from runner.pipeline import run_plan
 from runner.planning.inputs import InputSpec
 from runner.planning.plan import Plan, run_folder, run_name
 from runner.provenance.read import Recorded, read_record

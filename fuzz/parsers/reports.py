@@ -15,7 +15,7 @@ from fuzz import sample
 from fuzz.harness import Harness
 from runner.cache.session import samples_of
 from runner.cache.store import StageCache
-from runner.diagnose_run import how_checked
+from runner.conversion.diagnose import how_checked
 from runner.errors import RunnerError
 from runner.report.html import render_run, write_table
 from runner.report.issue_bundle import write_bundle
@@ -26,7 +26,7 @@ from runner.view import ConsoleView
 
 
 def _stage_report(data: bytes, folder: Path) -> bool:
-    """As `runner.pipeline` reads it: a report that does not validate is a stage's failure."""
+    """As `runner.conversion.convert` reads it: a report that does not validate is a stage's failure."""
     try:
         report = read_stage_report(data)
     except ValueError as error:

@@ -46,8 +46,8 @@ def clean(
     ] = False,
 ) -> None:
     """Empty the cache of stages; remove what runs that were killed left behind."""
-    from runner.active import tidy_killed_runs
     from runner.cache.store import StageCache
+    from runner.conversion.folder import tidy_killed_runs
     from runner.leftovers import (
         remove_control_groups,
         remove_drafts,

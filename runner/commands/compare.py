@@ -47,7 +47,7 @@ def compare(
 ) -> None:
     """Compare two models (.pt, .onnx, .pb, .tflite) on the same inputs."""
     # Late: other commands do without what a run imports.
-    from runner.comparison import compare as compare_models
+    from runner.conversion.compare import compare as compare_models
     from runner.view import ConsoleView, SilentView
 
     view = SilentView() if quiet or as_json else ConsoleView(Console(), verbose=verbose)

@@ -98,7 +98,7 @@ def convert(
 ) -> None:
     """Convert a model, check every stage against PyTorch's outputs, and leave a run folder."""
     # Late: other commands do without what a conversion imports.
-    from runner.pipeline import convert as convert_model
+    from runner.conversion.convert import convert as convert_model
     from runner.view import ConsoleView, SilentView
 
     source, toolchain = _source(model, from_onnx, from_pb, toolchain)

@@ -9,7 +9,7 @@ import typer
 
 from runner.commands.common import Json, Limit, Timeout, TrustModel
 from runner.console import Console
-from runner.diagnosis import DEFAULT_SAMPLES
+from runner.conversion.trace import DEFAULT_SAMPLES
 from runner.engines.limits import parse_limits
 from runner.engines.select import ENGINES
 from runner.errors import ExitCode
@@ -39,7 +39,7 @@ def diagnose(
 ) -> None:
     """Find the first operator where the error of a run is born, and the layer it belongs to."""
     # Late: other commands do without what this imports.
-    from runner.diagnose_run import diagnose as diagnose_run
+    from runner.conversion.diagnose import diagnose as diagnose_run
     from runner.diagnosis_view import rendered
     from runner.view import ConsoleView, SilentView
 

@@ -46,7 +46,7 @@ def inspect(
     if summary:
         found.not_loaded = "--summary was asked for, so that this was read from the file alone"
     else:
-        from runner.inspection.loading import load
+        from runner.conversion.inspect import load
 
         with ConsoleView(Console(stderr=True)) as view:
             load(

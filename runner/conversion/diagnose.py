@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.active import working_in
-from runner.diagnosis import DEFAULT_SAMPLES, trace_run
+from runner.conversion.folder import working_in
+from runner.conversion.trace import DEFAULT_SAMPLES, trace_run
 from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.select import prepare_engine
 from runner.errors import BadInput

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from runner.active import room_for_report, working_in
 from runner.cache.session import CachedRun
 from runner.cache.store import StageCache
-from runner.diagnosis import trace_run
+from runner.conversion.folder import room_for_report, working_in
+from runner.conversion.outcome import judged, report_of
+from runner.conversion.stage_log import followed
+from runner.conversion.trace import trace_run
 from runner.engines.base import Engine, Volume
 from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.select import Choice, prepare_engine
 from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
 from runner.host.files import sha256_of, write_text
-from runner.judging import judged, report_of
 from runner.known_failures import explain_stage
 from runner.planning.plan import Plan, initial_files, make_plan
 from runner.provenance.write import write_records
@@ -35,7 +36,6 @@ from runner.schemas.report import (
     StageReport,
 )
 from runner.schemas.stage_reports import read_report
-from runner.stage_output import followed
 from runner.toolchains.load import DEFAULT_TOOLCHAIN
 from runner.toolchains.model import Stage
 from runner.trust.scan import asked_of

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from runner.conversion.convert import run_plan
 from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.select import prepare_engine
 from runner.formats.identify import summarize
 from runner.formats.model_file import Kind, ModelFile, identify
-from runner.pipeline import run_plan
 from runner.planning.plan import plan_for
 from runner.schemas.inspection import Inspection
 from runner.schemas.report import Report

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner.conversion.stage_log import followed
 from runner.engines.base import Volume
 from runner.errors import RunnerError
 from runner.schemas.diagnosis import Culprit, Diagnosis, StageTrace, TracePoint
 from runner.schemas.report import StageRecord, StageReport
 from runner.schemas.stage_reports import read_report
-from runner.stage_output import followed
 from runner.toolchains.model import Stage, Toolchain
 from runner.view import View
 

@@ -59,8 +59,8 @@ def reproduce(
 ) -> None:
     """Run a recorded conversion again, and compare the artifacts with the recorded ones."""
     # Late: other commands do without what a conversion imports.
-    from runner.reproduce import REPRODUCTION_FILE
-    from runner.reproduce import reproduce as reproduce_run
+    from runner.reproduction.reproduce import REPRODUCTION_FILE
+    from runner.reproduction.reproduce import reproduce as reproduce_run
     from runner.view import ConsoleView, SilentView
 
     console = Console()

@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from runner.provenance.read import read_record
 from runner.provenance.signing import encoded
-from runner.reproduce import plan_of
+from runner.reproduction.reproduce import plan_of
 
 # Exit codes, as README.md documents them.
 EQUIVALENT, DIFFERENT, UNVERIFIED = 7, 8, 9

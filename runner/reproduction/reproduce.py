@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.comparing import Comparer, compare_artifacts
 from runner.conversion.convert import run_plan
-from runner.differences import differences
 from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.select import Choice, prepare_engine
 from runner.errors import BadInput, EnvironmentUnavailable, ExitCode
@@ -21,6 +19,8 @@ from runner.packages.user_wheel import accept_wheel
 from runner.planning.inputs import InputSpec
 from runner.planning.plan import Plan, run_folder, run_name
 from runner.provenance.read import Recorded, read_record
+from runner.reproduction.artifacts import Comparer, compare_artifacts
+from runner.reproduction.drift import differences
 from runner.schemas.provenance import FileParameter, Provenance
 from runner.schemas.report import Report
 from runner.schemas.reproduction import (

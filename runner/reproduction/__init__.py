@@ -1,0 +1,1 @@
+"""Running a recorded conversion again, and saying how it compares."""

@@ -1,3 +1,3 @@
-from runner.cli import entry_point
+from runner.cli.app import entry_point
 
 entry_point()

@@ -1,6 +1,6 @@
 """Every error that a user can meet, each with its exit code and its remedy.
 
-One place (`runner.cli.main`) catches them. Nothing else in the project calls `sys.exit`.
+One place (`runner.cli.app.main`) catches them. Nothing else in the project calls `sys.exit`.
 """
 
 from __future__ import annotations

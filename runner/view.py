@@ -168,7 +168,7 @@ class ConsoleView(SilentView):
 
     def finished(self, report: Report, folder: Path) -> None:
         # Late: it needs this module.
-        from runner.diagnosis_view import rendered
+        from runner.cli.diagnosis import rendered
 
         self._live.stop()
         self._console.print(summary(report, folder))

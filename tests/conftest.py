@@ -22,7 +22,7 @@ import pytest
 from foreign import make as make_foreign
 from foreign import make_newer
 
-from runner.cli import main
+from runner.cli.app import main
 from runner.engines.process.engine import ProcessEngine, environment_folder
 from runner.toolchains.load import load_image, load_toolchain
 from runner.view import SilentView

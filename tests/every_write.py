@@ -51,7 +51,7 @@ class Disk:
 
 
 def main(disk: Disk, keep: Path, command: Sequence[str]) -> None:
-    from runner.cli import entry_point
+    from runner.cli.app import entry_point
 
     sys.addaudithook(disk.watch)
     sys.argv = ["runner", *command]

@@ -32,7 +32,7 @@ def watch(name, arguments):
         os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(watch)
 sys.argv[:3] = ["runner"]
-from runner.cli import entry_point
+from runner.cli.app import entry_point
 entry_point()
 """
 

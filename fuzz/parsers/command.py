@@ -10,7 +10,7 @@ from pathlib import Path
 from fuzz import sample, seeds
 from fuzz.harness import Harness
 from fuzz.parsers import archives, records, reports
-from runner.cli import main
+from runner.cli.app import main
 from runner.errors import ExitCode
 
 

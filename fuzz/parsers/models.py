@@ -10,11 +10,11 @@ from rich.console import Console
 
 from fuzz import seeds
 from fuzz.harness import Harness
+from runner.cli.inspection import rendered
 from runner.errors import RunnerError
 from runner.formats.graph_file import identify_graph, identify_onnx
 from runner.formats.identify import summarize
 from runner.formats.model_file import identify
-from runner.inspection.view import rendered
 
 _PICKLE = (
     b"(",

@@ -26,7 +26,7 @@ from runner.view import ConsoleView
 
 
 def _stage_report(data: bytes, folder: Path) -> bool:
-    """As `runner.conversion.convert` reads it: a report that does not validate is a stage's failure."""
+    """Read a report as a conversion does: one that is not valid is a failure of its stage."""
     try:
         report = read_stage_report(data)
     except ValueError as error:

@@ -20,12 +20,12 @@ sys.path.insert(0, str(ROOT))
 from fuzz import sample, seeds
 from fuzz.guard import bounded
 from fuzz.parsers import records
+from runner.cli.inspection import rendered
 from runner.errors import BadInput
 from runner.formats.blank import BLANK, Unreadable
 from runner.formats.identify import summarize
 from runner.formats.model_file import identify
 from runner.formats.numpy import read_headers
-from runner.inspection.view import rendered
 from runner.packages.user_wheel import accept_wheel
 from runner.provenance.read import read_record
 from runner.provenance.signing import PAYLOAD_TYPE, read_envelope, verify

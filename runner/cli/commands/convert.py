@@ -7,7 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from runner.commands.common import (
+from runner.cli.console import Console
+from runner.cli.options import (
     Json,
     Limit,
     Timeout,
@@ -16,7 +17,6 @@ from runner.commands.common import (
     print_error,
     stage_options,
 )
-from runner.console import Console
 from runner.engines.limits import parse_limits
 from runner.engines.select import ENGINES
 from runner.errors import BadInput, RunnerError

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from runner.commands.common import Json, print_rows
+from runner.cli.options import Json, print_rows
 from runner.host.files import human_bytes
 
 

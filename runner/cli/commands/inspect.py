@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from runner.commands.common import Json, Limit, Timeout, TrustModel, json_object
-from runner.console import Console
+from runner.cli.console import Console
+from runner.cli.options import Json, Limit, Timeout, TrustModel, json_object
 from runner.engines.limits import parse_limits
 from runner.engines.select import ENGINES
 from runner.errors import BadInput
@@ -33,9 +33,9 @@ def inspect(
 ) -> None:
     """Say what a file is, who wrote it, what is in it, and whether it can be converted."""
     # Late: a summary does without what an engine imports.
+    from runner.cli.inspection import rendered
     from runner.formats.identify import summarize
     from runner.formats.torch import with_arch
-    from runner.inspection.view import rendered
     from runner.view import ConsoleView
 
     if engine not in ENGINES:

@@ -10,8 +10,8 @@ from typing import Annotated, Optional
 import typer
 
 from runner.archive.format import Part
-from runner.commands.common import Json, errors, print_rows
-from runner.console import Console
+from runner.cli.console import Console
+from runner.cli.options import Json, errors, print_rows
 from runner.host.files import human_bytes, relative_to_here
 from runner.toolchains.load import DEFAULT_TOOLCHAIN
 

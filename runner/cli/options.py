@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from runner.console import Console
+from runner.cli.console import Console
 from runner.engines.limits import NAMES
 from runner.errors import BadInput, ExitCode, RunnerError
 from runner.toolchains.load import all_images, load_image

@@ -10,8 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from runner.commands.common import Json, Limit, Timeout, TrustModel
-from runner.console import Console
+from runner.cli.console import Console
+from runner.cli.options import Json, Limit, Timeout, TrustModel
 from runner.engines.limits import parse_limits
 from runner.engines.select import ENGINES
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import runner
-from runner.commands import (
+from runner.cli.commands import (
     archive,
     clean,
     compare,
@@ -25,7 +25,7 @@ from runner.commands import (
     report,
     reproduce,
 )
-from runner.commands.common import errors, print_error
+from runner.cli.options import errors, print_error
 from runner.errors import BadInput, EnvironmentUnavailable, ExitCode, RunnerError
 
 # What is wrong with a path as such, and nothing with the disk.

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from runner.commands.common import Json, print_rows
-from runner.console import Console
+from runner.cli.console import Console
+from runner.cli.options import Json, print_rows
 from runner.errors import ExitCode
 from runner.toolchains.load import DEFAULT_TOOLCHAIN, load_toolchain
 

@@ -12,7 +12,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from runner.commands.common import Json, selected
+from runner.cli.options import Json, selected
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.paths import ROOT
 from runner.packages.audit import Finding

@@ -8,8 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from runner.commands.common import Json, print_rows, selected
-from runner.console import Console
+from runner.cli.console import Console
+from runner.cli.options import Json, print_rows, selected
 from runner.errors import BadInput
 from runner.toolchains.load import all_images, image_names
 

@@ -11,8 +11,8 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from runner.commands.common import Json, errors, print_error
-from runner.console import Console
+from runner.cli.console import Console
+from runner.cli.options import Json, errors, print_error
 from runner.errors import BadInput, ExitCode
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from runner.commands.common import Json, Limit, Timeout, TrustModel
-from runner.console import Console
+from runner.cli.console import Console
+from runner.cli.options import Json, Limit, Timeout, TrustModel
 from runner.conversion.trace import DEFAULT_SAMPLES
 from runner.engines.limits import parse_limits
 from runner.engines.select import ENGINES
@@ -39,8 +39,8 @@ def diagnose(
 ) -> None:
     """Find the first operator where the error of a run is born, and the layer it belongs to."""
     # Late: other commands do without what this imports.
+    from runner.cli.diagnosis import rendered
     from runner.conversion.diagnose import diagnose as diagnose_run
-    from runner.diagnosis_view import rendered
     from runner.view import ConsoleView, SilentView
 
     view = SilentView() if as_json else ConsoleView(Console(), verbose=verbose)

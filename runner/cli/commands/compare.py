@@ -7,8 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from runner.commands.common import Json, Limit, Timeout, TrustModel, json_object, print_error
-from runner.console import Console
+from runner.cli.console import Console
+from runner.cli.options import Json, Limit, Timeout, TrustModel, json_object, print_error
 from runner.engines.limits import parse_limits
 from runner.engines.select import ENGINES
 from runner.errors import RunnerError

@@ -1,1 +1,0 @@
-"""The commands, a module each: they parse, call and print. `runner.cli` lists them."""

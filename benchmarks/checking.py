@@ -18,10 +18,11 @@ from pathlib import Path
 from statistics import median
 
 from runner import convert
-from runner.engines.process.engine import ProcessEngine, environment_folder
+from runner.conversion.observer import SilentView
+from runner.engines.process.engine import ProcessEngine
+from runner.engines.process.environments import environment_folder
 from runner.schemas.report import Report
 from runner.toolchains.load import load_image
-from runner.view import SilentView
 
 HERE = Path(__file__).resolve().parent
 # Framework, the environment that has it, the artifact it runs.

@@ -28,10 +28,11 @@ from peers.environments import Environment, environments, install, write_lock
 from peers.page import page
 from peers.tools import TOOLS, Tool, Work
 
-from runner.engines.process.engine import ProcessEngine, environment_folder
+from runner.conversion.observer import SilentView
+from runner.engines.process.engine import ProcessEngine
+from runner.engines.process.environments import environment_folder
 from runner.host.subprocesses import run_showing_lines
 from runner.toolchains.load import load_image
-from runner.view import SilentView
 
 HERE = Path(__file__).resolve().parent / "peers"
 DOCS = HERE.parents[1] / "docs"

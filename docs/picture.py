@@ -13,9 +13,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from runner.cli.summary import summary
 from runner.report.html import render_run
 from runner.schemas.report import Report
-from runner.view import summary
 
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent / "tests"))

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from runner.engines.limits import DEFAULTS
 from runner.engines.process.bubblewrap import find_sandbox
-from runner.engines.process.engine import cache_folder, environment_folder
+from runner.engines.process.environments import environment_folder
 from runner.errors import EnvironmentUnavailable
 from runner.host.files import human_bytes
+from runner.host.paths import cache_folder
 from runner.packages.cpython import find_cpython
 from runner.packages.pip_settings import read_registry
 from runner.toolchains.load import all_images, load_toolchain

@@ -23,9 +23,10 @@ from foreign import make as make_foreign
 from foreign import make_newer
 
 from runner.cli.app import main
-from runner.engines.process.engine import ProcessEngine, environment_folder
+from runner.conversion.observer import SilentView
+from runner.engines.process.engine import ProcessEngine
+from runner.engines.process.environments import environment_folder
 from runner.toolchains.load import load_image, load_toolchain
-from runner.view import SilentView
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import pytest
 from conftest import ARTIFACTS, PASSED, ROOT, Run, leftovers, run_cli, sha256
 
-from runner.engines.process.engine import cache_folder
+from runner.host.paths import cache_folder
 
 Found = TypeVar("Found")
 

@@ -16,11 +16,12 @@ import pytest
 import yaml
 
 from runner.engines.docker import base_image, images
-from runner.engines.docker.base_image import BaseImage, read_recipe
+from runner.engines.docker.base_image import BaseImage
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.compat import tomllib
 from runner.host.paths import ROOT
 from runner.host.subprocesses import run_showing_lines
+from runner.toolchains.base import read_recipe
 from runner.toolchains.load import all_images, image_names, load_image, load_toolchain
 from runner.toolchains.model import Image, Wheel, with_wheels
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
-from runner.engines.process.engine import cache_folder
 from runner.errors import EnvironmentUnavailable
 from runner.host.compat import tomllib
+from runner.host.paths import cache_folder
 from runner.host.subprocesses import run_showing_lines
 from runner.packages.cpython import find_cpython
 from runner.packages.pip_settings import read_registry, uv_environment

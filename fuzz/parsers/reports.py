@@ -15,6 +15,7 @@ from fuzz import sample
 from fuzz.harness import Harness
 from runner.cache.session import samples_of
 from runner.cache.store import StageCache
+from runner.cli.progress import ConsoleView
 from runner.conversion.diagnose import how_checked
 from runner.errors import RunnerError
 from runner.report.html import render_run, write_table
@@ -22,7 +23,6 @@ from runner.report.issue_bundle import write_bundle
 from runner.report.runs import find_runs, read_report
 from runner.report.table import as_csv, as_table, rows
 from runner.schemas.stage_reports import read_report as read_stage_report
-from runner.view import ConsoleView
 
 
 def _stage_report(data: bytes, folder: Path) -> bool:

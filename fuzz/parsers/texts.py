@@ -7,14 +7,15 @@ from pathlib import Path
 from rich.console import Console
 
 from fuzz.harness import Harness
+from runner.cli.progress import ConsoleView
+from runner.cli.summary import known_failure
 from runner.conversion.stage_log import followed
 from runner.engines.limits import DEFAULTS
-from runner.engines.output import lines_of
+from runner.host.text import lines_of, printable
 from runner.known_failures import Symptoms, known, last_words, recognise
 from runner.known_failures.catalogue import load_catalogue
 from runner.known_failures.match import ANYWHERE, tail
 from runner.toolchains.load import load_toolchain
-from runner.view import ConsoleView, known_failure, printable
 
 
 def _failure(data: bytes, folder: Path) -> bool:

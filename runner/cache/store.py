@@ -26,15 +26,14 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.engines.limits import parse_number
-from runner.engines.process.engine import cache_folder
 from runner.errors import BadInput
 from runner.host.files import sha256_of, write_text
-from runner.host.paths import ROOT
+from runner.host.paths import ROOT, cache_folder
 from runner.host.process_identity import is_process_id, is_running, process_id
-from runner.provenance.write import tree_digest, tree_hashes
 from runner.schemas.base import Integer, Natural
 from runner.schemas.report import StageReport
 from runner.schemas.stage_reports import read_report
+from runner.toolchains.code import tree_digest, tree_hashes
 
 # Counted up when entries of before must not be used.
 _FORMAT = 1

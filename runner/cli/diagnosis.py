@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from runner.host.text import printable
 from runner.schemas.diagnosis import Diagnosis, StageTrace, TracePoint
-from runner.view import printable
 
 # Rows a stage: the ends, the wrong ones, and the largest steps between.
 _ROWS = 8

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.host.files import human_bytes
+from runner.host.text import printable
 from runner.schemas.inspection import Inspection, TensorFacts
-from runner.view import printable
 
 _MOST_OPERATORS = 24
 _MOST_TENSORS = 12

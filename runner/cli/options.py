@@ -38,7 +38,7 @@ errors = Console(stderr=True)
 
 def print_error(error: RunnerError) -> None:
     """What is wrong, and below it what to do."""
-    from runner.view import printable  # late: most commands end without an error
+    from runner.host.text import printable
 
     # A message may quote a file of anybody's.
     text = Text("error: ", style="bold red")
@@ -46,8 +46,8 @@ def print_error(error: RunnerError) -> None:
     if error.remedy:
         text.append(f"\n→ {printable(error.remedy)}", style="default not bold")
     if error.exit_code in (ExitCode.ENVIRONMENT, ExitCode.BAD_INPUT):
+        from runner.cli.summary import known_failure
         from runner.known_failures import Symptoms, known, recognise
-        from runner.view import known_failure
 
         entry = recognise(Symptoms(error.message))
         if entry is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.conversion.convert import run_plan
+from runner.conversion.observer import SilentView, View
 from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.select import prepare_engine
 from runner.formats.identify import summarize
@@ -20,7 +21,6 @@ from runner.schemas.report import Report
 from runner.toolchains.model import Toolchain
 from runner.toolchains.tools import FileFormat, format_to_run, load_tool, name_in_volume
 from runner.trust.scan import asked_of
-from runner.view import SilentView, View
 
 _KINDS = {"onnx": Kind.ONNX, "graph": Kind.FROZEN_GRAPH, "tflite": Kind.TFLITE}
 

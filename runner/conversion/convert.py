@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from runner.cache.session import CachedRun
 from runner.cache.store import StageCache
 from runner.conversion.folder import room_for_report, working_in
+from runner.conversion.observer import SilentView, View
 from runner.conversion.outcome import judged, report_of
 from runner.conversion.stage_log import followed
 from runner.conversion.trace import trace_run
@@ -39,7 +40,6 @@ from runner.schemas.stage_reports import read_report
 from runner.toolchains.load import DEFAULT_TOOLCHAIN
 from runner.toolchains.model import Stage
 from runner.trust.scan import asked_of
-from runner.view import SilentView, View
 
 if TYPE_CHECKING:
     from runner.provenance.signing import PrivateKey

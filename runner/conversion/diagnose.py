@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.conversion.folder import working_in
+from runner.conversion.observer import SilentView, View
 from runner.conversion.trace import DEFAULT_SAMPLES, trace_run
 from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.select import prepare_engine
@@ -23,7 +24,6 @@ from runner.schemas.report import Report, StageRecord
 from runner.toolchains.load import load_image, load_toolchain
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Toolchain
 from runner.trust.scan import asked_of, kind_of_artifact
-from runner.view import SilentView, View
 
 _MOST_SAMPLES = 1000
 

@@ -17,9 +17,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from runner.engines.process.volume import remove
 from runner.errors import EnvironmentUnavailable
-from runner.host.files import human_bytes, write_text
+from runner.host.files import human_bytes, remove_tree, write_text
 from runner.host.paths import cache_folder
 from runner.host.process_identity import is_alive, is_process_id, is_running, owner, process_id
 
@@ -115,7 +114,7 @@ def _tidy(folder: Path) -> list[str]:
     removed = []
     for path in _unfinished(folder):
         if path.is_dir() and not path.is_symlink():
-            remove(path)
+            remove_tree(path)
         else:
             _remove(path)
         if not path.exists():

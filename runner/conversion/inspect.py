@@ -10,9 +10,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from runner.conversion.observer import View
 from runner.engines.base import Engine
 from runner.engines.limits import DEFAULTS, Limits
-from runner.engines.process.engine import ProcessEngine, environment_folder
+from runner.engines.process.engine import ProcessEngine
+from runner.engines.process.environments import environment_folder
 from runner.engines.select import Choice, prepare_engine
 from runner.errors import EnvironmentUnavailable
 from runner.formats.model_file import Kind
@@ -26,7 +28,6 @@ from runner.toolchains.load import load_image
 from runner.toolchains.model import Image
 from runner.toolchains.tools import format_of, load_tool
 from runner.trust.scan import asked_of
-from runner.view import View
 
 _KINDS = {
     "torchscript": Kind.TORCHSCRIPT,

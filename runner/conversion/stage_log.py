@@ -1,18 +1,64 @@
-"""What a stage prints: into its log, and to the view."""
+"""What a stage prints: into its log, whose size is bounded, and to whoever watches the run."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runner.conversion.observer import View
 from runner.engines.base import OnLine
-from runner.engines.output import stage_log
+from runner.host.files import human_bytes, temporary_beside
 from runner.toolchains.model import Stage
-from runner.view import View
 
 # How a stage marks progress among its output lines.
 _PROGRESS = "@progress "
+
+
+class BoundedLog:
+    """A log file that keeps its first and its last part, and says how much is left out."""
+
+    def __init__(self, path: Path, most: int) -> None:
+        self._file = path.open("x", encoding="utf-8", errors="backslashreplace")
+        self._head = most * 3 // 4
+        self._tail_size = most - self._head
+        self._tail: deque[str] = deque()
+        self._in_tail = 0
+        self._left_out = 0
+
+    def write(self, line: str) -> None:
+        size = len(line) + 1
+        if self._head >= size and not self._tail:
+            self._file.write(line + "\n")
+            self._head -= size
+            return
+        self._tail.append(line)
+        self._in_tail += size
+        while self._in_tail > self._tail_size and len(self._tail) > 1:
+            dropped = len(self._tail.popleft()) + 1
+            self._in_tail -= dropped
+            self._left_out += dropped
+
+    def close(self) -> None:
+        with self._file:
+            if self._left_out:
+                self._file.write(f"... {human_bytes(self._left_out)} of output left out here ...\n")
+            self._file.writelines(line + "\n" for line in self._tail)
+
+
+@contextmanager
+def stage_log(final: Path, most: int) -> Iterator[BoundedLog]:
+    """A log under a temporary name; it gets its own however the stage ends: nothing is lost."""
+    temporary = temporary_beside(final)
+    log = BoundedLog(temporary, most)
+    try:
+        yield log
+    finally:
+        try:
+            log.close()
+        finally:  # also on a full disk
+            temporary.replace(final)
 
 
 @contextmanager

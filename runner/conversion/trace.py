@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner.conversion.observer import View
 from runner.conversion.stage_log import followed
 from runner.engines.base import Volume
 from runner.errors import RunnerError
@@ -18,7 +19,6 @@ from runner.schemas.diagnosis import Culprit, Diagnosis, StageTrace, TracePoint
 from runner.schemas.report import StageRecord, StageReport
 from runner.schemas.stage_reports import read_report
 from runner.toolchains.model import Stage, Toolchain
-from runner.view import View
 
 DEFAULT_SAMPLES = 8
 # So many of them are the worst that the check has met, the rest its first.

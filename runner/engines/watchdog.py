@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from runner.engines.limits import Limits, least_memory
-from runner.engines.output import plain
 from runner.host.files import human_bytes
+from runner.host.text import plain
 
 _PERIOD = 0.25
 _SECONDS_BETWEEN_ENDS = 1.0

@@ -6,7 +6,9 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 import stat
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,3 +96,15 @@ def relative_to_here(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def remove_tree(root: Path) -> None:
+    """Remove a folder with all that is in it, also what is closed to its owner, or very deep."""
+    try:
+        shutil.rmtree(root)
+    except FileNotFoundError:
+        pass
+    except (OSError, RecursionError):
+        # Neither follows links, and both go down by descriptors.
+        for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf", "--one-file-system"]):
+            subprocess.run([*command, "--", str(root)], capture_output=True, check=False)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runner.engines.process.volume import remove
+from runner.host.files import remove_tree
 
 _PR_SET_PDEATHSIG = 1
 
@@ -61,7 +61,7 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        remove(folder)
+        remove_tree(folder)
 
 
 def abandoned_scratch_folders() -> list[Path]:

@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.engines.output import lines_of
 from runner.errors import EnvironmentUnavailable
 from runner.host.process_identity import ending_with_me
+from runner.host.text import lines_of
 
 # Of what a program says, its last lines are what is looked at when it is over.
 _KEPT_LINES = 1000

@@ -20,9 +20,9 @@ from urllib.parse import quote
 from packaging.utils import canonicalize_name
 
 import runner
-from runner.engines.docker.base_image import read_recipe
-from runner.engines.process.engine import environment_folder
+from runner.engines.process.environments import environment_folder
 from runner.packages.lockfile import Pin, parse_lock
+from runner.toolchains.base import read_recipe
 from runner.toolchains.model import Image
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:tflite-runner:sbom")

@@ -43,6 +43,7 @@ from runner.schemas.provenance import (
     WheelParameter,
 )
 from runner.schemas.report import CheckRecord, Report, StageRecord
+from runner.toolchains.code import tree_digest, tree_hashes
 from runner.toolchains.model import DEFAULT_VARIANT, Image
 
 if TYPE_CHECKING:
@@ -339,20 +340,6 @@ def locked_packages(text: str) -> Iterator[tuple[str, str, list[str]]]:
     ends = [match.start() for match in starts[1:]] + [len(text)]
     for match, end in zip(starts, ends, strict=True):
         yield match[1], match[2], _HASH.findall(text, match.end(), end)
-
-
-@functools.cache
-def tree_hashes(folder: Path) -> dict[str, str]:
-    """sha256 of each file of code below a folder, by its path there."""
-    paths = [p for p in folder.rglob("*") if p.suffix in (".py", ".toml") and p.is_file()]
-    hashes = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
-    return dict(sorted(hashes.items()))
-
-
-def tree_digest(hashes: dict[str, str]) -> str:
-    """What `find . -type f | sort | xargs sha256sum | sha256sum` gives in such a folder."""
-    lines = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(hashes.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _tree(name: str, folder: Path, each: bool = False, **annotations: Any) -> ResourceDescriptor:

@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.host.files import human_bytes
+from runner.host.text import printable
+from runner.report.wording import meaning
 from runner.schemas.report import Report
-from runner.view import meaning, printable
 
 # What a spreadsheet would take for the beginning of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")

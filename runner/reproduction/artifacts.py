@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from runner.conversion.stage_log import stage_log
 from runner.engines.base import Volume
-from runner.engines.output import stage_log
 from runner.errors import RunnerError
 from runner.provenance.read import Recorded
 from runner.schemas.provenance import Subject

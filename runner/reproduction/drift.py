@@ -8,10 +8,10 @@ from typing import Any
 
 import runner
 from runner.host.paths import ROOT
-from runner.provenance.write import tree_digest, tree_hashes
 from runner.schemas.provenance import Provenance
 from runner.schemas.report import EnvironmentRecord, Report
 from runner.schemas.reproduction import Difference
+from runner.toolchains.code import tree_digest, tree_hashes
 from runner.toolchains.model import Image, Toolchain
 
 # So many changed files are named.

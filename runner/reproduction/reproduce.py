@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from runner.conversion.convert import run_plan
+from runner.conversion.observer import SilentView, View
 from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.select import Choice, prepare_engine
 from runner.errors import BadInput, EnvironmentUnavailable, ExitCode
 from runner.formats.graph_file import identify_source
 from runner.host.files import sha256_of, write_text
+from runner.host.text import printable
 from runner.packages.user_wheel import accept_wheel
 from runner.planning.inputs import InputSpec
 from runner.planning.plan import Plan, run_folder, run_name
@@ -36,7 +38,6 @@ from runner.schemas.reproduction import (
 from runner.toolchains.load import load_image, load_toolchain
 from runner.toolchains.model import Image, with_wheels
 from runner.trust.scan import asked_of, kind_of_artifact
-from runner.view import SilentView, View, printable
 
 REPRODUCTION_FILE = "reproduction.json"
 

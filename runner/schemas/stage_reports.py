@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import pydantic_core
 from pydantic import BaseModel, ValidationError
 
-from runner.engines.output import plain
 from runner.host.files import human_bytes
+from runner.host.text import plain
 from runner.schemas.base import check_size, first_of
 from runner.schemas.report import StageReport
 

@@ -27,7 +27,7 @@ from conftest import (
     run_cli,
 )
 
-from runner.engines.process.engine import cache_folder
+from runner.host.paths import cache_folder
 from runner.host.process_identity import process_id
 
 Cached = Callable[..., Run]

@@ -12,9 +12,9 @@ from conftest import ENVIRONMENT, STAGES, Convert, run_cli
 from rich.console import Console
 
 import runner
+from runner.cli.summary import summary
 from runner.schemas.report import Report
 from runner.toolchains.load import all_images
-from runner.view import summary
 
 DEAD = {"DOCKER_HOST": "unix:///nowhere/docker.sock"}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import BAD_INPUT, ENVIRONMENT, PASSED, Convert, run_cli, sha256
 
-from runner.engines.process.engine import environment_folder
+from runner.engines.process.environments import environment_folder
 from runner.toolchains.load import load_image
 
 PIN = "tf-nightly==2.4.0.dev20200923"

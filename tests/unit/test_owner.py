@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from runner.engines.process.engine import _held
+from runner.engines.process.environments import _held
 from runner.errors import EnvironmentUnavailable
 from runner.host.process_identity import abandoned_scratch_folders, is_alive, owner, process_id
 from runner.host.subprocesses import Programs

@@ -34,7 +34,7 @@ def save(
 ) -> None:
     """Put all that a toolchain needs in one file: packages, interpreter, images, code, locks."""
     from runner.archive.saving import save as save_archive
-    from runner.view import ConsoleView
+    from runner.cli.progress import ConsoleView
 
     try:
         with ConsoleView(Console(stderr=True)) as view:
@@ -57,7 +57,8 @@ def save(
 def verify(file: File, as_json: Json = False) -> None:
     """Check every byte of an archive; damage is named."""
     from runner.archive.loading import verify as verify_archive
-    from runner.view import ConsoleView, printable
+    from runner.cli.progress import ConsoleView
+    from runner.host.text import printable
 
     with ConsoleView(Console(stderr=True)) as view:
         index = verify_archive(file, view)
@@ -86,7 +87,7 @@ def load(
 ) -> None:
     """Make this machine ready from an archive: no network needed, now or later."""
     from runner.archive.loading import load as load_archive
-    from runner.view import ConsoleView
+    from runner.cli.progress import ConsoleView
 
     with ConsoleView(Console(stderr=True)) as view:
         loaded = load_archive(file, view, engine=engine, runs=run)

@@ -47,15 +47,15 @@ def clean(
 ) -> None:
     """Empty the cache of stages; remove what runs that were killed left behind."""
     from runner.cache.store import StageCache
-    from runner.conversion.folder import tidy_killed_runs
-    from runner.leftovers import (
+    from runner.cleanup import (
         remove_control_groups,
         remove_drafts,
         remove_environments,
         remove_from_docker,
         remove_scratch_folders,
     )
-    from runner.view import printable
+    from runner.conversion.folder import tidy_killed_runs
+    from runner.host.text import printable
 
     cache = StageCache()
     if keep_cache:

@@ -47,8 +47,9 @@ def compare(
 ) -> None:
     """Compare two models (.pt, .onnx, .pb, .tflite) on the same inputs."""
     # Late: other commands do without what a run imports.
+    from runner.cli.progress import ConsoleView
     from runner.conversion.compare import compare as compare_models
-    from runner.view import ConsoleView, SilentView
+    from runner.conversion.observer import SilentView
 
     view = SilentView() if quiet or as_json else ConsoleView(Console(), verbose=verbose)
     report = compare_models(

@@ -98,8 +98,9 @@ def convert(
 ) -> None:
     """Convert a model, check every stage against PyTorch's outputs, and leave a run folder."""
     # Late: other commands do without what a conversion imports.
+    from runner.cli.progress import ConsoleView
     from runner.conversion.convert import convert as convert_model
-    from runner.view import ConsoleView, SilentView
+    from runner.conversion.observer import SilentView
 
     source, toolchain = _source(model, from_onnx, from_pb, toolchain)
     view = SilentView() if quiet or as_json else ConsoleView(Console(), verbose=verbose)

@@ -40,8 +40,9 @@ def diagnose(
     """Find the first operator where the error of a run is born, and the layer it belongs to."""
     # Late: other commands do without what this imports.
     from runner.cli.diagnosis import rendered
+    from runner.cli.progress import ConsoleView
     from runner.conversion.diagnose import diagnose as diagnose_run
-    from runner.view import ConsoleView, SilentView
+    from runner.conversion.observer import SilentView
 
     view = SilentView() if as_json else ConsoleView(Console(), verbose=verbose)
     diagnosis = diagnose_run(

@@ -31,8 +31,8 @@ def build(
     variant: Annotated[str, typer.Option(help="cpu, or cuda for images that have it.")] = "cpu",
 ) -> None:
     """Build the images (docker) or install the environments (process) ahead of time."""
+    from runner.cli.progress import ConsoleView
     from runner.engines.select import prepare_engine
-    from runner.view import ConsoleView
 
     chosen = [item for item in selected(image) if item.variant == variant]
     if not chosen:
@@ -50,9 +50,9 @@ def base(
     ] = False,
 ) -> None:
     """Build the base image from Debian packages and a CPython 3.8: no registry needed."""
+    from runner.cli.progress import ConsoleView
     from runner.engines.docker.base_image import build_base, lock_base
     from runner.engines.docker.engine import connect
-    from runner.view import ConsoleView
 
     with ConsoleView(Console()) as view:
         show = view.task("base image")
@@ -71,8 +71,8 @@ def sbom(
 ) -> None:
     """Write what an image is made of: a bill of materials in CycloneDX 1.5."""
     from runner.host.files import write_text
+    from runner.host.text import printable
     from runner.packages.sbom import bill_of_materials
-    from runner.view import printable
 
     chosen = selected(image)
     if output is None and len(chosen) > 1:

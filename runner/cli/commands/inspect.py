@@ -34,9 +34,9 @@ def inspect(
     """Say what a file is, who wrote it, what is in it, and whether it can be converted."""
     # Late: a summary does without what an engine imports.
     from runner.cli.inspection import rendered
+    from runner.cli.progress import ConsoleView
     from runner.formats.identify import summarize
     from runner.formats.torch import with_arch
-    from runner.view import ConsoleView
 
     if engine not in ENGINES:
         raise BadInput(f"There is no engine '{engine}'.", f"Engines: {', '.join(ENGINES)}.")

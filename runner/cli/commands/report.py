@@ -38,9 +38,9 @@ def page(
 ) -> None:
     """Write a run's report.html from its report.json, again or for the first time."""
     from runner.host.files import relative_to_here
+    from runner.host.text import printable
     from runner.report.html import write_page
     from runner.report.runs import read_report, run_folder
-    from runner.view import printable
 
     folder = run_folder(run)
     print(printable(relative_to_here(write_page(read_report(folder), folder.absolute()))))
@@ -57,10 +57,10 @@ def table(
 ) -> None:
     """One table over many runs: outcome, error, size, operators, time."""
     from runner.host.files import named_by_user
+    from runner.host.text import printable
     from runner.report.html import write_table
     from runner.report.runs import find_runs
     from runner.report.table import as_csv, as_table, rows
-    from runner.view import printable
 
     found = find_runs(runs)
     made = rows(found.reports)
@@ -95,8 +95,8 @@ def bundle(
     ] = None,
 ) -> None:
     """Make an archive for an issue: the report, the logs, the graphs; no weights, no samples."""
+    from runner.host.text import printable
     from runner.report.issue_bundle import write_bundle
-    from runner.view import printable
 
     written = write_bundle(run, output)
     for member, size in written.members:
@@ -114,9 +114,10 @@ def explain(
     ] = None,
 ) -> None:
     """Look an error up in the catalogue of known failures, from whatever tool it comes."""
+    from runner.cli.summary import known_failure
+    from runner.host.text import printable
     from runner.known_failures import Symptoms, known, last_words, recognise
     from runner.known_failures.match import ANYWHERE, tail, tail_of
-    from runner.view import known_failure, printable
 
     if log is not None and not log.is_file():
         raise BadInput(f"There is no file {log}.")

@@ -59,9 +59,10 @@ def reproduce(
 ) -> None:
     """Run a recorded conversion again, and compare the artifacts with the recorded ones."""
     # Late: other commands do without what a conversion imports.
+    from runner.cli.progress import ConsoleView
+    from runner.conversion.observer import SilentView
     from runner.reproduction.reproduce import REPRODUCTION_FILE
     from runner.reproduction.reproduce import reproduce as reproduce_run
-    from runner.view import ConsoleView, SilentView
 
     console = Console()
     result = reproduce_run(
@@ -85,7 +86,7 @@ def reproduce(
 
 
 def _print(console: Console, result: Reproduction, file: str) -> None:
-    from runner.view import printable
+    from runner.host.text import printable
 
     def line(text: str, style: str = "") -> None:
         console.print(Text(printable(text), style=style), soft_wrap=True)

@@ -16,7 +16,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 import docker
@@ -24,10 +23,9 @@ import docker.errors
 
 from runner.engines.docker.image_tar import write_archive
 from runner.errors import BadInput, EnvironmentUnavailable
-from runner.host.compat import tomllib
-from runner.host.paths import ROOT
 from runner.host.subprocesses import run_showing_lines
 from runner.packages.cpython import find_cpython
+from runner.toolchains.base import BaseRecipe, read_recipe
 
 REPOSITORY = "runner-base"
 LOCAL_TAG = f"{REPOSITORY}:local"
@@ -41,23 +39,6 @@ _LEFT_OUT = (
 )
 # Modules whose shared libraries must be in the image.
 _NEEDED = "bz2, ctypes, ensurepip, lzma, readline, sqlite3, ssl, uuid, venv, zlib"
-
-
-@dataclass(frozen=True)
-class BaseRecipe:
-    """images/base/base.toml."""
-
-    default: str
-    epoch: int
-    python: str
-    suite: str
-    packages: tuple[str, ...]
-    cuda_sources: tuple[str, ...]
-    lock: Path
-
-    @property
-    def created(self) -> str:
-        return datetime.fromtimestamp(self.epoch, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(frozen=True)
@@ -80,21 +61,6 @@ class BaseImage:
         lines = recipe.lock.read_text().splitlines()
         locked = {line for line in lines if line and not line.startswith("#")}
         return tuple(package for package in self.packages if package not in locked)
-
-
-def read_recipe(root: Path = ROOT) -> BaseRecipe:
-    folder = root / "images" / "base"
-    data = tomllib.loads((folder / "base.toml").read_text())
-    local = data["local"]
-    return BaseRecipe(
-        default=data["default"],
-        epoch=data["source-date-epoch"],
-        python=local["python"],
-        suite=local["suite"],
-        packages=tuple(local["packages"]),
-        cuda_sources=tuple(data["cuda"]["sources"]),
-        lock=folder / "packages.lock",
-    )
 
 
 def find_base(client: docker.DockerClient) -> BaseImage | None:

@@ -26,11 +26,11 @@ from runner.engines.docker.images import (
 )
 from runner.engines.docker.volume_usage import VolumeWatcher
 from runner.engines.limits import DEFAULTS, Limits
-from runner.engines.output import lines_of
 from runner.engines.watchdog import Watch
 from runner.errors import EnvironmentUnavailable
 from runner.host.files import appearing
 from runner.host.process_identity import owner
+from runner.host.text import lines_of
 from runner.schemas.report import EnvironmentRecord
 from runner.toolchains.model import Image, Stage
 

@@ -15,11 +15,12 @@ from pathlib import Path
 import docker
 import docker.errors
 
-from runner.engines.docker.base_image import build_base, find_base, read_recipe
+from runner.engines.docker.base_image import build_base, find_base
 from runner.errors import EnvironmentUnavailable
 from runner.host.paths import ROOT
 from runner.host.subprocesses import run_showing_lines
 from runner.packages.pip_settings import read_registry
+from runner.toolchains.base import read_recipe
 from runner.toolchains.model import Image
 
 # The one platform for which the 2020 packages exist.

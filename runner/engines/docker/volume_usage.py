@@ -17,9 +17,9 @@ import docker.errors
 import requests.exceptions
 
 from runner.engines import watchdog
-from runner.engines.output import lines_of
 from runner.engines.watchdog import Use
 from runner.errors import EnvironmentUnavailable
+from runner.host.text import lines_of
 
 _PLACE = "/artifacts"
 _MOST_FILES = 1 << 20

@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import stat
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,18 +72,6 @@ def copy_out(root: Path, name: str, target: IO[bytes], most: int) -> bool:
                 return False
             target.write(block)
         return True
-
-
-def remove(root: Path) -> None:
-    """Remove a folder with all that is in it, also what is closed to its owner, or very deep."""
-    try:
-        shutil.rmtree(root)
-    except FileNotFoundError:
-        pass
-    except (OSError, RecursionError):
-        # Neither follows links, and both go down by descriptors.
-        for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf", "--one-file-system"]):
-            subprocess.run([*command, "--", str(root)], capture_output=True, check=False)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import math
 from decimal import ROUND_CEILING, Context
 
 from runner.host.files import human_bytes
-from runner.view import printable as _printable
+from runner.host.text import printable as _printable
 
 # No-break spaces, so that a figure and its unit stay on one line.
 SPACE = "\N{NO-BREAK SPACE}"

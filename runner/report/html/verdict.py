@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from runner.report.html import figures
 from runner.report.html.marks import OUTCOMES, Mark, failed_stages, final_check
 from runner.report.table import flex_operators
+from runner.report.wording import meaning
 from runner.schemas.report import CheckRecord, Report
-from runner.view import meaning
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from runner.engines.process.cgroup import abandoned_groups
-from runner.engines.process.engine import cache_folder, is_environment_folder
-from runner.engines.process.volume import remove
+from runner.engines.process.environments import is_environment_folder
 from runner.errors import EnvironmentUnavailable
+from runner.host.files import remove_tree
+from runner.host.paths import cache_folder
 from runner.host.process_identity import abandoned_scratch_folders, is_alive
 
 
@@ -59,7 +60,7 @@ def remove_drafts(folder: Path | None = None) -> list[str]:
         if not is_environment_folder(final):
             continue
         with suppress(Timeout), FileLock(str(final) + ".lock", timeout=0):
-            remove(draft)
+            remove_tree(draft)
             removed.append(draft.name)
     return removed
 
@@ -68,7 +69,7 @@ def remove_scratch_folders() -> list[str]:
     """Remove temporary folders whose process is gone."""
     removed = []
     for path in abandoned_scratch_folders():
-        remove(path)
+        remove_tree(path)
         removed.append(str(path))
     return removed
 

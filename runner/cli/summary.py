@@ -1,0 +1,136 @@
+"""The table at the end of a run: its stages, what failed and what to do, the verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from runner.host.files import human_bytes, relative_to_here
+from runner.host.text import printable
+from runner.report.wording import explain
+from runner.schemas.report import KnownFailure, Report, StageRecord
+
+# Of a line of a log, when it is shown.
+_LONGEST_LINE = 200
+_OUTCOMES = {
+    "passed": "[bold green]Converted, within tolerance.[/]",
+    "out-of-tolerance": "[bold yellow]Converted, but out of tolerance.[/]",
+    "vacuous": "[bold yellow]Converted, but the check proves nothing.[/]",
+    "failed": "[bold red]Not converted: a stage failed.[/]",
+    "interrupted": "[bold red]Interrupted.[/]",
+}
+_COMPARED = {
+    "passed": "[bold green]The two agree within tolerance.[/]",
+    "out-of-tolerance": "[bold yellow]The two differ by more than the tolerance.[/]",
+    "vacuous": "[bold yellow]The comparison proves nothing.[/]",
+    "failed": "[bold red]Not compared: a stage failed.[/]",
+    "interrupted": "[bold red]Interrupted.[/]",
+}
+_VERDICTS = {
+    "passed": "[green]passed[/]",
+    "exceeded": "[yellow]exceeded[/]",
+    "vacuous": "[yellow]vacuous[/]",
+    "nonfinite": "[red]NaN or inf[/]",
+    "shape": "[red]wrong shape[/]",
+}
+
+
+def summary(report: Report, folder: Path) -> RenderableType:
+    """The table of a finished run, with what failed and what to do, and the verdict."""
+    title = f"{report.model.name} ({report.model.kind})"
+    other = report.options.get("compared_with")  # a comparison's, which converts nothing
+    if other:
+        title += f" and {other}"
+    table = Table(
+        title=Text(printable(title)),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for column in ("stage", "version", "artifact"):
+        table.add_column(column, no_wrap=True)
+    for column in ("size", "seconds", "error"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for record in report.stages:
+        table.add_row(*_cells(record))
+    parts: list[RenderableType] = [table]
+    parts += [Text(f"note: {printable(note)}", style="dim") for note in report.notes]
+    parts += [
+        Text(f"{record.name}: {stand_in}", style="dim")
+        for record in report.stages
+        if record.environment
+        for stand_in in record.environment.stand_ins
+    ]
+    if fixes := sorted({f for r in report.stages if r.report for f in r.report.fixes}):
+        parts.append(Text(printable(f"fixes applied: {', '.join(fixes)}"), style="dim"))
+    parts += [_failure(record, folder) for record in report.stages if record.status == "failed"]
+    parts += [
+        Text(f"\n{record.name}:").append_text(known_failure(record.known))
+        for record in report.stages
+        if record.known and record.status != "failed"
+    ]
+    outcomes = _COMPARED if other else _OUTCOMES
+    parts.append(Text.from_markup(outcomes[report.outcome]).append(f" {explain(report)}", ""))
+    parts.append(Text(f"{relative_to_here(folder)}/report.html", style="dim"))
+    ended = report.outcome in ("passed", "out-of-tolerance", "vacuous")
+    if ended and report.artifacts and not other:
+        parts.append(Text(f"{relative_to_here(folder)}/{report.artifacts[-1].path}", style="bold"))
+    return Group(*parts)
+
+
+def _cells(record: StageRecord) -> list[str]:
+    report = record.report
+    check = report.check if report else None
+    artifact = report.artifact if report else None
+    worst = max((o.mean_abs or 0.0 for o in check.outputs), default=0.0) if check else None
+    verdict = _VERDICTS[check.verdict] if check else f"[dim]{record.status}[/]"
+    return [
+        record.name,
+        # The stage's own tool comes first; the report has them all.
+        escape(printable(" ".join(next(iter(report.versions.items()), ())))) if report else "",
+        artifact.path if artifact else "",
+        human_bytes(artifact.bytes) if artifact else "",
+        "cached" if record.cached else f"{record.seconds:.1f}" if record.seconds else "",
+        "" if worst is None else f"{worst:.1e}",
+        "[red]failed[/]" if record.status == "failed" else verdict,
+    ]
+
+
+def _failure(record: StageRecord, folder: Path) -> RenderableType:
+    text = Text(f"\n{record.name}: {printable(record.failure.strip())}", style="red")
+    if record.remedy:
+        text.append(f"\n→ {printable(record.remedy)}", style="default")
+    if record.known:
+        # The stage's own remedy, if it gave one, is for this model; the catalogue's for any.
+        text.append_text(known_failure(record.known, remedy=not record.remedy))
+    elif record.blame == "stage" and (record.last_lines or not record.remedy):
+        lines = " The last lines of its log:" if record.last_lines else ""
+        text.append(f"\n  Not a known failure.{lines}", style="default")
+        for line in record.last_lines:
+            text.append(f"\n    {printable(line)[:_LONGEST_LINE]}", style="dim")
+    if record.log:
+        place = relative_to_here(folder / record.log)
+        text.append(f"\n  {place} holds the whole log.", style="dim")
+    if record.blame in ("stage", "environment") and not (record.known and record.known.fix):
+        text.append(
+            f"\n  To report it: runner report bundle {relative_to_here(folder)} makes an archive "
+            "for an issue, without the model's weights.",
+            style="dim",
+        )
+    return text.append("\n")
+
+
+def known_failure(known: KnownFailure, remedy: bool = True) -> Text:
+    """The cause and the source; the remedy too, unless one is shown already."""
+    text = Text()
+    if remedy:
+        text.append(f"\n→ {known.remedy}", style="default not bold")
+    text.append(f"\n  Why: {known.cause}", style="default not bold")
+    return text.append(f"\n  {known.source} (known failure: {known.id})", style="dim not bold")

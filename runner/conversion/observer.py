@@ -1,0 +1,50 @@
+"""What a run tells whoever watches it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from runner.schemas.report import Report, StageRecord
+from runner.toolchains.model import Stage
+
+
+class SilentView:
+    """Shows nothing: for `--quiet`, `--json` and Python callers. Also what every view can do."""
+
+    def __enter__(self) -> SilentView:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        """One line about the run as a whole."""
+
+    def task(self, title: str) -> Callable[[str, float | None], None]:
+        """Begin a set-up task; the returned function takes a text and a fraction done."""
+        return lambda text, fraction: None
+
+    def stage_started(self, stage: Stage) -> None:
+        pass
+
+    def stage_progress(self, stage: Stage, data: str) -> None:
+        """`data` is the stage's own JSON: phase, done, total."""
+
+    def stage_line(self, stage: Stage, line: str) -> None:
+        """A line of the stage's output."""
+
+    def stage_finished(self, record: StageRecord) -> None:
+        pass
+
+    def finished(self, report: Report, folder: Path) -> None:
+        pass
+
+
+View = SilentView

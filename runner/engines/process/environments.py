@@ -1,0 +1,200 @@
+"""Locked virtual environments in the cache folder: where they lie, and how they are made."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+
+from filelock import FileLock, Timeout
+from uv import find_uv_bin
+
+from runner.engines.base import Progress
+from runner.errors import EnvironmentUnavailable
+from runner.host.paths import cache_folder
+from runner.host.subprocesses import Programs
+from runner.packages.cpython import find_cpython
+from runner.packages.pip_settings import uv_environment
+from runner.packages.wheel_store import uv_variables
+from runner.toolchains.model import Image
+
+# Counted up when the way of making environments changes, so that old ones are not used.
+_FORMAT = "1"
+
+
+# Lines of the lock that other packages' sources are built with, installed before the rest.
+_BUILD_TOOLS = ("setuptools", "wheel")
+
+
+def environment_folder(image: Image) -> Path:
+    return cache_folder() / "environments" / f"{image.title}-{_FORMAT}-{image.environment_key[:16]}"
+
+
+def is_environment_folder(path: Path) -> bool:
+    """Whether a folder has the name of one that this engine makes, of whatever format."""
+    return re.fullmatch(r".+-[0-9]+-[0-9a-f]{16}", path.name, re.ASCII) is not None
+
+
+def python_of(image: Image) -> Path:
+    """The interpreter of an image's environment, whether or not it is installed."""
+    return _python(environment_folder(image))
+
+
+def _python(folder: Path) -> Path:
+    return folder / "bin" / "python"
+
+
+def install_missing(images: Sequence[Image], progress: Progress) -> None:
+    """Install the environments of these images that are not here yet, side by side.
+
+    Raises `EnvironmentUnavailable`.
+    """
+    missing = [image for image in images if not python_of(image).exists()]
+    if not missing:
+        return
+    if sys.platform != "linux" or os.uname().machine != "x86_64":
+        raise EnvironmentUnavailable(
+            "The packages of 2020 exist for x86-64 Linux only.",
+            "Use the docker engine here: --engine docker.",
+        )
+    interpreters = {version: find_cpython(version) for version in {i.python for i in missing}}
+    tasks = [progress.task(f"environment {image.title}") for image in missing]
+    programs = Programs()
+    # Downloads of one environment overlap with the unpacking of another.
+    with ThreadPoolExecutor(len(missing)) as pool:
+        try:
+            jobs = [
+                pool.submit(_install, image, interpreters[image.python], programs, show)
+                for image, show in zip(missing, tasks, strict=True)
+            ]
+            for job in jobs:
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            programs.end()
+            raise
+
+
+def _install(
+    image: Image,
+    interpreter: Path,
+    programs: Programs,
+    show: Callable[[str, float | None], None],
+) -> None:
+    """Make an image's virtual environment, under its final name only when it is whole."""
+    folder = environment_folder(image)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _held(FileLock(str(folder) + ".lock"), programs, show):
+        if _python(folder).exists():
+            show("installed by another run", 1.0)
+            return
+        draft = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            _fill(image, interpreter, draft, programs, show)
+            shutil.rmtree(folder, ignore_errors=True)  # one that somebody has removed in part
+            draft.rename(folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    show("installed", 1.0)
+
+
+@contextmanager
+def _held(
+    lock: FileLock, programs: Programs, show: Callable[[str, float | None], None]
+) -> Iterator[None]:
+    """Hold a lock; whoever ends the programs ends the wait for it too."""
+    while True:
+        try:
+            lock.acquire(timeout=1)
+            break
+        except Timeout:
+            if programs.ended:
+                raise EnvironmentUnavailable("Another run is installing it.") from None
+            show("waiting for another run", None)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fill(
+    image: Image,
+    interpreter: Path,
+    draft: Path,
+    programs: Programs,
+    show: Callable[[str, float | None], None],
+) -> None:
+    text = image.requirements()
+    total = len(re.findall(r"^\S+(==| @ )", text, re.MULTILINE))
+    lock = draft.with_name(draft.name + ".txt")
+    watching = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(draft, total, show, watching), daemon=True)
+    try:
+        show("creating", 0.0)
+        venv = ("venv", "--quiet", "--relocatable", "--python", interpreter, draft)
+        _uv(programs, image, *venv)
+        watcher.start()
+        install = ("pip", "install", "--no-deps", "--require-hashes", "--python", _python(draft))
+        with uv_variables(image, draft.with_name(f"{draft.name}.wheels")) as store:
+            lock.write_text(_only(text, _BUILD_TOOLS))
+            _uv(programs, image, *install, "--requirement", lock, variables=store)
+            lock.write_text(text)
+            # What is published as source only is built by the locked tools, not by newer ones.
+            _uv(
+                programs,
+                image,
+                *install,
+                "--no-build-isolation",
+                "--requirement",
+                lock,
+                variables=store,
+            )
+    finally:
+        watching.set()
+        lock.unlink(missing_ok=True)
+
+
+def _uv(
+    programs: Programs,
+    image: Image,
+    *arguments: str | Path,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    finished = programs.run(
+        [find_uv_bin(), *map(str, arguments)],
+        lambda line: None,
+        # 'wrapt' is the same pure Python on every machine, whether it has a compiler or not.
+        environment={**uv_environment(), "WRAPT_EXTENSIONS": "false", **variables},
+    )
+    if finished.status:
+        raise EnvironmentUnavailable(
+            f"The environment '{image.title}' could not be installed:\n"
+            + "\n".join(finished.lines[-12:]),
+            "Check the network and the package index (PIP_INDEX_URL, SSL_CERT_FILE), then run the "
+            "command again: what was downloaded is kept.",
+        )
+
+
+def _watch(
+    draft: Path, total: int, show: Callable[[str, float | None], None], stop: threading.Event
+) -> None:
+    """Show how many of the lock's packages are installed already."""
+    while not stop.wait(0.25):
+        count = len(list(draft.glob("lib/*/site-packages/*.dist-info")))
+        show(
+            "downloading" if count <= len(_BUILD_TOOLS) else "installing", min(count / total, 0.99)
+        )
+
+
+def _only(text: str, names: Sequence[str]) -> str:
+    """The requirements of these names, with their hashes."""
+    blocks = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)
+    return "".join(block for block in blocks if block.partition("==")[0] in names)

@@ -1,0 +1,60 @@
+"""Words for what came of a run, used by terminal, page and table alike."""
+
+from __future__ import annotations
+
+from runner.host.text import printable
+from runner.schemas.report import Report
+
+
+def explain(report: Report) -> str:
+    """One or two sentences on the gate: the figure, and what it means."""
+    gate = report.gate
+    if gate.verdict in (None, "nonfinite", "shape"):
+        return meaning(report)
+    value = "no value" if gate.value is None else f"{gate.value:.2g}"
+    text = f"{gate.metric} = {value}, tolerance {gate.tolerance:g}."
+    return f"{text} {meaning(report)}".rstrip()
+
+
+def meaning(report: Report) -> str:
+    """What the gate's verdict means, in a sentence or two; '' where the figure says it all."""
+    gate = report.gate
+    final = report.stages[-1].report if report.stages else None
+    outputs = final.check.outputs if final and final.check else []
+    if gate.verdict == "nonfinite":
+        own = any(output.reference_nonfinite for output in outputs)
+        return (
+            f"{report.reference}'s own outputs hold NaN or infinity."
+            if own
+            else "Outputs hold NaN or infinity."
+        )
+    if gate.verdict == "shape":
+        wrong = next((output for output in outputs if output.actual_shape is not None), None)
+        if wrong is None:
+            return "An output has another shape."
+        there = f"{report.reference} gives {wrong.shape}"
+        return f"'{printable(wrong.name)}' has shape {wrong.actual_shape}, where {there}."
+    if gate.verdict == "vacuous" and any(o.verdict in ("passed", "exceeded") for o in outputs):
+        return f"{report.reference}'s own outputs are random, or always the same."
+    if gate.verdict == "vacuous":
+        return (
+            f"{report.reference}'s outputs hardly vary over the samples, so that a wrong "
+            "model would pass as well: check the weights, BatchNorm's statistics and the inputs."
+        )
+    # A float64 run that differs grossly is no measure of rounding.
+    floors = [
+        o.times_noise_floor
+        for o in outputs
+        if o.times_noise_floor and o.noise_floor and o.noise_floor < 1e-3 * o.reference_std
+    ]
+    if gate.verdict != "exceeded" or not floors:
+        return ""
+    worst = max(floors)
+    rounding = f"{report.reference}'s own float32 rounding"
+    conclusion = (
+        "that is float32 rounding; choose a --tolerance that fits the outputs' size."
+        if worst < 5
+        else "that is more than rounding."
+    )
+    shown = f"{worst:.1f}" if worst < 1000 else f"{worst:,.0f}"
+    return f"The error is {shown} times {rounding}: {conclusion}"

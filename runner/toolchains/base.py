@@ -1,0 +1,42 @@
+"""What the stage images stand on: images/base/base.toml, read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from runner.host.compat import tomllib
+from runner.host.paths import ROOT
+
+
+@dataclass(frozen=True)
+class BaseRecipe:
+    """images/base/base.toml."""
+
+    default: str
+    epoch: int
+    python: str
+    suite: str
+    packages: tuple[str, ...]
+    cuda_sources: tuple[str, ...]
+    lock: Path
+
+    @property
+    def created(self) -> str:
+        return datetime.fromtimestamp(self.epoch, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def read_recipe(root: Path = ROOT) -> BaseRecipe:
+    folder = root / "images" / "base"
+    data = tomllib.loads((folder / "base.toml").read_text())
+    local = data["local"]
+    return BaseRecipe(
+        default=data["default"],
+        epoch=data["source-date-epoch"],
+        python=local["python"],
+        suite=local["suite"],
+        packages=tuple(local["packages"]),
+        cuda_sources=tuple(data["cuda"]["sources"]),
+        lock=folder / "packages.lock",
+    )

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from runner.version import __version__
+
 if TYPE_CHECKING:
     from runner.conversion.convert import convert
     from runner.conversion.diagnose import diagnose
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "convert", "diagnose"]
 
 

@@ -27,6 +27,7 @@ from runner.archive.format import (
     padding,
 )
 from runner.errors import BadInput, DamagedArchive
+from runner.packages.index import IndexFile
 from runner.schemas.base import Invalid, validate_json
 
 _CHUNK = 1 << 20
@@ -71,6 +72,11 @@ class Archive:
                 for _ in self.content(part):
                     pass
             on_bytes(part.stored_size)
+
+    def wheels(self) -> list[IndexFile]:
+        """List its wheels and sdists as an index does; the `url` is the part's name."""
+        parts = self.index.of_kind("wheel", "own-wheel")
+        return [IndexFile(p.path, p.name, p.sha256, p.size, source="archive") for p in parts]
 
     def check(self, name: str) -> None:
         """Check one part as it lies in the file. Raises `DamagedArchive`."""

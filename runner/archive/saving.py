@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-import runner
 from runner.archive import docker_images, interpreter, packages
 from runner.archive.format import Environment, Index, Interpreter, Kind, check_name
 from runner.archive.showing import counting
@@ -20,7 +19,7 @@ from runner.archive.writer import ArchiveWriter
 from runner.engines.base import Progress
 from runner.errors import BadInput
 from runner.host.files import human_bytes, sha256_of
-from runner.host.paths import ROOT
+from runner.host.paths import PACKAGE, ROOT
 from runner.packages.cpython import find_cpython
 from runner.packages.index import PackageIndexes
 from runner.packages.lockfile import applies_here, host_python, host_tags, parse_lock, stage_tags
@@ -28,6 +27,7 @@ from runner.packages.resolver import PLATFORM
 from runner.packages.user_wheel import accept_wheel
 from runner.toolchains.load import DEFAULT_TOOLCHAIN, load_image, load_toolchain
 from runner.toolchains.model import Image, with_wheels
+from runner.version import __version__
 
 ENGINES = ("all", "docker", "process")
 HOST = "runner"
@@ -84,7 +84,7 @@ class _Content:
         """Changes whenever another archive would come of it."""
         return json.dumps(
             [
-                runner.__version__,
+                __version__,
                 [image.environment_key for image in self.images],
                 [[item.name, item.sha256 or sha256_of(item.path)] for item in self.locals],
                 sorted({found.file.sha256 for found in self.packages}),
@@ -138,7 +138,7 @@ def save(
                 docker_images.add_to(writer, content.docker, on_bytes)
         return writer.finish(
             created=created,
-            runner=runner.__version__,
+            runner=__version__,
             platform=PLATFORM,
             toolchains=[toolchain],
             environments=[_environment(image, content) for image in content.images],
@@ -202,7 +202,7 @@ def _docker(images: Sequence[Image], progress: Progress) -> docker_images.Select
 
 
 def _source_files() -> Iterator[_Local]:
-    package = Path(runner.__file__).parent
+    package = PACKAGE
     for entry in _SOURCE:
         top = package if entry == "runner" else ROOT / entry
         files = sorted(p for p in top.rglob("*") if p.is_file()) if top.is_dir() else [top]

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-import runner
 from runner.cli.commands import (
     archive,
     clean,
@@ -27,6 +26,7 @@ from runner.cli.commands import (
 )
 from runner.cli.options import errors, print_error
 from runner.errors import BadInput, EnvironmentUnavailable, ExitCode, RunnerError
+from runner.version import __version__
 
 # What is wrong with a path as such, and nothing with the disk.
 _WRONG_PATH = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
@@ -78,7 +78,7 @@ def _main(
     global _traceback
     _traceback = show_traceback
     if version:
-        print(runner.__version__)
+        print(__version__)
         raise typer.Exit
 
 

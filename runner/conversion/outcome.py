@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import runner
 from runner.engines.select import Choice
 from runner.errors import ExitCode
 from runner.planning.plan import Plan
 from runner.schemas.report import EngineRecord, FileRecord, Gate, ModelRecord, Report, StageRecord
+from runner.version import __version__
 
 _BLAMED = {"input": ExitCode.BAD_INPUT, "environment": ExitCode.ENVIRONMENT}
 
@@ -33,7 +33,7 @@ def report_of(
     outcome, code, gate = judged(plan, records, interrupted)
     first = records[0].report
     return Report(
-        runner=runner.__version__,
+        runner=__version__,
         run=plan.run,
         started=datetime.datetime.fromtimestamp(started, datetime.timezone.utc).isoformat(),
         seconds=round(total, 3),

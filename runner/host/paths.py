@@ -8,8 +8,8 @@ from pathlib import Path
 import platformdirs
 
 # Where `images` and `stages` lie: beside the package in a checkout, inside it once installed.
-_PACKAGE = Path(__file__).resolve().parents[1]
-ROOT = _PACKAGE / "_toolchain" if (_PACKAGE / "_toolchain").is_dir() else _PACKAGE.parent
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = PACKAGE / "_toolchain" if (PACKAGE / "_toolchain").is_dir() else PACKAGE.parent
 
 
 def cache_folder() -> Path:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from packaging.tags import Tag
 
-from runner.archive.reader import Archive
 from runner.host.files import human_bytes
 from runner.host.paths import ROOT
 from runner.packages import wheel_store
@@ -20,7 +19,6 @@ from runner.toolchains.model import Image
 # Requests to an index at a time.
 AT_ONCE = 8
 HOST = "runner"
-_ARCHIVE = "archive"
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,16 @@ class Finding:
         return {**asdict(self), "level": self.level}
 
 
+class WheelSource(Protocol):
+    """An archive that holds wheels, and can check that one is undamaged."""
+
+    def wheels(self) -> list[IndexFile]:
+        """List the wheels and sdists, `url` being the name of each one's part."""
+
+    def check(self, name: str) -> None:
+        """Raise `DamagedArchive` if the part of this name is damaged."""
+
+
 @dataclass(frozen=True)
 class _Question:
     lock: str
@@ -60,7 +68,7 @@ def audit(
     images: Sequence[Image],
     *,
     own: bool = False,
-    archive: Archive | None = None,
+    archive: WheelSource | None = None,
     indexes: PackageIndexes | None = None,
 ) -> list[Finding]:
     """Ask the indexes that pip is set up for about each pin, and look into an archive's parts.
@@ -89,18 +97,19 @@ def audit(
     return findings
 
 
-def _answer(question: _Question, listing: Listing, archive: Archive | None) -> Finding:
+def _answer(question: _Question, listing: Listing, archive: WheelSource | None) -> Finding:
     pin = question.pin
     finding = Finding(question.lock, str(pin), "available")
     listed = _locked(question, listing.files)
-    kept = _locked(question, [*_archived(archive), *_stored(pin)])
+    archived = archive.wheels() if archive else []
+    kept = _locked(question, [*archived, *_stored(pin)])
     sources = tuple(dict.fromkeys(file.source for file in (listed, kept) if file is not None))
     if listed is not None and not listed.yanked:
         return replace(finding, sources=sources)
     if listed is not None:
         return replace(finding, status="yanked", sources=sources, detail=listed.yanked)
     if kept is not None:
-        if archive is not None and kept.source == _ARCHIVE:
+        if archive is not None and kept in archived:
             archive.check(kept.url)
         why = _why_not(question, listing)
         return replace(finding, sources=sources, detail=why)
@@ -145,11 +154,6 @@ def _stand_ins(image: Image, listings: dict[str, Listing]) -> list[Finding]:
             finding = replace(finding, detail=f"{stand_in.use} stands in: {stand_in.reason}")
         findings.append(finding)
     return findings
-
-
-def _archived(archive: Archive | None) -> list[IndexFile]:
-    parts = archive.index.of_kind("wheel", "own-wheel") if archive else []
-    return [IndexFile(p.path, p.name, p.sha256, p.size, source=_ARCHIVE) for p in parts]
 
 
 def _stored(pin: Pin) -> list[IndexFile]:

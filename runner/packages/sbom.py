@@ -19,11 +19,10 @@ from urllib.parse import quote
 
 from packaging.utils import canonicalize_name
 
-import runner
-from runner.engines.process.environments import environment_folder
 from runner.packages.lockfile import Pin, parse_lock
 from runner.toolchains.base import read_recipe
 from runner.toolchains.model import Image
+from runner.version import __version__
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:tflite-runner:sbom")
 _MOST_METADATA = 1 << 20
@@ -49,21 +48,19 @@ _SPDX = {
 Licences = Mapping[str, str]
 
 
-def bill_of_materials(image: Image, licences: Licences | None = None) -> dict[str, Any]:
+def bill_of_materials(image: Image, licences: Licences) -> dict[str, Any]:
     """An image's bill of materials, as CycloneDX 1.5 has it in JSON.
 
     Components are the lock's packages with the edges between them, the Debian packages of the local
     base, and CPython. A package's hashes are those that its lock accepts: one for each file of the
-    release, of which one is installed. `licences` is by package name (default: those of the
-    installed environment, if there is one).
+    release, of which one is installed. `licences` is by package name.
     """
-    known = installed_licences(image) if licences is None else licences
     text = image.requirements()
     pins = parse_lock(text)
     recipe = read_recipe()
     system = _lines(recipe.lock)
     root = f"image:{image.title}"
-    packages = [_package(pin, image, known.get(pin.name, "")) for pin in pins]
+    packages = [_package(pin, image, licences.get(pin.name, "")) for pin in pins]
     debian = [_debian(line, recipe.suite) for line in system]
     python = {
         "type": "application",
@@ -78,9 +75,7 @@ def bill_of_materials(image: Image, licences: Licences | None = None) -> dict[st
     body: dict[str, Any] = {
         "metadata": {
             "tools": {
-                "components": [
-                    {"type": "application", "name": "runner", "version": runner.__version__}
-                ]
+                "components": [{"type": "application", "name": "runner", "version": __version__}]
             },
             "component": {
                 "type": "container",
@@ -109,12 +104,10 @@ def bill_of_materials(image: Image, licences: Licences | None = None) -> dict[st
     return {**head, "serialNumber": f"urn:uuid:{number}", **body}
 
 
-def installed_licences(image: Image) -> dict[str, str]:
-    """What the packages of the installed environment say of their licences, by package name."""
+def installed_licences(environment: Path) -> dict[str, str]:
+    """Collect what the packages of a virtual environment say of their licences, by name."""
     found: dict[str, str] = {}
-    for metadata in environment_folder(image).glob(
-        "lib/python*/site-packages/*.dist-info/METADATA"
-    ):
+    for metadata in environment.glob("lib/python*/site-packages/*.dist-info/METADATA"):
         with open(metadata, "rb") as file:
             headers = BytesHeaderParser().parsebytes(file.read(_MOST_METADATA))
         classified = [

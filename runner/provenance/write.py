@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import runner
 from runner.host.files import sha256_of, write_text
-from runner.host.paths import ROOT
+from runner.host.paths import PACKAGE, ROOT
 from runner.planning.plan import Plan
 from runner.schemas.provenance import (
     BUILD_TYPE,
@@ -45,6 +44,7 @@ from runner.schemas.provenance import (
 from runner.schemas.report import CheckRecord, Report, StageRecord
 from runner.toolchains.code import tree_digest, tree_hashes
 from runner.toolchains.model import DEFAULT_VARIANT, Image
+from runner.version import __version__
 
 if TYPE_CHECKING:
     from runner.provenance.signing import PrivateKey
@@ -105,7 +105,7 @@ def provenance_of(plan: Plan, report: Report) -> Provenance:
             runDetails=RunDetails(
                 builder=Builder(
                     id=BUILDER + report.engine.name,
-                    version={"runner": runner.__version__, "python": platform.python_version()},
+                    version={"runner": __version__, "python": platform.python_version()},
                 ),
                 metadata=BuildMetadata(
                     invocationId=report.run, startedOn=_utc(started), finishedOn=_utc(finished)
@@ -274,7 +274,7 @@ def _dependencies(plan: Plan, report: Report) -> Iterator[ResourceDescriptor]:
     for wheel in parameters.wheels:
         yield _of(f"wheel/{wheel.name}", wheel.sha256, pin=wheel.pin, in_place_of=wheel.replaces)
     yield _tree("stages", ROOT / "stages", each=True)
-    yield _tree("runner", Path(runner.__file__).parent, version=runner.__version__)
+    yield _tree("runner", PACKAGE, version=__version__)
     if commit := _commit():
         yield ResourceDescriptor(name="repository", digest={"gitCommit": commit})
 

@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import runner
 from runner.host.paths import ROOT
 from runner.schemas.provenance import Provenance
 from runner.schemas.report import EnvironmentRecord, Report
 from runner.schemas.reproduction import Difference
 from runner.toolchains.code import tree_digest, tree_hashes
 from runner.toolchains.model import Image, Toolchain
+from runner.version import __version__
 
 # So many changed files are named.
 _MOST_FILES = 8
@@ -109,8 +109,8 @@ def _code(statement: Provenance, report: Report, docker_as_recorded: bool) -> It
             effective=not docker_as_recorded,
         )
     version = statement.predicate.runDetails.builder.version.get("runner", "")
-    if version != runner.__version__:
-        yield Difference(what="the runner", recorded=version, here=runner.__version__)
+    if version != __version__:
+        yield Difference(what="the runner", recorded=version, here=__version__)
 
 
 def _options(statement: Provenance, report: Report) -> Iterator[Difference]:

@@ -70,9 +70,10 @@ def sbom(
     ] = None,
 ) -> None:
     """Write what an image is made of: a bill of materials in CycloneDX 1.5."""
+    from runner.engines.process.environments import environment_folder
     from runner.host.files import write_text
     from runner.host.text import printable
-    from runner.packages.sbom import bill_of_materials
+    from runner.packages.sbom import bill_of_materials, installed_licences
 
     chosen = selected(image)
     if output is None and len(chosen) > 1:
@@ -83,7 +84,8 @@ def sbom(
     if output is not None and output.exists() and not output.is_dir():
         raise BadInput(f"{output} is no folder.", "Name a folder: --output sbom.")
     for item in chosen:
-        text = json.dumps(bill_of_materials(item), indent=1) + "\n"
+        bill = bill_of_materials(item, installed_licences(environment_folder(item)))
+        text = json.dumps(bill, indent=1) + "\n"
         if output is None:
             print(text, end="")
         else:

@@ -13,12 +13,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-import runner
 from runner.host.files import write_text
 from runner.report.html import errors, failures, figures, records, story, verdict
 from runner.report.html.depth import DepthCurve, depth_charts, depth_curves, depth_summary
 from runner.report.html.marks import Mark, checks, link
 from runner.schemas.report import Report
+from runner.version import __version__
 
 PAGE = "report.html"
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -43,7 +43,7 @@ def render_run(report: Report, folder: str = "", curves: Sequence[DepthCurve] | 
 
 
 def render(template: str, **context: Any) -> str:
-    return environment().get_template(template).render(version=runner.__version__, **context)
+    return environment().get_template(template).render(version=__version__, **context)
 
 
 @cache

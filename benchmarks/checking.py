@@ -79,8 +79,8 @@ def main() -> None:
 GENERATE = """
 import sys
 from pathlib import Path
-from stages.contract import Tensor
-from stages.samples import generate_inputs
+from stages.kit.contract import Tensor
+from stages.kit.samples import generate_inputs
 folder, count, shape, target = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 generate_inputs(folder, [Tensor("input", tuple(map(int, shape.split("x"))), "float32")], count, 0)
 (folder / "input-0.npy").replace(target)

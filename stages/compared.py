@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from stages.contract import (
+from stages.kit.contract import (
     InputError,
     Job,
     Option,
@@ -23,9 +23,9 @@ from stages.contract import (
     sha256,
     write_json,
 )
-from stages.matching import End, Pair, is_ambiguous, orders, pair, shown
+from stages.kit.matching import End, Pair, is_ambiguous, orders, pair, shown
+from stages.kit.samples import Predict, Samples, compare, open_samples
 from stages.opened import Opened, open_model, output_names
-from stages.samples import Predict, Samples, compare, open_samples
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional
 
-from stages.contract import (
+from stages.kit.contract import (
     Job,
     Option,
     Signature,

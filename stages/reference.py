@@ -11,16 +11,16 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from stages.contract import Job, Option, Signature, Stage, Tensor, run_as_program, write_json
-from stages.given_model import fixed_shape, look_at_run, matched
-from stages.matching import orders, plain_name
+from stages.convert.torch_to_onnx import parse_inputs
+from stages.kit.contract import Job, Option, Signature, Stage, Tensor, run_as_program, write_json
+from stages.kit.given_model import fixed_shape, look_at_run, matched
+from stages.kit.matching import orders, plain_name
 from stages.opened import Opened, OpenEnd, open_model, output_names
-from stages.torch import parse_inputs
 
 
 def convert(job: Job) -> Signature:
     """Write the samples and the model's outputs for them; the artifact says what they are."""
-    from stages import samples
+    from stages.kit import samples
 
     with job.phase("load"):
         opened = open_model(job, job.input, job.options["kind"])

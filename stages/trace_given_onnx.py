@@ -6,11 +6,11 @@ from typing import Sequence
 
 import numpy as np
 
-from stages import onnx_model
-from stages.contract import Job, Signature, Stage, run_as_program, write_json
-from stages.trace_files import Kept
-from stages.trace_samples import trace_inputs
-from stages.tracing import Arrays, Comparison, Pair, compare_tensors, signature_of
+from stages.convert import given_onnx
+from stages.kit.contract import Job, Signature, Stage, run_as_program, write_json
+from stages.kit.trace_files import Kept
+from stages.kit.trace_samples import trace_inputs
+from stages.kit.tracing import Arrays, Comparison, Pair, compare_tensors, signature_of
 
 
 def convert(job: Job) -> Signature:
@@ -23,7 +23,7 @@ def convert(job: Job) -> Signature:
     samples = trace_inputs(job, signature.inputs)
     inputs = [tensor.name for tensor in signature.inputs]
     given = OnnxModel(onnx.load(str(job.input)), inputs)
-    artifact = OnnxModel(onnx.load(str(job.volume / onnx_model.STAGE.produces)), inputs)
+    artifact = OnnxModel(onnx.load(str(job.volume / given_onnx.STAGE.produces)), inputs)
     shared = [name for name in given.order() if name in set(artifact.order())]
     source = given.plain(shared)
     kept = Kept.of(job.volume, artifact, samples)
@@ -49,9 +49,9 @@ def convert(job: Job) -> Signature:
 STAGE = Stage(
     name="trace-onnx",
     summary=__doc__ or "",
-    consumes=onnx_model.STAGE.consumes,
+    consumes=given_onnx.STAGE.consumes,
     produces="trace-onnx.json",
-    packages=onnx_model.STAGE.packages,
+    packages=given_onnx.STAGE.packages,
     convert=convert,
     check=lambda job: None,
 )

@@ -6,8 +6,8 @@ from typing import Any, Callable, Dict, List, Sequence, Set
 
 import numpy as np
 
-from stages.tf_common import import_tensorflow
-from stages.tracing import Arrays, Artifact, Piece
+from stages.kit.tensorflow import import_tensorflow
+from stages.kit.tracing import Arrays, Artifact, Piece
 
 # Operators that do not compute, in a graph or from it.
 _SILENT = ("Const", "Identity", "NoOp", "Placeholder")

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from stages.tracing import Arrays, Artifact, Piece
+from stages.kit.tracing import Arrays, Artifact, Piece
 
 # Operators that gather: an element of the result is a sum over these many.
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")

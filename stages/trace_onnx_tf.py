@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import Dict, List, Sequence
 
-from stages import onnx_tf
-from stages.contract import Job, Signature, Stage, StageError, run_as_program, write_json
-from stages.layers import layers_of, places_of
-from stages.tf_common import import_tensorflow
-from stages.trace_files import open_kept
-from stages.trace_samples import trace_inputs
-from stages.tracing import Comparison, Pair, Piece, compare_tensors, signature_of
+from stages.convert import onnx_to_graph
+from stages.kit.contract import Job, Signature, Stage, StageError, run_as_program, write_json
+from stages.kit.layers import layers_of, places_of
+from stages.kit.tensorflow import import_tensorflow
+from stages.kit.trace_files import open_kept
+from stages.kit.trace_samples import trace_inputs
+from stages.kit.tracing import Comparison, Pair, Piece, compare_tensors, signature_of
 
 
 def convert(job: Job) -> Signature:
@@ -29,10 +29,13 @@ def convert(job: Job) -> Signature:
         raise StageError("The ONNX model as a whole does not run, so it has no values to compare.")
     samples = [array[: kept["samples"]] for array in samples]
     values = open_kept(job.volume, kept)
-    graph_def = tf.compat.v1.GraphDef.FromString((job.volume / onnx_tf.STAGE.produces).read_bytes())
+    graph_def = tf.compat.v1.GraphDef.FromString(
+        (job.volume / onnx_to_graph.STAGE.produces).read_bytes()
+    )
     artifact = FrozenGraph(graph_def, [tensor.node for tensor in signature.inputs])
     source = OnnxModel(
-        onnx.load(str(job.volume / onnx_tf.STAGE.consumes)), [t.name for t in signature.inputs]
+        onnx.load(str(job.volume / onnx_to_graph.STAGE.consumes)),
+        [t.name for t in signature.inputs],
     )
     pairs = [
         pair
@@ -80,7 +83,7 @@ STAGE = Stage(
     summary=__doc__ or "",
     consumes="trace-onnx.json",
     produces="trace-graph.json",
-    packages=onnx_tf.STAGE.packages,
+    packages=onnx_to_graph.STAGE.packages,
     convert=convert,
     check=lambda job: None,
 )

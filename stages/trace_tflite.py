@@ -11,11 +11,11 @@ from typing import Any, Dict, List, Sequence, Set
 
 import numpy as np
 
-from stages import tflite
-from stages.contract import Job, Signature, Stage, run_as_program, write_json
-from stages.tf_common import import_tensorflow
-from stages.trace_samples import trace_inputs
-from stages.tracing import Arrays, Comparison, Pair, Piece, compare_tensors, signature_of
+from stages.convert import graph_to_tflite
+from stages.kit.contract import Job, Signature, Stage, run_as_program, write_json
+from stages.kit.tensorflow import import_tensorflow
+from stages.kit.trace_samples import trace_inputs
+from stages.kit.tracing import Arrays, Comparison, Pair, Piece, compare_tensors, signature_of
 
 # What the converter makes a part of the operator before it.
 _FUSED = ("Add", "AddV2", "BiasAdd", "Maximum", "Minimum", "Mul", "Relu", "Relu6", "Sub")
@@ -32,12 +32,16 @@ def convert(job: Job) -> Signature:
     tf = import_tensorflow()
     signature = signature_of(job)
     samples = trace_inputs(job, signature.inputs)
-    graph_def = tf.compat.v1.GraphDef.FromString((job.volume / tflite.STAGE.consumes).read_bytes())
+    graph_def = tf.compat.v1.GraphDef.FromString(
+        (job.volume / graph_to_tflite.STAGE.consumes).read_bytes()
+    )
     source = FrozenGraph(graph_def, [tensor.node for tensor in signature.inputs])
-    path = job.volume / tflite.STAGE.produces
+    path = job.volume / graph_to_tflite.STAGE.produces
     interpreter = tf.lite.Interpreter(model_path=str(path))
-    inputs = tflite._indices(interpreter.get_input_details(), signature.inputs, may_be_dropped=True)
-    outputs = tflite._indices(interpreter.get_output_details(), signature.outputs)
+    inputs = graph_to_tflite._indices(
+        interpreter.get_input_details(), signature.inputs, may_be_dropped=True
+    )
+    outputs = graph_to_tflite._indices(interpreter.get_output_details(), signature.outputs)
     artifact = TfliteModel(path.read_bytes(), inputs)
     pairs = matched(source.graph, source.order(), artifact)
     ends = {artifact.names[index]: t.node for index, t in zip(outputs, signature.outputs)}
@@ -195,9 +199,9 @@ def _modules(job: Job) -> Dict[str, List[str]]:
 STAGE = Stage(
     name="trace-tflite",
     summary=__doc__ or "",
-    consumes=tflite.STAGE.produces,
-    produces="trace-tflite.json",
-    packages=tflite.STAGE.packages,
+    consumes=graph_to_tflite.STAGE.produces,
+    produces="trace-graph_to_tflite.json",
+    packages=graph_to_tflite.STAGE.packages,
     convert=convert,
     check=lambda job: None,
 )

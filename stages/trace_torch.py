@@ -14,12 +14,12 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 
-from stages import torch as torch_stage
-from stages.contract import Job, Signature, Stage, run_as_program, write_json
-from stages.layers import layers_of
-from stages.trace_files import Kept
-from stages.trace_samples import trace_inputs
-from stages.tracing import (
+from stages.convert import torch_to_onnx as torch_stage
+from stages.kit.contract import Job, Signature, Stage, run_as_program, write_json
+from stages.kit.layers import layers_of
+from stages.kit.trace_files import Kept
+from stages.kit.trace_samples import trace_inputs
+from stages.kit.tracing import (
     Arrays,
     Comparison,
     Pair,
@@ -50,7 +50,7 @@ def convert(job: Job) -> Signature:
     import onnx
     import torch
 
-    from stages import pytorch_model
+    from stages.convert import load_torch
     from stages.trace_onnx import OnnxModel
 
     signature = signature_of(job)
@@ -58,7 +58,7 @@ def convert(job: Job) -> Signature:
     if arch.partition(":")[0].endswith(".py"):
         arch = str(job.volume / arch)
     arch_args = json.loads(job.options["arch_args"] or "{}")
-    model = pytorch_model.load_model(job.input, arch, arch_args, job.note)
+    model = load_torch.load_model(job.input, arch, arch_args, job.note)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     samples = trace_inputs(job, signature.inputs)

@@ -4,7 +4,7 @@
 
 FOLDER/NET is a net's volume. FIXES may be 'requested': then the requests in the volume name them.
 Runs in the stage's own environment (Python 3.8); the torch stage also makes the models that are not
-there (tests/nets.py). What comes of a net is in its report; see `stages/contract.py`.
+there (tests/nets.py). What comes of a net is in its report; see `stages/kit/contract.py`.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from stages import contract
+from stages.kit import contract
 
 CONSUMES = {"onnx-tf": "model.onnx", "tflite": "model.pb"}
 

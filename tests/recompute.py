@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.contract import Tensor
-from stages.samples import generate_inputs
+from stages.kit.contract import Tensor
+from stages.kit.samples import generate_inputs
 
 
 def flat(outputs):

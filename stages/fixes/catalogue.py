@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Dict, List, Tuple
 
-from stages.contract import InputError
+from stages.kit.contract import InputError
 
 
 @dataclass(frozen=True)

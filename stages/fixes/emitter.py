@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
-from stages.contract import StageError
 from stages.fixes.folding import fold
 from stages.fixes.rewriting import Graph
 from stages.fixes.values import Order, Value, channels_last, plain, transpose
+from stages.kit.contract import StageError
 
 
 class Decline(Exception):

@@ -13,7 +13,6 @@ from onnx_tf.backend import TensorflowBackend
 from onnx_tf.backend_rep import TensorflowRep
 from onnx_tf.common import data_type
 
-from stages.contract import Tensor
 from stages.fixes import (  # noqa: F401  (imported for the handlers that they register)
     blocks,
     control_flow,
@@ -33,6 +32,7 @@ from stages.fixes import (  # noqa: F401  (imported for the handlers that they r
 from stages.fixes.emitter import Emitter
 from stages.fixes.rewriting import Graph, rewrite
 from stages.fixes.values import Order, Value, channels_last, plain
+from stages.kit.contract import Tensor
 
 
 class Representation:

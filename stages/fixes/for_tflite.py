@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any, Optional
 
-from stages.contract import StageError
-from stages.layers import layer_of_operation
+from stages.kit.contract import StageError
+from stages.kit.layers import layer_of_operation
 
 _PLACE = r'loc\("([^"]*)"[^)]*\): (?:error: )?'
 

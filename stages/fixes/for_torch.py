@@ -11,7 +11,6 @@ import onnx
 import torch
 from torch.onnx import symbolic_registry
 
-from stages.contract import StageError
 from stages.fixes import (
     onnx_repairs,
     symbolics,
@@ -20,6 +19,7 @@ from stages.fixes import (
     symbolics_moves,
     symbolics_pool,
 )
+from stages.kit.contract import StageError
 
 _SYMBOLICS: Dict[str, Dict[str, symbolics.Symbolic]] = {
     "adaptive-pool": symbolics_pool.SYMBOLICS,

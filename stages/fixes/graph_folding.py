@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
-from stages.tf_common import import_tensorflow
+from stages.kit.tensorflow import import_tensorflow
 
 Shape = Optional[Tuple[Optional[int], ...]]
 

@@ -23,7 +23,7 @@ from stages.fixes.graph_folding import (
     shapes_and_types,
     short,
 )
-from stages.tf_common import import_tensorflow
+from stages.kit.tensorflow import import_tensorflow
 
 TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 TWIN_AXIS = {0: 0, 1: 3, 2: 1, 3: 2}  # of a plain tensor, in its twin

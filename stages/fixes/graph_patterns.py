@@ -16,7 +16,7 @@ from stages.fixes.graph_folding import (
     short,
     with_nodes,
 )
-from stages.tf_common import import_tensorflow
+from stages.kit.tensorflow import import_tensorflow
 
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 

@@ -6,8 +6,8 @@ import importlib
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
-from stages.contract import InputError, Job, Tensor
-from stages.samples import Predict
+from stages.kit.contract import InputError, Job, Tensor
+from stages.kit.samples import Predict
 
 # A size that the model leaves open has a name, or '?'.
 Size = Union[int, str]

@@ -9,10 +9,10 @@ from typing import Any, Dict, Sequence
 
 import numpy as np
 
-from stages import frozen_graph
-from stages.contract import InputError, Job, Tensor
+from stages.convert import given_graph
+from stages.kit.contract import InputError, Job, Tensor
+from stages.kit.tensorflow import import_tensorflow, load_graph, placeholders, sinks
 from stages.opened import MakePredict, Opened, OpenEnd
-from stages.tf_common import import_tensorflow, load_graph, placeholders, sinks
 
 
 def open_file(job: Job, file: Path) -> Opened:
@@ -20,20 +20,20 @@ def open_file(job: Job, file: Path) -> Opened:
     tf = import_tensorflow()
     graph = load_graph(file)
     kinds = Counter(op.type for op in graph.get_operations())
-    variables = sorted(set(kinds) & set(frozen_graph._VARIABLES))
+    variables = sorted(set(kinds) & set(given_graph._VARIABLES))
     if variables:
         raise InputError(
             f"'{file.name}' is not frozen: it has variables ({', '.join(variables)}).",
-            frozen_graph._FREEZE,
+            given_graph._FREEZE,
         )
-    ends = [tensor for tensor in sinks(graph) if frozen_graph._depends(tensor)]
+    ends = [tensor for tensor in sinks(graph) if given_graph._depends(tensor)]
     needed = _needed(ends)
     starts = [tensor for tensor in placeholders(graph) if tensor.op.name in needed]
     if not starts or not ends:
         raise InputError(f"'{file.name}' shows no input, or no output that depends on one.")
     outputs = [tensor.name for tensor in ends]
     graph_def = graph.as_graph_def()
-    if frozen_graph._nchw(graph_def):
+    if given_graph._nchw(graph_def):
         job.note(
             f"'{file.name}' is NCHW, which no CPU runs: TensorFlow's Grappler changes its layout."
         )
@@ -41,17 +41,17 @@ def open_file(job: Job, file: Path) -> Opened:
 
     def prepare(inputs: Sequence[Tensor]) -> MakePredict:
         # The session stays open as long as what runs it.
-        session = frozen_graph._session(tf, graph_def)
+        session = given_graph._session(tf, graph_def)
         fed = [Tensor(t.name, t.shape, t.dtype, node) for t, node in zip(inputs, nodes)]
-        predict = frozen_graph._predictor(session, fed, outputs)
+        predict = given_graph._predictor(session, fed, outputs)
         return lambda: predict
 
     def noise_floor(reference: Any, samples: int) -> Dict[str, Any]:
-        if frozen_graph._nchw(graph_def):
+        if given_graph._nchw(graph_def):
             return {"samples": 0, "outputs": None, "reason": "no CPU runs NCHW in float64"}
         fed = [Tensor(t.name, t.shape, t.dtype, node) for t, node in zip(reference.inputs, nodes)]
         reference = replace(reference, inputs=tuple(fed))
-        return frozen_graph._noise_floor(tf, graph_def, outputs, reference, samples)
+        return given_graph._noise_floor(tf, graph_def, outputs, reference, samples)
 
     return Opened(
         framework=f"TensorFlow {tf.__version__}",
@@ -85,4 +85,4 @@ def _end(tensor: Any) -> OpenEnd:
         kind = "O"
     if kind not in "fiub":
         raise InputError(f"The graph's '{tensor.name}' is not a tensor of numbers ({dtype}).")
-    return OpenEnd(frozen_graph._bare(tensor.name), sizes, dtype, 0, 10)
+    return OpenEnd(given_graph._bare(tensor.name), sizes, dtype, 0, 10)

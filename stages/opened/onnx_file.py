@@ -8,10 +8,10 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from stages import onnx_model
-from stages.contract import InputError, Job, Tensor
+from stages.convert import given_onnx
+from stages.kit.contract import InputError, Job, Tensor
+from stages.kit.samples import Predict
 from stages.opened import MakePredict, Opened, OpenEnd
-from stages.samples import Predict
 
 
 def open_file(job: Job, file: Path) -> Opened:
@@ -25,7 +25,7 @@ def open_file(job: Job, file: Path) -> Opened:
         raise InputError(
             f"'{file.name}' is not an ONNX model: {error}", "Copy or export it again."
         ) from None
-    onnx_model._refuse_external_data(file.name, model)
+    given_onnx._refuse_external_data(file.name, model)
     _refuse_newer_opset(onnx, onnxruntime, file.name, model)
     if model.ir_version > onnx.IR_VERSION:
         job.note(
@@ -37,15 +37,15 @@ def open_file(job: Job, file: Path) -> Opened:
     inputs = [value for value in graph.input if value.name not in constants]
     names = [value.name for value in inputs]
     # Made at once, since it is what says whether ONNX Runtime takes the model.
-    predict: Predict = onnx_model._predictor(onnxruntime, model, names)
+    predict: Predict = given_onnx._predictor(onnxruntime, model, names)
 
     def prepare(_: Sequence[Tensor]) -> MakePredict:
         return lambda: predict
 
     def described(value: Any) -> OpenEnd:
-        sizes = onnx_model._sizes(value)
-        tensor = Tensor(value.name, (), onnx_model._dtype(value))
-        tensor = onnx_model._with_range(_Silent(job), graph, tensor)
+        sizes = given_onnx._sizes(value)
+        tensor = Tensor(value.name, (), given_onnx._dtype(value))
+        tensor = given_onnx._with_range(_Silent(job), graph, tensor)
         return OpenEnd(value.name, sizes, tensor.dtype, tensor.low, tensor.high)
 
     operators = Counter(

@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
-from stages import torch as torch_stage
-from stages.contract import Job, Tensor
+from stages.convert import torch_to_onnx as torch_stage
+from stages.kit.contract import Job, Tensor
 from stages.opened import MakePredict, Opened, OpenEnd
 
 
@@ -16,18 +16,18 @@ def open_file(job: Job, file: Path) -> Opened:
     """Load what `--model` may be. A pickle in it runs."""
     import torch
 
-    from stages import pytorch_model
+    from stages.convert import load_torch
 
     arch = job.options["arch"]
     if arch.partition(":")[0].endswith(".py"):
         arch = str(job.volume / arch)
     arguments = json.loads(job.options["arch_args"] or "{}")
-    model = pytorch_model.load_model(file, arch, arguments, job.note)
+    model = load_torch.load_model(file, arch, arguments, job.note)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    names = list(pytorch_model.forward_names(model))
-    required = pytorch_model.required_inputs(model)
-    rows = pytorch_model.embedding_rows(model)
+    names = list(load_torch.forward_names(model))
+    required = load_torch.required_inputs(model)
+    rows = load_torch.embedding_rows(model)
 
     def prepare(inputs: Sequence[Tensor]) -> MakePredict:
         return lambda: torch_stage._predictor(torch, torch_stage._replica(torch, model))
@@ -55,7 +55,7 @@ def open_file(job: Job, file: Path) -> Opened:
         infer=infer,
         noise_floor=noise_floor,
         operators=_operators(torch, model),
-        parameters=pytorch_model.parameter_count(model),
+        parameters=load_torch.parameter_count(model),
         facts=_facts(torch, model),
     )
 
@@ -81,8 +81,8 @@ def _count(nodes: Any, found: Counter) -> None:
 
 
 def _facts(torch: Any, model: Any) -> Dict[str, str]:
-    from stages.contract import InputError
-    from stages.pytorch_model import infer_inputs
+    from stages.convert.load_torch import infer_inputs
+    from stages.kit.contract import InputError
 
     facts = {
         "module": getattr(model, "original_name", type(model).__name__),
@@ -98,6 +98,6 @@ def _facts(torch: Any, model: Any) -> Dict[str, str]:
 
 
 def _arguments(model: Any) -> List[str]:
-    from stages.pytorch_model import forward_names
+    from stages.convert.load_torch import forward_names
 
     return list(forward_names(model))

@@ -42,7 +42,7 @@ def convolution(in_environment: RunIn, folder: Path, *arguments: str, gpu: bool)
     folder.mkdir()
     made = in_environment("torch", "-c", MAKE_ONNX, folder / "model.onnx")
     assert made.returncode == 0, made.stderr
-    start = ("-c", SHOW_A_GPU) if gpu else ("-m", "stages.onnx_tf")
+    start = ("-c", SHOW_A_GPU) if gpu else ("-m", "stages.convert.onnx_to_graph")
     done = in_environment("onnx-tf", *start, "--volume", folder, *arguments)
     assert done.returncode == 0, done.stderr
     return hashlib.sha256((folder / "model.pb").read_bytes()).hexdigest()

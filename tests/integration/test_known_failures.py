@@ -535,7 +535,7 @@ def test_a_package_that_is_too_new(
     (volume / "model.pt").write_bytes((volumes / "gru" / "model.pt").read_bytes())
     with open(volume / "torch.log", "w") as log:
         subprocess.run(
-            [pythons["torch"], "-s", "-m", "stages.torch", "--volume", volume],
+            [pythons["torch"], "-s", "-m", "stages.convert.torch_to_onnx", "--volume", volume],
             env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{target}:{ROOT}:{TESTS}"},
             stdout=log,
             stderr=log,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.matching import End, fitting_order, is_ambiguous, pair, plain_name
+from stages.kit.matching import End, fitting_order, is_ambiguous, pair, plain_name
 
 SIZES = st.lists(st.integers(1, 5), min_size=0, max_size=5)
 

@@ -1,4 +1,4 @@
-"""stages/statistics.py against plain numpy, and with faults planted in the outputs."""
+"""stages/kit/statistics.py against plain numpy, and with faults planted in the outputs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from runner.planning.plan import METRICS
 from runner.schemas.report import Histogram
-from stages import statistics
-from stages.statistics import OutputStatistics, judge, judge_all
+from stages.kit import statistics
+from stages.kit.statistics import OutputStatistics, judge, judge_all
 
 SHAPE = (1, 40)
 COUNT = 25

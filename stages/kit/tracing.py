@@ -18,8 +18,8 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
-from stages.contract import Job, Signature, progress
-from stages.layers import distinct
+from stages.kit.contract import Job, Signature, progress
+from stages.kit.layers import distinct
 
 Arrays = Dict[str, np.ndarray]
 # The values of a sample's inputs, in the signature's order, to arrays by name.

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import numpy as np
 
 from stages import fixes
-from stages.contract import (
+from stages.kit.contract import (
     InputError,
     Job,
     Option,
@@ -35,7 +35,8 @@ def convert(job: Job) -> Signature:
     """
     import torch
 
-    from stages import pytorch_model, samples
+    from stages.convert import load_torch
+    from stages.kit import samples
 
     # What a model draws while it is built, or traced, is then the same each time.
     random.seed(0)
@@ -51,7 +52,7 @@ def convert(job: Job) -> Signature:
     arch = options["arch"]
     if arch.partition(":")[0].endswith(".py"):
         arch = str(job.volume / arch)
-    model = pytorch_model.load_model(job.input, arch, arch_args, job.note)
+    model = load_torch.load_model(job.input, arch, arch_args, job.note)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     inputs = _inputs(job, model)
@@ -80,7 +81,7 @@ def convert(job: Job) -> Signature:
             floor = _noise_floor(torch, model, reference, settings.get("noise_samples", 16))
     reference = replace(reference, noise_floor=floor, random=is_random)
     samples.save(job, reference)
-    job.report["parameters"] = pytorch_model.parameter_count(model)
+    job.report["parameters"] = load_torch.parameter_count(model)
     job.report["noise_floor"] = floor
     return Signature(
         tuple(replace(t, node=t.name) for t in inputs),
@@ -93,7 +94,7 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
     import onnx
     import onnxruntime
 
-    from stages.samples import compare, open_samples
+    from stages.kit.samples import compare, open_samples
 
     graph = onnx.load(str(job.artifact)).graph
     job.report["operators"] = dict(Counter(node.op_type for node in graph.node))
@@ -117,24 +118,24 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
 
 def _inputs(job: Job, model: Any) -> List[Tensor]:
     """The inputs as requested, named and ordered as forward() has them, or inferred."""
-    from stages import pytorch_model
+    from stages.convert import load_torch
 
     specs = job.request.get("inputs") or parse_inputs(job.options["inputs"])
     arrays = job.request.get("check", {}).get("inputs")
     if not specs and arrays:
-        specs, why = pytorch_model.inputs_of_arrays(model, job.volume / arrays)
+        specs, why = load_torch.inputs_of_arrays(model, job.volume / arrays)
         job.note(why)
     if not specs:
-        (shape, dtype), why = pytorch_model.infer_inputs(model)
+        (shape, dtype), why = load_torch.infer_inputs(model)
         job.note(why)
         specs = [{"name": "", "shape": shape, "dtype": dtype}]
-    names = list(pytorch_model.forward_names(model))
+    names = list(load_torch.forward_names(model))
     given = [spec.get("name", "") for spec in specs]
     if all(given) and set(given) <= set(names):
         specs = sorted(specs, key=lambda spec: names.index(spec["name"]))
     elif len(specs) == 1:
         names = ["input"]
-    rows = pytorch_model.embedding_rows(model)
+    rows = load_torch.embedding_rows(model)
     tensors = []
     for index, spec in enumerate(specs):
         fallback = names[index] if index < len(names) else f"input_{index}"
@@ -237,7 +238,7 @@ def _export_with_fixes(
 
     What the exporter knows of the layers is reported, and returned (`torch_layers.Recording`).
     """
-    from stages.torch_layers import recorded
+    from stages.convert.torch_layers import recorded
 
     chosen = fixes.resolve(job.options, "torch")
     job.report["fixes"] = []
@@ -333,8 +334,8 @@ def _noise_floor(torch: Any, model: Any, reference: Any, wanted: int) -> Dict[st
 
     What is left is the rounding of float32 arithmetic, which no conversion can undercut for sure.
     """
-    from stages.samples import run_all
-    from stages.statistics import OutputStatistics
+    from stages.kit.samples import run_all
+    from stages.kit.statistics import OutputStatistics
 
     count = min(wanted, reference.count)
     statistics = [OutputStatistics(t.name, t.shape, np.dtype(t.dtype)) for t in reference.outputs]

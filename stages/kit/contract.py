@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
-# Samples are spread over the cores, each of them computed in one thread (see stages.samples).
+# Samples are spread over the cores, each of them computed in one thread (see stages.kit.samples).
 # OpenMP reads this once, when the first framework is imported, which is after this module.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -7,7 +7,9 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from stages.contract import (
+from stages.convert.flex import sort_attributes
+from stages.fixes import for_tflite
+from stages.kit.contract import (
     InputError,
     Job,
     Option,
@@ -18,10 +20,8 @@ from stages.contract import (
     flag,
     run_as_program,
 )
-from stages.fixes import for_tflite
-from stages.flex_options import sort_attributes
-from stages.samples import Predict, compare, open_samples
-from stages.tf_common import import_tensorflow, load_graph, placeholders, sinks
+from stages.kit.samples import Predict, compare, open_samples
+from stages.kit.tensorflow import import_tensorflow, load_graph, placeholders, sinks
 
 
 def convert(job: Job) -> Signature:

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
-from stages.tracing import Artifact
+from stages.kit.tracing import Artifact
 
 # The values of all samples may take this much, and no more than this share of what is free.
 _MOST_BYTES = 1 << 30

@@ -11,9 +11,9 @@ from typing import Any, List, Optional, Sequence
 
 import numpy as np
 
-from stages.contract import InputError, Job, Option, Signature, Stage, Tensor, run_as_program
-from stages.given_model import Size, fixed_shape, look_at_run, matched
-from stages.torch import check, parse_inputs
+from stages.convert.torch_to_onnx import check, parse_inputs
+from stages.kit.contract import InputError, Job, Option, Signature, Stage, Tensor, run_as_program
+from stages.kit.given_model import Size, fixed_shape, look_at_run, matched
 
 _EXPORT_AGAIN = (
     "Export it again for opset 11: torch.onnx.export(..., opset_version=11), with dynamo=False in "
@@ -28,7 +28,7 @@ def convert(job: Job) -> Signature:
     """Write the model with fixed shapes, the samples, and ONNX Runtime's outputs for them."""
     import onnxruntime
 
-    from stages import samples
+    from stages.kit import samples
 
     model = _load(job)
     inputs = _inputs(job, model)

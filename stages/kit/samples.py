@@ -21,8 +21,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import numpy as np
 
-from stages.contract import InputError, Job, Signature, StageError, Tensor, progress, write_json
-from stages.statistics import OutputStatistics, judge_all
+from stages.kit.contract import InputError, Job, Signature, StageError, Tensor, progress, write_json
+from stages.kit.statistics import OutputStatistics, judge_all
 
 # One forward pass: arrays of the inputs' shapes in, arrays of the outputs' shapes out.
 Predict = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]

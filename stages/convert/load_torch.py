@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from stages.contract import InputError
+from stages.kit.contract import InputError
 
 # Where training scripts put the weights among the rest of a checkpoint.
 _CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from stages.contract import InputError, Job, Option, Signature
+from stages.kit.contract import InputError, Job, Option, Signature
 
 IO_LAYOUT = Option(
     "io_layout", str, "nchw", "nchw: images as in PyTorch; nhwc: channels last, with no transpose"

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from stages.contract import InputError, Job
+from stages.kit.contract import InputError, Job
 
 # A size that the model leaves open has a name, or '?'.
 Size = Union[int, str]

@@ -13,10 +13,10 @@ from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 import numpy as np
 
 from stages import fixes
-from stages.contract import InputError, Job, Option, Signature, Stage, Tensor, run_as_program
-from stages.given_model import fixed_shape, look_at_run, matched
-from stages.io_layout import IO_LAYOUT, channels_last_io, note_layout
-from stages.tf_common import import_tensorflow, load_graph, placeholders, sinks
+from stages.convert.io_layout import IO_LAYOUT, channels_last_io, note_layout
+from stages.kit.contract import InputError, Job, Option, Signature, Stage, Tensor, run_as_program
+from stages.kit.given_model import fixed_shape, look_at_run, matched
+from stages.kit.tensorflow import import_tensorflow, load_graph, placeholders, sinks
 
 _VARIABLES = ("Variable", "VariableV2", "VarHandleOp", "ReadVariableOp")
 _FREEZE = (
@@ -27,7 +27,7 @@ _FREEZE = (
 
 def convert(job: Job) -> Signature:
     """Write the repaired graph, the samples, and the given graph's outputs for them."""
-    from stages import samples
+    from stages.kit import samples
 
     tf = import_tensorflow()
     given, inputs, outputs = _load(job)
@@ -60,7 +60,7 @@ def convert(job: Job) -> Signature:
 
 def check(job: Job) -> Optional[Dict[str, Any]]:
     """Run the written graph over all samples."""
-    from stages.samples import compare, open_samples
+    from stages.kit.samples import compare, open_samples
 
     tf = import_tensorflow()
     samples = open_samples(job.volume)
@@ -248,8 +248,8 @@ def _noise_floor(
 
     It is the repaired graph that runs in float64, since it has the layout of CPUs.
     """
-    from stages.samples import in_own_layout, run_all
-    from stages.statistics import OutputStatistics
+    from stages.kit.samples import in_own_layout, run_all
+    from stages.kit.statistics import OutputStatistics
 
     count = min(wanted, reference.count)
     statistics = [OutputStatistics(t.name, t.shape, np.dtype(t.dtype)) for t in reference.outputs]

@@ -13,8 +13,8 @@ from typing import List, Sequence
 
 import numpy as np
 
-from stages import samples
-from stages.contract import Job, Tensor, publish, write_json
+from stages.kit import samples
+from stages.kit.contract import Job, Tensor, publish, write_json
 
 
 def trace_inputs(job: Job, inputs: Sequence[Tensor]) -> List[np.ndarray]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, List
 
-from stages.contract import InputError
+from stages.kit.contract import InputError
 
 # Operations that do nothing for a graph's outputs although nothing consumes them.
 _NOT_OUTPUTS = ("Const", "Placeholder", "NoOp", "Assert", "Assign")

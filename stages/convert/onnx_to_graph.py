@@ -11,7 +11,8 @@ from types import SimpleNamespace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from stages import fixes
-from stages.contract import (
+from stages.convert.io_layout import IO_LAYOUT, channels_last_io, note_layout
+from stages.kit.contract import (
     InputError,
     Job,
     Option,
@@ -22,9 +23,8 @@ from stages.contract import (
     flag,
     run_as_program,
 )
-from stages.io_layout import IO_LAYOUT, channels_last_io, note_layout
-from stages.layers import layers_of
-from stages.tf_common import import_tensorflow, load_graph
+from stages.kit.layers import layers_of
+from stages.kit.tensorflow import import_tensorflow, load_graph
 
 # A report stays readable: of a larger graph the first tensors are listed.
 _MOST_PLACES = 20_000
@@ -74,7 +74,7 @@ def convert(job: Job) -> Signature:
 
 def check(job: Job) -> Optional[Dict[str, Any]]:
     """Run the frozen graph over all samples, in one session."""
-    from stages.samples import compare, open_samples
+    from stages.kit.samples import compare, open_samples
 
     samples = open_samples(job.volume)
     graph = load_graph(job.artifact)

@@ -1,0 +1,1 @@
+"""Running any two artifacts on the same inputs, and asking a framework what a file is."""

@@ -1,7 +1,7 @@
 """Programs for single files, read from the data files that define them: `stages/tools/*.toml`.
 
 A tool's stages run in the environment of the file's own framework, which `formats.toml` names.
-Adding a format is an entry there and a module in `stages/opened/`.
+Adding a format is an entry there and a module `stages/compare/open_KIND.py`.
 """
 
 from __future__ import annotations

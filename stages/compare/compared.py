@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from stages.compare.opened import Opened, open_model, output_names
 from stages.kit.contract import (
     InputError,
     Job,
@@ -25,7 +26,6 @@ from stages.kit.contract import (
 )
 from stages.kit.matching import End, Pair, is_ambiguous, orders, pair, shown
 from stages.kit.samples import Predict, Samples, compare, open_samples
-from stages.opened import Opened, open_model, output_names
 
 
 @dataclass(frozen=True)

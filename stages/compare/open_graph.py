@@ -9,10 +9,10 @@ from typing import Any, Dict, Sequence
 
 import numpy as np
 
+from stages.compare.opened import MakePredict, Opened, OpenEnd
 from stages.convert import given_graph
 from stages.kit.contract import InputError, Job, Tensor
 from stages.kit.tensorflow import import_tensorflow, load_graph, placeholders, sinks
-from stages.opened import MakePredict, Opened, OpenEnd
 
 
 def open_file(job: Job, file: Path) -> Opened:

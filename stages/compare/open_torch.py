@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
+from stages.compare.opened import MakePredict, Opened, OpenEnd
 from stages.convert import torch_to_onnx as torch_stage
 from stages.kit.contract import Job, Tensor
-from stages.opened import MakePredict, Opened, OpenEnd
 
 
 def open_file(job: Job, file: Path) -> Opened:

@@ -11,11 +11,11 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
+from stages.compare.opened import Opened, OpenEnd, open_model, output_names
 from stages.convert.torch_to_onnx import parse_inputs
 from stages.kit.contract import Job, Option, Signature, Stage, Tensor, run_as_program, write_json
 from stages.kit.given_model import fixed_shape, look_at_run, matched
 from stages.kit.matching import orders, plain_name
-from stages.opened import Opened, OpenEnd, open_model, output_names
 
 
 def convert(job: Job) -> Signature:

@@ -17,7 +17,7 @@ def convert(job: Job) -> Signature:
     """Compare `model.onnx` with the file that was given; the artifact lists the former's values."""
     import onnx
 
-    from stages.trace_onnx import OnnxModel
+    from stages.trace.onnx_model import OnnxModel
 
     signature = signature_of(job)
     samples = trace_inputs(job, signature.inputs)

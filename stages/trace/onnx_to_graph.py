@@ -18,8 +18,8 @@ def convert(job: Job) -> Signature:
     """Compare `model.pb` with `model.onnx`; the artifact says which layer an operation is of."""
     import onnx
 
-    from stages.trace_graph import FrozenGraph
-    from stages.trace_onnx import OnnxModel
+    from stages.trace.frozen_graph import FrozenGraph
+    from stages.trace.onnx_model import OnnxModel
 
     tf = import_tensorflow()
     signature = signature_of(job)

@@ -51,7 +51,7 @@ def convert(job: Job) -> Signature:
     import torch
 
     from stages.convert import load_torch
-    from stages.trace_onnx import OnnxModel
+    from stages.trace.onnx_model import OnnxModel
 
     signature = signature_of(job)
     arch = job.options["arch"]

@@ -58,7 +58,7 @@ def open_model(job: Job, file: Any, kind: str) -> Opened:
     """Load a file of one of `KINDS` in its framework. Raises `InputError` where that refuses it."""
     if kind not in KINDS:
         raise InputError(f"There is no kind of file '{kind}'.", f"Kinds: {', '.join(KINDS)}.")
-    module = importlib.import_module(f"stages.opened.{kind}_file")
+    module = importlib.import_module(f"stages.compare.open_{kind}")
     opened: Opened = module.open_file(job, file)
     return opened
 

@@ -8,10 +8,10 @@ from typing import Any, Sequence
 
 import numpy as np
 
+from stages.compare.opened import MakePredict, Opened, OpenEnd
 from stages.convert import given_onnx
 from stages.kit.contract import InputError, Job, Tensor
 from stages.kit.samples import Predict
-from stages.opened import MakePredict, Opened, OpenEnd
 
 
 def open_file(job: Job, file: Path) -> Opened:

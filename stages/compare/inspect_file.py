@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional
 
+from stages.compare.opened import Opened, OpenEnd, open_model
 from stages.kit.contract import (
     Job,
     Option,
@@ -17,7 +18,6 @@ from stages.kit.contract import (
     run_as_program,
     write_json,
 )
-from stages.opened import Opened, OpenEnd, open_model
 
 
 def convert(job: Job) -> Signature:

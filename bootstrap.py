@@ -22,6 +22,7 @@ from runner.packages.pip_settings import read_registry
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
+PROJECT = ROOT / "pyproject.toml"
 # What the environment was made from, written when it is complete.
 STAMP = VENV / "made-from"
 ENVIRONMENT_UNAVAILABLE = 6
@@ -32,7 +33,9 @@ def main() -> int:
         print("error: the runner needs Python 3.10 or later.", file=sys.stderr)
         return ENVIRONMENT_UNAVAILABLE
     command = sys.argv[1:] or ["runner", "--help"]
-    made_from = hashlib.sha256(LOCK.read_bytes() + f"{sys.version} {ROOT}".encode()).hexdigest()
+    # The project's file names the commands that are installed.
+    parts = (LOCK.read_bytes(), PROJECT.read_bytes(), f"{sys.version} {ROOT}".encode())
+    made_from = hashlib.sha256(b"".join(parts)).hexdigest()
     if not STAMP.exists() or STAMP.read_text() != made_from:
         print("Setting up .venv ...", file=sys.stderr)
         try:

@@ -75,7 +75,7 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
 
 def _load(job: Job) -> Tuple[Any, List[Tensor], List[str]]:
     """The part of the given graph that its outputs need, with fixed shapes of its inputs."""
-    from stages.fixes.graph_folding import owner, pruned
+    from stages.fixes.graph.folding import owner, pruned
 
     tf = import_tensorflow()
     graph = load_graph(job.input)
@@ -227,11 +227,11 @@ def _repaired(
     io = channels_last_io(job, sorted(chosen))
     if not chosen:
         return graph_def, Signature(tuple(inputs), tuple(outputs))
-    from stages.fixes import for_graph
-    from stages.fixes.graph_layout import TO_LAST
+    from stages.fixes.graph.apply import repair
+    from stages.fixes.graph.layout import TO_LAST
 
     starts, ends = ([tensor.node for tensor in side] for side in (inputs, outputs))
-    graph_def, made, used, turned = for_graph.repair(graph_def, starts, ends, chosen, io)
+    graph_def, made, used, turned = repair(graph_def, starts, ends, chosen, io)
     job.report["fixes"] = sorted(used)
 
     def laid_out(tensor: Tensor) -> Tensor:
@@ -283,7 +283,7 @@ def _noise_floor(
 
 def _in_double(tf: Any, graph_def: Any) -> Any:
     """The graph with every float32 a float64."""
-    from stages.fixes.graph_folding import constant_node, with_nodes
+    from stages.fixes.graph.folding import constant_node, with_nodes
 
     single, double = tf.float32.as_datatype_enum, tf.float64.as_datatype_enum
     nodes = []

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import numpy as np
 
 from stages.convert.flex import sort_attributes
-from stages.fixes import for_tflite
+from stages.fixes.tflite.apply import explain
 from stages.kit.contract import (
     InputError,
     Job,
@@ -107,7 +107,7 @@ def _convert(tf: Any, job: Job, signature: Signature, flex: bool) -> bytes:
 def _explained(tf: Any, job: Job, error: Exception) -> Exception:
     """The converter's refusal with the layer that it is about, if it is a known one."""
     graph_def = tf.compat.v1.GraphDef.FromString(job.input.read_bytes())
-    return for_tflite.explained(error, job.volume, graph_def) or error
+    return explain(error, job.volume, graph_def) or error
 
 
 def _wants_flex(message: str) -> bool:

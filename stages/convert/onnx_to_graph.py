@@ -47,10 +47,10 @@ def convert(job: Job) -> Signature:
     chosen = fixes.resolve(job.options, "onnx-tf")
     job.report["fixes"] = []
     if chosen:
-        from stages.fixes import for_onnx_tf
+        from stages.fixes.onnx_tf.apply import convert_with_fixes
 
         upstream = job.upstream_signature()
-        representation, job.report["fixes"] = for_onnx_tf.convert(
+        representation, job.report["fixes"] = convert_with_fixes(
             model,
             chosen,
             upstream.inputs if upstream else (),

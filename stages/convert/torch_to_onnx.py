@@ -247,9 +247,9 @@ def _export_with_fixes(
             _export(torch, model, inputs, tensors, output_names, job)
             _name_outputs(job, output_names)
         else:
-            from stages.fixes import for_torch
+            from stages.fixes.torch.apply import apply_fixes
 
-            with for_torch.applied(chosen, job.options["opset"]) as repairs:
+            with apply_fixes(chosen, job.options["opset"]) as repairs:
                 _export(torch, repairs.prepared(model), inputs, tensors, output_names, job)
                 _name_outputs(job, output_names)
                 repairs.finish(job.output, [tensor.name for tensor in tensors], inputs)

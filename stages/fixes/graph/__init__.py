@@ -1,0 +1,1 @@
+"""Repairs of frozen graphs that were made elsewhere."""

@@ -1,0 +1,166 @@
+"""The entry of the stage `onnx-tf`: a conversion with fixes."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+
+import tensorflow as tf
+from onnx_tf.backend import TensorflowBackend
+from onnx_tf.backend_rep import TensorflowRep
+from onnx_tf.common import data_type
+
+from stages.fixes.onnx_tf import prune
+from stages.fixes.onnx_tf.emitter import Emitter
+from stages.fixes.onnx_tf.handlers import register_all
+from stages.fixes.onnx_tf.layout import Order, Value, channels_last, plain
+from stages.fixes.onnx_tf.rewrites import Graph, rewrite
+from stages.kit.contract import Tensor
+
+register_all()
+
+
+class Representation:
+    """What TensorflowRep is to the stage: a graph, its inputs and outputs by ONNX name."""
+
+    # The output tensors have their final names already; export_graph renames none.
+    keeps_names = True
+
+    def __init__(
+        self,
+        graph: tf.Graph,
+        inputs: List[str],
+        outputs: List[str],
+        tensors: Dict[str, tf.Tensor],
+        axes: Dict[str, Order],
+        directly: bool,
+        values: Dict[str, Value],
+    ) -> None:
+        self.graph = graph
+        self.values = values
+        self.inputs = inputs
+        self.outputs = outputs
+        self.tensor_dict = tensors
+        self.axes = axes
+        self.directly = directly
+
+    def export_graph(self, path: str) -> None:
+        """Write what the outputs need, and all inputs, in the order of the graph."""
+        wanted = [self.tensor_dict[name].op.name for name in [*self.inputs, *self.outputs]]
+        pruned = prune.prune(self.graph, wanted)
+        if self.directly:
+            prune.direct_inputs(pruned)
+            # Once more, without what the direct transposes have left over.
+            pruned = tf.compat.v1.graph_util.extract_sub_graph(pruned, wanted)
+        Path(path).write_bytes(pruned.SerializeToString(deterministic=True))
+
+
+def convert_with_fixes(
+    model: Any,
+    fixes: Iterable[str],
+    expected: Sequence[Tensor] = (),
+    channels_last_io: bool = False,
+    layers: Optional[Mapping[str, str]] = None,
+) -> Tuple[Any, List[str]]:
+    """Convert an ONNX model with these fixes; the names of those that did something, sorted.
+
+    `expected` are the inputs of the PyTorch model: those that the exporter dropped, since no output
+    needs them, become inputs that nothing reads. `layers` has module paths by ONNX tensor.
+
+    With `channels_last_io`, inputs and outputs that are images lie in the graph's own order, which
+    the result's `axes` tells.
+
+    Raises `StageError` that names the layer that cannot be converted.
+    """
+    fixes = set(fixes)
+    source = Graph(model.graph)
+    used = rewrite(source, fixes)
+    if "outputs" in fixes:
+        _name_without_chance()
+    graph = tf.Graph()
+    with graph.as_default():
+        emitter = Emitter(TensorflowBackend, model.opset_import, fixes)
+        emitter.used |= used
+        emitter.layers = layers or {}
+        emitter.reserved |= {_safe(name) for name in source.outputs}
+        tensors: Dict[str, tf.Tensor] = {}
+        axes: Dict[str, Order] = {}
+        for info in source.inputs:
+            kind = info.type.tensor_type
+            shape = [d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim]
+            if "static-batch" in fixes and shape and shape[0] is None and None not in shape[1:]:
+                shape[0] = 1
+                emitter.used.add("static-batch")
+            order = plain(len(shape))
+            is_image = (
+                "layout" in fixes and len(shape) >= 4 and prune.feeds_images(source, info.name)
+            )
+            if is_image and channels_last_io:
+                order = axes[info.name] = channels_last(len(shape))
+            tensor = tf.compat.v1.placeholder(
+                data_type.onnx2tf(kind.elem_type), [shape[axis] for axis in order], _safe(info.name)
+            )
+            value = emitter.values[info.name] = Value.of_tensor(tensor, order)
+            if is_image:
+                value.preferred = channels_last(len(shape))
+            emitter.reserved.add(tensor.op.name)
+            tensors[info.name] = tensor
+        for tensor in expected:
+            if tensor.name not in tensors:
+                tensors[tensor.name] = tf.compat.v1.placeholder(
+                    tensor.dtype, tensor.shape, _safe(tensor.name)
+                )
+        emitter.run(source)
+        inputs = list(tensors)
+        outputs = {}
+        for name in source.outputs:
+            value = emitter.values[name]
+            if channels_last_io and name not in tensors and _is_image(value):
+                axes[name] = value.order
+            outputs[name] = value.tensor(axes.get(name))
+        if "outputs" not in fixes:
+            known = {name: tensors.get(name, tensor) for name, tensor in outputs.items()}
+            result = TensorflowRep(graph, inputs, source.outputs, {**tensors, **known})
+            result.axes = axes
+            result.values = emitter.values
+            return result, sorted(emitter.used & fixes)
+        for name, tensor in outputs.items():
+            # An operator of its own, even for an input or an interior tensor.
+            # One that has an input's very name is that input.
+            if name not in tensors:
+                outputs[name] = tf.identity(tensor, _safe(name))
+            else:
+                outputs[name] = tensors[name]
+        emitter.used.add("outputs")
+    result = Representation(
+        graph,
+        inputs,
+        source.outputs,
+        {**tensors, **outputs},
+        axes,
+        "layout" in fixes,
+        emitter.values,
+    )
+    return result, sorted(emitter.used & fixes)
+
+
+def _is_image(value: Value) -> bool:
+    """Whether a value lies channels last in the graph."""
+    return value.const is None and value.rank >= 4 and value.order == channels_last(value.rank)
+
+
+def _safe(name: str) -> str:
+    """A name that TensorFlow allows."""
+    name = re.sub(r"[^A-Za-z0-9_.\-/]", "_", name)
+    return name if re.match(r"[A-Za-z0-9.]", name) else f"t{name}"
+
+
+def _name_without_chance() -> None:
+    """onnx-tf makes some names unique by a random suffix; count instead."""
+    counter = itertools.count()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("onnx_tf") and callable(getattr(module, "get_unique_suffix", None)):
+            module.get_unique_suffix = lambda: f"u{next(counter)}"  # type: ignore[attr-defined]

@@ -1,0 +1,208 @@
+"""Emit an ONNX graph node by node: by a fix's handler if there is one, else by onnx-tf's own."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+
+import numpy as np
+import onnx
+import tensorflow as tf
+
+from stages.fixes.onnx_tf.folding import fold
+from stages.fixes.onnx_tf.layout import Order, Value, channels_last, plain, transpose
+from stages.fixes.onnx_tf.rewrites import Graph
+from stages.kit.contract import StageError
+
+
+class Decline(Exception):
+    """A handler cannot do this node; the next one gets it, in the end onnx-tf's own."""
+
+
+class Node:
+    """An ONNX node with its attributes as Python values."""
+
+    def __init__(self, proto: onnx.NodeProto) -> None:
+        self.proto = proto
+        self.op_type = proto.op_type
+        self.name = proto.name or (proto.output[0] if proto.output else proto.op_type)
+        self.inputs = list(proto.input)
+        self.outputs = list(proto.output)
+        self.attrs: Dict[str, Any] = {}
+        for attribute in proto.attribute:
+            value = onnx.helper.get_attribute_value(attribute)
+            if isinstance(value, bytes):
+                value = value.decode()
+            elif attribute.type == onnx.AttributeProto.STRINGS:
+                value = [item.decode() for item in value]
+            elif attribute.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS):
+                value = list(value)
+            self.attrs[attribute.name] = value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.attrs.get(name, default)
+
+
+Inputs = List[Optional[Value]]
+Handler = Callable[["Emitter", Node, Inputs], List[Value]]
+
+_HANDLERS: Dict[str, List[Tuple[str, Handler]]] = {}
+
+
+def handles(fix: str, *op_types: str) -> Callable[[Handler], Handler]:
+    """Register a handler of a fix for these ONNX operators."""
+
+    def register(handler: Handler) -> Handler:
+        for op_type in op_types:
+            _HANDLERS.setdefault(op_type, []).append((fix, handler))
+        return handler
+
+    return register
+
+
+class Emitter:
+    """The state of one conversion: the values so far, the fixes allowed and those used."""
+
+    def __init__(self, backend: Any, opsets: Any, fixes: Iterable[str]) -> None:
+        self.backend = backend
+        self.opsets = opsets
+        self.opset = max((o.version for o in opsets if o.domain in ("", "ai.onnx")), default=11)
+        self.fixes = set(fixes)
+        self.used: Set[str] = set()
+        self.values: Dict[str, Value] = {}
+        self.reserved: Set[str] = set()
+        # Names that some node, or the graph's outputs, read.
+        self.consumed: Set[str] = set()
+        # The module path in the user's model by tensor, where it is known.
+        self.layers: Mapping[str, str] = {}
+        # The types of the operators that read a name.
+        self.readers: Dict[str, Set[str]] = {}
+        self._upstream = backend._get_handlers(opsets)
+
+    def wrap(self, tensor: tf.Tensor, order: Optional[Order] = None) -> Value:
+        """A value that lies in the graph in this order, or in ONNX's if layout is not repaired."""
+        if order is None:
+            order = plain(tensor.shape.rank)
+        if "layout" not in self.fixes and order != plain(len(order)):
+            tensor = transpose(tensor, [order.index(axis) for axis in range(len(order))])
+            order = plain(len(order))
+        return Value.of_tensor(tensor, order)
+
+    def wrap_last(self, tensor: tf.Tensor) -> Value:
+        """A value whose tensor is channels-last."""
+        if "layout" in self.fixes:
+            self.used.add("layout")
+        return self.wrap(tensor, channels_last(tensor.shape.rank))
+
+    def run(self, graph: Graph, scope: str = "") -> None:
+        """Emit all nodes of a graph; their values are in `values` then."""
+        self.consumed |= set(graph.uses())
+        for proto in graph.nodes:
+            for name in proto.input:
+                self.readers.setdefault(name, set()).add(proto.op_type)
+        for name, array in graph.consts.items():
+            self.values[name] = Value.of_const(array)
+        for proto in graph.nodes:
+            node = Node(proto)
+            inputs = [self.values[name] if name else None for name in node.inputs]
+            outputs = self._emit(node, inputs, scope)
+            for name, value in zip(node.outputs, outputs):
+                if name:
+                    self.values[name] = value
+
+    def _emit(self, node: Node, inputs: Inputs, scope: str) -> Sequence[Value]:
+        if "constants" in self.fixes:
+            folded = fold(node.op_type, node.attrs, inputs, self.opset)
+            if folded is not None:
+                self.used.add("constants")
+                return folded
+        name = scope + re.sub(r"[^A-Za-z0-9.\-]", "_", node.name).lstrip("_-.") or "node"
+        if name in self.reserved:
+            name += "_node"
+        with tf.name_scope(name):
+            for fix, handler in _HANDLERS.get(node.op_type, []):
+                if fix not in self.fixes:
+                    continue
+                try:
+                    outputs = handler(self, node, inputs)
+                except Decline:
+                    continue
+                except StageError:
+                    raise
+                except Exception as error:  # what TensorFlow says of shapes that do not fit
+                    raise self._refusal(node, inputs, f"{type(error).__name__}: {error}") from error
+                self.used.add(fix)
+                return outputs
+            return self._by_onnx_tf(node, inputs)
+
+    def _refusal(self, node: Node, inputs: Inputs, why: str) -> StageError:
+        layer = next((self.layers[name] for name in node.outputs if name in self.layers), "")
+        return refusal(node, inputs, why, layer)
+
+    def _by_onnx_tf(self, node: Node, inputs: Inputs) -> Sequence[Value]:
+        from onnx_tf.pb_wrapper import OnnxNode
+
+        handler = self._upstream.get(node.proto.domain, {}).get(node.op_type)
+        if handler is None:
+            why = "neither onnx-tf 1.6.0 nor a fix implements the operator"
+            raise self._refusal(node, inputs, why)
+        if node.op_type in ("If", "Loop", "Scan"):
+            tensors = {name: value.tensor() for name, value in self.values.items()}
+        else:
+            tensors = {
+                name: value.tensor()
+                for name, value in zip(node.inputs, inputs)
+                if value is not None
+            }
+        try:
+            outputs = handler.handle(OnnxNode(node.proto), tensor_dict=tensors, strict=True)
+            if isinstance(outputs, tf.Tensor):
+                outputs = [outputs]
+            if any(tensor.shape.rank is None for tensor in outputs):
+                raise ValueError("onnx-tf's own operator loses the rank of its result")
+            return [Value.of_tensor(tensor) for tensor in outputs]
+        except Exception as error:  # onnx-tf and TensorFlow raise anything
+            raise self._refusal(node, inputs, f"{type(error).__name__}: {error}") from error
+
+
+_REMEDIES = {
+    "NonZero": "Its output's size depends on the data; use a mask and torch.where instead.",
+    "NonMaxSuppression": "Return boxes and scores, and suppress outside the model.",
+    "MaxUnpool": "Use interpolate or ConvTranspose2d for the way up.",
+    "RandomNormal": "Draw random numbers outside and make them an input.",
+    "RandomNormalLike": "Draw random numbers outside and make them an input.",
+}
+
+
+def refusal(node: Node, inputs: Inputs, why: str, layer: str = "") -> StageError:
+    """The error that names the layer, the operator, why it cannot be converted, what to change.
+
+    `layer` is its path in the user's model; without one, the ONNX node's name has to do.
+    """
+    shapes = ", ".join(
+        "none" if v is None else "x".join("?" if d is None else str(d) for d in v.shape) or "scalar"
+        for v in inputs
+    )
+    operator = f"ONNX operator {node.op_type}" + (f", node '{node.name}'" if layer else "")
+    return StageError(
+        f"The layer '{layer or node.name}' ({operator}, inputs {shapes}) cannot be converted: "
+        f"{why.strip()[:500]}",
+        _REMEDIES.get(
+            node.op_type,
+            f"Replace {node.op_type} in the PyTorch model by operators that convert, with shapes "
+            "that are fixed.",
+        ),
+    )
+
+
+def need(value: Optional[Value]) -> np.ndarray:
+    """The constant that a handler cannot do without."""
+    if value is None or value.const is None:
+        raise Decline
+    return value.const
+
+
+def static(*values: Optional[Value]) -> None:
+    """Decline unless all shapes are known."""
+    if any(value is not None and not value.is_static for value in values):
+        raise Decline

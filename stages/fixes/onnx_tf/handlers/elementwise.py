@@ -1,0 +1,396 @@
+"""Operators that work element by element, in whatever order of axes their inputs lie."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Callable, List, Optional, Sequence
+
+import numpy as np
+import onnx
+import tensorflow as tf
+
+from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, need
+from stages.fixes.onnx_tf.layout import Order, Value, plain, reshape, reshape_tensor
+
+Function = Callable[..., tf.Tensor]
+
+
+def unary(emitter: Emitter, function: Function, x: Value) -> Value:
+    """Apply a function of one tensor; before a pending reshape, so that it can be fused."""
+    if x.is_pending and x.origin is not None:
+        return reshape(unary(emitter, function, x.origin), x.shape)
+    order = x.order
+    return emitter.wrap(function(x.tensor(order)), order)
+
+
+def broadcast(emitter: Emitter, function: Function, *values: Value) -> Value:
+    """Apply a function of several tensors that broadcast."""
+    rank = max(value.rank for value in values)
+    order = _best_order([v for v in values if v.const is None and v.rank == rank], rank)
+    tensors = [_aligned(value, rank, order) for value in values]
+    if rank > 4:
+        return emitter.wrap(_flat(function, tensors), order)
+    return emitter.wrap(function(*tensors), order)
+
+
+def _best_order(values: Sequence[Value], rank: int) -> Order:
+    """The order in which most elements lie already."""
+    weights: dict = {}
+    for value in values:
+        if not value.is_pending or value.origin is None:
+            weights[value.order] = weights.get(value.order, 0) + value.size
+    if not weights:
+        return values[0].order if values else plain(rank)
+    return max(weights, key=lambda order: weights[order])
+
+
+def _aligned(value: Value, rank: int, order: Order) -> tf.Tensor:
+    """A tensor that broadcasts with those of this rank in this order."""
+    if value.const is not None:
+        array = value.const
+        if array.size and (array == array.ravel()[0]).all() and array.size > 0:
+            full = array.ndim == rank and array.size > 1
+            if not full:
+                return tf.constant(array.ravel()[0])
+        padded = array.reshape((1,) * (rank - array.ndim) + array.shape).transpose(order)
+        # Without its leading axes of size 1 a vector can be fused as a bias.
+        while padded.ndim > 1 and padded.shape[0] == 1:
+            padded = padded[0]
+        return tf.constant(np.ascontiguousarray(padded))
+    if value.rank == rank:
+        return value.tensor(order)
+    if value.rank == 0:
+        return value.tensor()
+    return reshape(value, (1,) * (rank - value.rank) + value.shape).tensor(order)
+
+
+def _flat(function: Function, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Broadcast tensors of more than four axes, merging neighbours that broadcast alike.
+
+    TensorFlow Lite 2.4 broadcasts at most four.
+    """
+    rank = max(t.shape.rank for t in tensors)
+    shapes = [[1] * (rank - t.shape.rank) + t.shape.as_list() for t in tensors]
+    if any(d is None for shape in shapes for d in shape):
+        return function(*tensors)
+    result = [max(dims) for dims in zip(*shapes)]
+    merged: List[List[int]] = [[] for _ in tensors]
+    previous: Optional[List[bool]] = None
+    for axis in range(rank):
+        pattern = [shape[axis] == result[axis] for shape in shapes]
+        if previous is not None and (pattern == previous or result[axis] == 1):
+            for sizes, shape in zip(merged, shapes):
+                sizes[-1] *= shape[axis]
+        else:
+            for sizes, shape in zip(merged, shapes):
+                sizes.append(shape[axis])
+            previous = pattern
+    flat = [
+        tensor if tensor.shape.rank == 0 else reshape_tensor(tensor, sizes)
+        for tensor, sizes in zip(tensors, merged)
+    ]
+    return reshape_tensor(function(*flat), result)
+
+
+_UNARY: dict = {
+    "Abs": tf.abs,
+    "Ceil": tf.math.ceil,
+    "Cos": tf.cos,
+    "Exp": tf.exp,
+    "Floor": tf.math.floor,
+    "Log": tf.math.log,
+    "Neg": tf.negative,
+    "Not": tf.logical_not,
+    "Reciprocal": lambda x: 1.0 / x,
+    "Relu": tf.nn.relu,
+    "Round": tf.round,
+    "Sigmoid": tf.sigmoid,
+    "Sin": tf.sin,
+    "Sqrt": tf.sqrt,
+    "Tanh": tf.tanh,
+}
+
+_BINARY: dict = {
+    "Add": tf.add,
+    "And": tf.logical_and,
+    "Div": tf.divide,
+    "Equal": tf.equal,
+    "Greater": tf.greater,
+    "Less": tf.less,
+    "Max": tf.maximum,
+    "Mean": None,
+    "Min": tf.minimum,
+    "Mul": tf.multiply,
+    "Or": tf.logical_or,
+    "Sub": tf.subtract,
+    "Sum": tf.add,
+    "Where": tf.where,
+    "Xor": tf.not_equal,
+}
+
+
+@handles("layout", *_UNARY)
+def unary_handler(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    assert inputs[0] is not None
+    return [unary(emitter, _UNARY[node.op_type], inputs[0])]
+
+
+@handles("layout", *_BINARY)
+def binary_handler(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    values = [value for value in inputs if value is not None]
+    op_type = node.op_type
+    if op_type == "Div" and not values[0].dtype.is_floating:
+        return [broadcast(emitter, tf.math.floordiv, *values)]
+    if op_type == "Where":
+        return [broadcast(emitter, tf.where, *values)]
+    result = values[0]
+    for value in values[1:]:
+        result = broadcast(emitter, _BINARY[op_type] or tf.add, result, value)
+    if op_type == "Mean" and len(values) > 1:
+        result = unary(emitter, lambda t: t * (1.0 / len(values)), result)
+    return [result]
+
+
+@handles("activations", "Mod")
+def mod(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    """The remainder with the sign of the dividend: FLOOR_MOD of the sizes, which is exact."""
+    x, y = inputs
+    assert x is not None and y is not None
+    if not node.get("fmod", 0) or x.dtype != tf.float32:
+        raise Decline
+    return [
+        broadcast(
+            emitter,
+            lambda a, b: _sign(a) * tf.math.floormod(tf.abs(a), tf.abs(b)),
+            x,
+            y,
+        )
+    ]
+
+
+@handles("layout", "Pow")
+def power(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    x, exponent = inputs
+    assert x is not None and exponent is not None
+    if exponent.const is not None and exponent.const.size == 1:
+        special = {
+            2.0: tf.square,
+            0.5: tf.sqrt,
+            1.0: tf.identity,
+            -0.5: tf.math.rsqrt,
+            3.0: lambda t: t * tf.square(t),
+            -1.0: lambda t: 1.0 / t,
+        }
+        function = special.get(float(exponent.const.ravel()[0]))
+        if function is not None and x.dtype == tf.float32:
+            return [unary(emitter, function, x)]
+    if exponent.dtype != x.dtype:
+        exponent = unary(emitter, lambda t: tf.cast(t, x.dtype), exponent)
+    return [broadcast(emitter, tf.pow, x, exponent)]
+
+
+@handles("layout", "Cast")
+def cast(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    assert inputs[0] is not None
+    target = tf.as_dtype(onnx.mapping.TENSOR_TYPE_TO_NP_TYPE[node.get("to")])
+    if target == inputs[0].dtype:
+        return [inputs[0]]
+    return [unary(emitter, lambda t: tf.cast(t, target), inputs[0])]
+
+
+@handles("layout", "Identity", "Dropout")
+def identity(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    assert inputs[0] is not None
+    return [inputs[0]]
+
+
+@handles("layout", "LeakyRelu")
+def leaky_relu(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    assert inputs[0] is not None
+    alpha = node.get("alpha", 0.01)
+    return [unary(emitter, lambda t: tf.nn.leaky_relu(t, alpha), inputs[0])]
+
+
+@handles("layout", "PRelu")
+def prelu(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    """max(x, 0) + slope * min(x, 0), in the form that the converter takes for PRELU."""
+    x, slope = inputs
+    assert x is not None and slope is not None
+    if slope.const is not None and slope.const.size == 1:
+        alpha = float(slope.const.ravel()[0])
+        if 0 <= alpha <= 1:
+            return [unary(emitter, lambda t: tf.nn.leaky_relu(t, alpha), x)]
+    return [
+        broadcast(emitter, lambda t, s: tf.nn.relu(t) + s * tf.nn.relu(-t), x, _negative(slope))
+    ]
+
+
+def _negative(value: Value) -> Value:
+    if value.const is None:
+        raise Decline
+    return Value.of_const(-value.const)
+
+
+@handles("clip", "Clip")
+def clip(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    """As one of TensorFlow Lite's fused activations where the bounds are theirs."""
+    x = inputs[0]
+    assert x is not None
+    low, high = node.get("min"), node.get("max")
+    if len(inputs) > 1 and inputs[1] is not None:
+        low = need(inputs[1]).ravel()[0]
+    if len(inputs) > 2 and inputs[2] is not None:
+        high = need(inputs[2]).ravel()[0]
+    lowest = -math.inf if low is None else float(low)
+    highest = math.inf if high is None else float(high)
+    if x.dtype == tf.float32:
+        limit = float(np.finfo(np.float32).max)
+        lowest = -math.inf if lowest <= -limit else lowest
+        highest = math.inf if highest >= limit else highest
+    return [unary(emitter, lambda t: clipped(t, lowest, highest), x)]
+
+
+def clipped(tensor: tf.Tensor, low: float, high: float) -> tf.Tensor:
+    if low == 0 and high == 6:
+        return tf.nn.relu6(tensor)
+    if low == 0:
+        tensor = tf.nn.relu(tensor)
+    elif low != -math.inf:
+        tensor = tf.maximum(tensor, tf.constant(low, tensor.dtype))
+    if high != math.inf:
+        tensor = tf.minimum(tensor, tf.constant(high, tensor.dtype))
+    return tensor
+
+
+def _elu(alpha: float) -> Function:
+    if alpha == 1:
+        return tf.nn.elu
+    return lambda x: tf.nn.relu(x) + alpha * tf.nn.elu(tf.minimum(x, 0.0))
+
+
+def _selu(alpha: float, gamma: float) -> Function:
+    return lambda x: gamma * tf.nn.relu(x) + (gamma * alpha) * tf.nn.elu(tf.minimum(x, 0.0))
+
+
+def _softplus(x: tf.Tensor) -> tf.Tensor:
+    """log(1 + exp(x)) without overflow."""
+    return tf.nn.relu(x) + tf.math.log(1.0 + tf.exp(-tf.abs(x)))
+
+
+def _sign(x: tf.Tensor) -> tf.Tensor:
+    """The sign of x: TensorFlow Lite 2.4 has no SIGN."""
+    positive = tf.cast(tf.greater(x, 0.0), tf.float32)
+    return positive - tf.cast(tf.less(x, 0.0), tf.float32)
+
+
+def _tan(x: tf.Tensor) -> tf.Tensor:
+    return tf.sin(x) / tf.cos(x)
+
+
+def _hard_sigmoid(alpha: float, beta: float) -> Function:
+    if abs(alpha - 1 / 6) < 1e-6 and abs(beta - 0.5) < 1e-6:
+        return lambda x: tf.nn.relu6(x + 3.0) * (1 / 6)
+    return lambda x: tf.minimum(tf.nn.relu(alpha * x + beta), 1.0)
+
+
+def _activation(node: Node) -> Function:
+    def number(name: str, default: float) -> float:
+        return float(node.get(name, default))
+
+    table: Any = {
+        "Elu": lambda: _elu(number("alpha", 1.0)),
+        "Selu": lambda: _selu(
+            number("alpha", 1.67326319217681884765625), number("gamma", 1.05070102214813232421875)
+        ),
+        "Softplus": lambda: _softplus,
+        "Softsign": lambda: lambda x: x / (1.0 + tf.abs(x)),
+        "Erf": lambda: _erf,
+        "Sign": lambda: _sign,
+        "IsNaN": lambda: lambda x: tf.not_equal(x, x),
+        "Atan": lambda: _atan,
+        "Asin": lambda: _asin,
+        "Acos": lambda: lambda x: math.pi / 2 - _asin(x),
+        "Tan": lambda: _tan,
+        "HardSigmoid": lambda: _hard_sigmoid(number("alpha", 0.2), number("beta", 0.5)),
+        "ThresholdedRelu": lambda: _thresholded(number("alpha", 1.0)),
+        "Shrink": lambda: _shrink(number("lambd", 0.5), number("bias", 0.0)),
+        "Celu": lambda: _celu(number("alpha", 1.0)),
+        "Sinh": lambda: lambda x: (tf.exp(x) - tf.exp(-x)) * 0.5,
+        "Cosh": lambda: lambda x: (tf.exp(x) + tf.exp(-x)) * 0.5,
+    }
+    function: Function = table[node.op_type]()
+    return function
+
+
+def _erf(x: tf.Tensor) -> tf.Tensor:
+    """Abramowitz and Stegun 7.1.26: absolute error below 1.5e-7."""
+    size = tf.abs(x)
+    t = 1.0 / (1.0 + 0.3275911 * size)
+    total = 1.061405429 * t
+    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        total = (total + coefficient) * t
+    return _sign(x) * (1.0 - total * tf.exp(-tf.square(x)))
+
+
+def _atan(x: tf.Tensor) -> tf.Tensor:
+    """Odd polynomial on [0, tan(pi/8)] after two reductions, as in Cephes: error below 2e-7."""
+    size = tf.abs(x)
+    large, middle = tf.greater(size, 2.414213562373095), tf.greater(size, 0.4142135623730950)
+    start = tf.where(middle, tf.ones_like(size) * (math.pi / 4), tf.zeros_like(size))
+    reduced = tf.where(middle, (size - 1.0) / (size + 1.0), size)
+    start = tf.where(large, tf.ones_like(size) * (math.pi / 2), start)
+    reduced = tf.where(large, -1.0 / tf.maximum(size, 1.0), reduced)
+    z = tf.square(reduced)
+    total = 8.05374449538e-2 * z
+    for coefficient in (-1.38776856032e-1, 1.99777106478e-1, -3.33329491539e-1):
+        total = (total + coefficient) * z
+    return _sign(x) * (start + (total * reduced + reduced))
+
+
+def _asin(x: tf.Tensor) -> tf.Tensor:
+    return 2.0 * _atan(x / (1.0 + tf.sqrt(1.0 - tf.square(x))))
+
+
+def _celu(alpha: float) -> Function:
+    return lambda x: tf.nn.relu(x) + alpha * tf.nn.elu(tf.minimum(x, 0.0) * (1 / alpha))
+
+
+def _thresholded(alpha: float) -> Function:
+    return lambda x: x * tf.cast(tf.greater(x, alpha), tf.float32)
+
+
+def _shrink(bound: float, bias: float) -> Function:
+    def function(x: tf.Tensor) -> tf.Tensor:
+        above = tf.cast(tf.greater(x, bound), tf.float32) * (x - bias)
+        return above + tf.cast(tf.less(x, -bound), tf.float32) * (x + bias)
+
+    return function
+
+
+@handles(
+    "activations",
+    "Elu",
+    "Selu",
+    "Softplus",
+    "Softsign",
+    "Erf",
+    "Sign",
+    "IsNaN",
+    "Acos",
+    "Asin",
+    "Atan",
+    "Tan",
+    "HardSigmoid",
+    "ThresholdedRelu",
+    "Shrink",
+    "Celu",
+    "Sinh",
+    "Cosh",
+)
+def activation(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    """Activations without a builtin of their own, from builtins."""
+    x = inputs[0]
+    assert x is not None
+    if x.dtype != tf.float32:
+        raise Decline
+    return [unary(emitter, _activation(node), x)]

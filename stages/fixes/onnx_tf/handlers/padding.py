@@ -1,0 +1,84 @@
+"""Pad with static amounts: constant, reflect, edge, and amounts below zero."""
+
+from __future__ import annotations
+
+from typing import List, Tuple
+
+import numpy as np
+import tensorflow as tf
+
+from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, need
+from stages.fixes.onnx_tf.handlers.shapes import sliced
+from stages.fixes.onnx_tf.layout import Value
+
+
+@handles("padding", "Pad")
+def pad(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    x = inputs[0]
+    assert x is not None
+    amounts = need(inputs[1]) if len(inputs) > 1 else np.array(node.get("pads"))
+    value = node.get("value", 0.0)
+    if len(inputs) > 2 and inputs[2] is not None:
+        value = need(inputs[2]).ravel()[0]
+    pairs = [(int(b), int(e)) for b, e in zip(amounts[: x.rank], amounts[x.rank :])]
+    if any(b < 0 or e < 0 for b, e in pairs):
+        index = [slice(None)] * x.rank
+        for axis, (begin, end) in enumerate(pairs):
+            length = x.shape[axis]
+            if begin >= 0 and end >= 0:
+                continue
+            if length is None:
+                raise Decline
+            index[axis] = slice(max(-begin, 0), length - max(-end, 0))
+        x = sliced(emitter, x, index)
+        pairs = [(max(b, 0), max(e, 0)) for b, e in pairs]
+    if not any(b or e for b, e in pairs):
+        return [x]
+    order = x.order
+    tensor = x.tensor(order)
+    mode = node.get("mode", "constant")
+    if mode == "edge":
+        for position, axis in enumerate(order):
+            tensor = _edge(tensor, position, *pairs[axis])
+    else:
+        paddings = [pairs[axis] for axis in order]
+        shape = [
+            d if d is None else d + b + e for d, (b, e) in zip(tensor.shape.as_list(), paddings)
+        ]
+        if tensor.shape.rank > 4 and None not in shape:
+            tensor, paddings = _merged(tensor, paddings)
+        if mode == "reflect":
+            tensor = tf.pad(tensor, paddings, "REFLECT")
+        elif value == 0:
+            tensor = tf.pad(tensor, paddings)
+        else:
+            tensor = tf.pad(tensor, paddings, constant_values=tf.constant(value, tensor.dtype))
+        if tensor.shape.rank != len(shape):
+            tensor = tf.reshape(tensor, shape)
+    return [emitter.wrap(tensor, order)]
+
+
+def _edge(tensor: tf.Tensor, axis: int, begin: int, end: int) -> tf.Tensor:
+    """Repeat the first and the last element of an axis."""
+    if not begin and not end:
+        return tensor
+    shape = tensor.shape.as_list()
+    parts = []
+    for count, start in ((begin, 0), (end, (shape[axis] or 0) - 1)):
+        index = [slice(None)] * len(shape)
+        index[axis] = slice(start, start + 1)
+        parts.append([tensor[tuple(index)]] * count)
+    return tf.concat([*parts[0], tensor, *parts[1]], axis)
+
+
+def _merged(tensor: tf.Tensor, paddings: List[Tuple[int, int]]) -> tuple:
+    """Neighbouring axes without padding as one: TensorFlow Lite 2.4 pads four at most."""
+    shape: List[int] = []
+    merged: List[Tuple[int, int]] = []
+    for size, pair in zip(tensor.shape.as_list(), paddings):
+        if merged and merged[-1] == (0, 0) and pair == (0, 0):
+            shape[-1] *= size
+        else:
+            shape.append(size)
+            merged.append(pair)
+    return tf.reshape(tensor, shape), merged

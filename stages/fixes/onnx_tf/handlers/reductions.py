@@ -1,0 +1,100 @@
+"""Reductions and softmax, along the axes as they lie."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List
+
+import tensorflow as tf
+
+from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles
+from stages.fixes.onnx_tf.handlers.shapes import last_in_order
+from stages.fixes.onnx_tf.layout import Value, reshape
+
+
+def _log_sum_exp(x: tf.Tensor, axis: Any, keepdims: bool) -> tf.Tensor:
+    high = tf.reduce_max(x, axis, True)
+    total = tf.math.log(tf.reduce_sum(tf.exp(x - high), axis, True)) + high
+    return total if keepdims else tf.squeeze(total, axis)
+
+
+_REDUCE: Dict[str, Callable[..., tf.Tensor]] = {
+    "ReduceL1": lambda x, a, k: tf.reduce_sum(tf.abs(x), a, k),
+    "ReduceL2": lambda x, a, k: tf.sqrt(tf.reduce_sum(tf.square(x), a, k)),
+    "ReduceLogSum": lambda x, a, k: tf.math.log(tf.reduce_sum(x, a, k)),
+    "ReduceLogSumExp": _log_sum_exp,
+    "ReduceMax": tf.reduce_max,
+    "ReduceMean": tf.reduce_mean,
+    "ReduceMin": tf.reduce_min,
+    "ReduceProd": tf.reduce_prod,
+    "ReduceSum": tf.reduce_sum,
+    "ReduceSumSquare": lambda x, a, k: tf.reduce_sum(tf.square(x), a, k),
+}
+
+
+@handles("layout", *_REDUCE)
+def reduce(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    x = inputs[0]
+    assert x is not None
+    axes = sorted({axis % x.rank for axis in node.get("axes") or range(x.rank)})
+    order = x.order
+    positions = sorted(order.index(axis) for axis in axes)
+    keep = bool(node.get("keepdims", 1))
+    function = _REDUCE[node.op_type]
+    tensor = x.tensor(order)
+    if all(x.shape[axis] == 1 for axis in axes) and node.op_type in ("ReduceMean", "ReduceSum"):
+        shape = [1 if i in axes else d for i, d in enumerate(x.shape)]
+        kept = reshape(x, shape)
+        return [kept if keep else reshape(x, [d for i, d in enumerate(x.shape) if i not in axes])]
+    if keep:
+        return [emitter.wrap(function(tensor, positions, True), order)]
+    rest = [axis for axis in order if axis not in axes]
+    ranks = {axis: i for i, axis in enumerate(sorted(rest))}
+    return [emitter.wrap(function(tensor, positions, False), tuple(ranks[a] for a in rest))]
+
+
+@handles("pooling", "GlobalAveragePool", "GlobalMaxPool")
+def global_pool(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    x = inputs[0]
+    assert x is not None
+    order = x.order
+    positions = [i for i, axis in enumerate(order) if axis >= 2]
+    function = tf.reduce_mean if node.op_type == "GlobalAveragePool" else tf.reduce_max
+    readers = emitter.readers.get(node.outputs[0], set())
+    flattened = bool(readers) and readers <= {"Flatten", "Reshape", "Squeeze"}
+    if flattened and order.index(0) < order.index(1):
+        # Straight to (batch, channels), where nothing wants the axes of size 1. Else they stay:
+        # TensorFlow Lite 2.4 has a fast kernel for a MEAN that keeps them.
+        flat = emitter.wrap(function(x.tensor(order), positions, False), (0, 1))
+        return [reshape(flat, (*x.shape[:2], *[1] * (x.rank - 2)))]
+    return [emitter.wrap(function(x.tensor(order), positions, True), order)]
+
+
+@handles("layout", "Softmax", "LogSoftmax")
+def softmax(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    """Before opset 13 the axes from `axis` on count as one."""
+    x = inputs[0]
+    assert x is not None
+    axis = node.get("axis", 1) % x.rank
+    function = tf.nn.softmax if node.op_type == "Softmax" else tf.nn.log_softmax
+    if all(d == 1 for d in x.shape[axis + 1 :]):
+        order = x.order
+        if [a for a in order if x.shape[a] != 1 or a == axis][-1] != axis:
+            order = last_in_order(order, axis)
+        order = last_in_order(order, axis)
+        return [emitter.wrap(function(x.tensor(order)), order)]
+    if None in x.shape:
+        raise Decline
+    head = 1
+    for d in x.shape[:axis]:
+        head *= d or 1
+    flat = reshape(x, (head, x.size // head))
+    return [reshape(emitter.wrap(function(flat.tensor())), x.shape)]
+
+
+@handles("activations", "Hardmax")
+def hardmax(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    x = inputs[0]
+    assert x is not None
+    if node.get("axis", 1) % x.rank != x.rank - 1 or x.shape[-1] is None:
+        raise Decline
+    return [emitter.wrap(tf.one_hot(tf.argmax(x.tensor(), -1), x.shape[-1]))]

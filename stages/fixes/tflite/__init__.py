@@ -1,0 +1,1 @@
+"""Repairs around the TensorFlow Lite converter."""

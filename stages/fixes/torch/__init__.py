@@ -1,0 +1,1 @@
+"""Repairs of torch 1.5.1's export to ONNX."""

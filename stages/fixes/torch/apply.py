@@ -1,0 +1,137 @@
+"""The entry of the stage `torch`: an export with fixes."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, List, Sequence, Set, Tuple
+
+import onnx
+import torch
+from torch.onnx import symbolic_registry
+
+from stages.fixes.torch import onnx_repairs
+from stages.fixes.torch.symbolics import core, grid, math, moves, pool
+from stages.kit.contract import StageError
+
+_SYMBOLICS: Dict[str, Dict[str, core.Symbolic]] = {
+    "adaptive-pool": pool.SYMBOLICS,
+    "missing-symbolics": {
+        **core.SYMBOLICS,
+        **grid.SYMBOLICS,
+        **math.SYMBOLICS,
+        **moves.SYMBOLICS,
+    },
+}
+
+
+class Repairs:
+    """The fixes of one export, and those of them that did something (`used`)."""
+
+    def __init__(self, fixes: Iterable[str]) -> None:
+        self.fixes = set(fixes)
+        self.used: Set[str] = set()
+
+    def prepared(self, model: Any) -> Any:
+        """The model to export: a scripted one with its attributes as constants.
+
+        `training` is among them, so what remains of BatchNorm is the operator itself: no attribute
+        is written any more.
+        """
+        if "frozen-scripts" not in self.fixes or not isinstance(model, torch.jit.ScriptModule):
+            return model
+        graph = str(model.inlined_graph)
+        if "SetAttr" not in graph and not re.search(r": (bool|int|float) = prim::GetAttr", graph):
+            return model
+        try:
+            frozen = torch.jit._recursive.wrap_cpp_module(torch._C._freeze_module(model._c))
+        except RuntimeError:  # an attribute that forward() really changes
+            return model
+        # A branch that only raises has no output. The exporter takes it for control flow.
+        for node in list(frozen.graph.nodes()):
+            if node.kind() == "prim::If" and not list(node.outputs()):
+                node.destroy()
+        torch._C._jit_pass_dce(frozen.graph)
+        self.used.add("frozen-scripts")
+        return frozen
+
+    def finish(self, path: Path, input_names: Sequence[str], inputs: Sequence[Any]) -> None:
+        """Repair the exported file."""
+        model = onnx.load(str(path))
+        changed = set()
+        if "input-names" in self.fixes and onnx_repairs.restore_input_names(
+            model, input_names, inputs
+        ):
+            changed.add("input-names")
+        if "mixed-types" in self.fixes and onnx_repairs.unify_types(model):
+            changed.add("mixed-types")
+        if changed:
+            onnx.checker.check_model(model)
+            onnx.save(model, str(path))
+            self.used |= changed
+
+
+@contextmanager
+def apply_fixes(fixes: Iterable[str], opset: int) -> Iterator[Repairs]:
+    """Register the fixes' symbolic functions for as long as the context lasts.
+
+    Raises `StageError` that names the operator if the exporter refuses one.
+    """
+    repairs = Repairs(fixes)
+    symbolic_registry.register_version("", opset)
+    saved: List[Tuple[str, Any]] = []
+    try:
+        # They are written for opset 11, where Clip and Slice take their bounds as inputs.
+        for fix in sorted(repairs.fixes & set(_SYMBOLICS) if opset >= 11 else ()):
+            for name, function in _SYMBOLICS[fix].items():
+                known = symbolic_registry.is_registered_op(name, "", opset)
+                old = symbolic_registry.get_registered_op(name, "", opset) if known else None
+                saved.append((name, old))
+                recorded = _recorded(name, function, old, fix, repairs.used)
+                symbolic_registry.register_op(name, recorded, "", opset)
+        yield repairs
+    except RuntimeError as error:
+        raise explained(error) from error
+    finally:
+        for name, old in reversed(saved):
+            if old is not None:
+                symbolic_registry.register_op(name, old, "", opset)
+            else:
+                del symbolic_registry._registry[("", opset)][name]
+
+
+def _recorded(name: str, function: Any, old: Any, fix: str, used: Set[str]) -> Any:
+    """The symbolic function, noting its use; the exporter's own where it returns None."""
+
+    def symbolic(g: Any, *args: Any, **kwargs: Any) -> Any:
+        result = function(g, *args, **kwargs)
+        if result is None:
+            if old is None:
+                raise RuntimeError(f"Couldn't export operator aten::{name} in this form")
+            return old(g, *args, **kwargs)
+        used.add(fix)
+        return result
+
+    return symbolic
+
+
+def explained(error: RuntimeError) -> Exception:
+    """The exporter's refusal with the layer, the operator, why, and what to change."""
+    text = str(error)
+    match = re.search(r"export(?:ing)? (?:the )?operator (?:aten::)?(\w+)", text, re.IGNORECASE)
+    if isinstance(error, StageError) or match is None:
+        return error
+    # The exporter shows the Python lines that led to the operator, innermost first.
+    own = [
+        line
+        for line in re.findall(r"^\s*(\S+\.py\(\d+\): \w+)", text, re.MULTILINE)
+        if "/torch/" not in line
+    ]
+    place = f" (called in {own[0]})" if own else ""
+    return StageError(
+        f"The operator '{match.group(1)}'{place} cannot be exported by PyTorch 1.5.1 to this ONNX "
+        f"operator set, and no fix writes it differently. {text.splitlines()[0][:300]}",
+        f"Replace {match.group(1)} in the model by operators that can be exported, for instance "
+        "arithmetic, convolutions, pools of fixed size, gathers with fixed indices.",
+    )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import (
+from harness import (
     ARTIFACTS,
     BAD_INPUT,
     ENGINES,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BAD_INPUT, ENVIRONMENT, PASSED, ROOT, run_cli, run_here
+from harness import BAD_INPUT, ENVIRONMENT, PASSED, ROOT, run_cli, run_here
 
 from runner.archive.writer import ArchiveWriter
 from runner.packages.index import PackageIndexes

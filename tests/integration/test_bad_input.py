@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import NEEDS, RECORD, STAGES, USER_CODE, Convert, Run, leftovers, run_cli, run_here
+from harness import NEEDS, RECORD, STAGES, USER_CODE, Convert, Run, leftovers, run_cli, run_here
 
 BAD_INPUT = 2
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from browser import Browser, find_chromium
-from conftest import Convert, run_cli
+from harness import Convert, run_cli
 from sample_reports import failed, output, report, stage, validated
 
 from runner.report.html import render_run

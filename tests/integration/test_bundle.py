@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from conftest import ARTIFACTS, BAD_INPUT, ROOT, STAGE_FAILED, Convert, Run, run_cli
+from harness import ARTIFACTS, BAD_INPUT, ROOT, STAGE_FAILED, Convert, Run, run_cli
 
 from runner.formats.blank import BLANK, Unreadable
 from runner.report.issue_bundle import write_bundle

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import (
+from harness import (
     ARTIFACTS,
     BAD_INPUT,
     DOCKER,

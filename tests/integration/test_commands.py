@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, STAGES, Convert, run_cli
+from harness import ENVIRONMENT, STAGES, Convert, run_cli
 from rich.console import Console
 
 import runner

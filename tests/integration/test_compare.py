@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import (
+from harness import (
     BAD_INPUT,
     DOCKER,
     ENVIRONMENT,
     OUT_OF_TOLERANCE,
     PASSED,
+    USER_CODE,
     VACUOUS,
     Convert,
     Run,
@@ -193,8 +194,7 @@ def test_the_users_own_samples(foreign: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_that_needs_its_code(models: Path, tmp_path: Path) -> None:
-    code = Path(__file__).parents[1] / "user_code.py"
-    arguments = ("--arch", f"{code}:OwnNet", "--arch-args", '{"classes": 7}')
+    arguments = ("--arch", f"{USER_CODE}:OwnNet", "--arch-args", '{"classes": 7}')
     run = compare(tmp_path, models / "weights.pt", models / "weights.pt", *arguments)
     assert run.code == PASSED, run.stdout + run.stderr
 

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from conftest import (
+from harness import (
     ARTIFACTS,
     ENGINES,
     RECORD,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from conftest import ARTIFACTS, ENGINES, PASSED, ROOT, STAGES, TESTS, Convert, sha256
+from harness import ARTIFACTS, ENGINES, PASSED, ROOT, STAGES, SUPPORT, Convert, sha256
 
 # Of each family one; conv3d and window_attention need Flex without the fixes, lstm and gru are
 # given random names by onnx-tf, spectral_norm has constants to multiply, embedding has integers.
@@ -101,7 +101,7 @@ def convert_on(
     folder.mkdir(parents=True, exist_ok=True)
     for stage in STAGES:
         done = subprocess.run(
-            [pythons[stage], "-s", TESTS / "batch.py", stage, folder, fixes, *NETS],
+            [pythons[stage], "-s", SUPPORT / "batch.py", stage, folder, fixes, *NETS],
             cwd=folder,
             env={
                 "PATH": os.environ["PATH"],

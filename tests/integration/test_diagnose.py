@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,15 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from conftest import (
+from faults import FAULTS
+from harness import (
     BAD_INPUT,
     DOCKER,
     OUT_OF_TOLERANCE,
     PASSED,
     ROOT,
     STAGE_FAILED,
-    TESTS,
+    SUPPORT,
     Convert,
     Run,
     docker_leftovers,
@@ -29,10 +29,7 @@ from conftest import (
     run_here,
 )
 
-sys.path.insert(0, str(TESTS))
-from faults import FAULTS
-
-CODE = TESTS / "diagnosed.py"
+CODE = SUPPORT / "diagnosed.py"
 INPUTS = {
     "planted": ("1x4x12x14",),
     "residual": ("1x4x12x14",),
@@ -106,7 +103,7 @@ def plant(made: Made, in_environment: RunIn, tmp_path_factory: pytest.TempPathFa
         folder = tmp_path_factory.mktemp("faulty") / "run"
         shutil.copytree(clean.folder, folder)
         image = IMAGES[FAULTS[names[0].partition("@")[0]][0]]
-        planted = in_environment(image, TESTS / "faults.py", folder, *names)
+        planted = in_environment(image, SUPPORT / "faults.py", folder, *names)
         assert planted.returncode == 0, planted.stderr
         return folder
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,17 @@ from typing import Any
 
 import jsonschema
 import pytest
-from conftest import ARTIFACTS, DOCKER, RECORD, ROOT, docker_leftovers, leftovers, run_cli, sha256
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_gpu import SHOW_A_GPU
+from harness import (
+    ARTIFACTS,
+    DOCKER,
+    RECORD,
+    ROOT,
+    SHOW_A_GPU,
+    docker_leftovers,
+    leftovers,
+    run_cli,
+    sha256,
+)
 
 # Depthwise, BatchNorm, ReLU6, a pool and a classifier: what a GPU machine's graph gets wrong.
 MAKE_MODELS = """

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import Run
+from harness import Run
 
 EXPORT = """
 import sys, torch

@@ -17,19 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import (
-    BAD_INPUT,
-    ENGINES,
-    ENVIRONMENT,
-    PASSED,
-    ROOT,
-    STAGE_FAILED,
-    STAGES,
-    Convert,
-    leftovers,
-    run_cli,
-    sha256,
-)
 from faulty import (
     Daemon,
     Place,
@@ -43,6 +30,19 @@ from faulty import (
     said,
     what_is_there_is_whole,
     works_again,
+)
+from harness import (
+    BAD_INPUT,
+    ENGINES,
+    ENVIRONMENT,
+    PASSED,
+    ROOT,
+    STAGE_FAILED,
+    STAGES,
+    Convert,
+    leftovers,
+    run_cli,
+    sha256,
 )
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="breaking a machine takes root")

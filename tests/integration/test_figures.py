@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Convert, in_order
+from harness import SUPPORT, Convert, in_order
 
 KINDS = {"torch": "onnx", "onnx-tf": "graph", "tflite": "tflite"}
 FILES = {"onnx": "model.onnx", "graph": "model.pb", "tflite": "model.tflite"}
-TESTS = Path(__file__).resolve().parent.parent
 COUNT, SEED = 8, 0
 
 
@@ -33,7 +32,7 @@ def recomputed(
         nodes = [",".join(t["node"] for t in signature[side]) for side in ("inputs", "outputs")]
         made = in_environment(
             stage or "torch",
-            TESTS / "recompute.py",
+            SUPPORT / "recompute.py",
             kind,
             models / f"{name}.pt" if kind == "torch" else run.folder / FILES[kind],
             folder / name,

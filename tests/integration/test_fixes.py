@@ -1,4 +1,4 @@
-"""The fixes: every net of tests/nets.py converts with them, and each is needed by some net.
+"""The fixes: every net of tests/support/nets.py converts with them, and each is needed by some net.
 
 With them, a net passes with builtin operators only, at 1e-6 or within twice the float32 noise
 floor. Without a fix, its net fails, needs Flex, or takes more operators.
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TESTS
+from harness import ROOT, SUPPORT
 
 STAGES = ("torch", "onnx-tf", "tflite")
-SOURCE = (TESTS / "nets.py").read_text()
+SOURCE = (SUPPORT / "nets.py").read_text()
 # Read as text: the file needs torch, which the host does without.
 NEEDS = dict(
     re.findall(r'^    "(\w+)": "([\w-]+)",$', SOURCE.partition("NEEDS: ")[2], re.MULTILINE)
@@ -58,7 +58,7 @@ def convert(in_environment: RunIn, folder: Path, fixes: str, nets: list[str]) ->
     """Convert nets in batches, one a stage; what came of each."""
     folder.mkdir(parents=True, exist_ok=True)
     for stage, image in zip(STAGES, STAGES, strict=True):
-        done = in_environment(image, TESTS / "batch.py", stage, folder, fixes, *nets)
+        done = in_environment(image, SUPPORT / "batch.py", stage, folder, fixes, *nets)
         assert done.returncode == 0, done.stderr[-3000:]
     return {net: outcome(folder / net) for net in nets}
 
@@ -85,7 +85,7 @@ def with_fixes(
     in_environment: RunIn, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Outcome]:
     listed = in_environment(
-        "torch", "-c", f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{LIST}"
+        "torch", "-c", f"import sys; sys.path.insert(0, {str(SUPPORT)!r})\n{LIST}"
     )
     assert listed.returncode == 0, listed.stderr
     names = [name for name in listed.stdout.split() if name not in LARGE]

@@ -9,23 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from harness import ROOT, SHOW_A_GPU
 
-# A machine that shows a GPU, as onnx-tf asks for it: through TensorFlow's list of local devices.
-SHOW_A_GPU = """
-import sys
-from tensorflow.python.client import device_lib
-real = device_lib.list_local_devices
-
-def with_gpu(config=None):
-    from tensorflow.core.framework import device_attributes_pb2
-    gpu = device_attributes_pb2.DeviceAttributes(name="/device:GPU:0", device_type="GPU")
-    return [*real(config), gpu]
-
-device_lib.list_local_devices = with_gpu
-from stages import contract, onnx_tf
-sys.exit(contract.main(onnx_tf.STAGE, sys.argv[1:]))
-"""
 # One convolution, small enough to need no other stage.
 MAKE_ONNX = """
 import sys

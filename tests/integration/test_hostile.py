@@ -21,7 +21,8 @@ from typing import Any
 
 import hostile
 import pytest
-from conftest import (
+from faulty import processes
+from harness import (
     BAD_INPUT,
     DOCKER,
     ENVIRONMENT,
@@ -34,7 +35,6 @@ from conftest import (
     leftovers,
     run_cli,
 )
-from faulty import processes
 
 from runner.engines.process.bubblewrap import Sandbox, find_sandbox
 from runner.engines.process.seccomp import seccomp_filter
@@ -73,7 +73,7 @@ def table() -> Iterator[None]:
         "# What hostile models tried",
         "",
         "Written by `RUNNER_WRITE_DOCS=1 pytest tests/integration/test_hostile.py`: what models",
-        "of [tests/hostile.py](../tests/hostile.py) tried, and what came of it.",
+        "of [tests/support/hostile.py](../tests/support/hostile.py) tried, and what came of it.",
         "[security.md](security.md) says what is promised.",
         "",
         "| tried | process engine with bubblewrap | docker engine |",
@@ -348,7 +348,11 @@ class TestWithoutIsolation:
         ("model", "options", "words"),
         [
             ("cnn", (), "cnn.pt is a pickled module"),
-            ("weights", ("--arch", str(ROOT / "tests/user_code.py:OwnNet")), "is a program"),
+            (
+                "weights",
+                ("--arch", str(ROOT / "tests/support/user_code.py:OwnNet")),
+                "is a program",
+            ),
         ],
     )
     @pytest.mark.parametrize("engine", ["process", "auto"])

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import DOCKER, INTERRUPTED, STAGES, docker_leftovers, leftovers
 from faulty import processes
+from harness import DOCKER, INTERRUPTED, STAGES, docker_leftovers, leftovers
 from html_checks import check
 
 from runner.toolchains.load import load_image

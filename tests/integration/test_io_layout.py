@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BAD_INPUT, DOCKER, PASSED, Convert, run_cli
+from harness import BAD_INPUT, DOCKER, PASSED, Convert, run_cli
 
 # Runs two .tflite files that differ in the layout of their images alone, on the same values.
 BOTH = """

@@ -24,14 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import (
+from harness import (
     BAD_INPUT,
     DOCKER,
     ENVIRONMENT,
     OUT_OF_TOLERANCE,
     ROOT,
+    SHOW_A_GPU,
     STAGE_FAILED,
-    TESTS,
+    SUPPORT,
     Convert,
     run_cli,
 )
@@ -47,7 +48,7 @@ RunIn = Callable[..., "subprocess.CompletedProcess[str]"]
 STAGES = ("torch", "onnx-tf", "tflite")
 DEAD = "unix:///nowhere/docker.sock"
 
-# A net of tests/nets.py that the tools alone fail on: the stage that does, and what is known of it.
+# A net of nets.py that the tools alone fail on: the stage that does, and what is known of it.
 NETS = {
     "act_celu": ("torch", "onnx-operator-missing"),
     "pool_adaptive_any": ("torch", "adaptive-pooling"),
@@ -111,7 +112,7 @@ def volumes(in_environment: RunIn, tmp_path_factory: pytest.TempPathFactory) -> 
             request = folder / "pixel_shuffle_bare" / "requests" / "tflite.json"
             request.write_text(json.dumps({"options": {"flex": False}}))
         nets = [n for n, (last, _) in NETS.items() if STAGES.index(last) >= STAGES.index(stage)]
-        done = in_environment(stage, TESTS / "batch.py", stage, folder, "none", *nets)
+        done = in_environment(stage, SUPPORT / "batch.py", stage, folder, "none", *nets)
         assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -160,7 +161,7 @@ def run_batches(
         for stage in ("torch", "onnx-tf"):
             (folder / net / "requests" / f"{stage}.json").write_text(json.dumps(request))
     for stage in STAGES:
-        done = in_environment(stage, TESTS / "batch.py", stage, folder, fixes, *nets)
+        done = in_environment(stage, SUPPORT / "batch.py", stage, folder, fixes, *nets)
         assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -199,7 +200,7 @@ for name in sys.argv[2:]:
 @pytest.fixture(scope="module")
 def pickled(in_environment: RunIn, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pickled")
-    program = f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{SAVE}"
+    program = f"import sys; sys.path.insert(0, {str(SUPPORT)!r})\n{SAVE}"
     names = ("gru", "conv_depthwise_dilated", "pool_adaptive_output")
     done = in_environment("torch", "-c", program, folder, *names)
     assert done.returncode == 0, done.stderr
@@ -536,7 +537,7 @@ def test_a_package_that_is_too_new(
     with open(volume / "torch.log", "w") as log:
         subprocess.run(
             [pythons["torch"], "-s", "-m", "stages.convert.torch_to_onnx", "--volume", volume],
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{target}:{ROOT}:{TESTS}"},
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{target}:{ROOT}:{SUPPORT}"},
             stdout=log,
             stderr=log,
             check=False,
@@ -546,10 +547,9 @@ def test_a_package_that_is_too_new(
 
 
 def test_onnx_tf_that_is_shown_a_gpu(volumes: Path, in_environment: RunIn, tmp_path: Path) -> None:
-    from test_gpu import SHOW_A_GPU
 
     volume = tmp_path / "volume"
-    made = in_environment("torch", TESTS / "batch.py", "torch", tmp_path, "none", "conv_bn_relu")
+    made = in_environment("torch", SUPPORT / "batch.py", "torch", tmp_path, "none", "conv_bn_relu")
     assert made.returncode == 0, made.stderr
     (tmp_path / "conv_bn_relu").rename(volume)
     arguments = ("--prepare-sees-gpu", "true", "--fixes", "none", "--volume", volume)

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import (
+from harness import (
     ENGINES,
     ENVIRONMENT,
     OUT_OF_TOLERANCE,

@@ -9,13 +9,13 @@ from typing import Any
 
 import jsonschema
 import pytest
-from conftest import (
+from harness import (
     BAD_INPUT,
     DOCKER,
     ENGINES,
     ROOT,
     STAGE_FAILED,
-    TESTS,
+    SUPPORT,
     USER_CODE,
     VACUOUS,
     Convert,
@@ -37,7 +37,7 @@ def statement(run: Run, name: str = "provenance.json") -> dict[str, Any]:
     """A statement of a run, valid by the published schema and by this project's own."""
     loaded: dict[str, Any] = json.loads((run.folder / name).read_text())
     for schema in (
-        TESTS / "schemas" / PUBLISHED[name],
+        SUPPORT / "schemas" / PUBLISHED[name],
         ROOT / "docs/schemas" / name.replace(".json", ".schema.json"),
     ):
         jsonschema.validate(loaded, json.loads(schema.read_text()))

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ENGINES, ROOT
+from harness import ENGINES, ROOT
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^    (python3 bootstrap\.py .+)$", README, re.MULTILINE)

@@ -15,14 +15,16 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from conftest import (
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from harness import (
     ARTIFACTS,
     BAD_INPUT,
     ENVIRONMENT,
     PASSED,
     ROOT,
     STAGE_FAILED,
-    TESTS,
+    SUPPORT,
     USER_CODE,
     Convert,
     leftovers,
@@ -30,8 +32,6 @@ from conftest import (
     run_here,
     sha256,
 )
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from runner.provenance.read import read_record
 from runner.provenance.signing import encoded
@@ -168,7 +168,7 @@ def test_given_options_and_files_that_have_moved(
     assert run.code == PASSED, run.stdout
     moved = tmp_path / "moved"
     moved.mkdir()
-    for file in TESTS.glob("*.py"):
+    for file in SUPPORT.glob("*.py"):
         shutil.copy(file, moved)
     shutil.move(arrays, moved / "samples.npy")
     record = run.folder / "provenance.json"
@@ -400,7 +400,7 @@ def test_a_signed_record_is_an_envelope_that_others_verify(
     """By the specification's own words, with nothing of the runner's."""
     folder = signed(kind)
     public: Any = serialization.load_pem_public_key(keys[kind][1].read_bytes())
-    schema = json.loads((TESTS / "schemas/dsse-v1.json").read_text())
+    schema = json.loads((SUPPORT / "schemas/dsse-v1.json").read_text())
     for name in ("provenance", "test-result"):
         envelope = json.loads((folder / f"{name}.dsse.json").read_text())
         jsonschema.validate(envelope, schema)

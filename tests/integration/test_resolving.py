@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import PASSED, ROOT, run_cli
+from harness import PASSED, ROOT, run_cli
 
 from runner.errors import EnvironmentUnavailable
 from runner.packages import resolver

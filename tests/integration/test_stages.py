@@ -12,9 +12,8 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from conftest import ARTIFACTS, ROOT, STAGES, Convert, leftovers, sha256
+from harness import ARTIFACTS, MODULES, ROOT, STAGES, Convert, leftovers, sha256
 
-MODULES = {stage: f"stages.{stage.replace('-', '_')}" for stage in STAGES}
 PRODUCTS = dict(zip(STAGES, ARTIFACTS, strict=True))
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import hostile
 import pytest
-from conftest import ROOT, TESTS
+from harness import ROOT, SUPPORT
 
 from runner.formats.graph_file import identify_source
 from runner.formats.model_file import Kind
@@ -50,7 +50,7 @@ def test_modules_are(models: Path, name: str) -> None:
 
 def test_arch_file_is(models: Path) -> None:
     files = {models / "weights.pt": Kind.STATE_DICT}
-    ask = asked_of(files, TESTS / "user_code.py", trusted=False)
+    ask = asked_of(files, SUPPORT / "user_code.py", trusted=False)
     assert "user_code.py, named by --arch, is a program" in ask()
     assert asked_of(files, trusted=False)() == ""
     assert asked_of({**files, models / "cnn.pt": Kind.MODULE}, trusted=False)() != ""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conftest import BAD_INPUT, ENVIRONMENT, PASSED, RECORD, Convert, leftovers, run_cli
+from harness import BAD_INPUT, ENVIRONMENT, PASSED, RECORD, Convert, leftovers, run_cli
 
 
 def until_the_first_line(*arguments: str | Path, cwd: Path) -> tuple[int, str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import BAD_INPUT, ENVIRONMENT, PASSED, Convert, run_cli, sha256
+from harness import BAD_INPUT, ENVIRONMENT, PASSED, Convert, run_cli, sha256
 
 from runner.engines.process.environments import environment_folder
 from runner.toolchains.load import load_image

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from harness import ROOT
 from rich.console import Console
 
 sys.path.insert(0, str(ROOT))

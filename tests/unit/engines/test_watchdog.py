@@ -12,7 +12,7 @@ from typing import Any
 
 import docker.errors
 import pytest
-from conftest import ROOT
+from harness import ROOT
 
 sys.path.insert(0, str(ROOT))
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from conftest import BAD_INPUT, PASSED, run_here
+from harness import BAD_INPUT, PASSED, run_here
 
 from runner.archive.format import (
     BLOCK,

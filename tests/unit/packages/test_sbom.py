@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BAD_INPUT, PASSED, run_here
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from harness import BAD_INPUT, PASSED, run_here
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 

@@ -7,7 +7,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TESTS
+from harness import ROOT, TESTS
 from pydantic import ValidationError
 
 from runner.known_failures import Entry, Symptoms, known, last_words, load_catalogue, recognise

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from conftest import ARTIFACTS, PASSED, ROOT, Run, leftovers, run_cli, sha256
+from harness import ARTIFACTS, MODULES, PASSED, ROOT, Run, leftovers, run_cli, sha256
 
 from runner.host.paths import cache_folder
 
@@ -149,7 +149,7 @@ def stage_process(runner: subprocess.Popen[str], module: str) -> int:
     """The process of a stage, a descendant of the runner, as soon as it is there."""
 
     def look() -> int:
-        for pid in processes(f"-m stages.{module} "):
+        for pid in processes(f"-m {module} "):
             above = pid
             while above > 1 and above != runner.pid:
                 above = _parent(above)
@@ -215,7 +215,7 @@ def in_stage(
     """Wait until a stage is running; its container's id or its process's."""
     if engine == "docker":
         return stage_container(runner, stage, environment)
-    return str(stage_process(runner, stage.replace("-", "_")))
+    return str(stage_process(runner, MODULES[stage]))
 
 
 class Daemon:

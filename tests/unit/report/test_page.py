@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from harness import ROOT
 from html_checks import Page, check
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from runner.schemas.report import Histogram, KnownFailure, Report
 from runner.toolchains.fixes import fix_texts
 from stages.fixes import FIXES
 
-STYLE = Path(__file__).parents[2] / "runner/report/html/templates/style.css"
+STYLE = ROOT / "runner/report/html/templates/style.css"
 
 
 def render(made: dict[str, Any], **more: Any) -> Page:

@@ -4,7 +4,7 @@
 
 FOLDER/NET is a net's volume. FIXES may be 'requested': then the requests in the volume name them.
 Runs in the stage's own environment (Python 3.8); the torch stage also makes the models that are not
-there (tests/nets.py). What comes of a net is in its report; see `stages/kit/contract.py`.
+there (tests/support/nets.py). What comes of a net is in its report; see `stages/kit/contract.py`.
 """
 
 import contextlib
@@ -16,12 +16,13 @@ from pathlib import Path
 from stages.kit import contract
 
 CONSUMES = {"onnx-tf": "model.onnx", "tflite": "model.pb"}
+MODULES = {"torch": "torch_to_onnx", "onnx-tf": "onnx_to_graph", "tflite": "graph_to_tflite"}
 
 
 def main():
     stage, folder, fixes = sys.argv[1:4]
     names = sys.argv[4:]
-    module = importlib.import_module("stages." + stage.replace("-", "_"))
+    module = importlib.import_module("stages.convert." + MODULES[stage])
     for name in names:
         volume = Path(folder) / name
         if stage == "torch":

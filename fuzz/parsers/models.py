@@ -1,4 +1,4 @@
-"""Model files of PyTorch, and whatever else a user names: `identify`, `summarize`."""
+"""Model files of PyTorch, and whatever else a user names: `identify_source`, `summarize`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from fuzz import seeds
 from fuzz.harness import Harness
 from runner.cli.inspection import rendered
 from runner.errors import RunnerError
-from runner.formats.graph_file import identify_graph, identify_onnx
-from runner.formats.identify import summarize
-from runner.formats.model_file import identify
+from runner.planning.source import identify_source, summarize
+from runner.toolchains.load import toolchains
 
 _PICKLE = (
     b"(",
@@ -40,13 +39,13 @@ PICKLES = (
 
 
 def read(data: bytes, folder: Path) -> bool:
-    """Both of the host's readers; whether the file is told to be some model's."""
+    """Identify and summarise a file; whether it is told to be some model's."""
     path = folder / "file.bin"
     path.write_bytes(data)
     taken = False
-    for identifier in (identify, identify_onnx, identify_graph):
+    for chain in toolchains():
         try:
-            identifier(path)
+            identify_source(chain, path)
             taken = True
         except RunnerError:
             pass

@@ -25,7 +25,7 @@ from runner.packages.index import PackageIndexes
 from runner.packages.lockfile import applies_here, host_python, host_tags, parse_lock, stage_tags
 from runner.packages.resolver import PLATFORM
 from runner.packages.user_wheel import accept_wheel
-from runner.toolchains.load import DEFAULT_TOOLCHAIN, load_image, load_toolchain
+from runner.toolchains.load import load_image, load_toolchain
 from runner.toolchains.model import Image, with_wheels
 from runner.version import __version__
 
@@ -99,7 +99,7 @@ def save(
     progress: Progress,
     *,
     engine: str = "all",
-    toolchain: str = DEFAULT_TOOLCHAIN,
+    toolchain: str = "",
     wheels: Sequence[str] = (),
     runs: Sequence[Path] = (),
 ) -> Index:
@@ -112,6 +112,7 @@ def save(
         raise BadInput(f"There is no engine '{engine}'.", f"Engines: {', '.join(ENGINES)}.")
     if file.is_dir():
         raise BadInput(f"{file} is a folder.", "Name a file, such as toolchain.tar.")
+    toolchain = load_toolchain(toolchain).name
     created = _now()
     indexes = PackageIndexes()
     content = _gather(indexes, engine, toolchain, wheels, runs, progress)

@@ -13,16 +13,14 @@ from runner.conversion.convert import run_plan
 from runner.conversion.observer import SilentView, View
 from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.select import prepare_engine
-from runner.formats.identify import summarize
-from runner.formats.model_file import Kind, ModelFile, identify
 from runner.planning.plan import plan_for
+from runner.planning.source import Source, identify_source, summarize
 from runner.schemas.inspection import Inspection
 from runner.schemas.report import Report
+from runner.toolchains.load import load_toolchain
 from runner.toolchains.model import Toolchain
 from runner.toolchains.tools import FileFormat, format_to_run, load_tool, name_in_volume
-from runner.trust.scan import asked_of
-
-_KINDS = {"onnx": Kind.ONNX, "graph": Kind.FROZEN_GRAPH, "tflite": Kind.TFLITE}
+from runner.trust.scan import make_trust_check
 
 
 def compare(
@@ -89,8 +87,8 @@ def compare(
         options={**shown, "compared_with": second.name, "sha256": second.model.sha256},
     )
     with view:
-        models = {side.model.path: side.model.kind for side in (first, second)}
-        asked = asked_of(models, plan.arch_file, trusted=trust_model)
+        models = {side.model.path: side.model.format for side in (first, second)}
+        asked = make_trust_check(models, plan.arch_file, trusted=trust_model)
         choice = prepare_engine(engine, list(plan.images.values()), view, limits, asked)
         return run_plan(plan, choice, view, started)
 
@@ -101,7 +99,7 @@ class _Side:
 
     found: Inspection
     opened: FileFormat
-    model: ModelFile
+    model: Source
 
     @property
     def name(self) -> str:
@@ -112,9 +110,9 @@ def _identified(path: Path, arch: str) -> _Side:
     found = summarize(path)
     opened = format_to_run(found)
     if opened.kind == "torch":
-        return _Side(found, opened, identify(path, arch))
+        return _Side(found, opened, identify_source(load_toolchain(), path, arch))
     assert found.sha256 is not None
-    return _Side(found, opened, ModelFile(path, _KINDS[opened.kind], found.sha256, found.bytes))
+    return _Side(found, opened, Source(path, found.format, found.sha256, found.bytes))
 
 
 def _as_hints(found: Inspection) -> str:

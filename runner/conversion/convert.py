@@ -37,9 +37,8 @@ from runner.schemas.report import (
     StageReport,
 )
 from runner.schemas.stage_reports import read_report
-from runner.toolchains.load import DEFAULT_TOOLCHAIN
 from runner.toolchains.model import Stage
-from runner.trust.scan import asked_of
+from runner.trust.scan import make_trust_check
 
 if TYPE_CHECKING:
     from runner.provenance.signing import PrivateKey
@@ -64,7 +63,7 @@ def convert(
     options: Mapping[str, Any] | None = None,
     wheels: Sequence[str] = (),
     gpu: bool = False,
-    toolchain: str = DEFAULT_TOOLCHAIN,
+    toolchain: str = "",
     trust_model: bool = False,
     limits: Limits = DEFAULTS,
     sign: str | Path | None = None,
@@ -104,7 +103,9 @@ def convert(
     )
     with view:
         images = list(plan.images.values())
-        asked = asked_of({plan.model.path: plan.model.kind}, plan.arch_file, trusted=trust_model)
+        asked = make_trust_check(
+            {plan.model.path: plan.model.format}, plan.arch_file, trusted=trust_model
+        )
         choice = prepare_engine(engine, images, view, limits, asked)
         return run_plan(
             plan,

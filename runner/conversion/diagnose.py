@@ -14,16 +14,17 @@ from runner.conversion.trace import DEFAULT_SAMPLES, trace_run
 from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.select import prepare_engine
 from runner.errors import BadInput
-from runner.formats.graph_file import identify_source
-from runner.formats.model_file import Kind
+from runner.formats.kinds import format_of_artifact
 from runner.host.files import sha256_of, write_text
 from runner.planning.plan import python_files
+from runner.planning.source import identify_source
 from runner.report.runs import read_report
 from runner.schemas.diagnosis import Diagnosis
+from runner.schemas.inspection import Format
 from runner.schemas.report import Report, StageRecord
 from runner.toolchains.load import load_image, load_toolchain
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Toolchain
-from runner.trust.scan import asked_of, kind_of_artifact
+from runner.trust.scan import make_trust_check
 
 _MOST_SAMPLES = 1000
 
@@ -56,8 +57,8 @@ def diagnose(
     with view:
 
         def asked() -> str:  # the model is read whole for it
-            return asked_of(
-                _kinds(files, report, chain),
+            return make_trust_check(
+                _formats(files, report, chain),
                 Path(report.model.arch_file) if report.model.arch_file else None,
                 recorded=_archs(report),
                 trusted=trust_model,
@@ -134,16 +135,18 @@ def _no_link(folder: Path) -> Path:
     return folder
 
 
-def _kinds(files: Mapping[str, Path | bytes], report: Report, chain: Toolchain) -> dict[Path, Kind]:
-    """What the files are that the tracing stages load. Whatever is unknown counts as a program."""
+def _formats(
+    files: Mapping[str, Path | bytes], report: Report, chain: Toolchain
+) -> dict[Path, Format]:
+    """Tell what the files are that the tracing stages load."""
     arch = str(report.options.get("arch", ""))
-    kinds = {}
+    formats: dict[Path, Format] = {}
     for name, path in files.items():
         if name == chain.stages[0].consumes and isinstance(path, Path):
-            kinds[path] = identify_source(chain.accepts, path, arch).kind
+            formats[path] = identify_source(chain, path, arch).format
         elif name in {stage.produces for stage in chain.stages} and isinstance(path, Path):
-            kinds[path] = kind_of_artifact(path)
-    return kinds
+            formats[path] = format_of_artifact(path)
+    return formats
 
 
 def _archs(report: Report) -> list[str]:

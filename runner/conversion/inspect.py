@@ -17,7 +17,6 @@ from runner.engines.process.engine import ProcessEngine
 from runner.engines.process.environments import environment_folder
 from runner.engines.select import Choice, prepare_engine
 from runner.errors import EnvironmentUnavailable
-from runner.formats.model_file import Kind
 from runner.host.process_identity import scratch_folder
 from runner.planning.plan import arch_files
 from runner.schemas.base import Integer
@@ -27,17 +26,8 @@ from runner.schemas.stage_reports import read_answer, read_report
 from runner.toolchains.load import load_image
 from runner.toolchains.model import Image
 from runner.toolchains.tools import format_of, load_tool
-from runner.trust.scan import asked_of
+from runner.trust.scan import make_trust_check
 
-_KINDS = {
-    "torchscript": Kind.TORCHSCRIPT,
-    "torch-module": Kind.MODULE,
-    "state-dict": Kind.STATE_DICT,
-    "checkpoint": Kind.CHECKPOINT,
-    "onnx": Kind.ONNX,
-    "frozen-graph": Kind.FROZEN_GRAPH,
-    "tflite": Kind.TFLITE,
-}
 _SUMMARY_ONLY = "what follows was read from the file alone"
 
 
@@ -80,8 +70,8 @@ def load(
         found.not_loaded = reason
         return
     arch, files = arch_files(arch)
-    asked = asked_of(
-        {path: _KINDS[found.format]},
+    asked = make_trust_check(
+        {path: found.format},
         Path(next(iter(files))) if files else None,
         trusted=trust_model,
     )

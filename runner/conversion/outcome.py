@@ -46,7 +46,7 @@ def report_of(
         model=ModelRecord(
             # A name that is not UTF-8 is shown as far as it goes.
             name=os.fsencode(plan.model.path.name).decode(errors="replace"),
-            kind=plan.model.kind.value,
+            kind=plan.model.kind,
             sha256=plan.model.sha256,
             bytes=plan.model.bytes,
             **{name: _shown_path(path) for name, path in _sources(plan).items()},

@@ -10,25 +10,17 @@ from typing import IO
 
 from runner.errors import BadInput
 from runner.formats import onnx, other, tensorflow, tflite, torch
+from runner.formats.facts import FileFacts
+from runner.formats.kinds import usual_formats
 from runner.formats.protobuf import BYTES, VARINT, Malformed, Message, TooMuch
 from runner.formats.tensorflow import looks_like_operator
 from runner.host.files import sha256_of
-from runner.schemas.inspection import Inspection, Obstacle
+from runner.schemas.inspection import Obstacle
 
-_Reader = Callable[[Message, Inspection], None]
-# What suffix each format usually has, to say so of a file that has another's.
-_SUFFIXES: Mapping[str, tuple[str, ...]] = {
-    ".onnx": ("onnx",),
-    ".tflite": ("tflite",),
-    ".lite": ("tflite",),
-    ".pb": ("frozen-graph", "graph", "saved-model", "onnx"),
-    ".pt": ("torchscript", "torch-module", "state-dict", "checkpoint", "torch-other"),
-    ".pth": ("torchscript", "torch-module", "state-dict", "checkpoint", "torch-other"),
-    ".h5": ("keras", "other"),
-}
+_Reader = Callable[[Message, FileFacts], None]
 
 
-def summarize(path: Path) -> Inspection:
+def read_file(path: Path) -> FileFacts:
     """Read what a file or a SavedModel's folder says of itself.
 
     Nothing in it is run, and memory and time are bounded whatever it holds. Raises `BadInput` where
@@ -38,13 +30,13 @@ def summarize(path: Path) -> Inspection:
     if not path.exists():
         raise BadInput(f"There is no file {shown}.")
     if path.is_dir():
-        return _summarize_folder(path, shown)
+        return _read_folder(path, shown)
     if not path.is_file():
         raise BadInput(f"{shown} is no regular file.", "Name a file.")
     size = path.stat().st_size
     if not size:
         raise BadInput(f"{shown} is empty.", "It was probably cut off when it was saved or copied.")
-    found = Inspection(path=shown, bytes=size, sha256=None, format="other", what="")
+    found = FileFacts(path=shown, bytes=size, sha256=None, format="other", what="")
     try:
         with (
             open(path, "rb") as file,
@@ -58,23 +50,23 @@ def summarize(path: Path) -> Inspection:
         found.sha256 = sha256_of(path)
     except PermissionError:
         raise BadInput(f"{shown} cannot be read: permission denied.") from None
-    usual = _SUFFIXES.get(path.suffix.lower())
+    usual = usual_formats(path)
     if usual and found.format not in usual:
         found.notes.append(f"Its name ends in {path.suffix}, and it is something else.")
     if found.damaged:
-        found.toolchain.accepted = False
-        found.toolchain.obstacles.insert(
+        found.problems.insert(
             0,
             Obstacle(
                 reason="It is truncated or damaged: it begins as what it is and ends too early.",
-                remedy="Copy or download it again.",
+                remedy="Copy or download it again, or save it again.",
                 runs=False,
+                refused=True,
             ),
         )
     return found
 
 
-def _summarize_folder(path: Path, shown: str) -> Inspection:
+def _read_folder(path: Path, shown: str) -> FileFacts:
     inner = path / "saved_model.pb"
     if not inner.is_file():
         text = (
@@ -85,14 +77,14 @@ def _summarize_folder(path: Path, shown: str) -> Inspection:
         raise BadInput(
             f"{shown} is a folder and no SavedModel{text}.", "Name a model's file in it."
         )
-    found = summarize(inner)
+    found = read_file(inner)
     found.path = shown
     weights = sum(part.stat().st_size for part in (path / "variables").glob("variables.*"))
     found.details["weights in variables/"] = f"{weights:,} bytes"
     return found
 
 
-def _read(file: IO[bytes], data: mmap.mmap, size: int, found: Inspection) -> None:
+def _read(file: IO[bytes], data: mmap.mmap, size: int, found: FileFacts) -> None:
     head = bytes(data[:512])
     if head.startswith(b"PK\x03\x04"):
         if not torch.read_zip(file, size, found):

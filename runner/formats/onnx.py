@@ -6,16 +6,10 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
+from runner.formats.facts import FileFacts
 from runner.formats.protobuf import BYTES, Malformed, Message, signed
-from runner.schemas.inspection import Acceptance, Inspection, Obstacle, Size, TensorFacts
+from runner.schemas.inspection import Obstacle, Size, TensorFacts
 
-# What onnx 1.7.0, the pin of the torch and onnx-tf images, reads (onnx/docs/Versioning.md).
-_NEWEST_OPSET = 12
-_NEWEST_IR = 7
-_EXPORT_AGAIN = (
-    "Export it again for opset 11: torch.onnx.export(..., opset_version=11), with dynamo=False in "
-    "torch 2.5 and later. Or lower it: onnx.version_converter.convert_version(model, 12)."
-)
 _ONE_FILE = (
     "Put them into one file, where the other files lie: "
     "python -c \"import onnx; onnx.save(onnx.load('FILE.onnx'), 'ONE.onnx')\"."
@@ -64,7 +58,7 @@ class _Graph:
     outputs: list[TensorFacts] = field(default_factory=list)
 
 
-def read(message: Message, found: Inspection) -> None:
+def read(message: Message, found: FileFacts) -> None:
     """Fill in what an ONNX model's fields say; as much as there is, if it ends too early."""
     found.format, found.what = "onnx", "ONNX model"
     graph = _Graph()
@@ -110,28 +104,14 @@ def read(message: Message, found: Inspection) -> None:
     found.custom = sorted(k for k in graph.operators if "::" in k)
     convolutions = sum(n for kind, n in graph.operators.items() if kind in _CONVOLUTIONS)
     found.layout = "NCHW (as ONNX always has it)" if convolutions else "no convolutions"
-    if ir_version > _NEWEST_IR:
-        found.notes.append(
-            f"IR version {ir_version} is newer than onnx 1.7.0's {_NEWEST_IR}; the file is read as "
-            f"version {_NEWEST_IR}, if its operators are old enough."
-        )
-    _judge(found, own, functions, graph)
+    found.version, found.ir_version = own, ir_version
+    _find_problems(found, functions, graph)
 
 
-def _judge(found: Inspection, opset: int, functions: int, graph: _Graph) -> None:
-    obstacles = []
-    if opset > _NEWEST_OPSET:
-        obstacles.append(
-            Obstacle(
-                reason=f"It is of operator set {opset}; onnx 1.7.0, and ONNX Runtime 1.4 and "
-                f"onnx-tf 1.6 with it, read up to {_NEWEST_OPSET}.",
-                remedy=_EXPORT_AGAIN,
-                runs=False,
-            )
-        )
+def _find_problems(found: FileFacts, functions: int, graph: _Graph) -> None:
     if found.custom or functions:
         shown = ", ".join(found.custom[:5]) or "local functions"
-        obstacles.append(
+        found.problems.append(
             Obstacle(
                 reason=f"It has operators from outside ONNX: {shown}.",
                 remedy="Export the model without custom operators or local functions, and before "
@@ -139,7 +119,7 @@ def _judge(found: Inspection, opset: int, functions: int, graph: _Graph) -> None
             )
         )
     if graph.external:
-        obstacles.append(
+        found.problems.append(
             Obstacle(
                 reason=f"It keeps {graph.external} of its tensors in other files.",
                 remedy=_ONE_FILE,
@@ -147,20 +127,12 @@ def _judge(found: Inspection, opset: int, functions: int, graph: _Graph) -> None
             )
         )
     if not found.inputs and not found.damaged:
-        obstacles.append(
+        found.problems.append(
             Obstacle(
                 reason="It has no input: there is nothing to convert.",
                 remedy="Export the model with its inputs.",
             )
         )
-    if found.control_flow:
-        found.notes.append(
-            f"Control flow ({', '.join(found.control_flow)}): converted where its conditions are "
-            "known at conversion, else the stage onnx-tf refuses it."
-        )
-    found.toolchain = Acceptance(
-        accepted=not obstacles, command="runner convert --from-onnx", obstacles=obstacles
-    )
 
 
 def _read_graph(message: Message, graph: _Graph, depth: int) -> None:

@@ -1,4 +1,4 @@
-"""Files that are no model of this toolchain's, named as what they are."""
+"""Files that no toolchain starts from, named as what they are."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import re
 import zipfile
 from typing import IO
 
-from runner.formats.model_file import other_format
-from runner.schemas.inspection import Acceptance, Inspection, Obstacle
+from runner.formats.facts import FileFacts
+from runner.schemas.inspection import Obstacle
 
-_START_FROM = "This toolchain starts from a PyTorch model, an ONNX model or a frozen graph."
 _KERAS = (
     "Load it with Keras and freeze it: convert_variables_to_constants_v2 of tf.function(model), "
     "then runner convert --from-pb; or export it to ONNX, then --from-onnx."
@@ -45,7 +44,7 @@ def named_by_magic(head: bytes) -> str:
     return next((what for magic, what in _MAGIC if head.startswith(magic)), "")
 
 
-def read_zip(file: IO[bytes], found: Inspection) -> None:
+def read_zip(file: IO[bytes], found: FileFacts) -> None:
     """Name a zip archive that is none of PyTorch's by what is in it."""
     names = zipfile.ZipFile(file).namelist()
     what, remedy = "zip archive", "If a model is in it, unpack it first."
@@ -56,15 +55,11 @@ def read_zip(file: IO[bytes], found: Inspection) -> None:
             what, remedy = title, how
             found.format = "keras" if kind == "keras" else "other"
             break
-    found.what = what
+    found.what, found.remedy = what, remedy
     found.details["files"] = f"{len(names)}: {', '.join(name[:80] for name in names[:8])}"
-    found.toolchain = Acceptance(
-        accepted=False,
-        obstacles=[Obstacle(reason=_START_FROM, remedy=remedy), *found.toolchain.obstacles],
-    )
 
 
-def read_hdf5(data: mmap.mmap, found: Inspection) -> None:
+def read_hdf5(data: mmap.mmap, found: FileFacts) -> None:
     """HDF5: Keras models and their weights, told by the names of the attributes that they have."""
     searched = bytes(data[:_SEARCHED])
     found.damaged = _end_of_hdf5(searched) > len(data)
@@ -78,9 +73,7 @@ def read_hdf5(data: mmap.mmap, found: Inspection) -> None:
     version = re.search(rb"(?<![\d.])\d{1,2}\.\d{1,2}\.\d{1,2}(-tf)?(?![\d.])", searched)
     if found.format == "keras":
         found.written_by = f"Keras {version[0].decode()}" if version else "Keras"
-    found.toolchain = Acceptance(
-        accepted=False, obstacles=[Obstacle(reason=_START_FROM, remedy=_KERAS)]
-    )
+    found.remedy = _KERAS
 
 
 def _end_of_hdf5(data: bytes) -> int:
@@ -89,7 +82,7 @@ def _end_of_hdf5(data: bytes) -> int:
     return 0 if place is None else int.from_bytes(data[place : place + 8], "little")
 
 
-def read_other(head: bytes, size: int, found: Inspection) -> None:
+def read_other(head: bytes, size: int, found: FileFacts) -> None:
     """Name anything else as well as its first bytes allow."""
     if _TEXT_GRAPH.match(head):
         found.what = "TensorFlow graph as text (.pbtxt)"
@@ -103,13 +96,45 @@ def read_other(head: bytes, size: int, found: Inspection) -> None:
         found.what = "Python pickle, but none that torch.save wrote"
         remedy = "Save the model with torch.save(model, FILE) or torch.jit.save(traced, FILE)."
     else:
-        named, remedy = other_format(head, size)
-        found.what = re.sub("^(a|an) ", "", named)
-        if named.startswith("in no format"):
-            found.what = "file of a format that is not known here"
-    found.toolchain = Acceptance(
-        accepted=False, obstacles=[Obstacle(reason=_START_FROM, remedy=remedy)]
-    )
+        found.what, remedy = _named(head, size)
+    if not found.what:
+        found.what = "file of a format that is not known here"
+        found.problems.append(
+            Obstacle(reason="It is in no format that is known here.", remedy=remedy, refused=True)
+        )
+    found.remedy = remedy
 
 
 _TEXT_GRAPH = re.compile(rb"\s*(#[^\n]*\n\s*)*(node|versions|library)\s*\{")
+
+
+def _named(head: bytes, size: int) -> tuple[str, str]:
+    """Name a file by its first bytes, '' if they tell nothing, and say what to do with it."""
+    if head.startswith(b"version https://git-lfs"):
+        return "Git LFS pointer", "Fetch the real file: git lfs pull."
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd")):
+        return "compressed file", "Unpack it first."
+    if head[257:262] == b"ustar":
+        return "tar archive", "Unpack it first; torch files of this form predate version 0.4."
+    if _is_safetensors(head, size):
+        return (
+            "safetensors file",
+            "Load it into the model and save that: torch.save(model.state_dict(), FILE).",
+        )
+    if head[:1] == b"\x08" and b"pytorch" in head[:40]:
+        return "ONNX model that holds no graph", "It was probably cut off: export it again."
+    if head.lstrip()[:1] in (b"<", b"{") or _is_text(head):
+        return "text file", "Perhaps an error page was saved instead of the model."
+    return "", "Name a file that torch.save, torch.jit.save or an exporter of ONNX wrote."
+
+
+def _is_safetensors(head: bytes, size: int) -> bool:
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head[:-4].decode()
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character.isspace() for character in text)

@@ -7,9 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
+from runner.formats.facts import FileFacts
 from runner.formats.protobuf import BYTES, Malformed, Message, signed
-from runner.schemas.inspection import Acceptance, Inspection, Obstacle, Size, TensorFacts
+from runner.host.compat import tomllib
+from runner.schemas.inspection import Obstacle, Size, TensorFacts
 
 # types.proto; a reference (100 + n) is a variable's.
 TYPES = {
@@ -35,8 +39,6 @@ TYPES = {
     22: "uint32",
     23: "uint64",
 }
-# Versions of GraphDef that the two pinned releases write; they count up with the days.
-_PRODUCERS = ((175, "2.2.0"), (561, "2.4.0"))
 _VARIABLES = ("Variable", "VariableV2", "VarHandleOp", "ReadVariableOp")
 _CONTROL_FLOW = {
     *("Enter", "Exit", "Merge", "NextIteration", "Switch"),
@@ -47,7 +49,7 @@ _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _NOT_OUTPUTS = ("Const", "Placeholder", "NoOp", "Assert", "Assign")
 _MOST_KINDS = 500
 _MOST_ENDS = 64
-FREEZE = (
+_FREEZE = (
     "Freeze it: convert_variables_to_constants_v2 of the model's function (TensorFlow 2), or "
     "tf.compat.v1.graph_util.convert_variables_to_constants, written with SerializeToString()."
 )
@@ -80,7 +82,7 @@ class _Graph:
     functions: int = 0
 
 
-def read_graph(message: Message, found: Inspection) -> None:
+def read_graph(message: Message, found: FileFacts) -> None:
     """Fill in what a GraphDef's nodes say."""
     graph = _Graph()
     try:
@@ -98,17 +100,14 @@ def read_graph(message: Message, found: Inspection) -> None:
     found.inputs = graph.inputs
     ends = [name for name in graph.ends if name not in graph.read][:_MOST_ENDS]
     found.outputs = [TensorFacts(name=name, shape=None, dtype="?") for name in ends]
-    obstacles = _obstacles(graph, found)
     if variables:
-        obstacles.insert(
-            0, Obstacle(reason=f"It is not frozen: it has {', '.join(variables)}.", remedy=FREEZE)
+        found.problems.append(
+            Obstacle(reason=f"It is not frozen: it has {', '.join(variables)}.", remedy=_FREEZE)
         )
-    found.toolchain = Acceptance(
-        accepted=not obstacles, command="runner convert --from-pb", obstacles=obstacles
-    )
+    _find_problems(graph, found)
 
 
-def read_saved_model(message: Message, found: Inspection) -> None:
+def read_saved_model(message: Message, found: FileFacts) -> None:
     """Fill in what a SavedModel's file says; its weights lie in files beside it."""
     found.format, found.what = "saved-model", "TensorFlow SavedModel"
     graph = _Graph()
@@ -120,14 +119,12 @@ def read_saved_model(message: Message, found: Inspection) -> None:
     _describe(graph, found)
     found.parameters, found.parameter_types = None, {}  # they are in variables/
     found.notes.append("The weights lie beside it, in variables/.")
-    found.toolchain = Acceptance(
-        accepted=False,
-        command="runner convert --from-pb",
-        obstacles=[Obstacle(reason="It is a SavedModel and not a frozen graph.", remedy=FREEZE)],
+    found.problems.append(
+        Obstacle(reason="It is a SavedModel and not a frozen graph.", remedy=_FREEZE)
     )
 
 
-def read_meta_graph(message: Message, found: Inspection) -> None:
+def read_meta_graph(message: Message, found: FileFacts) -> None:
     """Fill in what a checkpoint's .meta file says."""
     found.format, found.what = "meta-graph", "TensorFlow MetaGraph (a checkpoint's .meta file)"
     graph = _Graph()
@@ -138,20 +135,16 @@ def read_meta_graph(message: Message, found: Inspection) -> None:
     _describe(graph, found)
     found.parameters, found.parameter_types = None, {}
     found.inputs = found.inputs or graph.inputs
-    found.toolchain = Acceptance(
-        accepted=False,
-        command="runner convert --from-pb",
-        obstacles=[
-            Obstacle(
-                reason="It has no weights in it.",
-                remedy="Freeze the graph with the checkpoint's weights first: "
-                "tf.compat.v1.graph_util.convert_variables_to_constants.",
-            )
-        ],
+    found.problems.append(
+        Obstacle(
+            reason="It has no weights in it.",
+            remedy="Freeze the graph with the checkpoint's weights first: "
+            "tf.compat.v1.graph_util.convert_variables_to_constants.",
+        )
     )
 
 
-def _read_meta_graph(meta: Message, graph: _Graph, found: Inspection) -> None:
+def _read_meta_graph(meta: Message, graph: _Graph, found: FileFacts) -> None:
     info = meta.part(_META_INFO)
     if info is not None:
         version = info.text(_TENSORFLOW_VERSION)
@@ -285,7 +278,7 @@ _MARKS = {
 }
 
 
-def _describe(graph: _Graph, found: Inspection) -> None:
+def _describe(graph: _Graph, found: FileFacts) -> None:
     found.operators = dict(graph.operators.most_common(_MOST_KINDS))
     found.parameters = graph.parameters
     found.parameter_types = dict(graph.types.most_common())
@@ -313,48 +306,48 @@ def _describe(graph: _Graph, found: Inspection) -> None:
         found.layout = "mixed: " + ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
 
 
+@cache
+def _producers() -> dict[int, str]:
+    """Read which release began to write which version of GraphDef."""
+    data = tomllib.loads(Path(__file__).with_name("tensorflow_releases.toml").read_text())
+    return {int(version): str(release) for version, release in data["producers"].items()}
+
+
 def _era(producer: int) -> str:
-    """Which release wrote a graph of this version, as far as the pinned ones tell."""
+    """Which release wrote a graph of this version, as far as the known ones tell."""
     if not producer:
         return ""
-    for version, release in _PRODUCERS:
-        if producer == version:
-            return f" {release}"
-    older = [release for version, release in _PRODUCERS if version < producer]
-    newer = [release for version, release in _PRODUCERS if version > producer]
+    known = _producers()
+    if producer in known:
+        return f" {known[producer]}"
+    older = [release for version, release in known.items() if version < producer]
+    newer = [release for version, release in known.items() if version > producer]
     if older and newer:
         return f" between {older[-1]} and {newer[0]}"
     return f" after {older[-1]}" if older else f" before {newer[0]}"
 
 
-def _obstacles(graph: _Graph, found: Inspection) -> list[Obstacle]:
-    obstacles = []
-    # Whether the converter takes these depends on what is in them: only trying tells.
+def _find_problems(graph: _Graph, found: FileFacts) -> None:
+    # Whether a converter takes these depends on what is in them: only trying tells.
     if calls := sorted(kind for kind in graph.operators if kind in _CALLS):
         found.notes.append(
             f"It calls functions ({', '.join(calls)}): freezing with "
             "convert_variables_to_constants_v2 would have inlined them."
         )
-    if found.control_flow:
-        found.notes.append(
-            f"It has control flow ({', '.join(found.control_flow)}), which the converter of 2020 "
-            "takes in few graphs."
-        )
     if found.custom:
-        obstacles.append(
+        found.problems.append(
             Obstacle(
                 reason=f"It calls Python ({', '.join(found.custom)}), which no TFLite file can.",
                 remedy="Replace the operation in the model; with onnx-tf, pad without ceil_mode.",
             )
         )
     if not found.damaged and not graph.inputs:
-        obstacles.append(
+        found.problems.append(
             Obstacle(
                 reason="It has no placeholder that would be its input.",
                 remedy="Name its inputs: --option graph.inputs=NAME,...",
             )
         )
-    return obstacles
 
 
 def looks_like_operator(message: Message, number: int) -> bool:

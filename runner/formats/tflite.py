@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from runner.formats.facts import FileFacts
 from runner.formats.flatbuffer import Buffer, Table
 from runner.formats.protobuf import Budget, Data, Malformed
-from runner.schemas.inspection import Acceptance, Inspection, Size, TensorFacts
+from runner.schemas.inspection import Size, TensorFacts
 
 # schema.fbs: BuiltinOperator, a name a line in the order of the codes.
 OPERATORS = (Path(__file__).parent / "tflite_operators.txt").read_text().split()
@@ -53,7 +54,7 @@ class _Model:
     turned: list[str] = field(default_factory=list)
 
 
-def read(data: Data, found: Inspection) -> None:
+def read(data: Data, found: FileFacts) -> None:
     """Fill in what a .tflite file says; as much as there is, if it is damaged."""
     found.format, found.what = "tflite", "TensorFlow Lite model"
     model = _Model()
@@ -98,10 +99,9 @@ def read(data: Data, found: Inspection) -> None:
         found.layout = "no convolutions"
     if model.turned:
         found.layout += f"; turned from NCHW first: {', '.join(model.turned)}"
-    found.toolchain = Acceptance(accepted=None, command="runner compare REFERENCE")
 
 
-def _written_by(found: Inspection) -> str:
+def _written_by(found: FileFacts) -> str:
     """The converter, by what each of them leaves behind."""
     description = found.details.get("description", "")
     converter = {
@@ -127,7 +127,7 @@ def _number(code: Table) -> int:
     return max(code.number(_OLD_CODE, "b"), code.number(_CODE, "i"))
 
 
-def _metadata(root: Table, model: _Model, found: Inspection) -> None:
+def _metadata(root: Table, model: _Model, found: FileFacts) -> None:
     for entry in islice(root.tables(_METADATA), _MOST_METADATA):
         name, index = entry.text(0), entry.number(1, "I")
         content = model.buffers[index].content(0, 1 << 16) if index < len(model.buffers) else b""
@@ -140,7 +140,7 @@ def _metadata(root: Table, model: _Model, found: Inspection) -> None:
             found.details[f"metadata {name}"] = f"{len(content)} bytes"
 
 
-def _conversion_metadata(content: bytes, found: Inspection) -> None:
+def _conversion_metadata(content: bytes, found: FileFacts) -> None:
     """conversion_metadata.fbs: an environment (0) with TensorFlow's version (0)."""
     try:
         environment = Buffer(content, Budget(100)).root().table(0)
@@ -150,7 +150,7 @@ def _conversion_metadata(content: bytes, found: Inspection) -> None:
         found.notes.append("Its conversion metadata cannot be read.")
 
 
-def _read_subgraph(subgraph: Table, model: _Model, found: Inspection, main: bool) -> None:
+def _read_subgraph(subgraph: Table, model: _Model, found: FileFacts, main: bool) -> None:
     tensors = list(subgraph.tables(_TENSORS))
     for tensor in tensors:
         _count(tensor, model)

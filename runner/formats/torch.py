@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import io
 import math
-import shlex
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
+from runner.formats.facts import FileFacts
 from runner.formats.pickle import (
     BadPickle,
     Call,
@@ -25,7 +25,7 @@ from runner.formats.pickle import (
     read_pickle,
 )
 from runner.formats.zip import members
-from runner.schemas.inspection import Acceptance, Inspection, Obstacle
+from runner.schemas.inspection import Obstacle
 
 LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 # The magic number, a protocol's version and the writer's word sizes come before the object.
@@ -38,8 +38,6 @@ _MOST_RATIO = 20
 _DEEPEST = 40
 _MOST_WRAPPED = 4
 _MOST_AXES = 64
-# A model's dictionaries have such keys; anything else may nest, and be without end to hash.
-_NEWEST_TORCHSCRIPT = 2
 _OWN_PACKAGES = ("torch", "torchvision", "collections", "numpy", "__torch__", "copyreg", "_codecs")
 _OWN_BUILTINS = ("set", "list", "dict", "tuple", "int", "float", "bool", "str", "object", "slice")
 _SYSTEM = {
@@ -62,42 +60,38 @@ _ITEMS = {
     "QUInt8Storage": ("quint8", 1),
     "QInt32Storage": ("qint32", 4),
 }
-_SAVE_AGAIN = (
-    "With the torch that wrote it: torch.save(model.state_dict(), FILE, "
-    "_use_new_zipfile_serialization=False), and name what builds the model with --arch; "
-    "or trace and save it under torch 1.5.1."
-)
-_BUILD = "runner convert --arch FILE.py:CALLABLE --model"
+# The format that torch 1.6 began to write TorchScript in.
+_LATER_TORCHSCRIPT = 3
 
 
-def read_zip(file: IO[bytes], size: int, found: Inspection) -> bool:
+def read_zip(file: IO[bytes], size: int, found: FileFacts) -> bool:
     """Fill in what a zip archive of PyTorch says; False if it is none of PyTorch's."""
+    found.container = "zip"
     try:
         archive = zipfile.ZipFile(file)
         entries = members(archive)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError):
-        found.format, found.what, found.damaged = "other", "zip archive", True
+        found.what, found.damaged = "zip archive", True
         found.notes.append("Its directory of files, at its end, is missing: it was cut off.")
         return True
     parts = {entry.filename.partition("/")[2]: entry for entry in entries}
-    obstacles = []
-    if unpacked := bomb(entries, size):
+    unpacked = bomb(entries, size)
+    if unpacked:
         found.notes.append("It was not unpacked.")
-        obstacles.append(
+        found.problems.append(
             Obstacle(
                 reason=f"It unpacks to {unpacked:,} bytes, {unpacked // max(size, 1)} times its "
                 "own size: no model does.",
                 remedy="Do not open it; get the model anew from those who made it.",
                 runs=False,
+                refused=True,
             )
         )
     if {"archive_format", "models/model.json"} & parts.keys():
-        found.format, found.what = "torch-other", "program of torch.export"
+        found.format, found.what = "torch-export", "program of torch.export"
         found.written_by = "PyTorch 2"
-        _judge(found, [Obstacle(reason="torch 1.5.1 cannot read it.", remedy=_SAVE_AGAIN)])
         return True
     if "data.pkl" not in parts:
-        found.toolchain = Acceptance(accepted=False, obstacles=obstacles)
         return False
     try:
         version = _small(archive, parts.get("version")).decode(errors="replace").strip()
@@ -111,30 +105,41 @@ def read_zip(file: IO[bytes], size: int, found: Inspection) -> bool:
     found.details["format version"] = version or "not stated"
     number = int(version) if version.isdigit() and len(version) < 9 else 0
     found.written_by = _writer(number, parts)
-    if obstacles:
-        _judge(found, obstacles)
+    if unpacked:
         return True
+    _check_sums(archive, found)
     try:
         pickled = read_pickle(io.BytesIO(_small(archive, parts["data.pkl"])))
     except BadPickle as error:
         found.damaged = True
         found.notes.append(f"The pickle in it cannot be read: {error}.")
-        _judge(found, obstacles)
         return True
     if script:
         code = [name for name in parts if name.startswith("code/") and name.endswith(".py")]
         found.details["code files"] = str(len(code))
+        found.version = number
         _count_tensors(pickled.value, found)
-        if number > _NEWEST_TORCHSCRIPT:
-            reason = (
-                f"It is of TorchScript format {number}, of torch 1.6 or later; torch 1.5.1 reads "
-                f"format {_NEWEST_TORCHSCRIPT}."
-            )
-            obstacles.append(Obstacle(reason=reason, remedy=_SAVE_AGAIN))
-        _judge(found, obstacles)
-        return True
-    _describe(pickled, found, zipped=True)
+    else:
+        _describe(pickled, found)
     return True
+
+
+def _check_sums(archive: zipfile.ZipFile, found: FileFacts) -> None:
+    """Look for a part that does not have its checksum."""
+    try:
+        part = archive.testzip()
+    except Exception:  # zlib's errors, struct's, a password
+        found.damaged = True
+        return
+    if part is not None:
+        found.problems.append(
+            Obstacle(
+                reason=f"It is damaged: '{part[:80]}' in it fails its checksum.",
+                remedy="Copy or download it again.",
+                runs=False,
+                refused=True,
+            )
+        )
 
 
 def bomb(entries: Sequence[zipfile.ZipInfo], size: int) -> int:
@@ -143,16 +148,17 @@ def bomb(entries: Sequence[zipfile.ZipInfo], size: int) -> int:
     return unpacked if unpacked > _MOST_UNPACKED + _MOST_RATIO * size else 0
 
 
-def read_legacy(file: IO[bytes], size: int, found: Inspection) -> None:
+def read_legacy(file: IO[bytes], size: int, found: FileFacts) -> None:
     """Fill in what a file of torch.save's first format says: pickles, then the bare storages."""
     found.format, found.what = "torch-other", "file of torch.save"
+    found.container = "legacy"
     found.details["container"] = "legacy (pickles, then the tensors)"
     found.written_by = "torch.save of torch 1.5 or earlier, or of a later one when asked to"
     try:
         for _ in range(_BEFORE_THE_OBJECT):
             read_pickle(file)
         pickled = read_pickle(file)
-        _describe(pickled, found, zipped=False)
+        _describe(pickled, found)
         keys = storage_keys(read_pickle(file))
         sizes = storages(pickled)
         expected = file.tell() + sum(8 + sizes.get(key, 0) for key in keys)
@@ -162,20 +168,19 @@ def read_legacy(file: IO[bytes], size: int, found: Inspection) -> None:
         found.notes.append(f"A pickle in it cannot be read: {error}.")
 
 
-def _describe(pickled: Pickled, found: Inspection, zipped: bool) -> None:
-    """What a pickled object is: a model, weights, or neither."""
+def _describe(pickled: Pickled, found: FileFacts) -> None:
+    """Tell what a pickled object is: a model, weights, or neither."""
     value = pickled.value
     foreign = sorted(name for name in pickled.names if not _is_own(name))
     if foreign:
         found.details["classes of its own"] = ", ".join(foreign[:20])
-    obstacles = []
     if dangerous := [name for name in foreign if _is_code(name)]:
         found.details["calls for"] = ", ".join(dangerous[:20])
         reason = f"Loading it would call {', '.join(dangerous[:5])}: it may run anything."
         remedy = "If you trust those who made it, ask them for a state_dict; else do not load it."
-        obstacles.append(Obstacle(reason=reason, remedy=remedy))
+        found.problems.append(Obstacle(reason=reason, remedy=remedy))
     kind = kind_of(value)
-    later = " in the zip format of torch 1.6 and later" if zipped else ""
+    later = " in the zip format of torch 1.6 and later" if found.container == "zip" else ""
     if kind == "module":
         found.format, found.what = "torch-module", f"pickled module{later}"
         found.details["class"] = value.function if isinstance(value, Call) else "?"
@@ -183,13 +188,12 @@ def _describe(pickled: Pickled, found: Inspection, zipped: bool) -> None:
         found.details["layers"] = ", ".join(
             f"{count} {name.rpartition('.')[2]}" for name, count in layers.most_common(30)
         )
-        if zipped:
-            reason = "It is a whole model of a newer torch's own code; torch 1.5.1 reads none."
-            obstacles.append(Obstacle(reason=reason, remedy=_SAVE_AGAIN))
-        elif foreign:
-            reason = f"Its Python code is not in it: {', '.join(foreign[:5])}."
+        if missing := [name for name in foreign if not _is_code(name)]:
+            reason = f"Its Python code is not in it: {', '.join(missing[:5])}."
             remedy = "Give the file that defines these classes: --arch FILE.py."
-            obstacles.append(Obstacle(reason=reason, remedy=remedy, settled_by="--arch"))
+            found.problems.append(
+                Obstacle(reason=reason, remedy=remedy, settled_by="--arch", refused=True)
+            )
     elif kind in ("state_dict", "checkpoint"):
         if kind == "state_dict":
             found.format, found.what = "state-dict", f"state_dict{later}"
@@ -197,32 +201,13 @@ def _describe(pickled: Pickled, found: Inspection, zipped: bool) -> None:
             found.format = "checkpoint"
             found.what = f"checkpoint with a state_dict{later}"
             found.details["keys"] = ", ".join(map(_shown, list(_items(value) or {})[:20]))
+        found.notes.append("It is weights without the model: --arch has to name what builds that.")
     else:
         shown = value.function if isinstance(value, Call) else type(value).__name__
         reason = f"It holds a {shown}, neither a model nor weights."
         remedy = "Save the model itself or its state_dict()."
-        obstacles.append(Obstacle(reason=reason, remedy=remedy))
+        found.problems.append(Obstacle(reason=reason, remedy=remedy, refused=True))
     _count_tensors(value, found)
-    _judge(found, obstacles)
-    if found.format in ("state-dict", "checkpoint"):
-        found.toolchain.command = _BUILD
-        found.notes.append("It is weights without the model: --arch has to name what builds that.")
-
-
-def _judge(found: Inspection, obstacles: list[Obstacle]) -> None:
-    found.toolchain = Acceptance(
-        accepted=not obstacles, command="runner convert --model", obstacles=obstacles
-    )
-
-
-def with_arch(found: Inspection, arch: str) -> None:
-    """Take into account that the user names the code, or what builds the model."""
-    if not arch or found.format not in ("torch-module", "state-dict", "checkpoint"):
-        return
-    taken = found.toolchain
-    taken.obstacles = [o for o in taken.obstacles if o.settled_by != "--arch"]
-    taken.accepted = not taken.obstacles
-    taken.command = f"runner convert --arch {shlex.quote(arch)} --model"
 
 
 def _is_own(name: str) -> bool:
@@ -305,7 +290,7 @@ def _calls(value: Any) -> Iterator[Call]:
             pending += current
 
 
-def _count_tensors(value: Any, found: Inspection) -> None:
+def _count_tensors(value: Any, found: FileFacts) -> None:
     """Parameters, where the pickle tells them from buffers; else all tensors of floats."""
     calls = list(_calls(value))
     parameters = [c for c in calls if c.function.endswith("_rebuild_parameter")]
@@ -382,7 +367,7 @@ def _writer(version: int, parts: dict[str, Any]) -> str:
     """Which torch wrote an archive, as far as its parts tell."""
     if "byteorder" in parts:
         return "PyTorch 2.1 or later"
-    if version > _NEWEST_TORCHSCRIPT:
+    if version >= _LATER_TORCHSCRIPT:
         return "PyTorch 1.6 or later"
     return "PyTorch 1.4 or 1.5" if version else "PyTorch"
 

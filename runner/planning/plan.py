@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import BadInput
-from runner.formats.graph_file import identify_source
-from runner.formats.model_file import ModelFile
 from runner.packages.user_wheel import accept_wheel
 from runner.planning.inputs import InputSpec, resolve_inputs
+from runner.planning.source import Source, identify_source
 from runner.toolchains.load import load_image, load_toolchain, variants_of
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Toolchain, with_wheels
 
@@ -33,7 +32,7 @@ class Plan:
     `python_files` are the file of `--arch` and those beside it, by their names in the volume.
     """
 
-    model: ModelFile
+    model: Source
     toolchain: Toolchain
     images: Mapping[str, Image]
     inputs: Sequence[InputSpec]
@@ -74,7 +73,7 @@ def make_plan(
 ) -> Plan:
     """Check everything that was asked for. Raises `BadInput`."""
     chain = load_toolchain(toolchain)
-    identified = identify_source(chain.accepts, model, str(options.get("arch", "")))
+    identified = identify_source(chain, model, str(options.get("arch", "")))
     return plan_for(
         identified,
         chain,
@@ -92,7 +91,7 @@ def make_plan(
 
 
 def plan_for(
-    identified: ModelFile,
+    identified: Source,
     chain: Toolchain,
     *,
     output: str | Path | None,

@@ -211,7 +211,7 @@ def _parameters(plan: Plan, report: Report) -> ExternalParameters:
             name=report.model.name,
             path=_path(plan.model.path),
             sha256=plan.model.sha256,
-            kind=plan.model.kind.value,
+            kind=plan.model.kind,
             bytes=plan.model.bytes,
         ),
         inputs=inputs,

@@ -14,12 +14,13 @@ from runner.conversion.observer import SilentView, View
 from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.select import Choice, prepare_engine
 from runner.errors import BadInput, EnvironmentUnavailable, ExitCode
-from runner.formats.graph_file import identify_source
+from runner.formats.kinds import format_of_artifact
 from runner.host.files import sha256_of, write_text
 from runner.host.text import printable
 from runner.packages.user_wheel import accept_wheel
 from runner.planning.inputs import InputSpec
 from runner.planning.plan import Plan, run_folder, run_name
+from runner.planning.source import identify_source
 from runner.provenance.read import Recorded, read_record
 from runner.reproduction.artifacts import Comparer, compare_artifacts
 from runner.reproduction.drift import differences
@@ -37,7 +38,7 @@ from runner.schemas.reproduction import (
 )
 from runner.toolchains.load import load_image, load_toolchain
 from runner.toolchains.model import Image, with_wheels
-from runner.trust.scan import asked_of, kind_of_artifact
+from runner.trust.scan import make_trust_check
 
 REPRODUCTION_FILE = "reproduction.json"
 
@@ -103,7 +104,7 @@ def plan_of(
     parameters = recorded.statement.parameters
     chain = load_toolchain(parameters.toolchain)
     path = _found("the model", parameters.model, model, "--model", recorded.folder)
-    identified = identify_source(chain.accepts, path, parameters.arch)
+    identified = identify_source(chain, path, parameters.arch)
     arrays = None
     if parameters.inputs_file is not None:
         arrays = _found(
@@ -237,11 +238,11 @@ def _choose(
     def asked() -> str:  # every artifact is hashed for it
         artifacts = [recorded.artifact(subject.name) for subject in recorded.statement.subject]
         options = [{"arch": recorded.statement.parameters.arch}, *plan.stage_options.values()]
-        return asked_of(
+        return make_trust_check(
             {
-                plan.model.path: plan.model.kind,
+                plan.model.path: plan.model.format,
                 # They are run where the new ones differ.
-                **{path: kind_of_artifact(path) for path in artifacts if path is not None},
+                **{path: format_of_artifact(path) for path in artifacts if path is not None},
             },
             next(iter(plan.python_files.values()), None),
             recorded=[str(o.get("arch") or "") for o in options],

@@ -29,13 +29,15 @@ class Obstacle(_Model):
     """Why the toolchain cannot take the file, and what to do about it.
 
     `runs` says whether the file's own framework here may run it nevertheless; `settled_by` names
-    the option that does away with the obstacle.
+    the option that does away with the obstacle. `refused` says whether a conversion refuses the
+    file before anything starts; else a stage has the last word.
     """
 
     reason: str
     remedy: str = ""
     runs: bool = True
     settled_by: str = ""
+    refused: bool = False
 
 
 class Acceptance(_Model):
@@ -65,6 +67,7 @@ Format = Literal[
     "torch-module",
     "state-dict",
     "checkpoint",
+    "torch-export",
     "torch-other",
     "onnx",
     "frozen-graph",
@@ -78,7 +81,7 @@ Format = Literal[
 
 
 class Inspection(_Model):
-    """All of it. Everything but `loaded` was read from the file's bytes, without running any."""
+    """Everything about a file. All but `loaded` was read from its bytes, without running any."""
 
     schema_version: Literal[1] = 1
     path: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,7 @@ from runner.errors import BadInput
 from runner.host.compat import tomllib
 from runner.host.paths import ROOT
 from runner.schemas.base import NAME
-from runner.toolchains.model import DEFAULT_VARIANT, Image, Stage, StandIn, Toolchain
-
-DEFAULT_TOOLCHAIN = "pytorch-tflite-2020"
+from runner.toolchains.model import DEFAULT_VARIANT, Image, Reach, Reads, Stage, StandIn, Toolchain
 
 
 def image_names(root: Path = ROOT) -> list[str]:
@@ -49,6 +48,8 @@ def load_image(name: str, variant: str = DEFAULT_VARIANT, root: Path = ROOT) -> 
         intent=folder / files["intent"],
         lock=folder / files["lock"],
         stand_ins=tuple(_stand_in(entry) for entry in data.get("stand-in", ())),
+        reads={name: Reads(**_fields(entry)) for name, entry in data.get("reads", {}).items()},
+        reach=Reach(**_fields(data.get("reach", {}))),
     )
 
 
@@ -66,8 +67,13 @@ def all_images(root: Path = ROOT) -> list[Image]:
     ]
 
 
-def load_toolchain(name: str = DEFAULT_TOOLCHAIN, root: Path = ROOT) -> Toolchain:
-    """Read one toolchain's list of stages. `BadInput` if there is none of this name."""
+def load_toolchain(name: str = "", root: Path = ROOT) -> Toolchain:
+    """Read one toolchain's list of stages, the default one's without a name.
+
+    Raises `BadInput` if there is none of this name.
+    """
+    if not name:
+        return toolchains(root)[0]
     folder = root / "stages" / "toolchains"
     try:
         _plain(name)
@@ -84,7 +90,18 @@ def load_toolchain(name: str = DEFAULT_TOOLCHAIN, root: Path = ROOT) -> Toolchai
         ),
         accepts=data.get("accepts", "pytorch"),
         reference=data.get("reference", "PyTorch"),
+        default=data.get("default", False),
     )
+
+
+@cache
+def toolchains(root: Path = ROOT) -> tuple[Toolchain, ...]:
+    """Read every toolchain: the default one first, then the latest by name."""
+    names = sorted(
+        (path.stem for path in (root / "stages/toolchains").glob("*.toml")), reverse=True
+    )
+    read = [load_toolchain(name, root) for name in names]
+    return tuple(sorted(read, key=lambda chain: not chain.default))
 
 
 def _plain(name: str) -> None:
@@ -94,10 +111,16 @@ def _plain(name: str) -> None:
 
 
 def toolchain_for(accepts: str, root: Path = ROOT) -> str:
-    """The toolchain for a kind of file: the default one if it accepts that, else the latest."""
-    names = sorted(path.stem for path in (root / "stages" / "toolchains").glob("*.toml"))
-    ordered = [DEFAULT_TOOLCHAIN, *reversed(names)]
-    return next(name for name in ordered if load_toolchain(name, root).accepts == accepts)
+    """Choose the toolchain for a kind of file: the default one if it accepts that."""
+    return next(chain.name for chain in toolchains(root) if chain.accepts == accepts)
+
+
+def _fields(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table's entries by names as Python has them, its lists as tuples."""
+    return {
+        key.replace("-", "_"): tuple(value) if isinstance(value, list) else value
+        for key, value in table.items()
+    }
 
 
 def _stand_in(entry: Mapping[str, Any]) -> StandIn:

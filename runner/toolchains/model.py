@@ -35,6 +35,39 @@ class Wheel:
 
 
 @dataclass(frozen=True)
+class Reads:
+    """What an environment's loader makes of files of one format.
+
+    It reads versions up to `newest` (0: any) in these containers (none: any), or none at all where
+    `never` is set. `reason` is said of the others, after 'It '; `{version}` stands for the file's.
+    ONNX models of an IR version above `newest_ir` are read as that version. `control_flow` is
+    noted of models that have some.
+    """
+
+    newest: int = 0
+    containers: tuple[str, ...] = ()
+    never: bool = False
+    reason: str = ""
+    remedy: str = ""
+    newest_ir: int = 0
+    newest_ir_of: str = ""
+    control_flow: str = ""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What in a file could reach beyond the process that loads it: regular expressions for bytes.
+
+    `graph` is looked for in TensorFlow's graphs and TensorFlow Lite models, `torchscript` in the
+    code of a TorchScript archive. `builders` are values of --arch that only build a model.
+    """
+
+    graph: tuple[str, ...] = ()
+    torchscript: tuple[str, ...] = ()
+    builders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Image:
     """One environment: its intent, its hashed lock and its Dockerfile."""
 
@@ -48,6 +81,8 @@ class Image:
     as_of_package: Mapping[str, str] = field(default_factory=dict)
     stand_ins: tuple[StandIn, ...] = ()
     wheels: tuple[Wheel, ...] = ()
+    reads: Mapping[str, Reads] = field(default_factory=dict)
+    reach: Reach = Reach()
 
     @property
     def dockerfile(self) -> Path:
@@ -127,6 +162,7 @@ class Toolchain:
     stages: tuple[Stage, ...]
     accepts: str = "pytorch"
     reference: str = "PyTorch"
+    default: bool = False
 
     @property
     def images(self) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
-"""Whether a model file could run code, or reach files, when the frameworks of 2020 load and run it.
+"""Whether a model file could run code, or reach files, when a framework loads and runs it.
 
 An engine that isolates does not ask. Without one, what is let through has to be shown to hold
 nothing of the kind; everything else needs --trust-model. docs/security.md gives the argument.
 
 Everything here looks at bytes that were not run. What cannot be understood counts as code. Files of
-torch are looked at by a process of its own (`python -m runner.trust.scan KIND FILE`), within
+torch are looked at by a process of its own (`python -m runner.trust.scan FORMAT FILE`), within
 bounds: a contrived pickle can crash an unpickler, or keep it busy for ever, without running
 anything.
 """
@@ -17,30 +17,17 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from runner.formats.model_file import Kind
 from runner.host.paths import ROOT
+from runner.schemas.inspection import Format
+from runner.toolchains.load import all_images
 from runner.trust.archives import ArchiveRefused, check_checkpoint, check_torchscript
 from runner.trust.pickles import PickleRefused, check_legacy_file
 
-# Operators of TensorFlow 2.2 and 2.4 that read or write files, call Python, or talk to others. A
-# graph names its operators in plain bytes, in its functions too.
-_GRAPH_OPERATORS = re.compile(
-    rb"ReadFile|WriteFile|MatchingFiles|TextFile|ShardedFile|FileReader|Dataset|Iterator|Reader"
-    rb"|PyFunc|PrintV2|SummaryWriter|SummaryDbWriter|SummaryFileWriter|Restore|SaveV2|SaveSlices"
-    rb"|MergeV2Checkpoints|LoadAndRemapMatrix|GenerateVocabRemapping|FixedUnigramCandidateSampler"
-    rb"|RecordInput|RemoteCall|DebugIdentity|DebugNumeric|DebugNan|debug_ops|Collective"
-    rb"|Skipgram|DataService|ImmutableConst|Rpc|DecodeProto|EncodeProto|RemoteFusedGraph"
-    # A string of 4 bytes, whatever field it is of: its length as a graph may write it, with bits
-    # that are dropped, and as a TensorFlow Lite model may.
-    rb"|(?:\x04\x00{0,7}|\x84[\x80-\xff]{0,9}[\x00-\x7f])Save|FlexSave"
-)
-# Of MODULE:CALLABLE, what is known to do no more than to build a model.
-_BUILDS_A_MODEL = re.compile(r"torchvision\.models:[a-z]+[0-9a-z_]*", re.ASCII)
-# What a model of each format may be taken for, by its file's name.
-_BY_SUFFIX = {".onnx": Kind.ONNX, ".pb": Kind.FROZEN_GRAPH, ".tflite": Kind.TFLITE}
 # For the check of one file, in seconds of the processor and bytes.
 _MOST_SECONDS = 10
 _MOST_BYTES = 4 << 30
@@ -48,48 +35,69 @@ _MOST_BYTES = 4 << 30
 _EXTERNAL_DATA = re.compile(rb"location")
 
 
-def asked_of(
-    files: Mapping[Path, Kind],
+@dataclass(frozen=True)
+class Rules:
+    """What in a file counts as reaching beyond the process, over the environments that load it."""
+
+    graph: re.Pattern[bytes]
+    torchscript: re.Pattern[bytes]
+    builders: re.Pattern[str]
+
+
+@cache
+def all_rules() -> Rules:
+    """Join what every image says of its framework: a file may be loaded in any of them."""
+    reaches = [image.reach for image in all_images()]
+    never = r"(?!)"
+
+    def joined(patterns: Iterable[str]) -> str:
+        return "|".join(f"(?:{pattern})" for pattern in dict.fromkeys(patterns)) or never
+
+    return Rules(
+        graph=re.compile(joined(p for r in reaches for p in r.graph).encode()),
+        torchscript=re.compile(joined(p for r in reaches for p in r.torchscript).encode()),
+        builders=re.compile(joined(p for r in reaches for p in r.builders), re.ASCII),
+    )
+
+
+def make_trust_check(
+    files: Mapping[Path, Format],
     arch_file: Path | None = None,
     *,
     recorded: Collection[str] = (),
     trusted: bool,
 ) -> Callable[[], str]:
-    """What an engine that does not isolate asks before it runs these files (see `code_in`).
+    """Return what an engine that does not isolate asks before it runs these files (see `code_in`).
 
     `recorded` are values of --arch that the user has not given himself: they call what they name.
     """
 
-    def ask() -> str:
+    def check() -> str:
         if trusted:
             return ""
         if arch_file is not None:
             return f"{arch_file.name}, named by --arch, is a program."
         for arch in recorded:
-            if arch and not _BUILDS_A_MODEL.fullmatch(arch):
+            if arch and not all_rules().builders.fullmatch(arch):
                 return f"The record says --arch {arch[:100]!r}, which may do anything."
-        return next(filter(None, (code_in(path, kind) for path, kind in files.items())), "")
+        return next(filter(None, (code_in(path, form) for path, form in files.items())), "")
 
-    return ask
-
-
-def kind_of_artifact(path: Path) -> Kind:
-    """What an artifact of a stage's is loaded as. Whatever is unknown counts as a program."""
-    return _BY_SUFFIX.get(path.suffix, Kind.MODULE)
+    return check
 
 
-def code_in(path: Path, kind: Kind) -> str:
-    """Why this file could run code of its own, as a sentence; empty where it cannot."""
+def code_in(path: Path, file_format: Format) -> str:
+    """Say why this file could run code of its own, as a sentence; '' where it cannot."""
     name = path.name
-    if kind is Kind.ONNX:
+    if file_format == "onnx":
         found = _search(path, _EXTERNAL_DATA)
         return f"{name} may read other files ('{found}' is in it)." if found else ""
-    if kind in (Kind.FROZEN_GRAPH, Kind.TFLITE):  # which may hold TensorFlow's operators too
-        found = _search(path, _GRAPH_OPERATORS)
+    # Either may hold TensorFlow's operators.
+    if file_format in ("frozen-graph", "graph", "tflite"):
+        found = _search(path, all_rules().graph)
         return f"{name} may read or write files ('{found}' is in it)." if found else ""
-    if kind is Kind.MODULE:
+    if file_format == "torch-module":
         return f"{name} is a pickled module: to load it is to run what it says."
-    command = [sys.executable, "-m", "runner.trust.scan", kind.name, str(path.absolute())]
+    command = [sys.executable, "-m", "runner.trust.scan", file_format, str(path.absolute())]
     done = subprocess.run(
         command, capture_output=True, stdin=subprocess.DEVNULL, cwd=ROOT, check=False
     )
@@ -99,12 +107,12 @@ def code_in(path: Path, kind: Kind) -> str:
     return done.stdout.decode(errors="replace")
 
 
-def code_in_torch_file(path: Path, kind: Kind) -> str:
-    """As `code_in`, for files that torch reads; not for a process that has to live on."""
+def code_in_torch_file(path: Path, file_format: str) -> str:
+    """Say what `code_in` says, of files that torch reads; not for a process that has to live on."""
     name = path.name
     try:
-        if kind is Kind.TORCHSCRIPT:
-            check_torchscript(path)
+        if file_format == "torchscript":
+            check_torchscript(path, all_rules().torchscript)
         elif _is_zip(path):
             check_checkpoint(path)
         else:
@@ -116,11 +124,11 @@ def code_in_torch_file(path: Path, kind: Kind) -> str:
     return ""
 
 
-def _main(kind: str, path: str) -> None:
+def _main(file_format: str, path: str) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (_MOST_SECONDS, _MOST_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    said = code_in_torch_file(Path(path), Kind[kind])
+    said = code_in_torch_file(Path(path), file_format)
     sys.stdout.buffer.write(said.encode(errors="replace"))
 
 

@@ -20,10 +20,9 @@ from harness import (
 )
 
 from runner.errors import BadInput
-from runner.formats.graph_file import identify_graph, identify_onnx
-from runner.formats.identify import summarize
-from runner.formats.model_file import identify
+from runner.planning.source import identify_source, summarize
 from runner.schemas.inspection import Inspection
+from runner.toolchains.load import load_toolchain, toolchain_for
 
 NOWHERE = {"DOCKER_HOST": "unix:///nothing.sock"}
 
@@ -177,9 +176,10 @@ def test_convert_and_inspect_agree(models: Path, foreign: Path, newer: Path) -> 
     assert len(files) > 25
     for file in files:
         found = summarize(file)
-        names = {".pt": identify, ".onnx": identify_onnx, ".pb": identify_graph}
+        chains = {".pt": "pytorch", ".onnx": "onnx", ".pb": "frozen-graph"}
         try:
-            model = names[file.suffix](file)
+            chain = load_toolchain(toolchain_for(chains[file.suffix]))
+            model = identify_source(chain, file)
         except BadInput as error:
             needs_arch = found.format in ("state-dict", "checkpoint")
             assert needs_arch or found.toolchain.accepted is False, f"{file.name}: {error}"
@@ -187,7 +187,7 @@ def test_convert_and_inspect_agree(models: Path, foreign: Path, newer: Path) -> 
         # The stage refuses what the host does not look at.
         beyond = [o for o in found.toolchain.obstacles if "operator set" in o.reason]
         assert found.toolchain.accepted or beyond, file.name
-        assert found.what == model.kind.value or found.format == "frozen-graph"
+        assert found.what == model.kind or found.format == "frozen-graph"
 
 
 def test_a_pickle_is_never_run_on_the_host(foreign: Path) -> None:

@@ -20,41 +20,42 @@ import hostile
 import pytest
 from harness import ROOT, SUPPORT
 
-from runner.formats.graph_file import identify_source
-from runner.formats.model_file import Kind
-from runner.trust.scan import asked_of, code_in
+from runner.planning.source import identify_source
+from runner.schemas.inspection import Format
+from runner.toolchains.load import load_toolchain
+from runner.trust.scan import code_in, make_trust_check
 
 
-def judged(path: Path, kind: Kind) -> str:
+def judged(path: Path, kind: Format) -> str:
     return code_in(path, kind)
 
 
 @pytest.mark.parametrize("name", ["script", "loops", "pictures", "inverse"])
 def test_torchscript_is_no_program(models: Path, name: str) -> None:
-    assert judged(models / f"{name}.pt", Kind.TORCHSCRIPT) == ""
+    assert judged(models / f"{name}.pt", "torchscript") == ""
 
 
 def test_the_example_is_no_program() -> None:
-    assert judged(ROOT / "examples" / "mbv2.pt", Kind.TORCHSCRIPT) == ""
+    assert judged(ROOT / "examples" / "mbv2.pt", "torchscript") == ""
 
 
 @pytest.mark.parametrize("name", ["weights", "checkpoint", "zip_weights"])
 def test_weights_are_no_program(models: Path, name: str) -> None:
-    assert judged(models / f"{name}.pt", Kind.STATE_DICT) == ""
+    assert judged(models / f"{name}.pt", "state-dict") == ""
 
 
 @pytest.mark.parametrize("name", ["cnn", "lstm", "own"])
 def test_modules_are(models: Path, name: str) -> None:
-    assert "pickled module" in judged(models / f"{name}.pt", Kind.MODULE)
+    assert "pickled module" in judged(models / f"{name}.pt", "torch-module")
 
 
 def test_arch_file_is(models: Path) -> None:
-    files = {models / "weights.pt": Kind.STATE_DICT}
-    ask = asked_of(files, SUPPORT / "user_code.py", trusted=False)
+    files = {models / "weights.pt": "state-dict"}
+    ask = make_trust_check(files, SUPPORT / "user_code.py", trusted=False)
     assert "user_code.py, named by --arch, is a program" in ask()
-    assert asked_of(files, trusted=False)() == ""
-    assert asked_of({**files, models / "cnn.pt": Kind.MODULE}, trusted=False)() != ""
-    assert asked_of({models / "cnn.pt": Kind.MODULE}, trusted=True)() == ""
+    assert make_trust_check(files, trusted=False)() == ""
+    assert make_trust_check({**files, models / "cnn.pt": "torch-module"}, trusted=False)() != ""
+    assert make_trust_check({models / "cnn.pt": "torch-module"}, trusted=True)() == ""
 
 
 # Scripts that reach a file, each in another way; tried under torch 1.5.1, which really does it.
@@ -88,7 +89,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory, in_environment: Any) -> Pa
 
 @pytest.mark.parametrize(("name", "word"), [("Saves", "save"), ("Reads", "from_file")])
 def test_torchscript_that_reaches_files(scripts: Path, name: str, word: str) -> None:
-    assert f"has the word '{word}'" in judged(scripts / f"{name}.pt", Kind.TORCHSCRIPT)
+    assert f"has the word '{word}'" in judged(scripts / f"{name}.pt", "torchscript")
 
 
 # Ways to write the same call, as the code in an archive.
@@ -115,7 +116,7 @@ def test_spellings(models: Path, tmp_path: Path, spelling: str) -> None:
         for entry in old.infolist():
             content = code if entry.filename.endswith(".py") else old.read(entry)
             new.writestr(entry.filename, content)
-    assert "could run code" in judged(path, Kind.TORCHSCRIPT)
+    assert "could run code" in judged(path, "torchscript")
 
 
 def legacy(content: bytes, *, keys: bytes = pickle.dumps([], 2), head: bytes = b"") -> bytes:
@@ -167,7 +168,7 @@ WEIGHTS: dict[str, bytes] = {
 def test_weights_that_are_a_program(tmp_path: Path, what: str) -> None:
     path = tmp_path / "weights.pt"
     path.write_bytes(WEIGHTS[what])
-    assert "could run code" in judged(path, Kind.STATE_DICT)
+    assert "could run code" in judged(path, "state-dict")
 
 
 @pytest.mark.parametrize("levels", [60, 3_000_000])
@@ -176,14 +177,14 @@ def test_weights_that_break_an_unpickler(tmp_path: Path, levels: int) -> None:
     nested = b"K\x01" + (b"\x85" if levels > 1000 else b"2\x86") * levels
     path = tmp_path / "model.pt"
     path.write_bytes(legacy(b"\x80\x02}" + nested + b"K\x01s."))
-    assert "it cannot be followed (SIG" in judged(path, Kind.STATE_DICT)
+    assert "it cannot be followed (SIG" in judged(path, "state-dict")
 
 
 def test_weights_that_are_none(tmp_path: Path) -> None:
     """The same frame around what is harmless: it is the content that is refused above."""
     path = tmp_path / "weights.pt"
     path.write_bytes(legacy(pickle.dumps(OrderedDict(a=1), 2)))
-    assert judged(path, Kind.STATE_DICT) == ""
+    assert judged(path, "state-dict") == ""
 
 
 def test_two_formats_in_one(models: Path, tmp_path: Path) -> None:
@@ -194,10 +195,10 @@ def test_two_formats_in_one(models: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(appended, "w") as archive:
         archive.writestr("a/data.pkl", EVIL)
     path.write_bytes(harmless + appended.getvalue())
-    assert "zip archive as well" in judged(path, Kind.STATE_DICT)
+    assert "zip archive as well" in judged(path, "state-dict")
     # torch's reader goes back further than others.
     path.write_bytes(harmless + appended.getvalue() + bytes(67_000))
-    assert "zip archive as well" in judged(path, Kind.STATE_DICT)
+    assert "zip archive as well" in judged(path, "state-dict")
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         # The name of its first file is where the pickles begin.
@@ -209,16 +210,16 @@ def test_two_formats_in_one(models: Path, tmp_path: Path) -> None:
     head[148:156] = b" " * 8
     head[148:156] = b"%06o\0 " % sum(head[:512])
     path.write_bytes(bytes(head))
-    assert "tar archive as well" in judged(path, Kind.STATE_DICT)
+    assert "tar archive as well" in judged(path, "state-dict")
     # A header that later readers refuse for its content, and earlier ones take.
     content = bytearray(legacy(pickle.dumps({"x" * 500: 1}, 2)))
     content[148:156] = b" " * 8
     content[148:156] = b"%06o\0 " % sum(content[:512])
     path.write_bytes(bytes(content))
-    assert "tar archive as well" in judged(path, Kind.STATE_DICT)
+    assert "tar archive as well" in judged(path, "state-dict")
     content[150] ^= 1
     path.write_bytes(bytes(content))
-    assert judged(path, Kind.STATE_DICT) == ""
+    assert judged(path, "state-dict") == ""
 
 
 def zipped(*files: tuple[str, bytes], extra: bytes = b"") -> bytes:
@@ -244,7 +245,7 @@ def test_what_newer_torch_adds_is_harmless(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     names = (".format_version", ".storage_alignment", "byteorder", ".data/serialization_id")
     path.write_bytes(zipped(("a/data.pkl", GOOD), *((f"a/{name}", b"1") for name in names)))
-    assert judged(path, Kind.STATE_DICT) == ""
+    assert judged(path, "state-dict") == ""
 
 
 # Archives that two readers read differently.
@@ -269,7 +270,7 @@ def test_archives_of_two_meanings(tmp_path: Path, what: str) -> None:
     content, words = ARCHIVES[what]
     path = tmp_path / "weights.pt"
     path.write_bytes(content)
-    found = judged(path, Kind.STATE_DICT)
+    found = judged(path, "state-dict")
     assert "could run code" in found and words in found, found
 
 
@@ -279,7 +280,7 @@ def test_an_archive_whose_index_lies(tmp_path: Path) -> None:
     struct.pack_into("<L", content, len(content) - 6, start - 1)
     path = tmp_path / "weights.pt"
     path.write_bytes(bytes(content))
-    assert "could run code" in judged(path, Kind.STATE_DICT)
+    assert "could run code" in judged(path, "state-dict")
 
 
 GRAPHS = """
@@ -324,12 +325,12 @@ def graphs(tmp_path_factory: pytest.TempPathFactory, in_environment: Any) -> Pat
 
 
 def test_graphs(graphs: Path) -> None:
-    harmless = identify_source("frozen-graph", graphs / "harmless.pb")
-    assert code_in(harmless.path, harmless.kind) == ""
+    harmless = identify_source(load_toolchain("pb-tflite-2020"), graphs / "harmless.pb")
+    assert code_in(harmless.path, harmless.format) == ""
     others = [path for path in graphs.glob("*.pb") if path.stem != "harmless"]
     assert len(others) == 10
     for path in others:
-        assert "may read or write files" in judged(path, Kind.FROZEN_GRAPH), path.stem
+        assert "may read or write files" in judged(path, "frozen-graph"), path.stem
 
 
 @pytest.mark.parametrize(
@@ -346,7 +347,7 @@ def test_graphs(graphs: Path) -> None:
 def test_spellings_of_an_operator(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "graph.pb"
     path.write_bytes(b"\x0a\x20" + content)
-    assert "may read or write files" in judged(path, Kind.FROZEN_GRAPH)
+    assert "may read or write files" in judged(path, "frozen-graph")
 
 
 @pytest.mark.parametrize("size", [b"\x04", b"\x04\0", b"\x04\0\0\0", b"\x04" + bytes(7)])
@@ -354,12 +355,12 @@ def test_flex_operators(tmp_path: Path, size: bytes) -> None:
     """A string of a FlexBuffer names the operator, whatever the NodeDef says."""
     path = tmp_path / "model.tflite"
     path.write_bytes(b"\x1c\0\0\0TFL3 FlexRelu " + size + b"Save!")
-    assert "may read or write files" in judged(path, Kind.TFLITE)
+    assert "may read or write files" in judged(path, "tflite")
 
 
 def test_what_builds_the_model_by_a_record() -> None:
     def ask(arch: str) -> str:
-        return asked_of({}, recorded=["", arch], trusted=False)()
+        return make_trust_check({}, recorded=["", arch], trusted=False)()
 
     assert ask("torchvision.models:mobilenet_v2") == "" and ask("") == ""
     for arch in (
@@ -374,9 +375,9 @@ def test_what_builds_the_model_by_a_record() -> None:
 def test_onnx_with_data_elsewhere(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"\x08\x06...\x0a\x08location\x12\x0e../../id_ed25519")
-    assert "may read other files" in judged(path, Kind.ONNX)
+    assert "may read other files" in judged(path, "onnx")
 
 
 def test_hostile_files_are_refused(tmp_path: Path) -> None:
     path = hostile.hostile_file(tmp_path / "model.pt", "")
-    assert "could run code" in judged(path, Kind.STATE_DICT)
+    assert "could run code" in judged(path, "state-dict")

@@ -13,7 +13,6 @@ from runner.archive.format import Part
 from runner.cli.console import Console
 from runner.cli.options import Json, errors, print_rows
 from runner.host.files import human_bytes, relative_to_here
-from runner.toolchains.load import DEFAULT_TOOLCHAIN
 
 File = Annotated[Path, typer.Argument(help="The archive.", show_default=False)]
 Engine = Annotated[str, typer.Option(help="For which engine: process, docker or all.")]
@@ -25,7 +24,7 @@ def save(
     run: Annotated[
         Optional[list[Path]], typer.Option(help="A run folder to put in, with its record.")
     ] = None,
-    toolchain: Annotated[str, typer.Option(help="Which chain of stages.")] = DEFAULT_TOOLCHAIN,
+    toolchain: Annotated[str, typer.Option(help="Which chain of stages.")] = "",
     wheel: Annotated[
         Optional[list[str]],
         typer.Option(help="A wheel for a pin that has vanished: FILE[#sha256=HEX]."),

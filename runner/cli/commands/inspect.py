@@ -35,8 +35,7 @@ def inspect(
     # Late: a summary does without what an engine imports.
     from runner.cli.inspection import rendered
     from runner.cli.progress import ConsoleView
-    from runner.formats.identify import summarize
-    from runner.formats.torch import with_arch
+    from runner.planning.source import summarize, with_arch
 
     if engine not in ENGINES:
         raise BadInput(f"There is no engine '{engine}'.", f"Engines: {', '.join(ENGINES)}.")

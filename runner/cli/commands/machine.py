@@ -12,11 +12,11 @@ from rich.text import Text
 from runner.cli.console import Console
 from runner.cli.options import Json, print_rows
 from runner.errors import ExitCode
-from runner.toolchains.load import DEFAULT_TOOLCHAIN, load_toolchain
+from runner.toolchains.load import load_toolchain
 
 
 def stages(
-    toolchain: Annotated[str, typer.Option(help="Which chain of stages.")] = DEFAULT_TOOLCHAIN,
+    toolchain: Annotated[str, typer.Option(help="Which chain of stages.")] = "",
     as_json: Json = False,
 ) -> None:
     """List the stages of a toolchain."""

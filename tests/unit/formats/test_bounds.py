@@ -23,15 +23,14 @@ from fuzz.parsers import records
 from runner.cli.inspection import rendered
 from runner.errors import BadInput
 from runner.formats.blank import BLANK, Unreadable
-from runner.formats.identify import summarize
-from runner.formats.model_file import identify
 from runner.formats.numpy import read_headers
 from runner.packages.user_wheel import accept_wheel
+from runner.planning.source import identify_source, summarize
 from runner.provenance.read import read_record
 from runner.provenance.signing import PAYLOAD_TYPE, read_envelope, verify
 from runner.report.runs import read_report
 from runner.schemas.stage_reports import read_report as read_stage_report
-from runner.toolchains.load import all_images
+from runner.toolchains.load import all_images, load_toolchain
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -40,7 +39,7 @@ def test_members_that_unpack_without_bounds(tmp_path: Path, compression: int) ->
     path, zeros = tmp_path / "m.pt", bytes(1 << 20)
     path.write_bytes(seeds.zipped({"m/data.pkl": zeros, "m/version": zeros}, compression))
     with pytest.raises(BadInput):
-        identify(path)
+        identify_source(load_toolchain(), path)
     assert summarize(path).damaged
     (tmp_path / "x.npz").write_bytes(seeds.zipped({"x.npy": zeros}, compression))
     with pytest.raises(BadInput, match="compressed in a way"):

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from runner.errors import BadInput
 from runner.formats import pickle as pickle_reader
 from runner.formats import protobuf
-from runner.formats.identify import summarize
-from runner.formats.model_file import identify
+from runner.planning.source import identify_source, summarize
 from runner.schemas.inspection import Inspection
+from runner.toolchains.load import load_toolchain
 
 # A protocol buffer, written by hand: a field is (number, value).
 Field = tuple[int, "int | bytes | str | list[Any]"]
@@ -323,7 +323,7 @@ def test_zip_bombs(look: Any, tmp_path: Path, little_memory: None) -> None:
         assert "unpacks to 31" in found.toolchain.obstacles[0].reason
         assert not found.toolchain.accepted
         with pytest.raises(BadInput, match="unpacks to 31"):
-            identify(tmp_path / "model.pt")
+            identify_source(load_toolchain(), tmp_path / "model.pt")
 
 
 LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
@@ -374,7 +374,7 @@ def test_pickles_that_want_memory(look: Any, tmp_path: Path, little_memory: None
         found = look(legacy(pickled), "model.pt")
         assert not found.toolchain.accepted
         with pytest.raises(BadInput):
-            identify(tmp_path / "model.pt")
+            identify_source(load_toolchain(), tmp_path / "model.pt")
 
 
 def test_a_pickle_has_the_tensors_of_its_state_dict(look: Any) -> None:
@@ -467,7 +467,7 @@ def test_no_pickled_object_breaks_the_description(
     path.write_bytes(legacy(b"\x80\x02" + before + b"".join(fragments) + after + b"."))
     Inspection.model_validate_json(summarize(path).to_json())
     try:
-        identify(path)
+        identify_source(load_toolchain(), path)
     except BadInput:
         pass
 

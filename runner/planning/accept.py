@@ -1,0 +1,70 @@
+"""Whether a toolchain takes a file: what a reader found, held against what its image reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from runner.formats.facts import FileFacts
+from runner.formats.kinds import KINDS, STARTS
+from runner.schemas.inspection import Acceptance, Obstacle
+from runner.toolchains.load import load_image, toolchains
+from runner.toolchains.model import Reads, Toolchain
+
+_WEIGHTS = ("state-dict", "checkpoint")
+
+
+def judge(found: FileFacts, chain: Toolchain | None = None) -> None:
+    """Complete a reader's findings by whether a toolchain takes the file, and how or why not.
+
+    Without a toolchain, the first one that starts from such files is asked.
+    """
+    kind = KINDS[found.format]
+    if found.format == "tflite":
+        found.toolchain = Acceptance(
+            accepted=False if found.problems else None,
+            command="runner compare REFERENCE",
+            obstacles=found.problems,
+        )
+        return
+    if chain is None:
+        chain = next((c for c in toolchains() if c.accepts == kind.start), None)
+    if chain is None or chain.accepts != kind.start:
+        start = [Obstacle(reason=f"{_starts()}.", remedy=found.remedy)]
+        found.toolchain = Acceptance(accepted=False, obstacles=found.problems or start)
+        return
+    reads = load_image(chain.stages[0].image).reads.get(found.format, Reads())
+    # What is no model at all comes first; code that --arch would name does not help a file that is
+    # not read.
+    first = [problem for problem in found.problems if problem.refused and not problem.settled_by]
+    rest = [problem for problem in found.problems if problem not in first]
+    obstacles = [*first, *_limits(found, reads), *rest]
+    found.notes += _notes(found, reads)
+    command = f"runner convert {STARTS[kind.start].option}"
+    if found.format in _WEIGHTS:
+        command = "runner convert --arch FILE.py:CALLABLE --model"
+    found.toolchain = Acceptance(accepted=not obstacles, command=command, obstacles=obstacles)
+
+
+def _starts() -> str:
+    titles = list(dict.fromkeys(STARTS[chain.accepts].title for chain in toolchains()))
+    return f"A conversion starts from {', '.join(titles[:-1])} or {titles[-1]}"
+
+
+def _limits(found: FileFacts, reads: Reads) -> Iterator[Obstacle]:
+    """Why the loader does not read the file."""
+    too_new = reads.newest and found.version > reads.newest
+    other = reads.containers and found.container not in reads.containers
+    if too_new or other or reads.never:
+        reason = reads.reason.format(version=found.version, newest=reads.newest)
+        yield Obstacle(reason=f"It {reason}.", remedy=reads.remedy, runs=not too_new, refused=True)
+
+
+def _notes(found: FileFacts, reads: Reads) -> Iterator[str]:
+    if reads.newest_ir and found.ir_version > reads.newest_ir:
+        yield (
+            f"IR version {found.ir_version} is newer than {reads.newest_ir_of}'s "
+            f"{reads.newest_ir}; the file is read as version {reads.newest_ir}, if its operators "
+            "are old enough."
+        )
+    if found.control_flow and reads.control_flow:
+        yield f"Control flow ({', '.join(found.control_flow)}): {reads.control_flow}."

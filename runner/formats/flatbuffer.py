@@ -59,21 +59,22 @@ class Table:
         place = self._field(index)
         return self.buffer.scalar(kind, place) if place else default
 
-    def _reference(self, index: int) -> int:
+    def place(self, index: int) -> int:
+        """Where the table or the vector lies that a field refers to; 0 if it is left out."""
         place = self._field(index)
         return place + self.buffer.scalar("I", place) if place else 0
 
     def table(self, index: int) -> Table | None:
-        place = self._reference(index)
+        place = self.place(index)
         return self.buffer.table(place) if place else None
 
     def text(self, index: int) -> str:
-        place = self._reference(index)
+        place = self.place(index)
         return self._bytes_at(place, _MOST_TEXT).decode(errors="replace") if place else ""
 
     def content(self, index: int, most: int) -> bytes:
         """A vector of bytes, as much of it as this."""
-        place = self._reference(index)
+        place = self.place(index)
         return self._bytes_at(place, most) if place else b""
 
     def _bytes_at(self, place: int, most: int) -> bytes:
@@ -84,12 +85,12 @@ class Table:
         return bytes(self.buffer.data[start : start + min(length, most)])
 
     def length(self, index: int) -> int:
-        place = self._reference(index)
+        place = self.place(index)
         return self.buffer.scalar("I", place) if place else 0
 
     def numbers(self, index: int, kind: str, most: int = 64) -> list[int]:
         """A vector of numbers, the first of them if there are more."""
-        place = self._reference(index)
+        place = self.place(index)
         if not place:
             return []
         count = min(self.buffer.scalar("I", place), most)
@@ -98,7 +99,7 @@ class Table:
 
     def tables(self, index: int) -> Iterator[Table]:
         """A vector of tables."""
-        place = self._reference(index)
+        place = self.place(index)
         count = self.buffer.scalar("I", place) if place else 0
         if place + 4 + 4 * count > len(self.buffer.data):
             raise Malformed

@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
@@ -18,7 +19,7 @@ _MOST_FIELDS = 2_000_000
 # Names longer than this are cut: nobody reads them, and a report should not be made of one.
 _MOST_TEXT = 300
 
-Data = bytes | mmap.mmap
+Data = bytes | bytearray | mmap.mmap
 
 
 class Malformed(Exception):
@@ -59,28 +60,16 @@ class Message:
 
         Raises `Malformed` where the bytes end too early, after all that there is before that.
         """
-        data, position, end = self.data, self.start, self.end
-        while position < end:
-            self.budget.spend()
-            key, position = varint(data, position, end)
-            number, kind = key >> 3, key & 7
-            if not number:
-                raise Malformed
-            if kind == VARINT:
-                value, position = varint(data, position, end)
-                yield number, kind, value
-                continue
-            if kind == BYTES:
-                length, position = varint(data, position, end)
-            elif kind in (FIXED32, FIXED64):
-                length = 4 if kind == FIXED32 else 8
+        for found in self.spans():
+            if found.wire == VARINT:
+                yield found.number, VARINT, found.value
             else:
-                raise Malformed
-            stop = min(position + length, end)
-            yield number, kind, Message(data, position, stop, self.budget)
-            if position + length > end:
-                raise Malformed  # after what there is of it
-            position = stop
+                part = Message(self.data, found.start, found.end, self.budget)
+                yield found.number, found.wire, part
+
+    def spans(self) -> Iterator[Span]:
+        """Where each field lies. Raises as `fields` does."""
+        return spans(self.data, self.start, self.end, self.budget)
 
     def parts(self, wanted: int) -> Iterator[Message]:
         """The length-delimited fields of this number."""
@@ -124,6 +113,47 @@ class Message:
         return bytes(self.data[self.start : min(self.end, self.start + _MOST_TEXT)]).decode(
             errors="replace"
         )
+
+
+class Span(NamedTuple):
+    """A field: its number and wire type, where its content lies, and a varint's value."""
+
+    number: int
+    wire: int
+    start: int
+    end: int
+    value: int = 0
+
+
+def spans(data: Data, start: int, end: int, budget: Budget) -> Iterator[Span]:
+    """Follow the fields of the message that lies between two places.
+
+    A field that ends too early is handed on as far as it goes. Raises `Malformed` after that, and
+    `TooMuch` when the budget is spent.
+    """
+    position = start
+    while position < end:
+        budget.spend()
+        key, position = varint(data, position, end)
+        number, wire = key >> 3, key & 7
+        if not number:
+            raise Malformed
+        if wire == VARINT:
+            value, stop = varint(data, position, end)
+            yield Span(number, wire, position, stop, value)
+            position = stop
+            continue
+        if wire == BYTES:
+            length, position = varint(data, position, end)
+        elif wire in (FIXED32, FIXED64):
+            length = 4 if wire == FIXED32 else 8
+        else:
+            raise Malformed
+        stop = min(position + length, end)
+        yield Span(number, wire, position, stop)
+        if position + length > end:
+            raise Malformed  # after what there is of it
+        position = stop
 
 
 def varint(data: Data, start: int, end: int) -> tuple[int, int]:

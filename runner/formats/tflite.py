@@ -213,7 +213,7 @@ def _facts(tensor: Table) -> TensorFacts:
     quantization = tensor.table(_QUANTIZATION)
     told = ""
     if quantization is not None and quantization.length(_SCALE):
-        scale = quantization.buffer.scalar("f", quantization._reference(_SCALE) + 4)
+        scale = quantization.buffer.scalar("f", quantization.place(_SCALE) + 4)
         zero = quantization.numbers(_ZERO_POINT, "q", 1)
         told = f"scale {scale:.6g}, zero point {zero[0] if zero else 0}"
     return TensorFacts(

@@ -33,11 +33,10 @@ def judge(found: FileFacts, chain: Toolchain | None = None) -> None:
         found.toolchain = Acceptance(accepted=False, obstacles=found.problems or start)
         return
     reads = load_image(chain.stages[0].image).reads.get(found.format, Reads())
-    # What is no model at all comes first; code that --arch would name does not help a file that is
-    # not read.
-    first = [problem for problem in found.problems if problem.refused and not problem.settled_by]
-    rest = [problem for problem in found.problems if problem not in first]
-    obstacles = [*first, *_limits(found, reads), *rest]
+    # Naming the code with --arch does not help a file that is not read.
+    settled = [problem for problem in found.problems if problem.settled_by]
+    others = [problem for problem in found.problems if not problem.settled_by]
+    obstacles = [*others, *_limits(found, reads), *settled]
     found.notes += _notes(found, reads)
     command = f"runner convert {STARTS[kind.start].option}"
     if found.format in _WEIGHTS:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from runner.formats.blank.values import MOST_ELEMENTS, Unreadable, is_plain
+from runner.formats.protobuf import (
+    BYTES,
+    VARINT,
+    Budget,
+    Malformed,
+    Message,
+    TooMuch,
+    signed,
+    varint,
+)
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # A text attribute longer than this is data.
 _LONGEST_TEXT = 256
 _DEEPEST = 64
-# Of one tensor: lists that are not packed have a field for each number.
+# Lists that are not packed have a field for each number.
 _MOST_FIELDS = 1_000_000
 _LARGEST = 1 << 20
 # Of each byte of a varint, whether another one follows: the same number of zeros.
@@ -118,62 +127,70 @@ _GRAPH_DEF = _Format(  # graph.proto, node_def.proto, attr_value.proto, function
 
 def blank_onnx(data: bytearray) -> None:
     """Blank an ONNX model's weights in place. Raises `Unreadable`."""
-    _blank(data, 0, len(data), "Model", _ONNX)
+    _blank_file(data, _ONNX)
 
 
 def blank_frozen_graph(data: bytearray) -> None:
     """Blank a frozen graph's weights in place. Raises `Unreadable`."""
-    _blank(data, 0, len(data), "Model", _GRAPH_DEF)
+    _blank_file(data, _GRAPH_DEF)
 
 
-def _blank(data: bytearray, start: int, end: int, kind: str, form: _Format, depth: int = 0) -> None:
+def _blank_file(data: bytearray, form: _Format) -> None:
+    try:
+        _blank(Message(data, 0, len(data), Budget(_MOST_FIELDS)), "Model", form)
+    except Malformed:
+        raise Unreadable("it is cut off or damaged") from None
+    except TooMuch:
+        raise Unreadable("it has more fields than any model") from None
+
+
+def _blank(message: Message, kind: str, form: _Format, depth: int = 0) -> None:
     if depth > _DEEPEST:
         raise Unreadable("it is nested too deeply")
-    message = form.messages[kind]
+    data, known = message.data, form.messages[kind]
+    assert isinstance(data, bytearray)
     numbers = []
-    for number, wire, begin, stop in _fields(data, start, end):
-        inner = message.inner.get(number)
-        if number in message.numbers:
-            numbers.append((begin, stop))
-        elif wire != _BYTES:
+    for span in message.spans():
+        inner = known.inner.get(span.number)
+        part = Message(data, span.start, span.end, message.budget)
+        if span.number in known.numbers:
+            numbers.append(span)
+        elif span.wire != BYTES:
             continue
         elif inner == "Tensor":
-            _blank_tensor(data, begin, stop, form.tensor)
+            _blank_tensor(part, form.tensor)
         elif inner is not None:
-            _blank(data, begin, stop, inner, form, depth + 1)
-        elif number in message.documents:
-            data[begin:stop] = b" " * (stop - begin)
-        elif number in message.texts and stop - begin > _LONGEST_TEXT:
-            data[begin:stop] = bytes(stop - begin)
-    # A list that is not packed is a field an element.
+            _blank(part, inner, form, depth + 1)
+        elif span.number in known.documents:
+            data[span.start : span.end] = b" " * (span.end - span.start)
+        elif span.number in known.texts and span.end - span.start > _LONGEST_TEXT:
+            data[span.start : span.end] = bytes(span.end - span.start)
+    # A list that is not packed has a field for each element.
     few = len(numbers) <= MOST_ELEMENTS
-    for begin, stop in numbers:
-        if not few or not is_plain(data, begin, stop, "f"):
-            data[begin:stop] = bytes(stop - begin)
+    for span in numbers:
+        if not few or not is_plain(data, span.start, span.end, "f"):
+            data[span.start : span.end] = bytes(span.end - span.start)
 
 
-def _blank_tensor(data: bytearray, start: int, end: int, tensor: _Tensor) -> None:
-    every = []
-    for found in _fields(data, start, end):
-        every.append(found)
-        if len(every) > _MOST_FIELDS:
-            raise Unreadable("a tensor in it has more fields than any has")
-    element = next(
-        (_varint(data, f[2], end)[0] for f in every if f[0] == tensor.type and f[1] == _VARINT), 0
-    )
-    contents = [f for f in every if f[0] not in tensor.kept]
+def _blank_tensor(message: Message, tensor: _Tensor) -> None:
+    data = message.data
+    assert isinstance(data, bytearray)
+    element = message.number(tensor.type)
+    contents = [span for span in message.spans() if span.number not in tensor.kept]
     forms = {tensor.floats: "f", tensor.doubles: "d", tensor.raw: tensor.forms.get(element, "")}
-    for number, wire, begin, stop in contents:
-        varints = wire == _VARINT or number in tensor.whole
+    for span in contents:
+        varints = span.wire == VARINT or span.number in tensor.whole
         plain = (
-            number in tensor.whole and _is_plain_varints(data, begin, stop)
+            span.number in tensor.whole and _is_plain_varints(data, span.start, span.end)
             if varints
-            else is_plain(data, begin, stop, forms.get(number, ""))
+            else is_plain(data, span.start, span.end, forms.get(span.number, ""))
         )
         # More than one field is a long list that is not packed, or a mixture that none should be.
         if len(contents) > 1 or not plain:
-            data[begin:stop] = (
-                data[begin:stop].translate(_ZEROS) if varints else bytes(stop - begin)
+            data[span.start : span.end] = (
+                data[span.start : span.end].translate(_ZEROS)
+                if varints
+                else bytes(span.end - span.start)
             )
 
 
@@ -182,40 +199,6 @@ def _is_plain_varints(data: bytearray, start: int, end: int) -> bool:
         return False
     values = []
     while start < end:
-        value, start = _varint(data, start, end)
-        values.append(value - (1 << 64) if value >> 63 else value)
+        value, start = varint(data, start, end)
+        values.append(signed(value))
     return len(values) <= MOST_ELEMENTS and all(abs(value) < _LARGEST for value in values)
-
-
-def _fields(data: bytearray, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """The fields of a message: number, wire type, and where the content begins and ends."""
-    position = start
-    while position < end:
-        tag, position = _varint(data, position, end)
-        number, wire = tag >> 3, tag & 7
-        if wire == _VARINT:
-            stop = _varint(data, position, end)[1]
-        elif wire == _BYTES:
-            length, position = _varint(data, position, end)
-            stop = position + length
-        elif wire in (_FIXED32, _FIXED64):
-            stop = position + (4 if wire == _FIXED32 else 8)
-        else:
-            raise Unreadable("it is not a protocol buffer of this kind")
-        if not number or stop > end:
-            raise Unreadable("it is cut off or damaged")
-        yield number, wire, position, stop
-        position = stop
-
-
-def _varint(data: bytearray, position: int, end: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= end:
-            raise Unreadable("it is cut off or damaged")
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise Unreadable("it is not a protocol buffer of this kind")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from runner.formats.protobuf import Budget, Data, Malformed
 
@@ -38,8 +39,7 @@ class Buffer:
         return Table(self, at, vtable, self.scalar("H", vtable))
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table at `at`, whose fields the vtable locates."""
 
     buffer: Buffer

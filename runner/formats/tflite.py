@@ -28,7 +28,7 @@ _MOST_KINDS = 500
 _MOST_SIGNATURES = 20
 _MOST_TURNED = 20
 # Tables can be reached from many places, each time anew: fewer than a message's fields may be.
-_MOST_TABLES = 500_000
+_MOST_TABLES = 250_000
 # Of metadata, this much is looked at, and of no more entries than a model has.
 _MOST_METADATA = 100
 

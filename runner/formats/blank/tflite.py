@@ -10,7 +10,7 @@ from runner.formats.protobuf import Budget, Malformed, TooMuch
 _MODEL_SUBGRAPHS, _MODEL_BUFFERS, _SUBGRAPH_TENSORS, _TENSOR_TYPE, _TENSOR_BUFFER = 2, 4, 0, 1, 2
 _BUFFER_DATA, _BUFFER_OFFSET = 0, 1
 # Offsets may point to one place from a million others; the largest models have some 10,000 tables.
-_MOST_TABLES = 500_000
+_MOST_TABLES = 250_000
 _FORMS = {0: "f", 2: "i", 4: "q", 6: "?", 10: "d"}
 
 

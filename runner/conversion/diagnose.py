@@ -47,7 +47,7 @@ def diagnose(
     """
     view = view or SilentView()
     folder = Path(run).absolute()
-    report = load_report(folder)
+    report = read_report(folder)
     if not 1 <= samples <= _MOST_SAMPLES:
         raise BadInput(f"--samples must be between 1 and {_MOST_SAMPLES}.")
     chain = load_toolchain(report.toolchain)
@@ -80,16 +80,6 @@ def diagnose(
     diagnosis.notes[:0] = notes
     write_text(folder / "diagnosis.json", diagnosis.model_dump_json(indent=1) + "\n")
     return diagnosis
-
-
-def load_report(folder: Path) -> Report:
-    """The report of a run folder. Raises `BadInput`."""
-    if not (folder / "report.json").exists():
-        raise BadInput(
-            f"{folder} is not the folder of a run: it holds no report.json.",
-            "Name the folder that `runner convert` has left, such as runs/model-.../.",
-        )
-    return read_report(folder)
 
 
 def _files(

@@ -27,6 +27,7 @@ _PLATFORMS = (
     *("manylinux2010_x86_64", "manylinux_2_5_x86_64", "manylinux1_x86_64", "linux_x86_64"),
 )
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+_VIA = re.compile(r"^ +# via (.+)$", re.MULTILINE)
 
 
 class Named(Protocol):
@@ -41,12 +42,18 @@ _File = TypeVar("_File", bound=Named)
 
 @dataclass(frozen=True)
 class Pin:
-    """One requirement of a lock. `hashes` are those of every file of the release."""
+    """One requirement of a lock.
+
+    `hashes` are those of every file of the release, `via` are the packages that asked for it, and
+    `text` is how it stands in the lock.
+    """
 
     name: NormalizedName
     version: Version
-    hashes: frozenset[str]
+    hashes: tuple[str, ...]
     marker: str = ""
+    via: tuple[NormalizedName, ...] = ()
+    text: str = ""
 
     def __str__(self) -> str:
         return f"{self.name}=={self.version}"
@@ -64,12 +71,15 @@ def parse_lock(text: str) -> list[Pin]:
         if requirement.url or len(versions) != 1:
             continue
         marker = str(requirement.marker) if requirement.marker else ""
+        via = _VIA.search(block)
         pins.append(
             Pin(
                 canonicalize_name(requirement.name),
                 Version(versions[0]),
-                frozenset(_HASH.findall(block)),
+                tuple(_HASH.findall(block)),
                 marker,
+                tuple(canonicalize_name(name.strip()) for name in via[1].split(",")) if via else (),
+                block,
             )
         )
     return pins
@@ -78,7 +88,7 @@ def parse_lock(text: str) -> list[Pin]:
 def parse_pin(text: str) -> Pin:
     """A pin without hashes, `name==version`."""
     name, _, version = text.partition("==")
-    return Pin(canonicalize_name(name), Version(version), frozenset())
+    return Pin(canonicalize_name(name), Version(version), ())
 
 
 def stage_tags(python: str) -> list[tags.Tag]:

@@ -9,7 +9,6 @@ https://cyclonedx.org/docs/1.5/json/ and https://github.com/package-url/purl-spe
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from collections.abc import Mapping
 from email.parser import BytesHeaderParser
@@ -55,8 +54,7 @@ def bill_of_materials(image: Image, licences: Licences) -> dict[str, Any]:
     base, and CPython. A package's hashes are those that its lock accepts: one for each file of the
     release, of which one is installed. `licences` is by package name.
     """
-    text = image.requirements()
-    pins = parse_lock(text)
+    pins = parse_lock(image.requirements())
     recipe = read_recipe()
     system = _lines(recipe.lock)
     root = f"image:{image.title}"
@@ -70,7 +68,7 @@ def bill_of_materials(image: Image, licences: Licences) -> dict[str, Any]:
         "purl": f"pkg:generic/python@{image.python}",
         "licenses": [{"license": {"id": "PSF-2.0"}}],
     }
-    edges = _edges(text, pins)
+    edges = _edges(pins)
     top = [ref for ref in (_purl(pin) for pin in pins) if ref not in _reached(edges)]
     body: dict[str, Any] = {
         "metadata": {
@@ -152,17 +150,14 @@ def _purl(pin: Pin) -> str:
     return f"pkg:pypi/{pin.name}@{quote(str(pin.version), safe='')}"
 
 
-def _edges(text: str, pins: list[Pin]) -> dict[str, set[str]]:
-    """What each package needs, by the lock's own notes: `# via` names who asked for a package."""
+def _edges(pins: list[Pin]) -> dict[str, set[str]]:
+    """What each package needs, by the lock's own notes of who asked for which."""
     refs = {pin.name: _purl(pin) for pin in pins}
     edges: dict[str, set[str]] = {ref: set() for ref in refs.values()}
-    for block in re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE):
-        name = canonicalize_name(re.split(r"[=\s@]", block, maxsplit=1)[0])
-        via = re.search(r"^ +# via (.+)$", block, flags=re.MULTILINE)
-        for parent in via[1].split(",") if via and name in refs else ():
-            asker = refs.get(canonicalize_name(parent.strip()))
-            if asker is not None:
-                edges[asker].add(refs[name])
+    for pin in pins:
+        for asker in pin.via:
+            if asker in refs:
+                edges[refs[asker]].add(refs[pin.name])
     return edges
 
 

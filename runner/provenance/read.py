@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from runner.errors import BadInput, Unverified
 from runner.host.files import read_bytes, sha256_of
 from runner.provenance.signing import key_id, load_verifying_key, read_envelope, verify
 from runner.provenance.write import PROVENANCE_FILE, SIGNED
+from runner.report.runs import read_report
 from runner.schemas.provenance import BUILD_TYPE, MOST_BYTES, Provenance, parse
 from runner.schemas.report import Report
 from runner.schemas.reproduction import Difference
@@ -177,11 +176,9 @@ def _report_beside(statement: Provenance, folder: Path) -> Report | None:
     path = folder / "report.json"
     if named is None or not path.is_file() or path.stat().st_size > MOST_BYTES:
         return None
-    if sha256_of(path) != named.sha256:
-        return None
     try:
-        return Report.model_validate_json(path.read_bytes())
-    except ValidationError:
+        return read_report(folder) if sha256_of(path) == named.sha256 else None
+    except BadInput:
         return None
 
 

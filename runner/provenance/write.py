@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.host.files import sha256_of, write_text
 from runner.host.paths import PACKAGE, ROOT
+from runner.packages.lockfile import parse_lock
 from runner.planning.plan import Plan
 from runner.schemas.provenance import (
     BUILD_TYPE,
@@ -54,8 +55,6 @@ TEST_RESULT_FILE = "test-result.json"
 # What the signed form of a statement is called.
 SIGNED = {PROVENANCE_FILE: "provenance.dsse.json", TEST_RESULT_FILE: "test-result.dsse.json"}
 
-_REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
-_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _PACKAGES_LOCK = "images/base/packages.lock"
 
 
@@ -313,33 +312,25 @@ def _packages(images: list[Image]) -> Iterator[ResourceDescriptor]:
     for image in images:
         stand_ins = {stand_in.use: stand_in for stand_in in image.stand_ins_used}
         replaced = {wheel.replaces for wheel in image.wheels}
-        for name, version, hashes in locked_packages(image.lock.read_text()):
-            pin = f"{name}=={version}"
-            if pin in replaced:
+        for pin in parse_lock(image.lock.read_text()):
+            if str(pin) in replaced:
                 continue
-            entry = found.setdefault((name, version), {"images": [], "sha256": hashes})
+            key = pin.name, str(pin.version)
+            entry = found.setdefault(key, {"images": [], "sha256": list(pin.hashes)})
             entry["images"].append(image.title)
-            if pin in stand_ins:
-                entry["stand_in_for"] = stand_ins[pin].pin
-                entry["reason"] = stand_ins[pin].reason
+            if stand_in := stand_ins.get(str(pin)):
+                entry["stand_in_for"] = stand_in.pin
+                entry["reason"] = stand_in.reason
     for (name, version), known in sorted(found.items()):
         hashes = known.pop("sha256")
         if len(hashes) != 1:
             known["sha256"] = hashes
         yield ResourceDescriptor(
             name=f"{name}=={version}",
-            uri=f"pkg:pypi/{name.lower().replace('_', '-')}@{version}",
+            uri=f"pkg:pypi/{name}@{version}",
             digest={"sha256": hashes[0]} if len(hashes) == 1 else None,
             annotations=known,
         )
-
-
-def locked_packages(text: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Name, version and hashes of each package of a lock."""
-    starts = list(_REQUIREMENT.finditer(text))
-    ends = [match.start() for match in starts[1:]] + [len(text)]
-    for match, end in zip(starts, ends, strict=True):
-        yield match[1], match[2], _HASH.findall(text, match.end(), end)
 
 
 def _tree(name: str, folder: Path, each: bool = False, **annotations: Any) -> ResourceDescriptor:

@@ -16,8 +16,7 @@ from typing import Any
 from runner.errors import BadInput
 from runner.formats.blank import BLANK, Unreadable
 from runner.host.files import named_by_user
-from runner.schemas.base import Invalid, validate_json
-from runner.schemas.report import Report
+from runner.report.runs import read_report, run_folder
 
 SUFFIXES = (".zip", ".tar.gz", ".tgz")
 # Every file of an archive has this date, so that equal contents are equal archives.
@@ -26,7 +25,6 @@ _EPOCH = 1600905600
 _MOST_OF_A_LOG = 4 << 20
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}")
 _LARGEST_GRAPH = 1 << 31
-_LARGEST_REPORT = 64 << 20
 
 _README = """\
 What a run of the runner left behind, for an issue. Made by `runner report bundle`.
@@ -55,7 +53,7 @@ def write_bundle(run: Path, output: Path | None = None) -> Bundle:
     The same run gives the same bytes. Raises `BadInput` if `run` is no run's folder, or if the
     output's name ends otherwise than .zip, .tar.gz or .tgz.
     """
-    report = _read_report(run)
+    report = json.loads(read_report(run_folder(run)).to_json())
     target = output or Path(f"{run.resolve().name}-report.zip")
     if not target.name.endswith(SUFFIXES):
         raise BadInput(
@@ -88,25 +86,6 @@ def write_bundle(run: Path, output: Path | None = None) -> Bundle:
         temporary.write_bytes(_archive(target.name, members))
     sizes = tuple((name, len(content)) for name, content in members.items())
     return Bundle(target, sizes, tuple(left_out))
-
-
-def _read_report(run: Path) -> Any:
-    """The report as plain data, after it has shown to be one."""
-    path = run / "report.json"
-    if not path.is_file():
-        raise BadInput(
-            f"{run} holds no report.json, so it is no run's folder.",
-            "Name a folder that `runner convert` has made: runs/NAME-TIME, or its --output.",
-        )
-    if path.stat().st_size > _LARGEST_REPORT:
-        raise BadInput(f"{path} is too large for a report.")
-    try:
-        return json.loads(validate_json(Report, path.read_bytes()).to_json())
-    except Invalid as error:
-        raise BadInput(
-            f"{path} is not a report of this version: {error}.",
-            "Run the conversion again.",
-        ) from None
 
 
 def _weightless(path: Path) -> bytes:

@@ -14,6 +14,10 @@ from runner.schemas.report import Report
 REPORT = "report.json"
 # A report is some tens of kilobytes; one of a very large model with a diagnosis, a few megabytes.
 _MOST_BYTES = 64_000_000
+_REMEDY = (
+    "Name a folder that `runner convert` has left, such as runs/model-...; it has a report as soon "
+    "as the run has ended."
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ def read_report(folder: Path) -> Report:
     path = folder / REPORT
     if not folder.is_dir():
         there = "is no folder" if folder.exists() else "does not exist"
-        raise BadInput(f"{folder} {there}.", "Name a run folder, such as runs/model-...")
+        raise BadInput(f"{folder} {there}, and so holds no {REPORT}.", _REMEDY)
     try:
         content = read_bytes(path, _MOST_BYTES)
         if content is None:
@@ -42,7 +46,7 @@ def read_report(folder: Path) -> Report:
         return validate_json(Report, content)
     except FileNotFoundError:
         raise BadInput(
-            f"{folder} has no {REPORT}.", "A run folder has one as soon as the run has ended."
+            f"{folder} is not the folder of a run: it holds no {REPORT}.", _REMEDY
         ) from None
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}.") from None

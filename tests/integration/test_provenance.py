@@ -24,7 +24,7 @@ from harness import (
     sha256,
 )
 
-from runner.provenance.write import locked_packages
+from runner.packages.lockfile import parse_lock
 from runner.toolchains.load import load_image, load_toolchain
 
 PUBLISHED = {
@@ -72,8 +72,8 @@ def test_it_names_everything_that_went_in(convert: Convert, models: Path, engine
         stage = next(s for s in run.report["stages"] if s["environment"]["image"] == name)
         identity = stage["environment"]["identity"].removeprefix("sha256:")
         assert known[f"environment/{name}"]["digest"]["sha256"] == identity
-        for package, version, hashes in locked_packages(image.lock.read_text()):
-            found = known[f"{package}=={version}"]
+        for pin in parse_lock(image.lock.read_text()):
+            found, hashes = known[str(pin)], list(pin.hashes)
             noted = found["annotations"].get("sha256") or [found["digest"]["sha256"]]
             assert noted == hashes and len(hashes) > 0
             assert name in found["annotations"]["images"]

@@ -21,6 +21,7 @@ from runner.errors import EnvironmentUnavailable
 from runner.host.paths import cache_folder
 from runner.host.subprocesses import Programs
 from runner.packages.cpython import find_cpython
+from runner.packages.lockfile import parse_lock
 from runner.packages.pip_settings import uv_environment
 from runner.packages.wheel_store import uv_variables
 from runner.toolchains.model import Image
@@ -133,7 +134,8 @@ def _fill(
     show: Callable[[str, float | None], None],
 ) -> None:
     text = image.requirements()
-    total = len(re.findall(r"^\S+(==| @ )", text, re.MULTILINE))
+    pins = parse_lock(text)
+    total = len(pins) + len(image.wheels)
     lock = draft.with_name(draft.name + ".txt")
     watching = threading.Event()
     watcher = threading.Thread(target=_watch, args=(draft, total, show, watching), daemon=True)
@@ -144,7 +146,7 @@ def _fill(
         watcher.start()
         install = ("pip", "install", "--no-deps", "--require-hashes", "--python", _python(draft))
         with uv_variables(image, draft.with_name(f"{draft.name}.wheels")) as store:
-            lock.write_text(_only(text, _BUILD_TOOLS))
+            lock.write_text("".join(pin.text for pin in pins if pin.name in _BUILD_TOOLS))
             _uv(programs, image, *install, "--requirement", lock, variables=store)
             lock.write_text(text)
             # What is published as source only is built by the locked tools, not by newer ones.
@@ -192,9 +194,3 @@ def _watch(
         show(
             "downloading" if count <= len(_BUILD_TOOLS) else "installing", min(count / total, 0.99)
         )
-
-
-def _only(text: str, names: Sequence[str]) -> str:
-    """The requirements of these names, with their hashes."""
-    blocks = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)
-    return "".join(block for block in blocks if block.partition("==")[0] in names)

@@ -12,32 +12,11 @@ from rich.text import Text
 
 from runner.host.files import human_bytes, relative_to_here
 from runner.host.text import printable
-from runner.report.wording import explain
+from runner.report.wording import COLOURS, OUTCOMES, VERDICTS, explain
 from runner.schemas.report import KnownFailure, Report, StageRecord
 
 # Of a line of a log, when it is shown.
 _LONGEST_LINE = 200
-_OUTCOMES = {
-    "passed": "[bold green]Converted, within tolerance.[/]",
-    "out-of-tolerance": "[bold yellow]Converted, but out of tolerance.[/]",
-    "vacuous": "[bold yellow]Converted, but the check proves nothing.[/]",
-    "failed": "[bold red]Not converted: a stage failed.[/]",
-    "interrupted": "[bold red]Interrupted.[/]",
-}
-_COMPARED = {
-    "passed": "[bold green]The two agree within tolerance.[/]",
-    "out-of-tolerance": "[bold yellow]The two differ by more than the tolerance.[/]",
-    "vacuous": "[bold yellow]The comparison proves nothing.[/]",
-    "failed": "[bold red]Not compared: a stage failed.[/]",
-    "interrupted": "[bold red]Interrupted.[/]",
-}
-_VERDICTS = {
-    "passed": "[green]passed[/]",
-    "exceeded": "[yellow]exceeded[/]",
-    "vacuous": "[yellow]vacuous[/]",
-    "nonfinite": "[red]NaN or inf[/]",
-    "shape": "[red]wrong shape[/]",
-}
 
 
 def summary(report: Report, folder: Path) -> RenderableType:
@@ -76,8 +55,10 @@ def summary(report: Report, folder: Path) -> RenderableType:
         for record in report.stages
         if record.known and record.status != "failed"
     ]
-    outcomes = _COMPARED if other else _OUTCOMES
-    parts.append(Text.from_markup(outcomes[report.outcome]).append(f" {explain(report)}", ""))
+    outcome = OUTCOMES[report.outcome]
+    said = outcome.compared if other else outcome.converted
+    ending = Text(said, f"bold {COLOURS[outcome.mark.tone]}")
+    parts.append(ending.append(f" {explain(report)}", "default not bold"))
     parts.append(Text(f"{relative_to_here(folder)}/report.html", style="dim"))
     ended = report.outcome in ("passed", "out-of-tolerance", "vacuous")
     if ended and report.artifacts and not other:
@@ -90,7 +71,8 @@ def _cells(record: StageRecord) -> list[str]:
     check = report.check if report else None
     artifact = report.artifact if report else None
     worst = max((o.mean_abs or 0.0 for o in check.outputs), default=0.0) if check else None
-    verdict = _VERDICTS[check.verdict] if check else f"[dim]{record.status}[/]"
+    mark = VERDICTS[check.verdict] if check else None
+    verdict = f"[{COLOURS[mark.tone]}]{mark.short}[/]" if mark else f"[dim]{record.status}[/]"
     return [
         record.name,
         # The stage's own tool comes first; the report has them all.

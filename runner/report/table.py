@@ -15,12 +15,11 @@ from rich.text import Text
 
 from runner.host.files import human_bytes
 from runner.host.text import printable
-from runner.report.wording import meaning
+from runner.report.wording import COLOURS, OUTCOMES, meaning
 from runner.schemas.report import Report
 
 # What a spreadsheet would take for the beginning of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-_STYLES = {"passed": "green", "out-of-tolerance": "yellow", "vacuous": "yellow"}
 
 
 @dataclass(frozen=True)
@@ -168,5 +167,5 @@ def _cells(row: Row) -> dict[str, Text]:
         "toolchain": row.toolchain,
         "fixes": row.fixes,
     }
-    styles = {"outcome": _STYLES.get(row.outcome, "red")}
+    styles = {"outcome": COLOURS[OUTCOMES[row.outcome].mark.tone]}
     return {name: Text(printable(text), styles.get(name, "")) for name, text in texts.items()}

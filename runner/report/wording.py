@@ -2,8 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
 from runner.host.text import printable
-from runner.schemas.report import Report
+from runner.schemas.report import Report, Verdict
+
+Tone = Literal["pass", "warn", "fail", "idle"]
+# What a tone is on a terminal.
+COLOURS: Mapping[Tone, str] = {"pass": "green", "warn": "yellow", "fail": "red", "idle": "dim"}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A verdict: its tone, a sign for those who see no colour, a word, and a shorter one."""
+
+    tone: Tone
+    sign: str
+    word: str
+    short: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run: its mark, and a sentence for a conversion and one for a comparison."""
+
+    mark: Mark
+    converted: str
+    compared: str
+
+
+OUTCOMES: Mapping[str, Outcome] = {
+    "passed": Outcome(
+        Mark("pass", "✓", "passed"),
+        "Converted, within tolerance.",
+        "The two agree within tolerance.",
+    ),
+    "out-of-tolerance": Outcome(
+        Mark("warn", "!", "out of tolerance"),
+        "Converted, but out of tolerance.",
+        "The two differ by more than the tolerance.",
+    ),
+    "vacuous": Outcome(
+        Mark("warn", "?", "proves nothing"),
+        "Converted, but the check proves nothing.",
+        "The comparison proves nothing.",
+    ),
+    "failed": Outcome(
+        Mark("fail", "✕", "failed"),
+        "Not converted: a stage failed.",
+        "Not compared: a stage failed.",
+    ),
+    "interrupted": Outcome(Mark("fail", "‖", "interrupted"), "Interrupted.", "Interrupted."),
+}
+VERDICTS: Mapping[Verdict, Mark] = {
+    "passed": Mark("pass", "✓", "within tolerance", "passed"),
+    "exceeded": Mark("warn", "!", "out of tolerance", "exceeded"),
+    "vacuous": Mark("warn", "?", "proves nothing", "vacuous"),
+    "nonfinite": Mark("fail", "✕", "NaN or infinity", "NaN or inf"),
+    "shape": Mark("fail", "✕", "wrong shape", "wrong shape"),
+}
+STATUSES: Mapping[str, Mark] = {
+    "ok": Mark("pass", "✓", "done"),
+    "failed": Mark("fail", "✕", "failed"),
+    "skipped": Mark("idle", "–", "not run"),
+    "interrupted": Mark("fail", "‖", "interrupted"),
+}
 
 
 def explain(report: Report) -> str:

@@ -12,7 +12,8 @@ from runner.report.html.charts import (
     histogram_scale,
     log_scale,
 )
-from runner.report.html.marks import VERDICTS, Mark, checks, share
+from runner.report.html.marks import checks, share
+from runner.report.wording import VERDICTS, Mark
 from runner.schemas.report import CheckRecord, OutputRecord, Report
 
 # Bounds, so that no report makes a page of megabytes.

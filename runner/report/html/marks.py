@@ -1,45 +1,11 @@
-"""What all sections share: verdicts with a sign and a word, and links that lead nowhere else."""
+"""What all sections share: pairs, links that lead nowhere else, and the checks of a run."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
-from runner.schemas.report import CheckRecord, Report, StageRecord, Verdict
-
-Tone = Literal["pass", "warn", "fail", "idle"]
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A verdict: its colour's name, a sign for those who see no colour, and a word."""
-
-    tone: Tone
-    sign: str
-    word: str
-
-
-VERDICTS: dict[Verdict, Mark] = {
-    "passed": Mark("pass", "✓", "within tolerance"),
-    "exceeded": Mark("warn", "!", "out of tolerance"),
-    "vacuous": Mark("warn", "?", "proves nothing"),
-    "nonfinite": Mark("fail", "✕", "NaN or infinity"),
-    "shape": Mark("fail", "✕", "wrong shape"),
-}
-STATUSES = {
-    "ok": Mark("pass", "✓", "done"),
-    "failed": Mark("fail", "✕", "failed"),
-    "skipped": Mark("idle", "–", "not run"),
-    "interrupted": Mark("fail", "‖", "interrupted"),
-}
-OUTCOMES = {
-    "passed": Mark("pass", "✓", "Converted, within tolerance"),
-    "out-of-tolerance": Mark("warn", "!", "Converted, but out of tolerance"),
-    "vacuous": Mark("warn", "?", "Converted, but the check proves nothing"),
-    "failed": Mark("fail", "✕", "Not converted"),
-    "interrupted": Mark("fail", "‖", "Interrupted"),
-}
+from runner.schemas.report import CheckRecord, Report, StageRecord
 
 
 @dataclass(frozen=True)

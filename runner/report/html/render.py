@@ -16,7 +16,8 @@ from markupsafe import Markup
 from runner.host.files import write_text
 from runner.report.html import errors, failures, figures, records, story, verdict
 from runner.report.html.depth import DepthCurve, depth_charts, depth_curves, depth_summary
-from runner.report.html.marks import Mark, checks, link
+from runner.report.html.marks import checks, link
+from runner.report.wording import Mark
 from runner.schemas.report import Report
 from runner.version import __version__
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from runner.report.html import figures
-from runner.report.html.marks import STATUSES, VERDICTS, Mark, Pair, link, share
+from runner.report.html.marks import Pair, link, share
+from runner.report.wording import STATUSES, VERDICTS, Mark
 from runner.schemas.report import CheckRecord, Report, StageRecord, TensorRecord
 from runner.toolchains.fixes import fix_texts
 

@@ -10,17 +10,9 @@ from pathlib import Path
 from runner.errors import BadInput
 from runner.host.files import named_by_user
 from runner.report.html import figures
-from runner.report.html.marks import Mark
 from runner.report.html.render import render
 from runner.report.table import Row
-
-_OUTCOMES = {
-    "passed": Mark("pass", "✓", "passed"),
-    "out-of-tolerance": Mark("warn", "!", "out of tolerance"),
-    "vacuous": Mark("warn", "?", "proves nothing"),
-    "failed": Mark("fail", "✕", "failed"),
-    "interrupted": Mark("fail", "‖", "interrupted"),
-}
+from runner.report.wording import OUTCOMES, Mark
 
 
 @dataclass(frozen=True)
@@ -60,16 +52,16 @@ def render_table(rows: Sequence[Row], unreadable: Sequence[BadInput] = ()) -> st
         "table.html.j2",
         counts=[
             Count(
-                _OUTCOMES[name],
+                OUTCOMES[name].mark,
                 figures.count(number),
                 figures.percent(number, len(rows)),
             )
-            for name in _OUTCOMES
+            for name in OUTCOMES
             if (number := outcomes[name])
         ],
         total=figures.count(len(rows)),
         one=len(rows) == 1,
-        lines=[_line(row, _OUTCOMES[row.outcome]) for row in rows],
+        lines=[_line(row, OUTCOMES[row.outcome].mark) for row in rows],
         toolchain=figures.clip(rows[0].toolchain) if len({r.toolchain for r in rows}) == 1 else "",
         unreadable=[figures.clip(error.message, 300) for error in unreadable],
         tone="pass" if outcomes["passed"] == len(rows) and not unreadable else "warn",

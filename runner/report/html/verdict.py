@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runner.report.html import figures
-from runner.report.html.marks import OUTCOMES, Mark, failed_stages, final_check
+from runner.report.html.marks import failed_stages, final_check
 from runner.report.table import flex_operators
-from runner.report.wording import meaning
+from runner.report.wording import OUTCOMES, Mark, meaning
 from runner.schemas.report import CheckRecord, Report
 
 
@@ -21,9 +21,11 @@ class Headline:
 
 
 def headline(report: Report) -> Headline:
-    mark, model = OUTCOMES[report.outcome], figures.clip(report.model.name, 60)
-    gate = report.gate
-    if other := report.options.get("compared_with"):
+    outcome, model = OUTCOMES[report.outcome], figures.clip(report.model.name, 60)
+    gate, other = report.gate, report.options.get("compared_with")
+    said = outcome.compared if other else outcome.converted
+    mark = replace(outcome.mark, word=said.removesuffix("."))
+    if other:
         return _compared(report, mark, f"{model} and {figures.clip(str(other), 60)}")
     if report.outcome == "interrupted":
         at = next((s for s in report.stages if s.status == "interrupted"), None)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @functools.cache
 def tree_hashes(folder: Path) -> dict[str, str]:
     """sha256 of each file of code below a folder, by its path there."""
-    paths = [p for p in folder.rglob("*") if p.suffix in (".py", ".toml") and p.is_file()]
+    paths = [p for p in folder.rglob("*") if p.suffix in (".py", ".toml", ".json") and p.is_file()]
     hashes = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
     return dict(sorted(hashes.items()))
 

@@ -120,5 +120,5 @@ def test_without_a_fix_its_net_is_worse(
 def test_the_page_lists_the_catalogue_as_it_is(tmp_path: Path) -> None:
     import runpy
 
-    page = runpy.run_path(str(ROOT / "docs" / "write_fixes.py"))["page"]()
+    page = runpy.run_path(str(ROOT / "docs" / "generate.py"))["fixes_page"]()
     assert page == (ROOT / "docs" / "fixes.md").read_text()

@@ -90,7 +90,7 @@ def test_it_names_everything_that_went_in(convert: Convert, models: Path, engine
 def test_the_stages_code_is_in_it_file_by_file(convert: Convert) -> None:
     recorded = dependencies(convert("cnn"))["stages"]
     files = recorded["annotations"]["files"]
-    paths = [p for p in (ROOT / "stages").rglob("*") if p.suffix in (".py", ".toml")]
+    paths = [p for p in (ROOT / "stages").rglob("*") if p.suffix in (".py", ".toml", ".json")]
     assert files == {str(p.relative_to(ROOT / "stages")): sha256(p) for p in paths}
     listing = "".join(f"{files[name]}  {name}\n" for name in sorted(files))
     assert recorded["digest"]["sha256"] == hashlib.sha256(listing.encode()).hexdigest()

@@ -59,19 +59,9 @@ def schemas(
 ) -> None:
     """Write the JSON schemas of the reports, the records and an inspection."""
     from runner.host.files import write_text
-    from runner.schemas.inspection import Inspection
-    from runner.schemas.provenance import Provenance, TestResultStatement
-    from runner.schemas.report import Report, StageReport
-    from runner.schemas.reproduction import Reproduction
+    from runner.schemas import written_for_machines
 
-    for name, model in (
-        ("report", Report),
-        ("stage-report", StageReport),
-        ("provenance", Provenance),
-        ("test-result", TestResultStatement),
-        ("reproduction", Reproduction),
-        ("inspection", Inspection),
-    ):
+    for name, model in written_for_machines().items():
         text = json.dumps(model.model_json_schema(by_alias=True), indent=1) + "\n"
         write_text(folder / f"{name}.schema.json", text)
         print(folder / f"{name}.schema.json")

@@ -213,7 +213,8 @@ def _latest(image: Image) -> str:
 
 
 def _stage_files() -> list[Path]:
-    return sorted((ROOT / "stages").rglob("*.py"))
+    """What of the stages goes into an image: their code, and the data that it reads."""
+    return sorted(p for p in (ROOT / "stages").rglob("*") if p.suffix in (".py", ".json"))
 
 
 def _lock_path(image: Image) -> str:

@@ -9,7 +9,7 @@ from runner.report.html import figures
 from runner.report.html.marks import Pair, link, share
 from runner.report.wording import STATUSES, VERDICTS, Mark
 from runner.schemas.report import CheckRecord, Report, StageRecord, TensorRecord
-from runner.toolchains.fixes import fix_texts
+from runner.toolchains.fixes import load_fixes
 
 # Bounds, so that no report makes a page of megabytes.
 _OUTER_PHASES = ("convert", "check")
@@ -219,7 +219,7 @@ class AppliedFix:
 def fixes(report: Report) -> list[AppliedFix]:
     """The fixes that did something, in the order of the stages."""
     names = [name for r in report.stages if r.report for name in r.report.fixes]
-    known, found = fix_texts(), []
+    known, found = load_fixes(), []
     for name in dict.fromkeys(names[:_MOST_FIXES]):
         text = known.get(name)
         issue = text.issue if text and text.issue.startswith("https://") else ""

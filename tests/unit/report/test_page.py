@@ -22,7 +22,7 @@ from runner.report.html import figures, render_run, write_page
 from runner.report.html.charts import LogScale, curve, histogram_chart, log_scale
 from runner.report.html.depth import DepthCurve
 from runner.schemas.report import Histogram, KnownFailure, Report
-from runner.toolchains.fixes import fix_texts
+from runner.toolchains.fixes import load_fixes
 from stages.fixes import FIXES
 
 STYLE = ROOT / "runner/report/html/templates/style.css"
@@ -212,7 +212,7 @@ class TestSections:
         assert "the pinned tools alone made this" in render(made).text
 
     def test_fixes_are_told_from_the_catalogue(self) -> None:
-        texts = fix_texts()
+        texts = load_fixes()
         assert {fix.name for fix in FIXES} == set(texts)
         for fix in FIXES:
             text = texts[fix.name]

@@ -1,4 +1,4 @@
-"""Convert PyTorch models to TensorFlow Lite with the tools of September 2020, on any machine.
+"""Convert PyTorch models to TensorFlow Lite with pinned tools, on any machine.
 
 from runner import convert
 

@@ -151,7 +151,7 @@ def _check(copy: Path, version: str) -> None:
         last = result.stderr.strip().splitlines()[-1:] or ["it depends on where it is installed"]
         raise EnvironmentUnavailable(
             f"The CPython {version} of this machine cannot be archived: {last[0]}",
-            "Save with --engine docker, or install a movable one: `uv python install 3.8`.",
+            f"Save with --engine docker, or install a movable one: `uv python install {version}`.",
         )
 
 

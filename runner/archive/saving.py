@@ -23,7 +23,6 @@ from runner.host.paths import PACKAGE, ROOT
 from runner.packages.cpython import find_cpython
 from runner.packages.index import PackageIndexes
 from runner.packages.lockfile import applies_here, host_python, host_tags, parse_lock, stage_tags
-from runner.packages.resolver import PLATFORM
 from runner.packages.user_wheel import accept_wheel
 from runner.toolchains.load import load_image, load_toolchain
 from runner.toolchains.model import Image, with_wheels
@@ -39,7 +38,7 @@ _SOURCE = (
 _NOT_SOURCE = re.compile(r"(^|/)(__pycache__|\.[^/]*|[^/]*\.part)(/|$)")
 
 README = """\
-This is an archive of the runner: PyTorch models to TensorFlow Lite with the tools of 2020.
+This is an archive of the runner: PyTorch models to TensorFlow Lite with pinned tools.
 
     runner archive verify FILE     checks every byte of it
     runner archive load FILE       makes this machine ready, without a network
@@ -140,7 +139,7 @@ def save(
         return writer.finish(
             created=created,
             runner=__version__,
-            platform=PLATFORM,
+            platform=content.images[0].platform,
             toolchains=[toolchain],
             environments=[_environment(image, content) for image in content.images],
             host_python=host_python() if any(f.owner == HOST for f in content.packages) else "",
@@ -182,7 +181,7 @@ def _wanted(images: Sequence[Image], engine: str) -> list[packages.Wanted]:
     wanted = []
     if engine in ("all", "process"):
         for image in images:
-            tags = stage_tags(image.python)
+            tags = stage_tags(image.python, image.platform)
             pins = parse_lock(image.requirements())
             wanted += [packages.Wanted(pin, image.title, tags) for pin in pins]
     # An installed runner has no lock of its own.

@@ -33,7 +33,7 @@ _WRONG_PATH = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
 
 app = typer.Typer(
     name="runner",
-    help="Convert PyTorch models to TensorFlow Lite with the tools of September 2020.",
+    help="Convert PyTorch models to TensorFlow Lite with pinned tools, and prove each step.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -105,7 +105,7 @@ def _written_by(found: FileFacts) -> str:
     """The converter, by what each of them leaves behind."""
     description = found.details.get("description", "")
     converter = {
-        "MLIR Converted.": "TensorFlow's converter (MLIR, 2020 or later)",
+        "MLIR Converted.": "TensorFlow's converter (MLIR)",
         "TOCO Converted.": "TensorFlow's old converter (TOCO)",
     }.get(description, description)
     if release := found.details.get("converter"):

@@ -79,7 +79,7 @@ def audit(
     """
     indexes = indexes or PackageIndexes()
     questions = [
-        _Question(image.title, pin, stage_tags(image.python))
+        _Question(image.title, pin, stage_tags(image.python, image.platform))
         for image in images
         for pin in parse_lock(image.requirements())
     ]

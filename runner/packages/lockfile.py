@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -21,11 +21,8 @@ from packaging.utils import (
 )
 from packaging.version import Version
 
-# What manylinux2014, the platform of the locks, stands for: it and all before it.
-_PLATFORMS = (
-    *("manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_12_x86_64"),
-    *("manylinux2010_x86_64", "manylinux_2_5_x86_64", "manylinux1_x86_64", "linux_x86_64"),
-)
+# The names that manylinux had before it was named by glibc's version, by the minor one (PEP 600).
+_OLDER_NAMES = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _VIA = re.compile(r"^ +# via (.+)$", re.MULTILINE)
 
@@ -91,14 +88,28 @@ def parse_pin(text: str) -> Pin:
     return Pin(canonicalize_name(name), Version(version), ())
 
 
-def stage_tags(python: str) -> list[tags.Tag]:
-    """What wheels a stage's environment takes, the best first: CPython on manylinux, x86-64."""
+def stage_tags(python: str, platform: str) -> list[tags.Tag]:
+    """List what wheels a stage's environment takes, the best first.
+
+    `platform` is a lock's, such as x86_64-manylinux2014: wheels for it and for all before it.
+    """
     version = tuple(map(int, python.split(".")))
     interpreter = f"cp{''.join(map(str, version))}"
+    platforms = list(_platforms(platform))
     return [
-        *tags.cpython_tags(version, platforms=_PLATFORMS),
-        *tags.compatible_tags(version, interpreter=interpreter, platforms=_PLATFORMS),
+        *tags.cpython_tags(version, platforms=platforms),
+        *tags.compatible_tags(version, interpreter=interpreter, platforms=platforms),
     ]
+
+
+def _platforms(platform: str) -> Iterator[str]:
+    machine, _, level = platform.partition("-")
+    newest = next((n for n, name in _OLDER_NAMES.items() if name == level), None)
+    for minor in range(newest or int(level.rpartition("_")[2]), 4, -1):
+        yield f"manylinux_2_{minor}_{machine}"
+        if minor in _OLDER_NAMES:
+            yield f"{_OLDER_NAMES[minor]}_{machine}"
+    yield f"linux_{machine}"
 
 
 def host_tags() -> list[tags.Tag]:

@@ -22,8 +22,6 @@ from runner.packages.pip_settings import uv_environment
 from runner.toolchains.model import Image
 
 BANNER = "# Written by `runner lock`. Do not edit: change"
-# Every stage runs on x86-64 Linux, wherever the runner itself runs.
-PLATFORM = "x86_64-manylinux2014"
 
 
 def resolve(image: Image) -> str:
@@ -32,7 +30,7 @@ def resolve(image: Image) -> str:
     Raises `EnvironmentUnavailable` with the resolver's own words if it finds no solution.
     """
     options = [
-        *("--python-version", image.python, "--python-platform", PLATFORM),
+        *("--python-version", image.python, "--python-platform", image.platform),
         *("--exclude-newer", image.as_of),
     ]
     for package, date in sorted(image.as_of_package.items()):

@@ -48,19 +48,24 @@ def accept_wheel(argument: str, images: Sequence[Image]) -> Wheel:
 
 
 def _stand_in_for(path: Path, images: Sequence[Image]) -> StandIn:
-    wanted = {s.pin: s for image in images for s in image.stand_ins}
+    wanted = {s.pin: (s, image) for image in images for s in image.stand_ins}
     pins = ", ".join(wanted) or "none"
     try:
         name, version, _, tags = parse_wheel_filename(path.name)
     except InvalidWheelFilename:
         raise BadInput(f"{path.name} is not a wheel's file name.") from None
-    stand_in = wanted.get(f"{canonicalize_name(name)}=={version}")
-    if stand_in is None:
+    stand_in, image = wanted.get(f"{canonicalize_name(name)}=={version}", (None, None))
+    if stand_in is None or image is None:
         raise BadInput(
             f"No pin of these images is {name}=={version}.", f"Pins with a stand-in: {pins}."
         )
-    if not any(tag.interpreter == "cp38" and "x86_64" in tag.platform for tag in tags):
-        raise BadInput(f"{path.name} is not for CPython 3.8 on x86-64 Linux (cp38, x86_64).")
+    interpreter = f"cp{image.python.replace('.', '')}"
+    machine = image.platform.partition("-")[0]
+    if not any(tag.interpreter == interpreter and machine in tag.platform for tag in tags):
+        raise BadInput(
+            f"{path.name} is not for CPython {image.python} on {machine} Linux "
+            f"({interpreter}, {machine})."
+        )
     return stand_in
 
 

@@ -1,6 +1,6 @@
 """Wheels and sdists that an archive brought: by content, in the runner's cache.
 
-    RUNNER_CACHE_DIR/wheels/SHA256/torch-1.5.1-cp38-cp38-manylinux1_x86_64.whl
+    RUNNER_CACHE_DIR/wheels/SHA256/NAME-VERSION-TAGS.whl
 
 An environment whose lock is all there is installed from there alone, without a network.
 """

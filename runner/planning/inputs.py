@@ -175,7 +175,7 @@ def _checked(spec: InputSpec, where: str) -> InputSpec:
     if not spec.shape or any(size < 1 for size in spec.shape):
         raise BadInput(
             f"{where}: every size of a shape is at least 1.",
-            "TensorFlow Lite of 2020 has fixed shapes: give the batch size too, usually 1.",
+            "Shapes are fixed in a conversion: give the batch size too, usually 1.",
         )
     if len(spec.shape) > _MOST_AXES or any(size > _LARGEST_SIZE for size in spec.shape):
         raise BadInput(

@@ -19,9 +19,9 @@ from runner.host.files import named_by_user
 from runner.report.runs import read_report, run_folder
 
 SUFFIXES = (".zip", ".tar.gz", ".tgz")
-# Every file of an archive has this date, so that equal contents are equal archives.
-_DATE = (2020, 9, 24, 0, 0, 0)
-_EPOCH = 1600905600
+# Every file of an archive has one date, the earliest of a zip, so that equal contents are equal.
+_DATE = (1980, 1, 1, 0, 0, 0)
+_EPOCH = 315532800
 _MOST_OF_A_LOG = 4 << 20
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}")
 _LARGEST_GRAPH = 1 << 31

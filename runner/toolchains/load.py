@@ -43,6 +43,7 @@ def load_image(name: str, variant: str = DEFAULT_VARIANT, root: Path = ROOT) -> 
         variant=variant,
         folder=folder,
         python=data["python"],
+        platform=data["platform"],
         as_of=data["as-of"],
         as_of_package=data.get("as-of-package", {}),
         intent=folder / files["intent"],

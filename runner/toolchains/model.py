@@ -74,6 +74,7 @@ class Image:
     name: str
     folder: Path
     python: str
+    platform: str
     as_of: str
     intent: Path
     lock: Path

@@ -53,9 +53,9 @@ def convert(
     metric: Annotated[
         str, typer.Option(help="mean, max, p99 or rms of the absolute error; mean-rel, ...")
     ] = "mean",
-    opset: Annotated[Optional[int], typer.Option(help="ONNX operator set (default 11).")] = None,
+    opset: Annotated[Optional[int], typer.Option(help="ONNX operator set.")] = None,
     fixes: Annotated[
-        str, typer.Option(help="Repairs of the 2020 tools: all, none, NAME,... or -NAME,...")
+        str, typer.Option(help="Repairs of the pinned tools: all, none, NAME,... or -NAME,...")
     ] = "all",
     faithful: Annotated[
         bool, typer.Option("--faithful", help="The pinned tools alone: --fixes none.")

@@ -49,7 +49,7 @@ def base(
         bool, typer.Option("--lock", help="Write its packages to images/base/packages.lock.")
     ] = False,
 ) -> None:
-    """Build the base image from Debian packages and a CPython 3.8: no registry needed."""
+    """Build the base image from Debian packages and a CPython of this machine."""
     from runner.cli.progress import ConsoleView
     from runner.engines.docker.base_image import build_base, lock_base
     from runner.engines.docker.engine import connect

@@ -23,7 +23,7 @@ from runner.packages.pip_settings import read_registry
 from runner.toolchains.base import read_recipe
 from runner.toolchains.model import Image
 
-# The one platform for which the 2020 packages exist.
+# What the locked packages are for.
 PLATFORM = "linux/amd64"
 CUDA_VARIANT = "cuda"
 LABELS = "org.runner"

@@ -24,7 +24,7 @@ from runner.host.text import lines_of
 _PLACE = "/artifacts"
 _MOST_FILES = 1 << 20
 _SECONDS_TO_START = 30
-# `disk_use` as it is: Python 3.8 in the image reads it.
+# `disk_use` as it is: the image's Python reads it, however old.
 _PROGRAM = f"""
 from __future__ import annotations
 import errno, json, os, stat, time

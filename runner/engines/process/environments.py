@@ -62,7 +62,7 @@ def install_missing(images: Sequence[Image], progress: Progress) -> None:
         return
     if sys.platform != "linux" or os.uname().machine != "x86_64":
         raise EnvironmentUnavailable(
-            "The packages of 2020 exist for x86-64 Linux only.",
+            "The locked packages are for x86-64 Linux.",
             "Use the docker engine here: --engine docker.",
         )
     interpreters = {version: find_cpython(version) for version in {i.python for i in missing}}

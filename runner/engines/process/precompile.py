@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from runner.host.paths import ROOT
-from runner.toolchains.load import load_toolchain
+from runner.toolchains.load import toolchains
 from runner.toolchains.model import Image
 
 _MARK = ".compiled"
@@ -36,18 +36,20 @@ def warm(image: Image, environment: Path) -> None:
         _run(environment, "-c", _IMPORT, *_modules(image))
         mark.touch()
     stages = ROOT / "stages"
-    if os.access(stages, os.W_OK) and any(map(_is_stale, stages.rglob("*.py"))):
+    if os.access(stages, os.W_OK) and any(
+        _is_stale(path, image.python) for path in stages.rglob("*.py")
+    ):
         _run(environment, "-m", "compileall", "-q", str(stages))
 
 
 def _modules(image: Image) -> list[str]:
-    names = [path.stem for path in (ROOT / "stages" / "toolchains").glob("*.toml")]
-    chains = [load_toolchain(name) for name in names]
-    return sorted({s.module for chain in chains for s in chain.stages if s.image == image.name})
+    stages = [stage for chain in toolchains() for stage in chain.stages]
+    return sorted({stage.module for stage in stages if stage.image == image.name})
 
 
-def _is_stale(source: Path) -> bool:
-    compiled = source.parent / "__pycache__" / f"{source.stem}.cpython-38.pyc"
+def _is_stale(source: Path, python: str) -> bool:
+    tag = f"cpython-{python.replace('.', '')}"
+    compiled = source.parent / "__pycache__" / f"{source.stem}.{tag}.pyc"
     try:
         return compiled.stat().st_mtime < source.stat().st_mtime
     except FileNotFoundError:

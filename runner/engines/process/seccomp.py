@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 
-# x86-64's numbers; the packages of 2020 exist for no other machine.
+# x86-64's numbers, since the stages' packages are for that machine.
 _REFUSED = {
     # Memory that belongs to no process, so that nobody sees how much it is.
     "shmget": 29,

@@ -65,7 +65,7 @@ def power_of_ten(exponent: int) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits, plain where that is short: `0.0914`, `1.13`, `2.4×10⁶`."""
+    """Three digits, plain where that is short: `0.0914`, `1.13`, `3.1×10⁶`."""
     if value is None or not math.isfinite(value) or value == 0:
         return scientific(value)
     if 1e-3 <= abs(value) < 1e5:

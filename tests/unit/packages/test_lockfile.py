@@ -25,7 +25,7 @@ class File:
 
 
 def chosen(*names: str) -> str | None:
-    file = choose([File(name) for name in names], stage_tags("3.8"))
+    file = choose([File(name) for name in names], stage_tags("3.8", "x86_64-manylinux2014"))
     return file.name if file else None
 
 

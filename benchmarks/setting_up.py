@@ -71,7 +71,7 @@ def by_bare_uv(folder: Path) -> None:
     for name in load_toolchain().images:
         image = load_image(name)
         venv, environment = folder / name, {"UV_CACHE_DIR": str(folder / "uv")}
-        run([find_uv_bin(), "venv", "--python", find_cpython(image.python), venv], environment)
+        run([find_uv_bin(), "venv", "--python", find_cpython(image.python).path, venv], environment)
         sync = [find_uv_bin(), "pip", "sync", "--require-hashes", "--python", venv, image.lock]
         run(sync, environment)
 

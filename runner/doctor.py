@@ -10,7 +10,7 @@ from pathlib import Path
 
 from runner.engines.limits import DEFAULTS
 from runner.engines.process.bubblewrap import find_sandbox
-from runner.engines.process.environments import environment_folder
+from runner.engines.process.environments import is_installed
 from runner.errors import EnvironmentUnavailable
 from runner.host.files import human_bytes
 from runner.host.paths import cache_folder
@@ -62,7 +62,7 @@ def image_states(images: Sequence[Image]) -> list[dict[str, str]]:
             "as of": image.as_of[:10],
             "lock": image.lock_sha256[:12],
             "docker": is_built(image),
-            "process": "installed" if environment_folder(image).is_dir() else "-",
+            "process": "installed" if is_installed(image) else "-",
         }
         for image in images
     ]
@@ -111,10 +111,11 @@ def _docker_images() -> Finding:
 def _interpreter() -> Finding:
     versions = sorted({image.python for image in all_images()})
     try:
-        found = [str(find_cpython(version, install=False)) for version in versions]
+        found = [find_cpython(version, install=False) for version in versions]
     except EnvironmentUnavailable as error:
         return Finding("process engine", "warning", error.message, error.remedy)
-    return Finding("process engine", "ok", f"CPython {', '.join(versions)}: {', '.join(found)}.")
+    shown = ", ".join(f"CPython {python.record.version} at {python.path}" for python in found)
+    return Finding("process engine", "ok", f"{shown}.")
 
 
 def _sandbox() -> Finding:
@@ -136,8 +137,7 @@ def _limits() -> Finding:
 
 def _environments() -> Finding:
     chain = load_toolchain()
-    folders = [environment_folder(image) for image in all_images() if image.name in chain.images]
-    count = sum(folder.is_dir() for folder in folders)
+    count = sum(is_installed(image) for image in all_images() if image.name in chain.images)
     return Finding("environments", "ok", f"{count} installed in {cache_folder()}.")
 
 

@@ -94,7 +94,7 @@ def install(environment: Environment) -> Environment:
     draft = environment.folder.with_name(f".{environment.folder.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
     draft.parent.mkdir(parents=True, exist_ok=True)
-    interpreter = find_cpython(environment.version_of_python)
+    interpreter = find_cpython(environment.version_of_python).path
     try:
         _uv("venv", "--quiet", "--relocatable", "--python", interpreter, draft)
         options = ("--no-deps", "--require-hashes", "--python", draft / "bin" / "python")

@@ -168,7 +168,7 @@ def _gather(
     ]
     if engine in ("all", "process"):
         pythons = sorted({image.python for image in images})
-        content.interpreters = {python: find_cpython(python) for python in pythons}
+        content.interpreters = {python: find_cpython(python).path for python in pythons}
     if engine in ("all", "docker"):
         content.docker = _docker(images, progress)
     show = progress.task("package index")

@@ -14,7 +14,7 @@ from runner.conversion.observer import View
 from runner.engines.base import Engine
 from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.process.engine import ProcessEngine
-from runner.engines.process.environments import environment_folder
+from runner.engines.process.environments import is_installed
 from runner.engines.select import Choice, prepare_engine
 from runner.errors import EnvironmentUnavailable
 from runner.host.process_identity import scratch_folder
@@ -155,7 +155,7 @@ def _engine(
             return Choice(engine, "the image is here")
     except EnvironmentUnavailable:
         pass  # no daemon answers
-    if not (environment_folder(image) / "bin" / "python").exists():
+    if not is_installed(image):
         return (
             f"the environment '{image.name}' is not on this machine, so {_SUMMARY_ONLY}; "
             "--engine docker or --engine process makes it"

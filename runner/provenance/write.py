@@ -296,6 +296,14 @@ def _environment(image: Image, record: StageRecord, engine: str) -> Iterator[Res
         record.environment.identity.removeprefix("sha256:"),
         **annotations,
     )
+    if python := record.environment.interpreter:
+        yield _of(
+            f"interpreter/{image.title}",
+            python.sha256,
+            version=python.version,
+            build=python.build,
+            source=python.source,
+        )
     if base := details.get("base"):
         packages = ROOT / _PACKAGES_LOCK
         digest = base.partition("+")[0].removeprefix("sha256:")

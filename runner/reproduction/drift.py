@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.host.paths import ROOT
 from runner.schemas.provenance import Provenance
-from runner.schemas.report import EnvironmentRecord, Report
+from runner.schemas.report import EnvironmentRecord, Report, describe_cpython
 from runner.schemas.reproduction import Difference
 from runner.toolchains.code import tree_digest, tree_hashes
 from runner.toolchains.model import Image, Toolchain
@@ -26,7 +26,8 @@ def differences(
     as_recorded = {
         title: environment
         for title, environment in used.items()
-        if _recorded_identity(statement, title, report.engine.name) == environment.identity
+        if _recorded_identity(statement, title, report.engine.name)
+        in (environment.identity, _key_without_interpreter(statement, title, images))
     }
     return [
         *_locks(statement, images, toolchain, as_recorded, used),
@@ -42,6 +43,15 @@ def _recorded_identity(statement: Provenance, title: str, engine: str) -> str:
     if found is None or statement.internal.engine != engine:
         return ""
     return f"sha256:{found.sha256}" if engine == "docker" else found.sha256
+
+
+def _key_without_interpreter(
+    statement: Provenance, title: str, images: Mapping[str, Image]
+) -> str | None:
+    """What an environment is called in records that do not name its interpreter; else None."""
+    if statement.dependency(f"interpreter/{title}") is not None:
+        return None
+    return next((i.environment_key for i in images.values() if i.title == title), None)
 
 
 def _all_as_recorded(
@@ -73,7 +83,8 @@ def _locks(
         known = statement.dependency(f"environment/{image.title}")
         if known is None or environment is None or image.title in as_recorded:
             continue
-        python = (known.annotations or {}).get("python", image.python)
+        notes = known.annotations or {}
+        python = notes.get("python", image.python)
         if python != image.python:
             yield Difference(
                 what=f"the Python of {image.title}",
@@ -81,6 +92,11 @@ def _locks(
                 here=image.python,
                 stages=stages,
             )
+        interpreter = _interpreter(statement, environment)
+        if interpreter is not None:
+            yield interpreter.model_copy(update={"stages": stages})
+            if notes.get("key") == image.environment_key:
+                continue  # nothing else makes it another environment
         if identity := _recorded_identity(statement, image.title, _engine_of(environment)):
             yield Difference(
                 what=f"the environment {image.title}",
@@ -88,6 +104,23 @@ def _locks(
                 here=environment.identity.removeprefix("sha256:"),
                 stages=stages,
             )
+
+
+def _interpreter(statement: Provenance, environment: EnvironmentRecord) -> Difference | None:
+    """Whether an environment's CPython is another than was recorded: version, build or binary."""
+    recorded, here = (
+        statement.dependency(f"interpreter/{environment.image}"),
+        environment.interpreter,
+    )
+    if recorded is None or here is None or recorded.sha256 == here.sha256:
+        return None
+    notes = recorded.annotations or {}
+    version, build = str(notes.get("version", "?")), str(notes.get("build", "?"))
+    return Difference(
+        what=f"the interpreter of {environment.image}",
+        recorded=describe_cpython(version, build, recorded.sha256),
+        here=str(here),
+    )
 
 
 def _engine_of(environment: EnvironmentRecord) -> str:

@@ -186,12 +186,33 @@ class StageReport(_Model):
     trace: Trace | None = None
 
 
+class InterpreterRecord(_Model):
+    """The CPython of an environment. `sha256` is of the file that holds it.
+
+    `source` is where the runner found it: 'path', 'pyenv', 'archive', 'uv', or 'image'.
+    """
+
+    version: str
+    build: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    source: str
+
+    def __str__(self) -> str:
+        return describe_cpython(self.version, self.build, self.sha256)
+
+
+def describe_cpython(version: str, build: str, sha256: str) -> str:
+    """Name an interpreter for a person, as exactly as anybody can tell two apart."""
+    return f"CPython {version} ({build}, sha256 {sha256[:12]})"
+
+
 class EnvironmentRecord(_Model):
-    """What a stage ran in: an image's id or a virtual environment's key, and its lock."""
+    """What a stage ran in: an image's id or a virtual environment's key, its lock and Python."""
 
     image: str
     identity: str
     lock_sha256: str
+    interpreter: InterpreterRecord | None = None
     stand_ins: list[str]
     wheels: list[str] = []
     details: dict[str, str] = {}

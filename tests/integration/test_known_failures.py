@@ -525,7 +525,7 @@ def test_a_package_that_is_too_new(
     """Somebody's PYTHONPATH puts it before the locked one."""
     target = tmp_path / "newer"
     install = ("pip", "install", "--quiet", "--no-deps", "--target", target)
-    python = ("--python", find_cpython("3.8"))
+    python = ("--python", find_cpython("3.8").path)
     subprocess.run(
         [find_uv_bin(), *map(str, (*install, *python, requirement))],
         env=uv_environment(),

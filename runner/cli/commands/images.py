@@ -70,7 +70,7 @@ def sbom(
     ] = None,
 ) -> None:
     """Write what an image is made of: a bill of materials in CycloneDX 1.5."""
-    from runner.engines.process.environments import environment_folder
+    from runner.engines.process.environments import environment_folder, is_installed
     from runner.host.files import write_text
     from runner.host.text import printable
     from runner.packages.sbom import bill_of_materials, installed_licences
@@ -84,7 +84,8 @@ def sbom(
     if output is not None and output.exists() and not output.is_dir():
         raise BadInput(f"{output} is no folder.", "Name a folder: --output sbom.")
     for item in chosen:
-        bill = bill_of_materials(item, installed_licences(environment_folder(item)))
+        licences = installed_licences(environment_folder(item)) if is_installed(item) else {}
+        bill = bill_of_materials(item, licences)
         text = json.dumps(bill, indent=1) + "\n"
         if output is None:
             print(text, end="")

@@ -92,7 +92,7 @@ def build_base(
     """
     recipe = recipe or read_recipe()
     _check_machine()
-    executable = find_cpython(recipe.python)
+    executable = find_cpython(recipe.python).path
     with tempfile.TemporaryDirectory(prefix="runner-base-") as name:
         folder = Path(name)
         # mmdebstrap's helpers drop privileges, and must reach the files that it hands them.

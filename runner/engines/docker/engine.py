@@ -24,6 +24,7 @@ from runner.engines.docker.images import (
     choose_base,
     find_image,
 )
+from runner.engines.docker.interpreter import find_interpreter
 from runner.engines.docker.volume_usage import VolumeWatcher
 from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.watchdog import Watch
@@ -31,7 +32,7 @@ from runner.errors import EnvironmentUnavailable
 from runner.host.files import appearing
 from runner.host.process_identity import owner
 from runner.host.text import lines_of
-from runner.schemas.report import EnvironmentRecord
+from runner.schemas.report import EnvironmentRecord, InterpreterRecord
 from runner.toolchains.model import Image, Stage
 
 LABEL = "org.runner.run"
@@ -81,6 +82,7 @@ class DockerEngine:
         self._records: dict[str, ImageRecord] = {}
         self._images: dict[str, Image] = {}
         self._locks: dict[str, str] = {}
+        self._interpreters: dict[str, InterpreterRecord] = {}
 
     def missing(self, images: Sequence[Image]) -> list[Image]:
         return [image for image in images if find_image(self.client, image) is None]
@@ -99,6 +101,14 @@ class DockerEngine:
             if record is None:
                 raise EnvironmentUnavailable(f"The image '{image.title}' vanished after its build.")
             self._records[image.name] = record
+        self._find_interpreters()
+
+    def _find_interpreters(self) -> None:
+        with _answering():
+            self._interpreters = {
+                name: find_interpreter(self.client, record.id)
+                for name, record in self._records.items()
+            }
 
     def adopt(self, images: Sequence[Image], ids: Mapping[str, str]) -> bool:
         """Take images by their ids (`sha256:...`, by name), whatever they were built from.
@@ -118,6 +128,7 @@ class DockerEngine:
             records[image.name] = ImageRecord(tag, str(found.id), base, found.attrs["Size"])
             self._locks[image.name] = found.labels.get(f"{LABELS}.lock", image.lock_sha256)
         self._images, self._records = {image.name: image for image in images}, records
+        self._find_interpreters()
         return True
 
     def _build(self, image: Image, base: str, show: Callable[[str, float | None], None]) -> None:
@@ -130,6 +141,7 @@ class DockerEngine:
             image=image.title,
             identity=record.id,
             lock_sha256=self._locks.get(image.name, image.lock_sha256),
+            interpreter=self._interpreters[image.name],
             stand_ins=[str(stand_in) for stand_in in image.stand_ins_used],
             wheels=[f"{wheel.path.name} sha256:{wheel.sha256}" for wheel in image.wheels],
             details={"tag": record.tag, "base": record.base},

@@ -12,7 +12,12 @@ from runner.engines.base import MOST_READ, Ended, OnLine, Progress
 from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.process import volume as volume_folder
 from runner.engines.process.bubblewrap import Sandbox, find_sandbox
-from runner.engines.process.environments import environment_folder, install_missing, python_of
+from runner.engines.process.environments import (
+    environment_folder,
+    environment_identity,
+    install_missing,
+    python_of,
+)
 from runner.engines.process.launch import StageProgram, run_stage_program
 from runner.engines.process.precompile import warm
 from runner.errors import EnvironmentUnavailable
@@ -20,6 +25,7 @@ from runner.host.files import appearing, remove_tree
 from runner.host.paths import ROOT
 from runner.host.paths import cache_folder as cache_folder
 from runner.host.process_identity import scratch_folder
+from runner.packages.cpython import find_cpython
 from runner.schemas.report import EnvironmentRecord
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Stage
 
@@ -50,10 +56,12 @@ class ProcessEngine:
                 list(pool.map(lambda image: warm(image, environment_folder(image)), images))
 
     def environment(self, image: Image) -> EnvironmentRecord:
+        interpreter = find_cpython(image.python, install=False)
         return EnvironmentRecord(
             image=image.title,
-            identity=image.environment_key,
+            identity=environment_identity(image, interpreter),
             lock_sha256=image.lock_sha256,
+            interpreter=interpreter.record,
             stand_ins=[str(stand_in) for stand_in in image.stand_ins_used],
             wheels=[f"{wheel.path.name} sha256:{wheel.sha256}" for wheel in image.wheels],
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -20,22 +21,46 @@ from runner.engines.base import Progress
 from runner.errors import EnvironmentUnavailable
 from runner.host.paths import cache_folder
 from runner.host.subprocesses import Programs
-from runner.packages.cpython import find_cpython
+from runner.packages.cpython import Interpreter, find_cpython
 from runner.packages.lockfile import parse_lock
 from runner.packages.pip_settings import uv_environment
 from runner.packages.wheel_store import uv_variables
 from runner.toolchains.model import Image
 
 # Counted up when the way of making environments changes, so that old ones are not used.
-_FORMAT = "1"
+_FORMAT = "2"
 
 
 # Lines of the lock that other packages' sources are built with, installed before the rest.
 _BUILD_TOOLS = ("setuptools", "wheel")
 
 
-def environment_folder(image: Image) -> Path:
-    return cache_folder() / "environments" / f"{image.title}-{_FORMAT}-{image.environment_key[:16]}"
+def environment_identity(image: Image, interpreter: Interpreter) -> str:
+    """64 hex digits that change whenever an installed file, or what runs it, could.
+
+    The same packages under another CPython are another environment.
+    """
+    python = interpreter.record
+    parts = (image.environment_key, python.version, python.build, python.sha256)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def environment_folder(image: Image, interpreter: Interpreter | None = None) -> Path:
+    """Where an image's environment lies on this machine, whether or not it is installed.
+
+    Raises `EnvironmentUnavailable` where the machine has no such CPython.
+    """
+    interpreter = interpreter or find_cpython(image.python, install=False)
+    identity = environment_identity(image, interpreter)
+    return cache_folder() / "environments" / f"{image.title}-{_FORMAT}-{identity[:16]}"
+
+
+def is_installed(image: Image) -> bool:
+    """Whether an image's environment is on this machine."""
+    try:
+        return python_of(image).exists()
+    except EnvironmentUnavailable:
+        return False
 
 
 def is_environment_folder(path: Path) -> bool:
@@ -57,15 +82,15 @@ def install_missing(images: Sequence[Image], progress: Progress) -> None:
 
     Raises `EnvironmentUnavailable`.
     """
-    missing = [image for image in images if not python_of(image).exists()]
-    if not missing:
-        return
     if sys.platform != "linux" or os.uname().machine != "x86_64":
         raise EnvironmentUnavailable(
             "The locked packages are for x86-64 Linux.",
             "Use the docker engine here: --engine docker.",
         )
-    interpreters = {version: find_cpython(version) for version in {i.python for i in missing}}
+    interpreters = {version: find_cpython(version) for version in {i.python for i in images}}
+    missing = [image for image in images if not python_of(image).exists()]
+    if not missing:
+        return
     tasks = [progress.task(f"environment {image.title}") for image in missing]
     programs = Programs()
     # Downloads of one environment overlap with the unpacking of another.
@@ -85,12 +110,12 @@ def install_missing(images: Sequence[Image], progress: Progress) -> None:
 
 def _install(
     image: Image,
-    interpreter: Path,
+    interpreter: Interpreter,
     programs: Programs,
     show: Callable[[str, float | None], None],
 ) -> None:
     """Make an image's virtual environment, under its final name only when it is whole."""
-    folder = environment_folder(image)
+    folder = environment_folder(image, interpreter)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _held(FileLock(str(folder) + ".lock"), programs, show):
         if _python(folder).exists():
@@ -128,7 +153,7 @@ def _held(
 
 def _fill(
     image: Image,
-    interpreter: Path,
+    interpreter: Interpreter,
     draft: Path,
     programs: Programs,
     show: Callable[[str, float | None], None],
@@ -141,7 +166,7 @@ def _fill(
     watcher = threading.Thread(target=_watch, args=(draft, total, show, watching), daemon=True)
     try:
         show("creating", 0.0)
-        venv = ("venv", "--quiet", "--relocatable", "--python", interpreter, draft)
+        venv = ("venv", "--quiet", "--relocatable", "--python", interpreter.path, draft)
         _uv(programs, image, *venv)
         watcher.start()
         install = ("pip", "install", "--no-deps", "--require-hashes", "--python", _python(draft))

@@ -39,6 +39,7 @@ from harness import (
     ROOT,
     STAGE_FAILED,
     STAGES,
+    SUPPORT,
     Convert,
     leftovers,
     run_cli,
@@ -302,7 +303,7 @@ def test_the_disk_is_full_at_each_write(
     keep = place.folder / "kept"
     keep.mkdir()
     with disk(place.folder / "disk", "8m") as folder:
-        program = ROOT / "tests" / "every_write.py"
+        program = SUPPORT / "every_write.py"
         done = subprocess.run(
             [sys.executable, program, folder, keep, *place.arguments(folder / "out")],
             capture_output=True,
@@ -451,7 +452,7 @@ TAG = """
 import sys
 from runner.engines.docker.engine import connect
 from runner.engines.docker.images import find_image, image_tag
-from runner.toolchains.model import load_image
+from runner.toolchains.load import load_image
 image = load_image(sys.argv[1])
 print(image_tag(image, sys.argv[2]) if sys.argv[2] else find_image(connect(), image).tag)
 """

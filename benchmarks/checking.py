@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 
 from runner import convert
-from runner.conversion.observer import SilentView
+from runner.conversion.observer import Observer
 from runner.engines.process.engine import ProcessEngine
 from runner.engines.process.environments import environment_folder
 from runner.schemas.report import Report
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     images = [load_image(name) for name in ("torch", "onnx-tf", "tflite")]
-    ProcessEngine().prepare(images, SilentView())
+    ProcessEngine().prepare(images, Observer())
     ours: dict[str, list[float]] = {name: [] for name, _, _ in LOOPS}
     bare: dict[str, list[float]] = {name: [] for name, _, _ in LOOPS}
     overheads: dict[str, list[float]] = {}

@@ -28,7 +28,7 @@ from peers.environments import Environment, environments, install, write_lock
 from peers.page import page
 from peers.tools import TOOLS, Tool, Work
 
-from runner.conversion.observer import SilentView
+from runner.conversion.observer import Observer
 from runner.engines.process.engine import ProcessEngine
 from runner.engines.process.environments import environment_folder
 from runner.host.subprocesses import run_showing_lines
@@ -68,7 +68,7 @@ def main() -> None:
             say(f"environment {environment.name}")
             install(environment)
         images = [load_image(name) for name in ("torch", "onnx-tf", "tflite")]
-        ProcessEngine().prepare(images, SilentView())
+        ProcessEngine().prepare(images, Observer())
         with tempfile.TemporaryDirectory() as scratch:
             measure_all(arguments, arguments.work or Path(scratch), results)
     text = page(json.loads(results.read_text()))

@@ -5,7 +5,7 @@ from runner import convert
 report = convert("mbv2.pt")
 print(report.outcome, report.artifacts[-1].path)
 
-`diagnose` finds where the error of a finished run is born.
+`diagnose` finds the first operator that introduces the error of a finished run.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from runner.version import __version__
 
 if TYPE_CHECKING:
-    from runner.conversion.convert import convert
-    from runner.conversion.diagnose import diagnose
+    from runner.api import convert, diagnose
 
 __all__ = ["__version__", "convert", "diagnose"]
 
@@ -24,12 +23,8 @@ __all__ = ["__version__", "convert", "diagnose"]
 def __getattr__(name: str) -> Any:
     # Late, so that modules which need the standard library only (bootstrap.py imports one) load
     # before anything is installed.
-    if name == "convert":
-        from runner.conversion.convert import convert
+    if name in ("convert", "diagnose"):
+        from runner import api
 
-        return convert
-    if name == "diagnose":
-        from runner.conversion.diagnose import diagnose
-
-        return diagnose
+        return getattr(api, name)
     raise AttributeError(name)

@@ -27,7 +27,7 @@ from harness import (
     run_cli,
 )
 
-from runner.conversion.observer import SilentView
+from runner.conversion.observer import Observer
 from runner.engines.process.engine import ProcessEngine
 from runner.engines.process.environments import environment_folder
 from runner.toolchains.load import load_image, load_toolchain
@@ -57,7 +57,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pythons() -> dict[str, Path]:
     """The interpreter of each locked environment, installed first if need be."""
     images = [load_image(name) for name in load_toolchain().images]
-    ProcessEngine().prepare(images, SilentView())
+    ProcessEngine().prepare(images, Observer())
     return {image.name: environment_folder(image) / "bin" / "python" for image in images}
 
 

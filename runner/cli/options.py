@@ -1,9 +1,10 @@
-"""What several commands share: options, selections, tables."""
+"""What several commands share: options, how a run is shown, selections, tables."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Optional
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 from rich.table import Table
@@ -11,9 +12,14 @@ from rich.text import Text
 
 from runner.cli.console import Console
 from runner.engines.limits import NAMES
+from runner.engines.select import ENGINES
 from runner.errors import BadInput, ExitCode, RunnerError
 from runner.toolchains.load import all_images, load_image
 from runner.toolchains.model import Image
+
+if TYPE_CHECKING:
+    from runner.conversion.observer import Observer
+    from runner.schemas.report import Report
 
 TrustModel = Annotated[
     bool,
@@ -32,6 +38,30 @@ Limit = Annotated[
     typer.Option(help=f"NAME=NUMBER for a stage: {', '.join(NAMES)}; such as memory=4g."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show the stages' output.")]
+Engine = Annotated[str, typer.Option(help=f"{', '.join(ENGINES)}.")]
+Arch = Annotated[
+    str, typer.Option(help="What builds a PyTorch model: FILE.py:CALLABLE or MODULE:CALLABLE.")
+]
+ArchArgs = Annotated[str, typer.Option(help="Its keyword arguments, as JSON.")]
+Inputs = Annotated[
+    Optional[list[str]],
+    typer.Option(help="[NAME=]SHAPE[:DTYPE], such as 1x3x224x224; repeat for each input."),
+]
+InputsFile = Annotated[
+    Optional[Path], typer.Option(help="Your own inputs to check with: .npy or .npz.")
+]
+Samples = Annotated[int, typer.Option(help="Generated inputs to check with.")]
+Seed = Annotated[int, typer.Option(help="The seed of the generated inputs.")]
+Tolerance = Annotated[float, typer.Option(help="What the metric must stay below.")]
+Metric = Annotated[
+    str, typer.Option(help="mean, max, p99 or rms of the absolute error; mean-rel, ...")
+]
+Wheels = Annotated[
+    Optional[list[str]],
+    typer.Option(help="A wheel for a pin that has vanished: FILE[#sha256=HEX]."),
+]
 
 errors = Console(stderr=True)
 
@@ -53,6 +83,26 @@ def print_error(error: RunnerError) -> None:
         if entry is not None:
             text.append_text(known_failure(known(entry)))
     errors.print(text, soft_wrap=True)
+
+
+def make_observer(as_json: bool, quiet: bool, verbose: bool) -> Observer:
+    """Choose who watches a run: a terminal, or nobody where nothing is to be shown."""
+    # Late: most commands run nothing.
+    from runner.cli.progress import ConsoleView
+    from runner.conversion.observer import Observer
+
+    return Observer() if quiet or as_json else ConsoleView(Console(), verbose=verbose)
+
+
+def end_with(report: Report, as_json: bool, quiet: bool) -> NoReturn:
+    """Print what the observer has not shown of a run, and end with its exit code."""
+    if as_json:
+        print(report.to_json(), end="")
+    elif quiet:
+        for record in report.stages:
+            if record.status == "failed":
+                print_error(RunnerError(f"{record.name}: {record.failure}", record.remedy))
+    raise typer.Exit(report.exit_code)
 
 
 def selected(names: list[str] | None) -> list[Image]:

@@ -18,13 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.cli.summary import summary
-from runner.conversion.observer import SilentView
+from runner.conversion.observer import Observer
 from runner.host.text import printable
 from runner.schemas.report import Report, StageRecord
 from runner.toolchains.model import Stage
 
 
-class ConsoleView(SilentView):
+class ConsoleView(Observer):
     """Shows a run on a terminal, live; elsewhere as plain lines."""
 
     def __init__(self, console: Console, verbose: bool = False) -> None:

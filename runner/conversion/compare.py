@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from runner.conversion.convert import run_plan
-from runner.conversion.observer import SilentView, View
-from runner.engines.limits import DEFAULTS, Limits
+from runner.conversion.settings import RunSettings
 from runner.engines.select import prepare_engine
+from runner.planning.check import Check
 from runner.planning.plan import plan_for
-from runner.planning.source import Source, identify_source, summarize
+from runner.planning.source import ModelFile, Source, identify_source, summarize
 from runner.schemas.inspection import Inspection
 from runner.schemas.report import Report
 from runner.toolchains.load import load_toolchain
@@ -24,32 +22,19 @@ from runner.trust.scan import make_trust_check
 
 
 def compare(
-    reference: str | Path,
-    other: str | Path,
-    *,
-    output: str | Path | None = None,
-    engine: str = "auto",
-    inputs: Sequence[str] = (),
-    samples: int = 1000,
-    seed: int = 0,
-    inputs_file: str | Path | None = None,
-    tolerance: float = 1e-6,
-    metric: str = "mean",
-    arch: str = "",
-    arch_args: Mapping[str, Any] | None = None,
-    trust_model: bool = False,
-    limits: Limits = DEFAULTS,
-    view: View | None = None,
+    reference: Source,
+    other: Path,
+    check: Check = Check(),
+    settings: RunSettings = RunSettings(),
 ) -> Report:
     """Run two models of any formats on the same inputs; the first one's outputs count as right.
 
-    The returned report is that of a conversion with two stages, `reference` and `compared`; it is
-    in the run folder too. Raises `BadInput` or `EnvironmentUnavailable` where nothing could be
-    started.
+    What builds the reference builds the other model too, where its file does not. The returned
+    report is that of a conversion with two stages, `reference` and `compared`; it is in the run
+    folder too. Raises `BadInput` or `EnvironmentUnavailable` where nothing could be started.
     """
     started = time.time()
-    view = view or SilentView()
-    first, second = (_identified(Path(path), arch) for path in (reference, other))
+    first, second = (_identify(path, reference.arch) for path in (reference.path, other))
     tool = load_tool("compare")
     stages = (
         tool.stage(0, first.opened, first.model.path, f"{first.name}, the reference"),
@@ -63,34 +48,32 @@ def compare(
         "compared.file": file,
         "compared.sha256": second.model.sha256,
     }
-    options |= {"arch": arch, "arch_args": json.dumps(arch_args) if arch_args else ""}
     plan = plan_for(
         first.model,
         Toolchain(tool.name, tool.description, stages, "", first.name),
-        output=output,
-        inputs=inputs,
-        samples=samples,
-        seed=seed,
-        inputs_file=inputs_file,
-        tolerance=tolerance,
-        metric=metric,
+        reference,
+        check,
         options=options,
+        output=settings.output,
         extras={file: second.model.path},
     )
-    run = plan.run if output else f"compare-{plan.run}"
+    run = plan.run if settings.output else f"compare-{plan.run}"
     shown = {k: v for k, v in plan.options.items() if "." not in k}
     plan = replace(
         plan,
         run=run,
-        output=plan.output if output else plan.output.with_name(run),
+        output=plan.output if settings.output else plan.output.with_name(run),
         recorded=False,
         options={**shown, "compared_with": second.name, "sha256": second.model.sha256},
     )
-    with view:
+    with settings.observer:
         models = {side.model.path: side.model.format for side in (first, second)}
-        asked = make_trust_check(models, plan.arch_file, trusted=trust_model)
-        choice = prepare_engine(engine, list(plan.images.values()), view, limits, asked)
-        return run_plan(plan, choice, view, started)
+        may_run_code = make_trust_check(models, plan.arch_file, trusted=settings.trust_model)
+        images = list(plan.images.values())
+        choice = prepare_engine(
+            settings.engine, images, settings.observer, settings.limits, may_run_code
+        )
+        return run_plan(plan, choice, replace(settings, cache=False, diagnose=False), started)
 
 
 @dataclass(frozen=True)
@@ -99,20 +82,20 @@ class _Side:
 
     found: Inspection
     opened: FileFormat
-    model: Source
+    model: ModelFile
 
     @property
     def name(self) -> str:
         return Path(self.found.path).name
 
 
-def _identified(path: Path, arch: str) -> _Side:
+def _identify(path: Path, arch: str) -> _Side:
     found = summarize(path)
     opened = format_to_run(found)
     if opened.kind == "torch":
         return _Side(found, opened, identify_source(load_toolchain(), path, arch))
     assert found.sha256 is not None
-    return _Side(found, opened, Source(path, found.format, found.sha256, found.bytes))
+    return _Side(found, opened, ModelFile(path, found.format, found.sha256, found.bytes))
 
 
 def _as_hints(found: Inspection) -> str:

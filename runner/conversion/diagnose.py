@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.conversion.folder import working_in
-from runner.conversion.observer import SilentView, View
+from runner.conversion.settings import RunSettings
 from runner.conversion.trace import DEFAULT_SAMPLES, trace_run
-from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.select import prepare_engine
 from runner.errors import BadInput
 from runner.formats.kinds import format_of_artifact
@@ -30,14 +29,11 @@ _MOST_SAMPLES = 1000
 
 
 def diagnose(
-    run: str | Path,
+    folder: Path,
     *,
-    model: str | Path | None = None,
+    model: Path | None = None,
     samples: int = DEFAULT_SAMPLES,
-    engine: str = "auto",
-    trust_model: bool = False,
-    limits: Limits = DEFAULTS,
-    view: View | None = None,
+    settings: RunSettings = RunSettings(),
 ) -> Diagnosis:
     """Trace a run folder's artifacts against each other; the result is in its `diagnosis.json` too.
 
@@ -45,13 +41,12 @@ def diagnose(
     as they lie in the folder: one that changed since the run is named in the notes. Raises
     `BadInput` or `EnvironmentUnavailable` where nothing can be traced.
     """
-    view = view or SilentView()
-    folder = Path(run).absolute()
+    view, folder = settings.observer, folder.absolute()
     report = read_report(folder)
     if not 1 <= samples <= _MOST_SAMPLES:
         raise BadInput(f"--samples must be between 1 and {_MOST_SAMPLES}.")
     chain = load_toolchain(report.toolchain)
-    files, notes = _files(report, chain, folder, Path(model) if model else None)
+    files, notes = _files(report, chain, folder, model)
     images = _images(report, chain)
     check = how_checked(report)
     with view:
@@ -61,10 +56,10 @@ def diagnose(
                 _formats(files, report, chain),
                 Path(report.model.arch_file) if report.model.arch_file else None,
                 recorded=_archs(report),
-                trusted=trust_model,
+                trusted=settings.trust_model,
             )()
 
-        choice = prepare_engine(engine, images, view, limits, asked)
+        choice = prepare_engine(settings.engine, images, view, settings.limits, asked)
         view.say(f"Engine: {choice.engine.name} ({choice.reason})")
         token = secrets.token_hex(4)
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", report.run)[:80]

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from runner.conversion.observer import View
+from runner.conversion.settings import RunSettings
 from runner.engines.base import Engine
-from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.process.engine import ProcessEngine
 from runner.engines.process.environments import is_installed
 from runner.engines.select import Choice, prepare_engine
 from runner.errors import EnvironmentUnavailable
 from runner.host.process_identity import scratch_folder
 from runner.planning.plan import arch_files
+from runner.planning.source import Source
 from runner.schemas.base import Integer
 from runner.schemas.inspection import Inspection, Loaded, Obstacle, TensorFacts
 from runner.schemas.report import StageReport
@@ -46,17 +45,7 @@ class _Described(BaseModel):
     facts: dict[str, str] = {}
 
 
-def load(
-    found: Inspection,
-    path: Path,
-    *,
-    engine: str,
-    arch: str,
-    arch_args: Mapping[str, Any],
-    trust_model: bool = False,
-    limits: Limits = DEFAULTS,
-    view: View,
-) -> None:
+def load(found: Inspection, source: Source, settings: RunSettings) -> None:
     """Complete an inspection by what the framework says; why not is in `not_loaded`.
 
     With the engine 'auto' nothing is installed or built for it: a summary needs no environment.
@@ -66,25 +55,21 @@ def load(
     if opened is None:
         found.not_loaded = "no framework of this toolchain opens such a file"
         return
-    if reason := _reason_against(found, arch):
+    if reason := _reason_against(found, source.arch):
         found.not_loaded = reason
         return
-    arch, files = arch_files(arch)
+    arch, files = arch_files(source.arch)
     asked = make_trust_check(
-        {path: found.format},
+        {source.path: found.format},
         Path(next(iter(files))) if files else None,
-        trusted=trust_model,
+        trusted=settings.trust_model,
     )
-    choice = _engine(engine, load_image(opened.image), view, limits, asked)
+    choice = _engine(settings, load_image(opened.image), asked)
     if isinstance(choice, str):
         found.not_loaded = choice
         return
-    stage = load_tool("inspect").stage(0, opened, path)
-    options = {
-        "kind": opened.kind,
-        "arch": arch,
-        "arch_args": json.dumps(arch_args) if arch_args else "",
-    }
+    stage = load_tool("inspect").stage(0, opened, source.path)
+    options = {**source.options, "kind": opened.kind, "arch": arch}
     request = {
         "input": {"path": stage.consumes, "sha256": found.sha256},
         "options": options,
@@ -96,7 +81,7 @@ def load(
         volume.put(
             {
                 **files,
-                stage.consumes: path,
+                stage.consumes: source.path,
                 f"requests/{stage.name}.json": json.dumps(request).encode(),
                 f"reports/{stage.name}.json": b"",
             }
@@ -139,13 +124,11 @@ def _reason_against(found: Inspection, arch: str) -> str:
     return ""
 
 
-def _engine(
-    wanted: str, image: Image, view: View, limits: Limits, code_in_file: Callable[[], str]
-) -> Choice | str:
+def _engine(settings: RunSettings, image: Image, code_in_file: Callable[[], str]) -> Choice | str:
     """The engine that was asked for, made ready; for `auto`, one that is ready, or why none is."""
-    images = [image]
-    if wanted != "auto":
-        return prepare_engine(wanted, images, view, limits, code_in_file)
+    images, view, limits = [image], settings.observer, settings.limits
+    if settings.engine != "auto":
+        return prepare_engine(settings.engine, images, view, limits, code_in_file)
     from runner.engines.docker.engine import DockerEngine, connect
 
     try:

@@ -10,10 +10,10 @@ from runner.schemas.report import Report, StageRecord
 from runner.toolchains.model import Stage
 
 
-class SilentView:
-    """Shows nothing: for `--quiet`, `--json` and Python callers. Also what every view can do."""
+class Observer:
+    """Shows nothing: for `--quiet`, `--json` and Python callers. Also what every one can do."""
 
-    def __enter__(self) -> SilentView:
+    def __enter__(self) -> Observer:
         return self
 
     def __exit__(
@@ -45,6 +45,3 @@ class SilentView:
 
     def finished(self, report: Report, folder: Path) -> None:
         pass
-
-
-View = SilentView

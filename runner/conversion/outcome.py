@@ -19,7 +19,7 @@ _BLAMED = {"input": ExitCode.BAD_INPUT, "environment": ExitCode.ENVIRONMENT}
 Outcome = Literal["passed", "out-of-tolerance", "vacuous", "failed", "interrupted"]
 
 
-def report_of(
+def build_report(
     plan: Plan,
     choice: Choice,
     records: Sequence[StageRecord],
@@ -30,7 +30,7 @@ def report_of(
 ) -> Report:
     """`started` is a time of the clock; `setup` and `total` are durations. All in seconds."""
     inside = sum(r.report.seconds for r in records if r.report and not r.cached)
-    outcome, code, gate = judged(plan, records, interrupted)
+    outcome, code, gate = decide_outcome(plan, records, interrupted)
     first = records[0].report
     return Report(
         runner=__version__,
@@ -89,7 +89,7 @@ def _note_of_the_cache(records: Sequence[StageRecord]) -> list[str]:
     return [f"Taken from the cache: {', '.join(taken)} (made by {runs}); --no-cache runs them."]
 
 
-def judged(
+def decide_outcome(
     plan: Plan, records: Sequence[StageRecord], interrupted: bool
 ) -> tuple[Outcome, ExitCode, Gate]:
     """The outcome of the run: the verdict on the final model, if there is one."""

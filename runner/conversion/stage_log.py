@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runner.conversion.observer import View
+from runner.conversion.observer import Observer
 from runner.engines.base import OnLine
 from runner.host.files import human_bytes, temporary_beside
 from runner.toolchains.model import Stage
@@ -62,15 +62,15 @@ def stage_log(final: Path, most: int) -> Iterator[BoundedLog]:
 
 
 @contextmanager
-def followed(stage: Stage, view: View, final: Path, most: int) -> Iterator[OnLine]:
-    """A stage's lines: progress to the view, the rest to the view and a log of `most` bytes."""
+def stream_output(stage: Stage, observer: Observer, final: Path, most: int) -> Iterator[OnLine]:
+    """Hand a stage's lines on to the observer, and all but progress to a log of `most` bytes."""
     with stage_log(final, most) as log:
 
         def on_line(line: str) -> None:
             if line.startswith(_PROGRESS):
-                view.stage_progress(stage, line[len(_PROGRESS) :])
+                observer.stage_progress(stage, line[len(_PROGRESS) :])
             else:
                 log.write(line)
-                view.stage_line(stage, line)
+                observer.stage_line(stage, line)
 
         yield on_line

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.conversion.observer import View
-from runner.conversion.stage_log import followed
+from runner.conversion.observer import Observer
+from runner.conversion.stage_log import stream_output
 from runner.engines.base import Volume
 from runner.errors import RunnerError
 from runner.schemas.diagnosis import Culprit, Diagnosis, StageTrace, TracePoint
@@ -32,7 +32,7 @@ def trace_run(
     records: Sequence[StageRecord],
     check: Mapping[str, Any],
     folder: Path,
-    view: View,
+    view: Observer,
     samples: int = DEFAULT_SAMPLES,
 ) -> Diagnosis:
     """Trace each stage that made an artifact, in order; raises for nothing that a trace does.
@@ -73,7 +73,7 @@ def _trace(
     check: Mapping[str, Any],
     numbers: Sequence[int],
     folder: Path,
-    view: View,
+    view: Observer,
 ) -> StageTrace:
     tracer = stage.tracer
     assert report.signature is not None
@@ -96,7 +96,7 @@ def _trace(
             }
         )
         log = folder / f"logs/{tracer.name}.log"
-        with followed(tracer, view, log, volume.limits.log) as on_line:
+        with stream_output(tracer, view, log, volume.limits.log) as on_line:
             ended = volume.run(tracer, on_line)
         _read(trace, volume.read(f"reports/{tracer.name}.json"), ended.reason or str(ended.status))
     except (RunnerError, OSError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import math
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -13,14 +12,11 @@ from typing import Any
 
 from runner.errors import BadInput
 from runner.packages.user_wheel import accept_wheel
+from runner.planning.check import Check
 from runner.planning.inputs import InputSpec, resolve_inputs
-from runner.planning.source import Source, identify_source
+from runner.planning.source import ModelFile, Source, identify_source
 from runner.toolchains.load import load_image, load_toolchain, variants_of
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Toolchain, with_wheels
-
-METRICS = {name: f"{name}_abs" for name in ("mean", "max", "p99", "rms")} | {
-    f"{name}-rel": f"{name}_rel" for name in ("mean", "max", "p99", "rms")
-}
 
 _MOST_PYTHON_FILES = 200
 
@@ -32,7 +28,7 @@ class Plan:
     `python_files` are the file of `--arch` and those beside it, by their names in the volume.
     """
 
-    model: Source
+    model: ModelFile
     toolchain: Toolchain
     images: Mapping[str, Image]
     inputs: Sequence[InputSpec]
@@ -57,96 +53,55 @@ class Plan:
 
 
 def make_plan(
-    model: Path,
+    source: Source,
+    check: Check,
     *,
-    output: str | Path | None,
-    inputs: Sequence[str],
-    samples: int,
-    seed: int,
-    inputs_file: str | Path | None,
-    tolerance: float,
-    metric: str,
-    options: Mapping[str, Any],
-    wheels: Sequence[str],
-    gpu: bool,
-    toolchain: str,
+    toolchain: str = "",
+    options: Mapping[str, Any] | None = None,
+    wheels: Sequence[str] = (),
+    gpu: bool = False,
+    output: Path | None = None,
 ) -> Plan:
     """Check everything that was asked for. Raises `BadInput`."""
     chain = load_toolchain(toolchain)
-    identified = identify_source(chain, model, str(options.get("arch", "")))
+    model = identify_source(chain, source.path, source.arch)
+    images = {name: _image(name, gpu) for name in chain.images}
+    accepted = tuple(accept_wheel(wheel, list(images.values())) for wheel in wheels)
+    images = {name: with_wheels(image, accepted) for name, image in images.items()}
     return plan_for(
-        identified,
-        chain,
-        output=output,
-        inputs=inputs,
-        samples=samples,
-        seed=seed,
-        inputs_file=inputs_file,
-        tolerance=tolerance,
-        metric=metric,
-        options=options,
-        wheels=wheels,
-        gpu=gpu,
+        model, chain, source, check, options=options or {}, images=images, output=output
     )
 
 
 def plan_for(
-    identified: Source,
+    model: ModelFile,
     chain: Toolchain,
+    source: Source,
+    check: Check,
     *,
-    output: str | Path | None,
-    inputs: Sequence[str],
-    samples: int,
-    seed: int,
-    inputs_file: str | Path | None,
-    tolerance: float,
-    metric: str,
     options: Mapping[str, Any],
-    wheels: Sequence[str] = (),
-    gpu: bool = False,
+    output: Path | None,
+    images: Mapping[str, Image] | None = None,
     extras: Mapping[str, Path] | None = None,
 ) -> Plan:
-    """The plan for a file that is known and a chain of stages for it. Raises `BadInput`."""
-    arch = str(options.get("arch", ""))
-    model = identified.path
-    if samples < 1:
-        raise BadInput("--samples must be at least 1: an unchecked model proves nothing.")
-    if samples >= 1 << 63:
-        raise BadInput("--samples is a number of 63 bits at most.")
-    if not 0 <= seed < 1 << 63:
-        raise BadInput("--seed must be 0 or above, and of 63 bits at most.")
-    if not 0 < tolerance < math.inf:
-        raise BadInput("--tolerance must be a number above 0.")
-    if metric not in METRICS:
-        raise BadInput(f"There is no metric '{metric}'.", f"Metrics: {', '.join(METRICS)}.")
-    arrays = Path(inputs_file) if inputs_file else None
-    specs, source = resolve_inputs(model, inputs, arrays)
-    images = {name: _image(name, gpu) for name in chain.images}
-    accepted = tuple(accept_wheel(wheel, list(images.values())) for wheel in wheels)
-    images = {name: with_wheels(image, accepted) for name, image in images.items()}
-    arch_file, options = _arch_file(arch, options)
-    run = run_name(model)
-    check: dict[str, Any] = {
-        "samples": samples,
-        "seed": seed,
-        "tolerance": tolerance,
-        "metric": METRICS[metric],
-    }
-    if arrays is not None:
-        check["inputs"] = f"user/inputs{arrays.suffix}"
+    """Make the plan for a file that is known and a chain of stages for it. Raises `BadInput`."""
+    request = check.as_request()
+    specs, inputs_from = resolve_inputs(model.path, check.inputs, check.inputs_file)
+    arch_file, asked = _arch_file(source.arch, {**source.options, **options})
+    run = run_name(model.path)
     return Plan(
-        model=identified,
+        model=model,
         toolchain=chain,
-        images=images,
+        images=images or {name: load_image(name) for name in chain.images},
         inputs=specs,
-        inputs_from=source,
-        arrays=arrays,
+        inputs_from=inputs_from,
+        arrays=check.inputs_file,
         python_files=python_files(arch_file) if arch_file else {},
-        check=check,
-        stage_options=_stage_options(chain, options),
+        check=request,
+        stage_options=_stage_options(chain, asked),
         output=run_folder(output, run),
         run=run,
-        options={**check, **{k: v for k, v in options.items() if v not in ("", None)}},
+        options={**request, **{k: v for k, v in asked.items() if v not in ("", None)}},
         extras=extras or {},
     )
 
@@ -190,9 +145,9 @@ def _stage_options(chain: Toolchain, options: Mapping[str, Any]) -> dict[str, di
     return sorted_options
 
 
-def run_folder(output: str | Path | None, run: str) -> Path:
+def run_folder(output: Path | None, run: str) -> Path:
     """The absolute path of a run's folder. Raises `BadInput` if there is something in it."""
-    folder = Path(output) if output else Path("runs") / run
+    folder = output or Path("runs") / run
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(
             f"{folder} exists and is not empty{_unfinished(folder)}.",

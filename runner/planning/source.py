@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from runner.errors import BadInput
 from runner.formats.facts import FileFacts
@@ -20,7 +23,27 @@ _SAVE = "Save the model with torch.save(model, FILE) or torch.jit.save(traced, F
 
 @dataclass(frozen=True)
 class Source:
-    """A file that a run starts from; `sha256` and `bytes` are of its content."""
+    """What a run is asked to start from: a file, and what builds the model where it does not.
+
+    `arch` is FILE.py, FILE.py:CALLABLE or MODULE:CALLABLE, `arch_args` its keyword arguments.
+    """
+
+    path: Path
+    arch: str = ""
+    arch_args: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The stages' options that say the same."""
+        return {
+            "arch": self.arch,
+            "arch_args": json.dumps(self.arch_args) if self.arch_args else "",
+        }
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file that a run starts from, identified; `sha256` and `bytes` are of its content."""
 
     path: Path
     format: Format
@@ -50,7 +73,7 @@ def with_arch(found: FileFacts, arch: str) -> None:
     taken.command = f"runner convert --arch {shlex.quote(arch)} --model"
 
 
-def identify_source(chain: Toolchain, path: Path, arch: str = "") -> Source:
+def identify_source(chain: Toolchain, path: Path, arch: str = "") -> ModelFile:
     """Identify a file as what a toolchain starts from. Raises `BadInput`, with a remedy."""
     if path.is_dir() and not (path / "saved_model.pb").is_file():
         what = STARTS[chain.accepts].title
@@ -75,7 +98,7 @@ def identify_source(chain: Toolchain, path: Path, arch: str = "") -> Source:
             "--arch torchvision.models:mobilenet_v2 (its arguments: --arch-args '{...}').",
         )
     assert found.sha256 is not None
-    return Source(path, found.format, found.sha256, found.bytes)
+    return ModelFile(path, found.format, found.sha256, found.bytes)
 
 
 def _refuse_another_start(found: FileFacts, chain: Toolchain, path: Path) -> None:

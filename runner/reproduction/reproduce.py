@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from runner.conversion.convert import run_plan
-from runner.conversion.observer import SilentView, View
-from runner.engines.limits import DEFAULTS, Limits
+from runner.conversion.observer import Observer
+from runner.conversion.settings import RunSettings
 from runner.engines.select import Choice, prepare_engine
 from runner.errors import BadInput, EnvironmentUnavailable, ExitCode
 from runner.formats.kinds import format_of_artifact
@@ -29,7 +29,6 @@ from runner.schemas.report import Report
 from runner.schemas.reproduction import (
     EXIT_CODES,
     ArtifactComparison,
-    Difference,
     EnvironmentUsed,
     Reproduction,
     Verdict,
@@ -43,40 +42,44 @@ from runner.trust.scan import make_trust_check
 REPRODUCTION_FILE = "reproduction.json"
 
 
+@dataclass(frozen=True)
+class MovedFiles:
+    """Where files of a recorded run are now; each must have the recorded sha256.
+
+    `arch` is the file of --arch. None: it is where it was.
+    """
+
+    model: Path | None = None
+    arch: Path | None = None
+    inputs_file: Path | None = None
+
+
 def reproduce(
-    record: str | Path,
+    record: Path,
+    moved: MovedFiles = MovedFiles(),
+    settings: RunSettings = RunSettings(),
     *,
-    model: str | Path | None = None,
-    arch: str | Path | None = None,
-    inputs_file: str | Path | None = None,
-    output: str | Path | None = None,
-    engine: str = "auto",
-    wheels: Sequence[str] = (),
-    verify_key: str | Path | None = None,
-    trust_model: bool = False,
-    limits: Limits = DEFAULTS,
-    view: View | None = None,
+    verify_key: Path | None = None,
 ) -> Reproduction:
     """Make a recorded run again and say how it compares; the new run folder has it all.
 
     `record` is a run folder, its provenance.json or its provenance.dsse.json. The user's files are
-    taken from where they were, unless `model`, `arch` (the file of --arch) or `inputs_file` says
-    where they are now; each must have the recorded sha256.
+    taken from where they were, unless `moved` says where they are now.
 
     Raises `BadInput` for what is no record and for a file that is not the recorded one,
     `Unverified` if the record is not signed by `verify_key`, and `EnvironmentUnavailable`, which
     reproduction.json says too.
     """
     started = time.time()
-    view = view or SilentView()
-    recorded = read_record(Path(record), Path(verify_key) if verify_key else None)
+    view = settings.observer
+    recorded = read_record(record, verify_key)
     for alteration in recorded.alterations:
         view.say(printable(f"Altered: {alteration}."))
-    plan = plan_of(recorded, model, arch, inputs_file, output, wheels)
+    plan = plan_of(recorded, moved, settings)
     watched = _Watched(view)
     with view:
         try:
-            choice = _choose(engine, plan, recorded, watched, limits, trusted=trust_model)
+            choice = _choose(plan, recorded, replace(settings, observer=watched))
         except EnvironmentUnavailable as error:
             write_text(
                 plan.output / REPRODUCTION_FILE,
@@ -86,29 +89,32 @@ def reproduce(
         comparer = Comparer(
             recorded, plan.toolchain, plan.stage_options, plan.check, plan.output / "logs"
         )
-        report = run_plan(plan, choice, view, started, inside=comparer)
+        report = run_plan(
+            plan,
+            choice,
+            replace(settings, cache=False, diagnose=False),
+            started,
+            after_stages=comparer,
+        )
     result = _judged(recorded, plan, report, comparer, watched.made)
     write_text(plan.output / REPRODUCTION_FILE, result.to_json())
     return result
 
 
-def plan_of(
-    recorded: Recorded,
-    model: str | Path | None,
-    arch: str | Path | None,
-    inputs_file: str | Path | None,
-    output: str | Path | None,
-    wheels: Sequence[str],
-) -> Plan:
-    """The plan of a recorded run, with nothing left to a default. Raises `BadInput`."""
+def plan_of(recorded: Recorded, moved: MovedFiles, settings: RunSettings) -> Plan:
+    """Make the plan of a recorded run, with nothing left to a default. Raises `BadInput`."""
     parameters = recorded.statement.parameters
     chain = load_toolchain(parameters.toolchain)
-    path = _found("the model", parameters.model, model, "--model", recorded.folder)
+    path = _found("the model", parameters.model, moved.model, "--model", recorded.folder)
     identified = identify_source(chain, path, parameters.arch)
     arrays = None
     if parameters.inputs_file is not None:
         arrays = _found(
-            "the inputs file", parameters.inputs_file, inputs_file, "--inputs", recorded.folder
+            "the inputs file",
+            parameters.inputs_file,
+            moved.inputs_file,
+            "--inputs",
+            recorded.folder,
         )
     images: dict[str, Image] = {}
     for name in chain.images:
@@ -116,7 +122,7 @@ def plan_of(
         images[name] = load_image(name, variant) if variant else load_image(name)
     accepted = tuple(
         accept_wheel(f"{path}#sha256={sha256}", list(images.values()))
-        for path, sha256 in _wheels(recorded.statement, wheels, list(images.values()))
+        for path, sha256 in _wheels(recorded.statement, settings.wheels, list(images.values()))
     )
     check: dict[str, Any] = parameters.check.model_dump(exclude_none=True)
     if arrays is not None and parameters.inputs_file is not None:
@@ -134,10 +140,10 @@ def plan_of(
         ],
         inputs_from=parameters.inputs_from,
         arrays=arrays,
-        python_files=_python_files(recorded, arch),
+        python_files=_python_files(recorded, moved.arch),
         check=check,
         stage_options=options,
-        output=run_folder(output, run),
+        output=run_folder(settings.output, run),
         run=run,
         options={
             **check,
@@ -147,11 +153,9 @@ def plan_of(
     )
 
 
-def _found(
-    what: str, file: FileParameter, given: str | Path | None, option: str, folder: Path
-) -> Path:
+def _found(what: str, file: FileParameter, given: Path | None, option: str, folder: Path) -> Path:
     """Where a recorded file is now, with the recorded content. Raises `BadInput`."""
-    places = [Path(given)] if given else [Path(file.path), folder / Path(file.path).name]
+    places = [given] if given else [Path(file.path), folder / Path(file.path).name]
     path = next((place for place in places if _is_file(place)), None)
     if path is None:
         where = f"there is no file {places[0]}"
@@ -173,7 +177,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _python_files(recorded: Recorded, arch: str | Path | None) -> dict[str, Path]:
+def _python_files(recorded: Recorded, arch: Path | None) -> dict[str, Path]:
     """The recorded file of --arch and those beside it, and no others that have come since."""
     files = recorded.statement.parameters.arch_files
     if not files:
@@ -181,7 +185,7 @@ def _python_files(recorded: Recorded, arch: str | Path | None) -> dict[str, Path
     found = {}
     for file in files:
         # Names are relative to the folder of the file of --arch, which the volume calls `user`.
-        place = Path(arch).parent / file.name.partition("/")[2] if arch else None
+        place = arch.parent / file.name.partition("/")[2] if arch else None
         found[file.name] = _found(
             f"the file {Path(file.path).name} of --arch", file, place, "--arch", recorded.folder
         )
@@ -214,11 +218,9 @@ def _wheels(
     return found
 
 
-def _choose(
-    wanted: str, plan: Plan, recorded: Recorded, view: _Watched, limits: Limits, *, trusted: bool
-) -> Choice:
+def _choose(plan: Plan, recorded: Recorded, settings: RunSettings) -> Choice:
     """An engine that is ready: with the very images of the record, if those are here."""
-    images = list(plan.images.values())
+    images, wanted = list(plan.images.values()), settings.engine
     if wanted in ("auto", "docker") and recorded.statement.internal.engine == "docker":
         from runner.engines.docker.engine import DockerEngine, connect
 
@@ -228,7 +230,7 @@ def _choose(
             if known is not None and re.fullmatch("[0-9a-f]{64}", known.sha256):
                 ids[image.name] = f"sha256:{known.sha256}"
         try:
-            engine = DockerEngine(connect(), limits)
+            engine = DockerEngine(connect(), settings.limits)
             if engine.adopt(images, ids):
                 return Choice(engine, "the recorded images are here")
         except EnvironmentUnavailable:
@@ -246,24 +248,22 @@ def _choose(
             },
             next(iter(plan.python_files.values()), None),
             recorded=[str(o.get("arch") or "") for o in options],
-            trusted=trusted,
+            trusted=settings.trust_model,
         )()
 
-    return prepare_engine(wanted, images, view, limits, asked)
+    return prepare_engine(wanted, images, settings.observer, settings.limits, asked)
 
 
-@dataclass
-class _Watched:
-    """Passes set-up work on to a view, and remembers what had to be made."""
+class _Watched(Observer):
+    """Passes set-up work on to an observer, and remembers what had to be made."""
 
-    view: View
-
-    def __post_init__(self) -> None:
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
         self.made: set[str] = set()
 
     def task(self, title: str) -> Callable[[str, float | None], None]:
         self.made.add(title.rpartition(" ")[2])
-        return self.view.task(title)
+        return self._observer.task(title)
 
 
 def _judged(
@@ -364,6 +364,3 @@ def _summary(
         )
     wrong = [a.path for a in artifacts if a.verdict not in ("identical", "equivalent")]
     return f"Not as recorded: {', '.join(wrong)}."
-
-
-__all__ = ["Difference", "Reproduction", "plan_of", "reproduce"]

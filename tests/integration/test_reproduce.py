@@ -33,9 +33,10 @@ from harness import (
     sha256,
 )
 
+from runner.conversion.settings import RunSettings
 from runner.provenance.read import read_record
 from runner.provenance.signing import encoded
-from runner.reproduction.reproduce import plan_of
+from runner.reproduction.reproduce import MovedFiles, plan_of
 
 # Exit codes, as README.md documents them.
 EQUIVALENT, DIFFERENT, UNVERIFIED = 7, 8, 9
@@ -148,7 +149,7 @@ def test_the_recorded_images_are_taken_if_they_are_here(
 def test_nothing_is_left_to_a_default(convert: Convert, run_folder: Path, tmp_path: Path) -> None:
     """What the stages are asked for is all that they reported, though next to nothing was given."""
     run = convert("cnn")
-    plan = plan_of(read_record(run_folder), None, None, None, tmp_path / "new", ())
+    plan = plan_of(read_record(run_folder), MovedFiles(), RunSettings(output=tmp_path / "new"))
     for stage in run.report["stages"]:
         assert plan.stage_options[stage["name"]] == stage["report"]["options"]
     assert [(i.name, i.shape, i.dtype) for i in plan.inputs] == [

@@ -7,19 +7,30 @@ from typing import Annotated, Optional
 
 import typer
 
-from runner.cli.console import Console
 from runner.cli.options import (
+    Arch,
+    ArchArgs,
+    Engine,
+    Inputs,
+    InputsFile,
     Json,
     Limit,
+    Metric,
+    Quiet,
+    Samples,
+    Seed,
     Timeout,
+    Tolerance,
     TrustModel,
+    Verbose,
+    Wheels,
+    end_with,
     json_object,
-    print_error,
+    make_observer,
     stage_options,
 )
 from runner.engines.limits import parse_limits
-from runner.engines.select import ENGINES
-from runner.errors import BadInput, RunnerError
+from runner.errors import BadInput
 from runner.toolchains.load import load_toolchain, toolchain_for
 
 
@@ -36,23 +47,14 @@ def convert(
     output: Annotated[
         Optional[Path], typer.Option(help="The run folder (default: runs/NAME-TIME).")
     ] = None,
-    input: Annotated[
-        Optional[list[str]],
-        typer.Option(help="[NAME=]SHAPE[:DTYPE], such as 1x3x224x224; once an input."),
-    ] = None,
-    arch: Annotated[
-        str, typer.Option(help="What builds the model: FILE.py:CALLABLE or MODULE:CALLABLE.")
-    ] = "",
-    arch_args: Annotated[str, typer.Option(help="Its keyword arguments, as JSON.")] = "",
-    samples: Annotated[int, typer.Option(help="Generated inputs to check with.")] = 1000,
-    inputs: Annotated[
-        Optional[Path], typer.Option(help="Your own inputs to check with: .npy or .npz.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="The seed of the generated inputs.")] = 0,
-    tolerance: Annotated[float, typer.Option(help="What the metric must stay below.")] = 1e-6,
-    metric: Annotated[
-        str, typer.Option(help="mean, max, p99 or rms of the absolute error; mean-rel, ...")
-    ] = "mean",
+    input: Inputs = None,
+    arch: Arch = "",
+    arch_args: ArchArgs = "",
+    samples: Samples = 1000,
+    inputs: InputsFile = None,
+    seed: Seed = 0,
+    tolerance: Tolerance = 1e-6,
+    metric: Metric = "mean",
     opset: Annotated[Optional[int], typer.Option(help="ONNX operator set.")] = None,
     fixes: Annotated[
         str, typer.Option(help="Repairs of the pinned tools: all, none, NAME,... or -NAME,...")
@@ -63,16 +65,13 @@ def convert(
     io_layout: Annotated[
         str, typer.Option(help="nchw: images as in PyTorch; nhwc: channels last, no transpose.")
     ] = "nchw",
-    engine: Annotated[str, typer.Option(help=f"{', '.join(ENGINES)}.")] = "auto",
+    engine: Engine = "auto",
     gpu: Annotated[bool, typer.Option("--gpu", help="Run TensorFlow's CUDA variant.")] = False,
     option: Annotated[
         Optional[list[str]],
         typer.Option(help="STAGE.NAME=VALUE, for any stage option (see `runner stages`)."),
     ] = None,
-    wheel: Annotated[
-        Optional[list[str]],
-        typer.Option(help="A wheel for a pin that has vanished: FILE[#sha256=HEX]."),
-    ] = None,
+    wheel: Wheels = None,
     toolchain: Annotated[
         Optional[str], typer.Option(help="Which chain of stages (default: by the model's option).")
     ] = None,
@@ -93,52 +92,41 @@ def convert(
         ),
     ] = True,
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show the stages' output.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Convert a model, check every stage against PyTorch's outputs, and leave a run folder."""
     # Late: other commands do without what a conversion imports.
-    from runner.cli.progress import ConsoleView
     from runner.conversion.convert import convert as convert_model
-    from runner.conversion.observer import SilentView
+    from runner.conversion.settings import RunSettings
+    from runner.planning.check import Check
+    from runner.planning.source import Source
 
-    source, toolchain = _source(model, from_onnx, from_pb, toolchain)
-    view = SilentView() if quiet or as_json else ConsoleView(Console(), verbose=verbose)
+    path, toolchain = _source(model, from_onnx, from_pb, toolchain)
     report = convert_model(
-        source,
-        output=output,
-        engine=engine,
-        inputs=input or (),
-        samples=samples,
-        seed=seed,
-        inputs_file=inputs,
-        tolerance=tolerance,
-        metric=metric,
-        arch=arch,
-        arch_args=json_object(arch_args, "--arch-args"),
+        Source(path, arch, json_object(arch_args, "--arch-args")),
+        Check(input or (), inputs, samples, seed, tolerance, metric),
+        RunSettings(
+            output=output,
+            engine=engine,
+            wheels=wheel or (),
+            gpu=gpu,
+            trust_model=trust_model,
+            limits=parse_limits(limit or (), timeout),
+            cache=cache,
+            sign=sign,
+            diagnose=diagnose,
+            observer=make_observer(as_json, quiet, verbose),
+        ),
+        toolchain=toolchain,
         options={
             "opset": opset,
             "fixes": "none" if faithful else fixes,
             "io_layout": io_layout,
             **stage_options(option or []),
         },
-        wheels=wheel or (),
-        gpu=gpu,
-        toolchain=toolchain,
-        trust_model=trust_model,
-        limits=parse_limits(limit or (), timeout),
-        sign=sign,
-        diagnose=diagnose,
-        use_cache=cache,
-        view=view,
     )
-    if as_json:
-        print(report.to_json(), end="")
-    elif quiet:
-        for record in report.stages:
-            if record.status == "failed":
-                print_error(RunnerError(f"{record.name}: {record.failure}", record.remedy))
-    raise typer.Exit(report.exit_code)
+    end_with(report, as_json, quiet)
 
 
 def _source(

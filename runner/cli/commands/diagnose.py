@@ -8,10 +8,9 @@ from typing import Annotated, Optional
 import typer
 
 from runner.cli.console import Console
-from runner.cli.options import Json, Limit, Timeout, TrustModel
+from runner.cli.options import Engine, Json, Limit, Timeout, TrustModel, Verbose, make_observer
 from runner.conversion.trace import DEFAULT_SAMPLES
 from runner.engines.limits import parse_limits
-from runner.engines.select import ENGINES
 from runner.errors import ExitCode
 
 _CODES = {
@@ -30,30 +29,26 @@ def diagnose(
     samples: Annotated[
         int, typer.Option(help="How many of the check's samples to trace, the worst ones first.")
     ] = DEFAULT_SAMPLES,
-    engine: Annotated[str, typer.Option(help=f"{', '.join(ENGINES)}.")] = "auto",
+    engine: Engine = "auto",
     trust_model: TrustModel = False,
     timeout: Timeout = None,
     limit: Limit = None,
     as_json: Json = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show the programs' output.")] = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Find the first operator where the error of a run is born, and the layer it belongs to."""
+    """Find the first operator that introduces the error of a run, and the layer it belongs to."""
     # Late: other commands do without what this imports.
     from runner.cli.diagnosis import rendered
-    from runner.cli.progress import ConsoleView
     from runner.conversion.diagnose import diagnose as diagnose_run
-    from runner.conversion.observer import SilentView
+    from runner.conversion.settings import RunSettings
 
-    view = SilentView() if as_json else ConsoleView(Console(), verbose=verbose)
-    diagnosis = diagnose_run(
-        run,
-        model=model,
-        samples=samples,
+    settings = RunSettings(
         engine=engine,
         trust_model=trust_model,
         limits=parse_limits(limit or (), timeout),
-        view=view,
+        observer=make_observer(as_json, False, verbose),
     )
+    diagnosis = diagnose_run(run, model=model, samples=samples, settings=settings)
     if as_json:
         print(diagnosis.model_dump_json(indent=1))
     else:

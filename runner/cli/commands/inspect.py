@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from runner.cli.console import Console
-from runner.cli.options import Json, Limit, Timeout, TrustModel, json_object
+from runner.cli.options import Arch, ArchArgs, Json, Limit, Timeout, TrustModel, json_object
 from runner.engines.limits import parse_limits
 from runner.engines.select import ENGINES
 from runner.errors import BadInput
@@ -19,10 +19,8 @@ def inspect(
     summary: Annotated[
         bool, typer.Option("--summary", help="Read the file's bytes alone: no environment.")
     ] = False,
-    arch: Annotated[
-        str, typer.Option(help="What builds a PyTorch model: FILE.py:CALLABLE or MODULE:CALLABLE.")
-    ] = "",
-    arch_args: Annotated[str, typer.Option(help="Its keyword arguments, as JSON.")] = "",
+    arch: Arch = "",
+    arch_args: ArchArgs = "",
     engine: Annotated[
         str, typer.Option(help=f"{', '.join(ENGINES)}; auto installs nothing.")
     ] = "auto",
@@ -35,7 +33,7 @@ def inspect(
     # Late: a summary does without what an engine imports.
     from runner.cli.inspection import rendered
     from runner.cli.progress import ConsoleView
-    from runner.planning.source import summarize, with_arch
+    from runner.planning.source import Source, summarize, with_arch
 
     if engine not in ENGINES:
         raise BadInput(f"There is no engine '{engine}'.", f"Engines: {', '.join(ENGINES)}.")
@@ -46,18 +44,16 @@ def inspect(
         found.not_loaded = "--summary was asked for, so that this was read from the file alone"
     else:
         from runner.conversion.inspect import load
+        from runner.conversion.settings import RunSettings
 
         with ConsoleView(Console(stderr=True)) as view:
-            load(
-                found,
-                file,
+            settings = RunSettings(
                 engine=engine,
-                arch=arch,
-                arch_args=arguments,
                 trust_model=trust_model,
                 limits=parse_limits(limit or (), timeout),
-                view=view,
+                observer=view,
             )
+            load(found, Source(file, arch, arguments), settings)
     if as_json:
         print(found.to_json(), end="")
     else:

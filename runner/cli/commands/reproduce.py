@@ -11,9 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.cli.console import Console
-from runner.cli.options import Json, Limit, Timeout, TrustModel
+from runner.cli.options import (
+    Engine,
+    Json,
+    Limit,
+    Quiet,
+    Timeout,
+    TrustModel,
+    Verbose,
+    make_observer,
+)
 from runner.engines.limits import parse_limits
-from runner.engines.select import ENGINES
 
 if TYPE_CHECKING:
     from runner.schemas.reproduction import ArtifactComparison, Reproduction
@@ -42,7 +50,7 @@ def reproduce(
     output: Annotated[
         Optional[Path], typer.Option(help="The new run's folder (default: runs/NAME-TIME).")
     ] = None,
-    engine: Annotated[str, typer.Option(help=f"{', '.join(ENGINES)}.")] = "auto",
+    engine: Engine = "auto",
     wheel: Annotated[
         Optional[list[str]], typer.Option(help="The recorded wheel of yours, if it has moved.")
     ] = None,
@@ -54,34 +62,32 @@ def reproduce(
     timeout: Timeout = None,
     limit: Limit = None,
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show the stages' output.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Run a recorded conversion again, and compare the artifacts with the recorded ones."""
     # Late: other commands do without what a conversion imports.
-    from runner.cli.progress import ConsoleView
-    from runner.conversion.observer import SilentView
-    from runner.reproduction.reproduce import REPRODUCTION_FILE
+    from runner.conversion.settings import RunSettings
+    from runner.reproduction.reproduce import REPRODUCTION_FILE, MovedFiles
     from runner.reproduction.reproduce import reproduce as reproduce_run
 
-    console = Console()
     result = reproduce_run(
         record,
-        model=model,
-        arch=arch,
-        inputs_file=inputs,
-        output=output,
-        engine=engine,
-        wheels=wheel or (),
+        MovedFiles(model, arch, inputs),
+        RunSettings(
+            output=output,
+            engine=engine,
+            wheels=wheel or (),
+            trust_model=trust_model,
+            limits=parse_limits(limit or (), timeout),
+            observer=make_observer(as_json, quiet, verbose),
+        ),
         verify_key=verify_key,
-        trust_model=trust_model,
-        limits=parse_limits(limit or (), timeout),
-        view=SilentView() if quiet or as_json else ConsoleView(console, verbose=verbose),
     )
     if as_json:
         print(result.to_json(), end="")
     elif not quiet:
-        _print(console, result, REPRODUCTION_FILE)
+        _print(Console(), result, REPRODUCTION_FILE)
     raise typer.Exit(result.exit_code)
 
 

@@ -1,0 +1,91 @@
+"""What the runner offers to Python, by keyword as the command line has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.conversion.convert import convert as convert_source
+from runner.conversion.diagnose import diagnose as diagnose_folder
+from runner.conversion.observer import Observer
+from runner.conversion.settings import RunSettings
+from runner.conversion.trace import DEFAULT_SAMPLES
+from runner.engines.limits import DEFAULTS, Limits
+from runner.planning.check import Check
+from runner.planning.source import Source
+from runner.schemas.diagnosis import Diagnosis
+from runner.schemas.report import Report
+
+
+def convert(
+    model: str | Path,
+    *,
+    output: str | Path | None = None,
+    engine: str = "auto",
+    inputs: Sequence[str] = (),
+    samples: int = 1000,
+    seed: int = 0,
+    inputs_file: str | Path | None = None,
+    tolerance: float = 1e-6,
+    metric: str = "mean",
+    arch: str = "",
+    arch_args: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    wheels: Sequence[str] = (),
+    gpu: bool = False,
+    toolchain: str = "",
+    trust_model: bool = False,
+    limits: Limits = DEFAULTS,
+    sign: str | Path | None = None,
+    diagnose: bool = True,
+    use_cache: bool = True,
+    observer: Observer | None = None,
+) -> Report:
+    """Convert a model, check every stage against its reference, and leave a run folder.
+
+    The keywords are the command line's options; `runner.planning` and `runner.conversion.settings`
+    explain them. `options` are stage options by name (`opset`), or by stage and name
+    (`tflite.flex`). Raises `BadInput` or `EnvironmentUnavailable` where nothing could be started.
+    """
+    return convert_source(
+        Source(Path(model), arch, arch_args or {}),
+        Check(inputs, Path(inputs_file) if inputs_file else None, samples, seed, tolerance, metric),
+        RunSettings(
+            output=Path(output) if output else None,
+            engine=engine,
+            wheels=wheels,
+            gpu=gpu,
+            trust_model=trust_model,
+            limits=limits,
+            cache=use_cache,
+            sign=Path(sign) if sign else None,
+            diagnose=diagnose,
+            observer=observer or Observer(),
+        ),
+        toolchain=toolchain,
+        options=options,
+    )
+
+
+def diagnose(
+    run: str | Path,
+    *,
+    model: str | Path | None = None,
+    samples: int = DEFAULT_SAMPLES,
+    engine: str = "auto",
+    trust_model: bool = False,
+    limits: Limits = DEFAULTS,
+    observer: Observer | None = None,
+) -> Diagnosis:
+    """Trace a run folder's artifacts against each other; `diagnosis.json` there has the result.
+
+    `model` names the model's file where it is no longer where the run found it. Raises `BadInput`
+    or `EnvironmentUnavailable` where nothing can be traced.
+    """
+    settings = RunSettings(
+        engine=engine, trust_model=trust_model, limits=limits, observer=observer or Observer()
+    )
+    return diagnose_folder(
+        Path(run), model=Path(model) if model else None, samples=samples, settings=settings
+    )

@@ -1,0 +1,149 @@
+"""Running a plan's stages in order, each to its end, and collecting what they leave."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runner.cache.session import CachedRun
+from runner.conversion.observer import Observer
+from runner.conversion.stage_log import stream_output
+from runner.engines.base import Engine, Volume
+from runner.errors import RunnerError
+from runner.host.files import sha256_of
+from runner.known_failures import explain_stage
+from runner.planning.plan import Plan
+from runner.schemas.report import FileRecord, StageRecord, StageReport
+from runner.schemas.stage_reports import read_report
+from runner.toolchains.model import Stage
+
+
+@dataclass(frozen=True)
+class StageRunner:
+    """Runs the stages of one plan in one volume. `cached` is the run's use of the cache."""
+
+    plan: Plan
+    engine: Engine
+    volume: Volume
+    observer: Observer
+    cached: CachedRun
+
+    def run_all(self, records: list[StageRecord]) -> None:
+        """Run the stages in order until one fails; each leaves its record in `records`."""
+        previous: StageReport | None = None
+        for stage in self.plan.toolchain.stages:
+            record = StageRecord(
+                name=stage.name,
+                title=stage.title,
+                status="interrupted",
+                environment=self.engine.environment(self.plan.images[stage.image]),
+                log=f"logs/{stage.name}.log",
+            )
+            records.append(record)
+            self.observer.stage_started(stage)
+            begin = time.monotonic()
+            try:
+                request = self._request(stage, previous)
+                if not self.cached.take(stage, self.engine.name, request, record):
+                    self.cached.restore(self.volume)
+                    self._run_stage(stage, request, record)
+                    self.cached.keep(stage, self.volume, record)
+            except (RunnerError, OSError) as error:  # the engine, or this machine's disk
+                record.status, record.blame, record.failure = "failed", "environment", str(error)
+                record.remedy = getattr(error, "remedy", "")
+            finally:
+                explain_stage(record, self.plan.output, str(self.plan.options.get("fixes", "all")))
+                if record.blame == "input" and _is_of_memory(record):
+                    record.blame, record.remedy = "stage", ""  # whatever it looked like in there
+                record.remedy = record.remedy or _general_remedy(record)
+                record.seconds = round(time.monotonic() - begin, 3)
+                self.observer.stage_finished(record)
+            if record.status != "ok":
+                return
+            previous = record.report
+
+    def _request(self, stage: Stage, previous: StageReport | None) -> dict[str, Any]:
+        sha256 = (
+            previous.artifact.sha256 if previous and previous.artifact else self.plan.model.sha256
+        )
+        return {
+            "input": {"path": stage.consumes, "sha256": sha256},
+            "output": stage.produces,
+            "options": self.plan.stage_options[stage.name],
+            "inputs": [spec.as_request() for spec in self.plan.inputs],
+            "check": self.plan.check,
+            "signature": previous.signature.model_dump()
+            if previous and previous.signature
+            else None,
+        }
+
+    def _run_stage(self, stage: Stage, request: Mapping[str, Any], record: StageRecord) -> None:
+        """Run one stage and complete its record; raises for nothing that a stage does."""
+        self.volume.put(
+            {
+                f"requests/{stage.name}.json": json.dumps(request).encode(),
+                # No report but the stage's own is believed.
+                f"reports/{stage.name}.json": b"",
+            }
+        )
+        log = self.plan.output / f"logs/{stage.name}.log"
+        with stream_output(stage, self.observer, log, self.volume.limits.log) as on_line:
+            ended = self.volume.run(stage, on_line)
+        record.exit_status = ended.status
+        record.status, record.blame = "failed", "stage"
+        text = self.volume.read(f"reports/{stage.name}.json")
+        try:
+            record.report = read_report(text) if text else None
+        except ValueError as error:
+            record.failure = ended.reason or str(error)
+            record.remedy = ended.remedy
+            return
+        report = record.report
+        if report is not None and report.artifact is not None:
+            record.failure = self._collect(stage, report.artifact)
+        if ended.reason:
+            record.failure, record.remedy = ended.reason, ended.remedy
+        elif report is None:
+            record.failure = f"The stage ended with status {ended.status} and left no report."
+        elif report.error is not None:
+            record.failure, record.remedy = report.error.message, report.error.remedy
+            record.blame = report.error.blame
+        elif ended.status or report.status != "ok" or report.stage != stage.name:
+            record.failure = record.failure or f"The stage ended with status {ended.status}."
+        elif report.artifact is None:
+            record.failure = "The stage reports no artifact."
+        elif not record.failure:
+            record.status, record.blame = "ok", ""
+        if record.status != "ok" and self.volume.read(f"requests/{stage.name}.json") is None:
+            record.failure = "The run's volume was removed, or emptied, while the stage ran."
+            record.remedy, record.blame = "Run the command again.", "environment"
+
+    def _collect(self, stage: Stage, artifact: FileRecord) -> str:
+        """Copy the artifact into the run folder; what is wrong with it, if anything."""
+        if artifact.path != stage.produces:
+            return f"The stage reports an artifact '{artifact.path}' instead of '{stage.produces}'."
+        target = self.plan.output / stage.produces
+        try:
+            self.volume.get(stage.produces, target)
+        except FileNotFoundError:
+            return "The stage reports an artifact that is not there, or that is no regular file."
+        if sha256_of(target) != artifact.sha256:
+            target.unlink()
+            return "The artifact's sha256 is not the one that the stage reports."
+        return ""
+
+
+def _is_of_memory(record: StageRecord) -> bool:
+    return record.known is not None and record.known.id.startswith("out-of-memory")
+
+
+def _general_remedy(record: StageRecord) -> str:
+    """What to do about a failure of which nothing is known."""
+    if record.status != "failed":
+        return ""
+    if record.blame == "environment":
+        return "Check the disk: runner doctor."
+    return "" if record.report else f"Its log says more: {record.log}."

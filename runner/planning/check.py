@@ -1,0 +1,55 @@
+"""How a result is checked: on which inputs, and what has to stay below what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.errors import BadInput
+
+METRICS = {name: f"{name}_abs" for name in ("mean", "max", "p99", "rms")} | {
+    f"{name}-rel": f"{name}_rel" for name in ("mean", "max", "p99", "rms")
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was asked of the check.
+
+    `inputs` are specifications ([NAME=]SHAPE[:DTYPE]), none where a file beside the model or the
+    first stage tells them; `inputs_file` holds samples of the user's, in place of generated ones.
+    """
+
+    inputs: Sequence[str] = ()
+    inputs_file: Path | None = None
+    samples: int = 1000
+    seed: int = 0
+    tolerance: float = 1e-6
+    metric: str = "mean"
+
+    def as_request(self) -> dict[str, Any]:
+        """Say it as stages are told. Raises `BadInput` for a value that is out of range."""
+        if self.samples < 1:
+            raise BadInput("--samples must be at least 1: an unchecked model proves nothing.")
+        if self.samples >= 1 << 63:
+            raise BadInput("--samples is a number of 63 bits at most.")
+        if not 0 <= self.seed < 1 << 63:
+            raise BadInput("--seed must be 0 or above, and of 63 bits at most.")
+        if not 0 < self.tolerance < math.inf:
+            raise BadInput("--tolerance must be a number above 0.")
+        if self.metric not in METRICS:
+            raise BadInput(
+                f"There is no metric '{self.metric}'.", f"Metrics: {', '.join(METRICS)}."
+            )
+        request: dict[str, Any] = {
+            "samples": self.samples,
+            "seed": self.seed,
+            "tolerance": self.tolerance,
+            "metric": METRICS[self.metric],
+        }
+        if self.inputs_file is not None:
+            request["inputs"] = f"user/inputs{self.inputs_file.suffix}"
+        return request

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runner.host.paths import ROOT
-from runner.known_failures import Entry, load_families
+from runner.known_failures.catalogue import Entry, load_families
 from runner.schemas import written_for_machines
 from runner.toolchains.fixes import load_fixes
 

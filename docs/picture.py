@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from runner.cli.summary import summary
-from runner.report.html import render_run
+from runner.report.html.render import render_run
 from runner.schemas.report import Report
 
 DOCS = Path(__file__).resolve().parent

@@ -18,7 +18,8 @@ from runner.cache.store import StageCache
 from runner.cli.progress import ConsoleView
 from runner.conversion.diagnose import how_checked
 from runner.errors import RunnerError
-from runner.report.html import render_run, write_table
+from runner.report.html.render import render_run
+from runner.report.html.table import write_table
 from runner.report.issue_bundle import write_bundle
 from runner.report.runs import find_runs, read_report
 from runner.report.table import as_csv, as_table, rows

@@ -12,9 +12,8 @@ from runner.cli.summary import known_failure
 from runner.conversion.stage_log import followed
 from runner.engines.limits import DEFAULTS
 from runner.host.text import lines_of, printable
-from runner.known_failures import Symptoms, known, last_words, recognise
 from runner.known_failures.catalogue import load_catalogue
-from runner.known_failures.match import ANYWHERE, tail
+from runner.known_failures.match import ANYWHERE, Symptoms, known, last_words, recognise, tail
 from runner.toolchains.load import load_toolchain
 
 

@@ -77,7 +77,7 @@ def print_error(error: RunnerError) -> None:
         text.append(f"\n→ {printable(error.remedy)}", style="default not bold")
     if error.exit_code in (ExitCode.ENVIRONMENT, ExitCode.BAD_INPUT):
         from runner.cli.summary import known_failure
-        from runner.known_failures import Symptoms, known, recognise
+        from runner.known_failures.match import Symptoms, known, recognise
 
         entry = recognise(Symptoms(error.message))
         if entry is not None:

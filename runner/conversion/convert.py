@@ -26,7 +26,7 @@ from runner.planning.check import Check
 from runner.planning.plan import Plan, initial_files, make_plan
 from runner.planning.source import Source
 from runner.provenance.write import write_records
-from runner.report.html import write_page
+from runner.report.html.render import write_page
 from runner.schemas.base import first_of
 from runner.schemas.diagnosis import Diagnosis
 from runner.schemas.report import Report, StageRecord

@@ -14,7 +14,7 @@ from runner.conversion.stage_log import stream_output
 from runner.engines.base import Engine, Volume
 from runner.errors import RunnerError
 from runner.host.files import sha256_of
-from runner.known_failures import explain_stage
+from runner.known_failures.match import explain_stage
 from runner.planning.plan import Plan
 from runner.schemas.report import FileRecord, StageRecord, StageReport
 from runner.schemas.stage_reports import read_report

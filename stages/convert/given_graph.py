@@ -12,8 +12,8 @@ from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
-from stages import fixes
 from stages.convert.io_layout import IO_LAYOUT, channels_last_io, note_layout
+from stages.fixes.catalogue import resolve
 from stages.kit.contract import InputError, Job, Option, Signature, Stage, Tensor, run_as_program
 from stages.kit.given_model import fixed_shape, look_at_run, matched
 from stages.kit.tensorflow import import_tensorflow, load_graph, placeholders, sinks
@@ -222,7 +222,7 @@ def _repaired(
     job: Job, graph_def: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
 ) -> Tuple[Any, Signature]:
     """The graph with the fixes that the option allows, and its inputs and outputs."""
-    chosen = set(fixes.resolve(job.options, "graph"))
+    chosen = set(resolve(job.options, "graph"))
     job.report["fixes"] = []
     io = channels_last_io(job, sorted(chosen))
     if not chosen:

@@ -10,8 +10,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from stages import fixes
 from stages.convert.io_layout import IO_LAYOUT, channels_last_io, note_layout
+from stages.fixes.catalogue import resolve
 from stages.kit.contract import (
     InputError,
     Job,
@@ -44,7 +44,7 @@ def convert(job: Job) -> Signature:
             "Export it again; onnx 1.7.0 reads opsets up to 12.",
         ) from None
     backend = _onnx_tf_backend(job)
-    chosen = fixes.resolve(job.options, "onnx-tf")
+    chosen = resolve(job.options, "onnx-tf")
     job.report["fixes"] = []
     if chosen:
         from stages.fixes.onnx_tf.apply import convert_with_fixes

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from stages import fixes
+from stages.fixes.catalogue import resolve
 from stages.kit.contract import (
     InputError,
     Job,
@@ -240,7 +240,7 @@ def _export_with_fixes(
     """
     from stages.convert.torch_layers import recorded
 
-    chosen = fixes.resolve(job.options, "torch")
+    chosen = resolve(job.options, "torch")
     job.report["fixes"] = []
     with recorded() as recording:
         if not chosen:

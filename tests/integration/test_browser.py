@@ -13,8 +13,8 @@ from browser import Browser, find_chromium
 from harness import Convert, run_cli
 from sample_reports import failed, output, report, stage, validated
 
-from runner.report.html import render_run
 from runner.report.html.depth import DepthCurve
+from runner.report.html.render import render_run
 
 WIDTHS = (1280, 390)
 SCHEMES = ("light", "dark")

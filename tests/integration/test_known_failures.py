@@ -38,7 +38,8 @@ from harness import (
 )
 from uv import find_uv_bin
 
-from runner.known_failures import explain_stage, load_catalogue
+from runner.known_failures.catalogue import load_catalogue
+from runner.known_failures.match import explain_stage
 from runner.packages.cpython import find_cpython
 from runner.packages.pip_settings import uv_environment
 from runner.schemas.report import StageRecord, StageReport

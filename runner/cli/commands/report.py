@@ -39,7 +39,7 @@ def page(
     """Write a run's report.html from its report.json, again or for the first time."""
     from runner.host.files import relative_to_here
     from runner.host.text import printable
-    from runner.report.html import write_page
+    from runner.report.html.render import write_page
     from runner.report.runs import read_report, run_folder
 
     folder = run_folder(run)
@@ -58,7 +58,7 @@ def table(
     """One table over many runs: outcome, error, size, operators, time."""
     from runner.host.files import named_by_user
     from runner.host.text import printable
-    from runner.report.html import write_table
+    from runner.report.html.table import write_table
     from runner.report.runs import find_runs
     from runner.report.table import as_csv, as_table, rows
 
@@ -116,8 +116,15 @@ def explain(
     """Look an error up in the catalogue of known failures, from whatever tool it comes."""
     from runner.cli.summary import known_failure
     from runner.host.text import printable
-    from runner.known_failures import Symptoms, known, last_words, recognise
-    from runner.known_failures.match import ANYWHERE, tail, tail_of
+    from runner.known_failures.match import (
+        ANYWHERE,
+        Symptoms,
+        known,
+        last_words,
+        recognise,
+        tail,
+        tail_of,
+    )
 
     if log is not None and not log.is_file():
         raise BadInput(f"There is no file {log}.")

@@ -10,9 +10,8 @@ import pytest
 from harness import ROOT, TESTS
 from pydantic import ValidationError
 
-from runner.known_failures import Entry, Symptoms, known, last_words, load_catalogue, recognise
-from runner.known_failures.catalogue import check_bounded, load_families
-from runner.known_failures.match import _bounded
+from runner.known_failures.catalogue import Entry, check_bounded, load_catalogue, load_families
+from runner.known_failures.match import Symptoms, _bounded, known, last_words, recognise
 from runner.toolchains.load import load_toolchain
 
 ENTRIES = load_catalogue()
@@ -38,7 +37,7 @@ class TestEntry:
         assert recognise(symptoms) == entry
 
     def test_its_fix_is_one(self, entry: Entry) -> None:
-        from stages.fixes import FIXES
+        from stages.fixes.catalogue import FIXES
 
         assert entry.fix in {"", "all", *(fix.name for fix in FIXES)}
 
@@ -157,7 +156,7 @@ class TestRecognise:
     ],
 )
 def test_the_remedy_knows_whether_the_fix_was_on(option: str, on: bool) -> None:
-    from stages.fixes import select
+    from stages.fixes.catalogue import select
 
     entry = next(entry for entry in ENTRIES if entry.fix == "recurrent")
     assert (entry.fix in {fix.name for fix in select(option, "onnx-tf")}) is on

@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sample_reports import KINDS, failed, output, report, stage, validated
 
-from runner.report.html import figures, render_run, write_page
+from runner.report.html import figures
 from runner.report.html.charts import LogScale, curve, histogram_chart, log_scale
 from runner.report.html.depth import DepthCurve
+from runner.report.html.render import render_run, write_page
 from runner.schemas.report import Histogram, KnownFailure, Report
 from runner.toolchains.fixes import load_fixes
-from stages.fixes import FIXES
+from stages.fixes.catalogue import FIXES
 
 STYLE = ROOT / "runner/report/html/templates/style.css"
 

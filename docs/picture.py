@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from runner.cli.summary import summary
+from runner.cli.summary import render_summary
 from runner.report.html.render import render_run
 from runner.schemas.report import Report
 
@@ -29,7 +29,7 @@ def draw_table(report: Report, name: str) -> None:
     console = Console(record=True, width=86, file=io.StringIO(), force_terminal=True)
     console.print("$ runner convert --model examples/mbv2.pt", highlight=False)
     console.print(f"Engine: {report.engine.name} ({report.engine.reason})", highlight=False)
-    console.print(summary(report, Path("runs") / name))
+    console.print(render_summary(report, Path("runs") / name))
     picture = DOCS / "report.svg"
     console.save_svg(str(picture), title="runner", unique_id="report")
     # The theme names fonts on a host of their own; a viewer's monospace serves.

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from runner.engines.process.cgroup import abandoned_groups
+from runner.engines.process.cgroup import find_abandoned_groups
 from runner.engines.process.environments import is_environment_folder
 from runner.errors import EnvironmentUnavailable
 from runner.host.files import remove_tree
 from runner.host.paths import cache_folder
-from runner.host.process_identity import abandoned_scratch_folders, is_alive
+from runner.host.process_identity import find_abandoned_scratch, is_alive
 
 
 def remove_from_docker() -> list[str]:
@@ -68,7 +68,7 @@ def remove_drafts(folder: Path | None = None) -> list[str]:
 def remove_scratch_folders() -> list[str]:
     """Remove temporary folders whose process is gone."""
     removed = []
-    for path in abandoned_scratch_folders():
+    for path in find_abandoned_scratch():
         remove_tree(path)
         removed.append(str(path))
     return removed
@@ -76,7 +76,7 @@ def remove_scratch_folders() -> list[str]:
 
 def remove_control_groups() -> list[str]:
     """End the processes of stages whose runner is gone, and remove their control groups."""
-    groups = abandoned_groups()
+    groups = find_abandoned_groups()
     for group in groups:
         group.remove()
     return [str(folder) for group in groups for folder in group.folders if not folder.exists()]

@@ -114,8 +114,10 @@ def _interpreter() -> Finding:
         found = [find_cpython(version, install=False) for version in versions]
     except EnvironmentUnavailable as error:
         return Finding("process engine", "warning", error.message, error.remedy)
-    shown = ", ".join(f"CPython {python.record.version} at {python.path}" for python in found)
-    return Finding("process engine", "ok", f"{shown}.")
+    hide_password = ", ".join(
+        f"CPython {python.record.version} at {python.path}" for python in found
+    )
+    return Finding("process engine", "ok", f"{hide_password}.")
 
 
 def _sandbox() -> Finding:
@@ -132,7 +134,7 @@ def _sandbox() -> Finding:
 
 
 def _limits() -> Finding:
-    return Finding("limits", "ok", DEFAULTS.shown())
+    return Finding("limits", "ok", DEFAULTS.describe())
 
 
 def _environments() -> Finding:
@@ -169,10 +171,10 @@ def _gpu() -> Finding:
 
 
 def _index() -> Finding:
-    from runner.packages.index import shown
+    from runner.packages.index import hide_password
 
     registry = read_registry(os.environ)
-    parts = [shown(registry.index_url) or "the default package index"]
+    parts = [hide_password(registry.index_url) or "the default package index"]
     if registry.ca_bundle:
         parts.append(f"certificates from {registry.ca_bundle}")
     return Finding("packages", "ok", ", ".join(parts) + ".")

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fuzz import seeds
 from fuzz.harness import Harness
-from runner.cli.inspection import rendered
+from runner.cli.inspection import render_inspection
 from runner.errors import RunnerError
 from runner.planning.source import identify_source, summarize
 from runner.toolchains.load import toolchains
@@ -54,7 +54,7 @@ def read(data: bytes, folder: Path) -> bool:
     except RunnerError:
         return taken
     found.to_json()
-    Console(file=open("/dev/null", "w"), width=100).print(rendered(found))  # noqa: SIM115
+    Console(file=open("/dev/null", "w"), width=100).print(render_inspection(found))  # noqa: SIM115
     return taken or found.format != "other"
 
 

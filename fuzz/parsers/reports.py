@@ -13,16 +13,16 @@ from rich.console import Console
 
 from fuzz import sample
 from fuzz.harness import Harness
-from runner.cache.session import samples_of
+from runner.cache.session import parse_sample_index
 from runner.cache.store import StageCache
 from runner.cli.progress import ConsoleView
-from runner.conversion.diagnose import how_checked
+from runner.conversion.diagnose import read_check
 from runner.errors import RunnerError
 from runner.report.html.render import render_run
 from runner.report.html.table import write_table
 from runner.report.issue_bundle import write_bundle
 from runner.report.runs import find_runs, read_report
-from runner.report.table import as_csv, as_table, rows
+from runner.report.table import make_rows, render_table, write_csv
 from runner.schemas.stage_reports import read_report as read_stage_report
 
 
@@ -45,16 +45,16 @@ def _run_report(data: bytes, folder: Path) -> bool:
     except RunnerError:
         return False
     with suppress(RunnerError):
-        how_checked(report)
+        read_check(report)
     page = render_run(report, folder.name)
     assert "<script" not in page and "\x1b" not in page
-    made = rows(find_runs([folder]).reports)
+    made = make_rows(find_runs([folder]).reports)
     with open("/dev/null", "w") as nothing:
         console = Console(file=nothing, width=120)
-        console.print(as_table(made, 120))
+        console.print(render_table(made, 120))
         view = ConsoleView(console)
         view.finished(report, folder)
-    as_csv(made)
+    write_csv(made)
     json.dumps([row.as_dict() for row in made])
     write_table(made, (), folder / "table.html")
     write_bundle(folder, folder / "x.zip")
@@ -94,7 +94,7 @@ def cache_index() -> bytes:
 
 
 def _sample_index(data: bytes, folder: Path) -> bool:
-    found = samples_of(data)
+    found = parse_sample_index(data)
     if found is None:
         return False
     assert found.bytes >= 0

@@ -8,24 +8,31 @@ from rich.console import Console
 
 from fuzz.harness import Harness
 from runner.cli.progress import ConsoleView
-from runner.cli.summary import known_failure
+from runner.cli.summary import describe_known_failure
 from runner.conversion.stage_log import followed
 from runner.engines.limits import DEFAULTS
-from runner.host.text import lines_of, printable
+from runner.host.text import printable, split_lines
 from runner.known_failures.catalogue import load_catalogue
-from runner.known_failures.match import ANYWHERE, Symptoms, known, last_words, recognise, tail
+from runner.known_failures.match import (
+    ANYWHERE,
+    Symptoms,
+    last_meaningful_lines,
+    make_known_failure,
+    read_tail,
+    recognise,
+)
 from runner.toolchains.load import load_toolchain
 
 
 def _failure(data: bytes, folder: Path) -> bool:
     """Bounded in time whatever the text: the catalogue's patterns meet it all."""
     (folder / "log").write_bytes(data)
-    text = tail(folder / "log")
+    text = read_tail(folder / "log")
     entry = recognise(Symptoms(text, stage=ANYWHERE, log=text))
-    printable("\n".join(last_words(text)))
+    printable("\n".join(last_meaningful_lines(text)))
     if entry is None:
         return False
-    known_failure(known(entry))
+    describe_known_failure(make_known_failure(entry))
     return True
 
 
@@ -45,7 +52,7 @@ def _output(data: bytes, folder: Path) -> bool:
         with followed(stage, view, folder / "x.log", DEFAULTS.log) as on_line:
             # As both engines do. A line costs the same however short it is, and nobody waits for
             # the view of a hundred thousand.
-            for line in lines_of([data[: 1 << 15], data[1 << 15 : 1 << 16]]):
+            for line in split_lines([data[: 1 << 15], data[1 << 15 : 1 << 16]]):
                 on_line(line)
         console.print(view._render())
     return (folder / "x.log").is_file()

@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from runner.packages.lockfile import release_of
+from runner.packages.lockfile import parse_release
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -92,7 +92,7 @@ class Part(_Model):
         folder = FOLDERS[self.kind]
         if not self.name.startswith(folder) or (not folder and "/" in self.name):
             raise ValueError(f"{self.name!r} is no name for a part of kind {self.kind}")
-        if self.kind in ("wheel", "own-wheel") and release_of(self.path) is None:
+        if self.kind in ("wheel", "own-wheel") and parse_release(self.path) is None:
             raise ValueError(f"{self.name!r} is no wheel and no sdist")
         if (self.compression == "zstd") != self.name.endswith(".zst"):
             raise ValueError(f"{self.name!r} does not say how it is compressed")

@@ -173,7 +173,7 @@ def _binaries(copy: Path) -> Iterable[Path]:
     yield from copy.rglob("*.so")
 
 
-def reading(chunks: Iterable[bytes]) -> IO[bytes]:
+def open_interpreter(chunks: Iterable[bytes]) -> IO[bytes]:
     """Chunks as a file to read from."""
     return cast("IO[bytes]", _Chunks(chunks))
 

@@ -14,11 +14,11 @@ from filelock import FileLock
 from runner.archive import docker_images, interpreter
 from runner.archive.format import Index, Part
 from runner.archive.reader import Archive
-from runner.archive.showing import counting
+from runner.archive.showing import show_bytes
 from runner.engines.base import Progress
 from runner.engines.docker.images import image_tag
 from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
-from runner.host.files import human_bytes, sha256_of
+from runner.host.files import hash_file, human_bytes
 from runner.host.paths import cache_folder, interpreters_folder, wheels_folder
 from runner.host.process_identity import is_process_id, is_running, process_id
 from runner.packages import wheel_store
@@ -124,7 +124,7 @@ def _check_space(archive: Archive, engine: str, cache: Path, runs: Path | None) 
 
 def _verify(archive: Archive, progress: Progress) -> None:
     total = sum(part.stored_size for part in archive.index.parts)
-    with counting(progress, "checking the archive", total) as on_bytes:
+    with show_bytes(progress, "checking the archive", total) as on_bytes:
         archive.verify(on_bytes)
 
 
@@ -142,7 +142,7 @@ def _staging(beside: Path | None) -> Iterator[Path]:
 def _stage_packages(archive: Archive, staging: Path, progress: Progress) -> list[tuple[Path, Path]]:
     parts = [part for part in archive.index.of_kind("wheel", "own-wheel") if not _is_stored(part)]
     moves = []
-    with counting(progress, "packages", sum(part.size for part in parts)) as on_bytes:
+    with show_bytes(progress, "packages", sum(part.size for part in parts)) as on_bytes:
         for part in parts:
             folder = staging / "wheels" / part.sha256
             if folder.exists():
@@ -155,8 +155,8 @@ def _stage_packages(archive: Archive, staging: Path, progress: Progress) -> list
 
 def _is_stored(part: Part) -> bool:
     """Whether a file is in the store, and sound; one that is damaged makes room."""
-    path = wheel_store.find(part.sha256)
-    if path is not None and path.stat().st_size == part.size and sha256_of(path) == part.sha256:
+    path = wheel_store.find_wheel(part.sha256)
+    if path is not None and path.stat().st_size == part.size and hash_file(path) == part.sha256:
         return True
     shutil.rmtree(wheels_folder() / part.sha256, ignore_errors=True)
     return False
@@ -208,7 +208,7 @@ def _load_images(
             raise
         loaded.notes.append(f"{error.message} The archive's images were not loaded.")
         return
-    with counting(progress, "docker images", sum(part.size for part in images)) as on_bytes:
+    with show_bytes(progress, "docker images", sum(part.size for part in images)) as on_bytes:
         docker_images.load(client, archive, images, on_bytes)
     for environment in archive.index.environments:
         if not environment.id:
@@ -227,7 +227,7 @@ def _tell(loaded: Loaded) -> None:
     loaded.own_wheels = [
         path
         for part in loaded.index.of_kind("own-wheel")
-        if (path := wheel_store.find(part.sha256)) is not None
+        if (path := wheel_store.find_wheel(part.sha256)) is not None
     ]
     images = {image.title: image for image in all_images()}
     served = loaded.serves.pop("docker", [])
@@ -239,7 +239,7 @@ def _tell(loaded: Loaded) -> None:
                 "it. The runner that will is in the archive: tar -xf it, see README.txt."
             )
             continue
-        if environment.wheels and wheel_store.serves(image):
+        if environment.wheels and wheel_store.has_whole_lock(image):
             loaded.serves.setdefault("process", []).append(environment.image)
         if environment.image in served and image_tag(image, environment.base) == environment.tag:
             loaded.serves.setdefault("docker", []).append(environment.image)

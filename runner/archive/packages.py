@@ -13,7 +13,7 @@ from runner.archive.writer import ArchiveWriter
 from runner.errors import EnvironmentUnavailable
 from runner.packages import wheel_store
 from runner.packages.index import IndexFile, PackageIndexes
-from runner.packages.lockfile import Pin, choose
+from runner.packages.lockfile import Pin, choose_file
 
 # Requests to an index at a time: polite, and enough to hide its latency.
 AT_ONCE = 8
@@ -88,13 +88,13 @@ def _find(indexes: PackageIndexes, wanted: Wanted) -> tuple[IndexFile | None, st
     stored = [
         IndexFile(path.name, path.as_uri(), sha, path.stat().st_size, source="an archive")
         for sha in wanted.pin.hashes
-        if (path := wheel_store.find(sha))
+        if (path := wheel_store.find_wheel(sha))
     ]
-    if file := choose(stored, wanted.tags):
+    if file := choose_file(stored, wanted.tags):
         return file, ""
     listing = indexes.listing(wanted.pin)
     locked = [file for file in listing.files if file.sha256 in wanted.pin.hashes]
-    file = choose(locked, wanted.tags)
+    file = choose_file(locked, wanted.tags)
     if listing.problems:
         return file, f" ({'; '.join(listing.problems)})"
     if listing.files and not locked:

@@ -203,10 +203,10 @@ class Archive:
             return None
 
     def _damaged(self, part: str, why: str) -> DamagedArchive:
-        return damaged(self.path.name, part, why)
+        return make_damaged_error(self.path.name, part, why)
 
 
-def damaged(archive: str, part: str, why: str) -> DamagedArchive:
+def make_damaged_error(archive: str, part: str, why: str) -> DamagedArchive:
     return DamagedArchive(f"{archive} is damaged at {part}: {why}.", _REMEDY)
 
 
@@ -215,19 +215,19 @@ def check_stored(file: BinaryIO, part: Part, archive: str) -> None:
     wanted = header(part.name, part.stored_size)
     file.seek(part.offset - len(wanted))
     if file.read(len(wanted)) != wanted:
-        raise damaged(archive, part.name, "its header is not as it was written")
+        raise make_damaged_error(archive, part.name, "its header is not as it was written")
     digest = hashlib.sha256()
     left = part.stored_size
     while left:
         chunk = file.read(min(_CHUNK, left))
         if not chunk:
-            raise damaged(archive, part.name, "the file is cut short in it")
+            raise make_damaged_error(archive, part.name, "the file is cut short in it")
         digest.update(chunk)
         left -= len(chunk)
     if digest.hexdigest() != part.stored_sha256:
-        raise damaged(archive, part.name, "it does not have the hash in the index")
+        raise make_damaged_error(archive, part.name, "it does not have the hash in the index")
     if file.read(padding(part.stored_size)).strip(b"\0"):
-        raise damaged(archive, part.name, "its padding is not zero")
+        raise make_damaged_error(archive, part.name, "its padding is not zero")
 
 
 class _Section:

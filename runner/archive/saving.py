@@ -14,11 +14,11 @@ from pathlib import Path
 
 from runner.archive import docker_images, interpreter, packages
 from runner.archive.format import Environment, Index, Interpreter, Kind, check_name
-from runner.archive.showing import counting
+from runner.archive.showing import show_bytes
 from runner.archive.writer import ArchiveWriter
 from runner.engines.base import Progress
 from runner.errors import BadInput
-from runner.host.files import human_bytes, sha256_of
+from runner.host.files import hash_file, human_bytes
 from runner.host.paths import PACKAGE, ROOT
 from runner.packages.cpython import find_cpython
 from runner.packages.index import PackageIndexes
@@ -85,7 +85,7 @@ class _Content:
             [
                 __version__,
                 [image.environment_key for image in self.images],
-                [[item.name, item.sha256 or sha256_of(item.path)] for item in self.locals],
+                [[item.name, item.sha256 or hash_file(item.path)] for item in self.locals],
                 sorted({found.file.sha256 for found in self.packages}),
                 [self.docker.references, self.docker.ids] if self.docker else [],
                 [[version, str(path)] for version, path in self.interpreters.items()],
@@ -131,10 +131,10 @@ def save(
         files = {found.file.sha256: found.file for found in content.packages}
         if files:
             total = sum(map(indexes.size, files.values()))
-            with counting(progress, "packages", total) as on_bytes:
+            with show_bytes(progress, "packages", total) as on_bytes:
                 packages.add_to(writer, indexes, files.values(), on_bytes)
         if content.docker:
-            with counting(progress, "docker images", content.docker.size) as on_bytes:
+            with show_bytes(progress, "docker images", content.docker.size) as on_bytes:
                 docker_images.add_to(writer, content.docker, on_bytes)
         return writer.finish(
             created=created,

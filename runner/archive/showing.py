@@ -10,7 +10,7 @@ from runner.host.files import human_bytes
 
 
 @contextmanager
-def counting(progress: Progress, title: str, total: int) -> Iterator[Callable[[int], None]]:
+def show_bytes(progress: Progress, title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress task; the block gets a function that takes how many bytes more are done."""
     show = progress.task(title)
     done = 0

@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field, ValidationError
 from runner.cache.store import Entry, StageCache, stage_key
 from runner.engines.base import Volume
 from runner.errors import EnvironmentUnavailable, RunnerError
-from runner.host.files import appearing, sha256_of
+from runner.host.files import atomic_write, hash_file
 from runner.schemas.base import Natural
 from runner.schemas.report import StageRecord
 from runner.toolchains.model import Stage
@@ -52,7 +52,7 @@ class CachedRun:
         self._names: tempfile.TemporaryDirectory[str] | None = None
         self._first = True
 
-    def take(
+    def load_stage(
         self, stage: Stage, engine: str, request: Mapping[str, Any], record: StageRecord
     ) -> bool:
         """Complete a stage's record from the cache, artifact and log included, if it is there."""
@@ -71,7 +71,7 @@ class CachedRun:
         held = self._held(entry)
         try:
             for origin, target in ((source, stage.produces), (entry.log, f"logs/{stage.name}.log")):
-                with appearing(self._folder / target) as temporary:
+                with atomic_write(self._folder / target) as temporary:
                     shutil.copyfile(origin, temporary)
         except FileNotFoundError:  # another process empties the cache
             return False
@@ -84,7 +84,7 @@ class CachedRun:
     def _held(self, entry: Entry) -> dict[str, Path]:
         """The entry's files by names of this run's own, since another process may remove it.
 
-        As they are where the cache is on another disk; then a removal is told by `restore`.
+        As they are where the cache is on another disk; then a removal is told by `populate_volume`.
         """
         try:
             if self._names is None:
@@ -102,7 +102,7 @@ class CachedRun:
         if self._names is not None:
             self._names.cleanup()
 
-    def restore(self, volume: Volume) -> None:
+    def populate_volume(self, volume: Volume) -> None:
         """Put into the volume what the stages that were taken would have left there."""
         try:
             for files in self._pending:
@@ -113,7 +113,7 @@ class CachedRun:
             ) from None
         self._pending.clear()
 
-    def keep(self, stage: Stage, volume: Volume, record: StageRecord) -> None:
+    def store_stage(self, stage: Stage, volume: Volume, record: StageRecord) -> None:
         """Keep a stage that has just been run; the first one's reference outputs with it."""
         if self._cache is None or record.status != "ok":
             return
@@ -165,7 +165,7 @@ class SampleIndex(BaseModel):
         )
 
 
-def samples_of(text: bytes) -> SampleIndex | None:
+def parse_sample_index(text: bytes) -> SampleIndex | None:
     """The index, if it is one, and of no more reference outputs than are kept."""
     try:
         index = SampleIndex.model_validate_json(text)
@@ -179,7 +179,7 @@ def _samples(volume: Volume, scratch: Path) -> dict[str, Path] | None:
     text = volume.read(_INDEX)
     if text is None:
         return {}
-    index = samples_of(text)
+    index = parse_sample_index(text)
     if index is None:
         return None
     files = {_INDEX: scratch / "samples.json"}
@@ -193,5 +193,5 @@ def _samples(volume: Volume, scratch: Path) -> dict[str, Path] | None:
 
 def _key_of_files(files: Mapping[str, Path], known: Mapping[Path, str]) -> str:
     """The key of what a run starts from: the model and every other file of the user's."""
-    hashes = {name: known.get(path) or sha256_of(path) for name, path in files.items()}
+    hashes = {name: known.get(path) or hash_file(path) for name, path in files.items()}
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.engines.limits import parse_number
 from runner.errors import BadInput
-from runner.host.files import sha256_of, write_text
+from runner.host.files import hash_file, write_text
 from runner.host.paths import ROOT, cache_folder
 from runner.host.process_identity import is_process_id, is_running, process_id
 from runner.schemas.base import Integer, Natural
@@ -147,7 +147,7 @@ class StageCache:
                 made_by_run=run,
                 created=time.time(),
                 files={
-                    name: _File(sha256=sha256_of(path), bytes=path.stat().st_size)
+                    name: _File(sha256=hash_file(path), bytes=path.stat().st_size)
                     for name, path in ((name, draft / "files" / name) for name in files)
                 },
             )
@@ -236,7 +236,7 @@ def _is_whole(folder: Path) -> bool:
             path = folder / "files" / name
             if path.is_symlink() or path.stat().st_size != file.bytes:
                 return False
-            if sha256_of(path) != file.sha256:
+            if hash_file(path) != file.sha256:
                 return False
         read_report((folder / "files" / f"reports/{index.stage}.json").read_bytes())
     except (OSError, ValueError):

@@ -15,7 +15,7 @@ _ROWS = 8
 _STYLES = {"found": "bold red", "reference": "bold yellow", "incomplete": "yellow"}
 
 
-def rendered(diagnosis: Diagnosis) -> RenderableType:
+def render_diagnosis(diagnosis: Diagnosis) -> RenderableType:
     """The verdict first, then each stage's curve, thinned out."""
     style = _STYLES.get(diagnosis.verdict, "bold green")
     parts: list[RenderableType] = [Text(printable(diagnosis.summary), style=style)]
@@ -43,7 +43,7 @@ def _table(trace: StageTrace) -> RenderableType:
     table.add_column("operators", overflow="ellipsis", no_wrap=True, max_width=18)
     for column in ("error", "own", "rounding"):
         table.add_column(column, justify="right", no_wrap=True, min_width=len("rounding"))
-    for depth in chosen(trace.trace.points):
+    for depth in choose_rows(trace.trace.points):
         point = trace.trace.points[depth]
         table.add_row(
             str(depth + 1),
@@ -57,7 +57,7 @@ def _table(trace: StageTrace) -> RenderableType:
     return table
 
 
-def chosen(points: list[TracePoint]) -> list[int]:
+def choose_rows(points: list[TracePoint]) -> list[int]:
     """The rows to show: wrong ones first, then both ends, then the largest own errors."""
     order = sorted(
         range(len(points)),

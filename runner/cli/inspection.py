@@ -18,7 +18,7 @@ _MOST_TENSORS = 12
 _MOST_CHARACTERS = 2000
 
 
-def rendered(found: Inspection) -> RenderableType:
+def render_inspection(found: Inspection) -> RenderableType:
     """What the file is, line by line, and in the end what can be done with it."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)

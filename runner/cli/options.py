@@ -76,12 +76,12 @@ def print_error(error: RunnerError) -> None:
     if error.remedy:
         text.append(f"\n→ {printable(error.remedy)}", style="default not bold")
     if error.exit_code in (ExitCode.ENVIRONMENT, ExitCode.BAD_INPUT):
-        from runner.cli.summary import known_failure
-        from runner.known_failures.match import Symptoms, known, recognise
+        from runner.cli.summary import describe_known_failure
+        from runner.known_failures.match import Symptoms, make_known_failure, recognise
 
         entry = recognise(Symptoms(error.message))
         if entry is not None:
-            text.append_text(known_failure(known(entry)))
+            text.append_text(describe_known_failure(make_known_failure(entry)))
     errors.print(text, soft_wrap=True)
 
 
@@ -105,7 +105,7 @@ def end_with(report: Report, as_json: bool, quiet: bool) -> NoReturn:
     raise typer.Exit(report.exit_code)
 
 
-def selected(names: list[str] | None) -> list[Image]:
+def select_images(names: list[str] | None) -> list[Image]:
     """The images of these names, or all; each in every variant. Raises `BadInput`."""
     if not names:
         return all_images()

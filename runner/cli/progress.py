@@ -17,7 +17,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from runner.cli.summary import summary
+from runner.cli.summary import render_summary
 from runner.conversion.observer import Observer
 from runner.host.text import printable
 from runner.schemas.report import Report, StageRecord
@@ -105,12 +105,12 @@ class ConsoleView(Observer):
 
     def finished(self, report: Report, folder: Path) -> None:
         # Late: it needs this module.
-        from runner.cli.diagnosis import rendered
+        from runner.cli.diagnosis import render_diagnosis
 
         self._live.stop()
-        self._console.print(summary(report, folder))
+        self._console.print(render_summary(report, folder))
         if report.diagnosis is not None:
-            self._console.print(rendered(report.diagnosis))
+            self._console.print(render_diagnosis(report.diagnosis))
 
     def _render(self) -> RenderableType:
         parts: list[RenderableType] = [self._setup] if self._setup is not None else []

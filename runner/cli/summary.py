@@ -12,14 +12,14 @@ from rich.text import Text
 
 from runner.host.files import human_bytes, relative_to_here
 from runner.host.text import printable
-from runner.report.wording import COLOURS, OUTCOMES, VERDICTS, explain
+from runner.report.wording import COLOURS, OUTCOMES, VERDICTS, explain_gate
 from runner.schemas.report import KnownFailure, Report, StageRecord
 
 # Of a line of a log, when it is shown.
 _LONGEST_LINE = 200
 
 
-def summary(report: Report, folder: Path) -> RenderableType:
+def render_summary(report: Report, folder: Path) -> RenderableType:
     """The table of a finished run, with what failed and what to do, and the verdict."""
     title = f"{report.model.name} ({report.model.kind})"
     other = report.options.get("compared_with")  # a comparison's, which converts nothing
@@ -51,14 +51,14 @@ def summary(report: Report, folder: Path) -> RenderableType:
         parts.append(Text(printable(f"fixes applied: {', '.join(fixes)}"), style="dim"))
     parts += [_failure(record, folder) for record in report.stages if record.status == "failed"]
     parts += [
-        Text(f"\n{record.name}:").append_text(known_failure(record.known))
+        Text(f"\n{record.name}:").append_text(describe_known_failure(record.known))
         for record in report.stages
         if record.known and record.status != "failed"
     ]
     outcome = OUTCOMES[report.outcome]
     said = outcome.compared if other else outcome.converted
     ending = Text(said, f"bold {COLOURS[outcome.mark.tone]}")
-    parts.append(ending.append(f" {explain(report)}", "default not bold"))
+    parts.append(ending.append(f" {explain_gate(report)}", "default not bold"))
     parts.append(Text(f"{relative_to_here(folder)}/report.html", style="dim"))
     ended = report.outcome in ("passed", "out-of-tolerance", "vacuous")
     if ended and report.artifacts and not other:
@@ -91,7 +91,7 @@ def _failure(record: StageRecord, folder: Path) -> RenderableType:
         text.append(f"\n→ {printable(record.remedy)}", style="default")
     if record.known:
         # The stage's own remedy, if it gave one, is for this model; the catalogue's for any.
-        text.append_text(known_failure(record.known, remedy=not record.remedy))
+        text.append_text(describe_known_failure(record.known, remedy=not record.remedy))
     elif record.blame == "stage" and (record.last_lines or not record.remedy):
         lines = " The last lines of its log:" if record.last_lines else ""
         text.append(f"\n  Not a known failure.{lines}", style="default")
@@ -109,7 +109,7 @@ def _failure(record: StageRecord, folder: Path) -> RenderableType:
     return text.append("\n")
 
 
-def known_failure(known: KnownFailure, remedy: bool = True) -> Text:
+def describe_known_failure(known: KnownFailure, remedy: bool = True) -> Text:
     """The cause and the source; the remedy too, unless one is shown already."""
     text = Text()
     if remedy:

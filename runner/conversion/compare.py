@@ -17,7 +17,7 @@ from runner.schemas.inspection import Inspection
 from runner.schemas.report import Report
 from runner.toolchains.load import load_toolchain
 from runner.toolchains.model import Toolchain
-from runner.toolchains.tools import FileFormat, format_to_run, load_tool, name_in_volume
+from runner.toolchains.tools import FileFormat, load_tool, name_in_volume, require_format
 from runner.trust.scan import make_trust_check
 
 
@@ -91,7 +91,7 @@ class _Side:
 
 def _identify(path: Path, arch: str) -> _Side:
     found = summarize(path)
-    opened = format_to_run(found)
+    opened = require_format(found)
     if opened.kind == "torch":
         return _Side(found, opened, identify_source(load_toolchain(), path, arch))
     assert found.sha256 is not None

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from runner.cache.session import CachedRun
 from runner.cache.store import StageCache
-from runner.conversion.folder import room_for_report, working_in
+from runner.conversion.folder import note_active_run, reserve_report_space
 from runner.conversion.outcome import build_report, decide_outcome
 from runner.conversion.settings import RunSettings
 from runner.conversion.stages import StageRunner
@@ -23,11 +23,11 @@ from runner.engines.select import Choice, prepare_engine
 from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
 from runner.host.files import write_text
 from runner.planning.check import Check
-from runner.planning.plan import Plan, initial_files, make_plan
+from runner.planning.plan import Plan, list_initial_files, make_plan
 from runner.planning.source import Source
 from runner.provenance.write import write_records
 from runner.report.html.render import write_page
-from runner.schemas.base import first_of
+from runner.schemas.base import first_error
 from runner.schemas.diagnosis import Diagnosis
 from runner.schemas.report import Report, StageRecord
 from runner.toolchains.model import Stage
@@ -123,14 +123,14 @@ def run_plan(
     diagnosis: Diagnosis | None = None
     interrupted = False
     notes: list[str] = []
-    with working_in(folder):
+    with note_active_run(folder):
         try:
             with (
                 ExitStack() as stack,
-                room_for_report(folder),
+                reserve_report_space(folder),
                 choice.engine.volume(plan.run, folder / ".volume") as volume,
             ):
-                files = initial_files(plan)
+                files = list_initial_files(plan)
                 volume.put(files)
                 known = {plan.model.path: plan.model.sha256}
                 cache = StageCache() if settings.cache else None
@@ -141,7 +141,7 @@ def run_plan(
                 outcome, *_ = decide_outcome(plan, records, False)
                 if settings.diagnose and outcome == "out-of-tolerance":
                     try:
-                        cached.restore(volume)
+                        cached.populate_volume(volume)
                         diagnosis = trace_run(
                             plan.toolchain, volume, records, plan.check, folder, view
                         )
@@ -183,7 +183,7 @@ def _write(plan: Plan, report: Report, key: PrivateKey | None) -> None:
         ) from None
     except ValidationError as error:  # no honest stage says what no record can hold
         raise BadInput(
-            f"The record of this run cannot be written: {first_of(error)}.",
+            f"The record of this run cannot be written: {first_error(error)}.",
             "The model made its stage report what cannot be: do not trust it. The report is there.",
         ) from None
 

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.conversion.folder import working_in
+from runner.conversion.folder import note_active_run
 from runner.conversion.settings import RunSettings
 from runner.conversion.trace import DEFAULT_SAMPLES, trace_run
 from runner.engines.select import prepare_engine
 from runner.errors import BadInput
 from runner.formats.kinds import format_of_artifact
-from runner.host.files import sha256_of, write_text
-from runner.planning.plan import python_files
+from runner.host.files import hash_file, write_text
+from runner.planning.plan import collect_python_files
 from runner.planning.source import identify_source
 from runner.report.runs import read_report
 from runner.schemas.diagnosis import Diagnosis
@@ -48,7 +48,7 @@ def diagnose(
     chain = load_toolchain(report.toolchain)
     files, notes = _files(report, chain, folder, model)
     images = _images(report, chain)
-    check = how_checked(report)
+    check = read_check(report)
     with view:
 
         def asked() -> str:  # the model is read whole for it
@@ -66,7 +66,7 @@ def diagnose(
         scratch = folder / f".volume-{token}"
         _no_link(folder / "logs").mkdir(exist_ok=True)
         with (
-            working_in(folder),
+            note_active_run(folder),
             choice.engine.volume(f"{name}-trace-{token}", scratch) as volume,
         ):
             volume.put(files)
@@ -95,7 +95,7 @@ def _files(
         if stage.produces not in recorded or path.is_symlink() or not path.is_file():
             continue
         files[stage.produces] = path
-        if sha256_of(path) != recorded[stage.produces]:
+        if hash_file(path) != recorded[stage.produces]:
             notes.append(f"{stage.produces} has changed since the run; it is traced as it is now.")
     if not recorded or chain.stages[0].produces not in files:
         raise BadInput(
@@ -105,7 +105,7 @@ def _files(
         path = _still_there(report.model.arch_file, "The file of --arch")
         if path.suffix != ".py":  # a report may name any file of the user's
             raise BadInput(f"{path}, which the report names as --arch, is no Python file.")
-        files |= python_files(path)
+        files |= collect_python_files(path)
     if report.model.inputs_file:
         name = str(report.options.get("inputs", ""))
         if not re.fullmatch(r"user/inputs\.np[yz]", name):
@@ -144,7 +144,7 @@ def _model(report: Report, given: Path | None) -> Path:
     path = given or Path(report.model.path or report.model.name)
     if not path.is_file():
         raise BadInput(f"The model of this run is not at {path}.", "Say where it is: --model FILE.")
-    if sha256_of(path) != report.model.sha256:
+    if hash_file(path) != report.model.sha256:
         raise BadInput(
             f"{path} is not the model of this run: its sha256 is another.",
             "Name the file that was converted: --model FILE.",
@@ -160,7 +160,7 @@ def _arrays(path: Path) -> Path:
     return path
 
 
-def how_checked(report: Report) -> dict[str, Any]:
+def read_check(report: Report) -> dict[str, Any]:
     """What the run was checked with. Raises `BadInput`."""
     check = {key: report.options.get(key) for key in ("samples", "seed")}
     if not all(type(n) is int and 0 <= n < 1 << 63 for n in check.values()) or not check["samples"]:

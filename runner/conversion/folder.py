@@ -37,7 +37,7 @@ class _Note(BaseModel):
 
 
 @contextmanager
-def working_in(folder: Path) -> Iterator[None]:
+def note_active_run(folder: Path) -> Iterator[None]:
     """Note that this process works in a run folder. Without a cache folder it goes without.
 
     The note stays if the folder could not be tidied at the end: its disk became read-only.
@@ -54,7 +54,7 @@ def working_in(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def room_for_report(folder: Path) -> Iterator[None]:
+def reserve_report_space(folder: Path) -> Iterator[None]:
     """Hold disk space in a run folder, and give it back at the end of the block.
 
     So a run whose artifacts fill the disk can still say so. Raises `EnvironmentUnavailable` where

@@ -16,7 +16,7 @@ from runner.engines.process.environments import is_installed
 from runner.engines.select import Choice, prepare_engine
 from runner.errors import EnvironmentUnavailable
 from runner.host.process_identity import scratch_folder
-from runner.planning.plan import arch_files
+from runner.planning.plan import read_arch_files
 from runner.planning.source import Source
 from runner.schemas.base import Integer
 from runner.schemas.inspection import Inspection, Loaded, Obstacle, TensorFacts
@@ -24,7 +24,7 @@ from runner.schemas.report import StageReport
 from runner.schemas.stage_reports import read_answer, read_report
 from runner.toolchains.load import load_image
 from runner.toolchains.model import Image
-from runner.toolchains.tools import format_of, load_tool
+from runner.toolchains.tools import find_format, load_tool
 from runner.trust.scan import make_trust_check
 
 _SUMMARY_ONLY = "what follows was read from the file alone"
@@ -51,14 +51,14 @@ def load(found: Inspection, source: Source, settings: RunSettings) -> None:
     With the engine 'auto' nothing is installed or built for it: a summary needs no environment.
     Raises `BadInput`, or `EnvironmentUnavailable` where an engine was asked for by name.
     """
-    opened = format_of(found)
+    opened = find_format(found)
     if opened is None:
         found.not_loaded = "no framework of this toolchain opens such a file"
         return
     if reason := _reason_against(found, source.arch):
         found.not_loaded = reason
         return
-    arch, files = arch_files(source.arch)
+    arch, files = read_arch_files(source.arch)
     asked = make_trust_check(
         {source.path: found.format},
         Path(next(iter(files))) if files else None,

@@ -13,7 +13,7 @@ from runner.conversion.observer import Observer
 from runner.conversion.stage_log import stream_output
 from runner.engines.base import Engine, Volume
 from runner.errors import RunnerError
-from runner.host.files import sha256_of
+from runner.host.files import hash_file
 from runner.known_failures.match import explain_stage
 from runner.planning.plan import Plan
 from runner.schemas.report import FileRecord, StageRecord, StageReport
@@ -47,10 +47,10 @@ class StageRunner:
             begin = time.monotonic()
             try:
                 request = self._request(stage, previous)
-                if not self.cached.take(stage, self.engine.name, request, record):
-                    self.cached.restore(self.volume)
+                if not self.cached.load_stage(stage, self.engine.name, request, record):
+                    self.cached.populate_volume(self.volume)
                     self._run_stage(stage, request, record)
-                    self.cached.keep(stage, self.volume, record)
+                    self.cached.store_stage(stage, self.volume, record)
             except (RunnerError, OSError) as error:  # the engine, or this machine's disk
                 record.status, record.blame, record.failure = "failed", "environment", str(error)
                 record.remedy = getattr(error, "remedy", "")
@@ -130,7 +130,7 @@ class StageRunner:
             self.volume.get(stage.produces, target)
         except FileNotFoundError:
             return "The stage reports an artifact that is not there, or that is no regular file."
-        if sha256_of(target) != artifact.sha256:
+        if hash_file(target) != artifact.sha256:
             target.unlink()
             return "The artifact's sha256 is not the one that the stage reports."
         return ""

@@ -19,7 +19,7 @@ OnLine = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Ended:
+class StageExit:
     """How a stage's process ended. `reason` is set where the engine knows more than the status."""
 
     status: int
@@ -27,9 +27,9 @@ class Ended:
     remedy: str = ""
 
 
-def out_of_memory(status: int, memory: int) -> Ended:
+def out_of_memory(status: int, memory: int) -> StageExit:
     """The kernel ended a stage that had so many bytes of memory."""
-    return Ended(
+    return StageExit(
         status,
         f"The stage ran out of memory; it had {memory / 1e9:.1f} GB.",
         "Use a machine with more memory, smaller inputs, or fewer --samples; or allow more: "
@@ -52,7 +52,7 @@ class Volume(Protocol):
     def put(self, files: Mapping[str, Path | bytes]) -> None:
         """Copy files in, under names relative to the volume."""
 
-    def run(self, stage: Stage, on_line: OnLine) -> Ended:
+    def run(self, stage: Stage, on_line: OnLine) -> StageExit:
         """Run a stage to its end, handing on each line of its output."""
 
     def read(self, name: str) -> bytes | None:

@@ -42,11 +42,11 @@ class Limits:
     output: int = 1 << 30
     log: int = 16 << 20
 
-    def memory_of(self, machine: int) -> int:
+    def stage_memory(self, machine: int) -> int:
         """Bytes of memory for a stage on a machine that has this much."""
         return self.memory or int(machine * _MEMORY_SHARE)
 
-    def shown(self) -> str:
+    def describe(self) -> str:
         """One line for `runner doctor`."""
         memory = human_bytes(self.memory) if self.memory else f"{_MEMORY_SHARE:.0%} of memory"
         timeout = f"{self.timeout} s" if self.timeout else "no timeout"

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from runner.engines.limits import Limits, least_memory
 from runner.host.files import human_bytes
-from runner.host.text import plain
+from runner.host.text import strip_control
 
 _PERIOD = 0.25
 _SECONDS_BETWEEN_ENDS = 1.0
@@ -27,7 +27,7 @@ _MOST_VANISHED = 40
 
 
 @dataclass(frozen=True)
-class Use:
+class ResourceUsage:
     """What a stage uses at one moment: bytes and files on disk, bytes left there; and the rest.
 
     `hidden` names a folder that cannot be looked into; `vanished` is set where something went away
@@ -45,57 +45,59 @@ class Use:
 
 
 @dataclass(frozen=True)
-class Breach:
+class LimitExceeded:
     """Which limit was reached, and what to do about it."""
 
     reason: str
     remedy: str
 
 
-def breach_of(use: Use, limits: Limits, memory: int, first: Use) -> Breach | None:
+def check_limits(
+    use: ResourceUsage, limits: Limits, memory: int, first: ResourceUsage
+) -> LimitExceeded | None:
     """The limit that is reached, if one is. `memory` is the stage's, in bytes.
 
     `first` is what the first look saw.
     """
     if use.hidden:
         # A name of the stage's choice, in bytes of its choice.
-        place = plain(use.hidden.encode(errors="replace").decode())
-        return Breach(
+        place = strip_control(use.hidden.encode(errors="replace").decode())
+        return LimitExceeded(
             f"The stage made a folder that cannot be looked into, {place}, and was ended.",
             "No stage does so: do not trust this model.",
         )
     if use.disk > limits.disk:
-        return Breach(
+        return LimitExceeded(
             f"The stage wrote more than {human_bytes(limits.disk)}, and was ended.",
             "If that is right for this model, allow more: --limit disk=200g; or take fewer "
             "--samples.",
         )
     if use.files > limits.files:
-        return Breach(
+        return LimitExceeded(
             f"The stage made more than {limits.files} files, and was ended.",
             "No stage needs so many: do not trust this model (--limit files=N allows more).",
         )
     if memory and use.memory > memory:
-        return Breach(
+        return LimitExceeded(
             f"The stage used more than {human_bytes(memory)} of memory, and was ended.",
             "Use a machine with more memory, smaller inputs or fewer --samples; or allow more: "
             "--limit memory=16g.",
         )
     if use.processes > limits.processes:
-        return Breach(
+        return LimitExceeded(
             f"The stage started more than {limits.processes} processes, and was ended.",
             "If that is right for this model, allow more: --limit processes=5000.",
         )
     # A machine that was as full before is the user's own affair: the stage says what it lacks.
     least = least_memory()
     if use.available is not None and use.available < least <= (first.available or 0):
-        return Breach(
+        return LimitExceeded(
             f"Less than {human_bytes(least)} of the machine's memory are left, and the stage was "
             "ended.",
             "Use a machine with more memory, smaller inputs or fewer --samples.",
         )
     if use.free is not None and use.free < limits.free <= (first.free or 0):
-        return Breach(
+        return LimitExceeded(
             f"Less than {human_bytes(limits.free)} of the disk are left, and the stage was ended.",
             "Free some of it, or name another --output; with fewer --samples it needs less.",
         )
@@ -109,36 +111,36 @@ class Watch:
         self,
         limits: Limits,
         memory: int,
-        look: Callable[[], Use | None],
+        look: Callable[[], ResourceUsage | None],
         end: Callable[[], None],
     ) -> None:
-        self.breach: Breach | None = None
+        self.exceeded: LimitExceeded | None = None
         self._limits, self._memory = limits, memory
         self._look, self._end = look, end
         self._printed = 0
-        self._first: Use | None = None
+        self._first: ResourceUsage | None = None
         self._vanished = 0  # so many looks in a row
         self._finished = threading.Event()
         self._deadline = time.monotonic() + limits.timeout if limits.timeout else None
 
-    def printed(self, line: str) -> None:
+    def count_output(self, line: str) -> None:
         """Count a line of the stage's output."""
         self._printed += len(line) + 1
-        if self._printed > self._limits.output and self.breach is None:
+        if self._printed > self._limits.output and self.exceeded is None:
             self.stop(
-                Breach(
+                LimitExceeded(
                     f"The stage printed more than {human_bytes(self._limits.output)}, and was "
                     "ended; its log has the beginning and the end.",
                     "If that is right for this model, allow more: --limit output=10g.",
                 )
             )
 
-    def stop(self, breach: Breach) -> None:
-        self.breach = self.breach or breach
+    def stop(self, breach: LimitExceeded) -> None:
+        self.exceeded = self.exceeded or breach
         self._end()
 
     @contextmanager
-    def watching(self) -> Iterator[Watch]:
+    def running(self) -> Iterator[Watch]:
         thread = threading.Thread(target=self._run, daemon=True)
         thread.start()
         try:
@@ -153,15 +155,17 @@ class Watch:
                 found = self._examine()
             except Exception as error:
                 # Nobody looks any more, so the stage must not go on.
-                found = Breach(f"The stage could not be watched ({error}), and was ended.", "")
+                found = LimitExceeded(
+                    f"The stage could not be watched ({error}), and was ended.", ""
+                )
             # An engine that is busy may not have ended it at once.
             while found is not None and not self._finished.is_set():
                 self.stop(found)
                 self._finished.wait(_SECONDS_BETWEEN_ENDS)
 
-    def _examine(self) -> Breach | None:
+    def _examine(self) -> LimitExceeded | None:
         if self._deadline is not None and time.monotonic() > self._deadline:
-            return Breach(
+            return LimitExceeded(
                 f"The stage ran for more than {self._limits.timeout} seconds, and was ended.",
                 "If it only needs longer, allow it: --timeout SECONDS (0: no limit). Fewer "
                 "--samples take less time.",
@@ -169,7 +173,7 @@ class Watch:
         try:
             use = self._look()
         except OSError:
-            use = Use(vanished=True)
+            use = ResourceUsage(vanished=True)
         if use is None:
             return None
         if use.free is not None:
@@ -177,10 +181,10 @@ class Watch:
         self._vanished = self._vanished + 1 if use.vanished else 0
         if self._vanished > _MOST_VANISHED:
             use = replace(use, hidden="something in it is renamed or removed all the time")
-        return breach_of(use, self._limits, self._memory, self._first or use)
+        return check_limits(use, self._limits, self._memory, self._first or use)
 
 
-def disk_use(folders: Sequence[str], most_files: int) -> Use:
+def measure_disk(folders: Sequence[str], most_files: int) -> ResourceUsage:
     """Bytes, files and free bytes of folders that a stage writes into; follows no link.
 
     By descriptors, so that a folder which is renamed meanwhile is looked into all the same, and
@@ -229,6 +233,6 @@ def disk_use(folders: Sequence[str], most_files: int) -> Use:
     for root in folders:
         look_into(root, None, 1)
     if hidden:
-        return Use(hidden=hidden)
+        return ResourceUsage(hidden=hidden)
     free = min(s.f_bavail * s.f_frsize for s in map(os.statvfs, folders))
-    return Use(disk=disk, files=files, free=free, vanished=vanished)
+    return ResourceUsage(disk=disk, files=files, free=free, vanished=vanished)

@@ -14,7 +14,7 @@ from runner.formats.facts import FileFacts
 from runner.formats.kinds import usual_formats
 from runner.formats.protobuf import BYTES, VARINT, Malformed, Message, TooMuch
 from runner.formats.tensorflow import looks_like_operator
-from runner.host.files import sha256_of
+from runner.host.files import hash_file
 from runner.schemas.inspection import Obstacle
 
 _Reader = Callable[[Message, FileFacts], None]
@@ -47,7 +47,7 @@ def read_file(path: Path) -> FileFacts:
             except TooMuch:
                 found.damaged = True
                 found.notes.append("It has more fields than any model: the rest was not read.")
-        found.sha256 = sha256_of(path)
+        found.sha256 = hash_file(path)
     except PermissionError:
         raise BadInput(f"{shown} cannot be read: permission denied.") from None
     usual = usual_formats(path)

@@ -16,7 +16,7 @@ from pathlib import Path
 from runner.errors import BadInput
 
 
-def sha256_of(path: Path) -> str:
+def hash_file(path: Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -47,7 +47,7 @@ def temporary_beside(final: Path) -> Path:
 
 
 @contextmanager
-def appearing(final: Path) -> Iterator[Path]:
+def atomic_write(final: Path) -> Iterator[Path]:
     """A temporary path beside `final`, which takes that name if the block succeeds."""
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(final)
@@ -62,7 +62,7 @@ def appearing(final: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def named_by_user(path: Path) -> Iterator[Path]:
+def open_user_output(path: Path) -> Iterator[Path]:
     """A path to write to for a file whose name the user gave, which may be /dev/stdout or a link.
 
     These are written to as they are; a file appears whole. Raises `BadInput` for a folder.
@@ -72,12 +72,12 @@ def named_by_user(path: Path) -> Iterator[Path]:
     if path.is_symlink() or (path.exists() and not path.is_file()):
         yield path
         return
-    with appearing(path) as temporary:
+    with atomic_write(path) as temporary:
         yield temporary
 
 
 def write_text(path: Path, text: str) -> None:
-    with appearing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

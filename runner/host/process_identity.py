@@ -64,7 +64,7 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
         remove_tree(folder)
 
 
-def abandoned_scratch_folders() -> list[Path]:
+def find_abandoned_scratch() -> list[Path]:
     """Temporary folders of processes of this machine that are no more."""
     found = []
     for path in sorted(Path(tempfile.gettempdir()).glob("runner-*-*-*-*-*")):
@@ -80,7 +80,7 @@ def abandoned_scratch_folders() -> list[Path]:
     return found
 
 
-def ending_with_me() -> Callable[[], None] | None:
+def make_death_signal() -> Callable[[], None] | None:
     """For a child to call before it runs its program: SIGTERM reaches it when this process ends.
 
     However this process ends, SIGKILL included. None where the system has no such thing.

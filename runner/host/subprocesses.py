@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import EnvironmentUnavailable
-from runner.host.process_identity import ending_with_me
-from runner.host.text import lines_of
+from runner.host.process_identity import make_death_signal
+from runner.host.text import split_lines
 
 # Of what a program says, its last lines are what is looked at when it is over.
 _KEPT_LINES = 1000
@@ -65,7 +65,7 @@ class Programs:
         try:
             if on_start is not None:
                 on_start(process)
-            for line in lines_of(_output(process)):
+            for line in split_lines(_output(process)):
                 lines.append(line)
                 on_line(line)
             return Finished(process.wait(), tuple(lines))
@@ -111,7 +111,7 @@ class Programs:
                     # Its own group, so that its children can be ended with it.
                     start_new_session=True,
                     # SIGKILL leaves us no time to end it.
-                    preexec_fn=ending_with_me(),
+                    preexec_fn=make_death_signal(),
                 )
             except FileNotFoundError:
                 raise EnvironmentUnavailable(

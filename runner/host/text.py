@@ -18,12 +18,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
 
 
-def plain(text: str) -> str:
+def strip_control(text: str) -> str:
     """A text of a stage's without control characters; line feeds and tabs stay."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def lines_of(chunks: Iterable[bytes]) -> Iterator[str]:
+def split_lines(chunks: Iterable[bytes]) -> Iterator[str]:
     """The lines of a stream, without their ends; no line needs more memory than it may have."""
     pending = b""
     for chunk in chunks:
@@ -44,4 +44,4 @@ def _pieces(line: bytes) -> Iterator[str]:
 
 def _text(line: bytes) -> str:
     # A progress bar rewrites its line by carriage returns: what it showed last counts.
-    return plain(line.decode(errors="replace").rstrip().rpartition("\r")[2])
+    return strip_control(line.decode(errors="replace").rstrip().rpartition("\r")[2])

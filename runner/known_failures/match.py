@@ -75,7 +75,7 @@ def explain_stage(record: StageRecord, folder: Path, fixes: str = "all") -> None
     verdict = check.verdict if check and check.verdict in ("shape", "nonfinite") else ""
     if record.status != "failed" and not verdict:
         return
-    log = tail(folder / record.log) if record.log else ""
+    log = read_tail(folder / record.log) if record.log else ""
     error = record.report.error if record.report else None
     entry = recognise(
         Symptoms(
@@ -87,13 +87,15 @@ def explain_stage(record: StageRecord, folder: Path, fixes: str = "all") -> None
         )
     )
     if entry is not None:
-        record.known = known(entry, fixes)
+        record.known = make_known_failure(entry, fixes)
         record.remedy = record.remedy or record.known.remedy
     elif record.status == "failed" and not record.remedy:
-        record.last_lines = [line for line in last_words(log) if record.failure not in line]
+        record.last_lines = [
+            line for line in last_meaningful_lines(log) if record.failure not in line
+        ]
 
 
-def known(entry: Entry, fixes: str = "all") -> KnownFailure:
+def make_known_failure(entry: Entry, fixes: str = "all") -> KnownFailure:
     """The entry as reports have it; its remedy says what to do about the fix, if there is one."""
     remedy = entry.remedy
     wanted = "all fixes" if entry.fix == ALL else f"the fix '{entry.fix}'"
@@ -118,7 +120,7 @@ def _is_on(fix: str, option: str) -> bool:
     return on
 
 
-def last_words(log: str) -> list[str]:
+def last_meaningful_lines(log: str) -> list[str]:
     """The last meaningful lines of a log: no warnings, no progress, nothing of TensorFlow's chat.
 
     At most 8 lines. Noise is what `data/noise/lines.toml` lists, and code in tracebacks.
@@ -133,7 +135,7 @@ def last_words(log: str) -> list[str]:
     return lines[-_MOST_LINES_SHOWN:]
 
 
-def tail(path: Path) -> str:
+def read_tail(path: Path) -> str:
     """The end of a log, as far as it is ever looked at; '' if there is none."""
     try:
         with open(path, "rb") as file:
@@ -143,7 +145,7 @@ def tail(path: Path) -> str:
         return ""
 
 
-def tail_of(stream: IO[bytes]) -> str:
+def read_stream_tail(stream: IO[bytes]) -> str:
     """The same of a stream, which has to be read to its end."""
     kept = b""
     while block := stream.read(1 << 16):

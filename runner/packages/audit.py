@@ -13,7 +13,14 @@ from runner.host.files import human_bytes
 from runner.host.paths import ROOT
 from runner.packages import wheel_store
 from runner.packages.index import IndexFile, Listing, PackageIndexes
-from runner.packages.lockfile import Pin, choose, files_of, parse_lock, parse_pin, stage_tags
+from runner.packages.lockfile import (
+    Pin,
+    choose_file,
+    filter_release,
+    parse_lock,
+    parse_pin,
+    stage_tags,
+)
 from runner.toolchains.model import Image
 
 # Requests to an index at a time.
@@ -64,7 +71,7 @@ class _Question:
     """What wheels the environment takes; None where any file of the lock will do."""
 
 
-def audit(
+def audit_pins(
     images: Sequence[Image],
     *,
     own: bool = False,
@@ -119,9 +126,9 @@ def _answer(question: _Question, listing: Listing, archive: WheelSource | None) 
 
 def _locked(question: _Question, files: Iterable[IndexFile]) -> IndexFile | None:
     """The file that an installer would take, of those that the lock has a hash of."""
-    mine = [f for f in files_of(question.pin, files) if f.sha256 in question.pin.hashes]
+    mine = [f for f in filter_release(question.pin, files) if f.sha256 in question.pin.hashes]
     if question.tags is not None:
-        return choose(mine, question.tags)
+        return choose_file(mine, question.tags)
     return next(iter(sorted(mine, key=lambda file: bool(file.yanked))), None)
 
 
@@ -158,5 +165,5 @@ def _stand_ins(image: Image, listings: dict[str, Listing]) -> list[Finding]:
 
 def _stored(pin: Pin) -> list[IndexFile]:
     """What an archive that was loaded here has left in the cache."""
-    found = [(sha, path) for sha in pin.hashes if (path := wheel_store.find(sha))]
+    found = [(sha, path) for sha in pin.hashes if (path := wheel_store.find_wheel(sha))]
     return [IndexFile(path.name, "", sha, source="loaded archive") for sha, path in found]

@@ -23,8 +23,8 @@ from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
 from runner.errors import EnvironmentUnavailable
-from runner.host.files import sha256_of
-from runner.packages.lockfile import Pin, files_of
+from runner.host.files import hash_file
+from runner.packages.lockfile import Pin, filter_release
 from runner.packages.pip_settings import Registry, read_registry
 
 DEFAULT_INDEX = "https://pypi.org/simple"
@@ -79,16 +79,16 @@ class PackageIndexes:
                 problems.append(self._silent[source])
                 continue
             try:
-                found = self._page(page, shown(source))
+                found = self._page(page, hide_password(source))
             except requests.ConnectionError as error:
                 # After several tries: it need not be asked again for each of many pins.
-                self._silent[source] = f"{shown(source)}: {_why(error)}"
+                self._silent[source] = f"{hide_password(source)}: {_why(error)}"
                 problems.append(self._silent[source])
                 continue
             except (requests.RequestException, OSError, ValueError) as error:
-                problems.append(f"{shown(source)}: {_why(error)}")
+                problems.append(f"{hide_password(source)}: {_why(error)}")
                 continue
-            files += [_with_hash(file) for file in files_of(pin, found)]
+            files += [_with_hash(file) for file in filter_release(pin, found)]
         return Listing(tuple(files), tuple(problems))
 
     @contextmanager
@@ -187,7 +187,7 @@ def _not_fetched(file: IndexFile, error: Exception) -> EnvironmentUnavailable:
     )
 
 
-def shown(location: str) -> str:
+def hide_password(location: str) -> str:
     """An index's address without what stands before an @: a password may."""
     return re.sub(r"//[^/]*@", "//", location)
 
@@ -208,7 +208,7 @@ def _with_hash(file: IndexFile) -> IndexFile:
     path = _local(file.url)
     if file.sha256 or path is None or not path.is_file():
         return file
-    return IndexFile(file.name, file.url, sha256_of(path), path.stat().st_size, source=file.source)
+    return IndexFile(file.name, file.url, hash_file(path), path.stat().st_size, source=file.source)
 
 
 def _from_json(data: dict[str, Any], page: str, source: str) -> list[IndexFile]:

@@ -126,7 +126,7 @@ def applies_here(pin: Pin) -> bool:
     return not pin.marker or Marker(pin.marker).evaluate()
 
 
-def release_of(name: str) -> tuple[NormalizedName, Version] | None:
+def parse_release(name: str) -> tuple[NormalizedName, Version] | None:
     """The project and the version that a wheel's or sdist's file name says."""
     try:
         if name.endswith(".whl"):
@@ -136,12 +136,12 @@ def release_of(name: str) -> tuple[NormalizedName, Version] | None:
         return None
 
 
-def files_of(pin: Pin, files: Iterable[_File]) -> list[_File]:
+def filter_release(pin: Pin, files: Iterable[_File]) -> list[_File]:
     """The files that belong to a pin's release."""
-    return [file for file in files if release_of(file.name) == (pin.name, pin.version)]
+    return [file for file in files if parse_release(file.name) == (pin.name, pin.version)]
 
 
-def choose(files: Sequence[_File], wanted: Sequence[tags.Tag]) -> _File | None:
+def choose_file(files: Sequence[_File], wanted: Sequence[tags.Tag]) -> _File | None:
     """The file that an installer takes: the wheel with the best tag, or else the sdist."""
     rank: Mapping[tags.Tag, int] = {tag: i for i, tag in enumerate(wanted)}
     best: tuple[int, _File] | None = None

@@ -15,7 +15,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 
 from runner.errors import BadInput
 from runner.formats.zip import members
-from runner.host.files import sha256_of
+from runner.host.files import hash_file
 from runner.toolchains.model import Image, StandIn, Wheel
 
 # The wheel's specification: sha256 or better.
@@ -36,7 +36,7 @@ def accept_wheel(argument: str, images: Sequence[Image]) -> Wheel:
     if not path.is_file():
         raise BadInput(f"There is no wheel {path}.")
     stand_in = _stand_in_for(path, images)
-    sha256 = sha256_of(path)
+    sha256 = hash_file(path)
     known = {expected.lower()} if expected else set(stand_in.sha256)
     if known and sha256 not in known:
         raise BadInput(

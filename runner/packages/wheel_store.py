@@ -18,7 +18,7 @@ from runner.packages.pip_settings import read_registry
 from runner.toolchains.model import Image
 
 
-def find(sha256: str) -> Path | None:
+def find_wheel(sha256: str) -> Path | None:
     """The file of this content, if it is there."""
     folder = wheels_folder() / sha256
     try:
@@ -34,7 +34,7 @@ def uv_variables(image: Image, folder: Path) -> Iterator[dict[str, str]]:
     `folder` is made for the time of the block: links to the files, which uv finds by their names
     and checks against the lock.
     """
-    found = {pin: [path for sha in pin.hashes if (path := find(sha))] for pin in _pins(image)}
+    found = {pin: [path for sha in pin.hashes if (path := find_wheel(sha))] for pin in _pins(image)}
     files = [path for paths in found.values() for path in paths]
     if not files:
         yield {}
@@ -53,9 +53,9 @@ def uv_variables(image: Image, folder: Path) -> Iterator[dict[str, str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def serves(image: Image) -> bool:
+def has_whole_lock(image: Image) -> bool:
     """Whether every pin of an image's lock is in the store."""
-    return all(any(find(sha) for sha in pin.hashes) for pin in _pins(image))
+    return all(any(find_wheel(sha) for sha in pin.hashes) for pin in _pins(image))
 
 
 def _pins(image: Image) -> list[Pin]:

@@ -15,7 +15,7 @@ from runner.packages.user_wheel import accept_wheel
 from runner.planning.check import Check
 from runner.planning.inputs import InputSpec, resolve_inputs
 from runner.planning.source import ModelFile, Source, identify_source
-from runner.toolchains.load import load_image, load_toolchain, variants_of
+from runner.toolchains.load import list_variants, load_image, load_toolchain
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Toolchain, with_wheels
 
 _MOST_PYTHON_FILES = 200
@@ -88,7 +88,7 @@ def plan_for(
     request = check.as_request()
     specs, inputs_from = resolve_inputs(model.path, check.inputs, check.inputs_file)
     arch_file, asked = _arch_file(source.arch, {**source.options, **options})
-    run = run_name(model.path)
+    run = make_run_name(model.path)
     return Plan(
         model=model,
         toolchain=chain,
@@ -96,7 +96,7 @@ def plan_for(
         inputs=specs,
         inputs_from=inputs_from,
         arrays=check.inputs_file,
-        python_files=python_files(arch_file) if arch_file else {},
+        python_files=collect_python_files(arch_file) if arch_file else {},
         check=request,
         stage_options=_stage_options(chain, asked),
         output=run_folder(output, run),
@@ -107,7 +107,7 @@ def plan_for(
 
 
 def _image(name: str, gpu: bool) -> Image:
-    variant = "cuda" if gpu and "cuda" in variants_of(name) else DEFAULT_VARIANT
+    variant = "cuda" if gpu and "cuda" in list_variants(name) else DEFAULT_VARIANT
     return load_image(name, variant)
 
 
@@ -162,13 +162,13 @@ def _unfinished(folder: Path) -> str:
     return ""
 
 
-def run_name(model: Path) -> str:
+def make_run_name(model: Path) -> str:
     stem = re.sub(r"[^A-Za-z0-9]+", "-", model.stem).strip("-") or "model"
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     return f"{stem[:40]}-{now}-{secrets.token_hex(2)}"
 
 
-def initial_files(plan: Plan) -> dict[str, Path]:
+def list_initial_files(plan: Plan) -> dict[str, Path]:
     files: dict[str, Path] = {
         plan.toolchain.stages[0].consumes: plan.model.path,
         **plan.extras,
@@ -178,13 +178,13 @@ def initial_files(plan: Plan) -> dict[str, Path]:
     return files | dict(plan.python_files)
 
 
-def arch_files(arch: str) -> tuple[str, dict[str, Path | bytes]]:
+def read_arch_files(arch: str) -> tuple[str, dict[str, Path | bytes]]:
     """`--arch` as the stages see it, and the files to put into their volume. Raises `BadInput`."""
     file, options = _arch_file(arch, {"arch": arch})
-    return str(options["arch"]), {} if file is None else dict(python_files(file))
+    return str(options["arch"]), {} if file is None else dict(collect_python_files(file))
 
 
-def python_files(arch_file: Path) -> dict[str, Path]:
+def collect_python_files(arch_file: Path) -> dict[str, Path]:
     """The file of `--arch`, and what it may import: the Python files and packages beside it."""
     folder = arch_file.parent
     packages = [path.parent for path in folder.glob("*/__init__.py")]

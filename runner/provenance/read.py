@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import BadInput, Unverified
-from runner.host.files import read_bytes, sha256_of
+from runner.host.files import hash_file, read_bytes
 from runner.provenance.signing import key_id, load_verifying_key, read_envelope, verify
 from runner.provenance.write import PROVENANCE_FILE, SIGNED
 from runner.report.runs import read_report
@@ -43,7 +43,7 @@ class Recorded:
         """The recorded artifact, if the folder still has it with the recorded bytes."""
         path = self.folder / name
         subject = next(s for s in self.statement.subject if s.name == name)
-        return path if path.is_file() and sha256_of(path) == subject.sha256 else None
+        return path if path.is_file() and hash_file(path) == subject.sha256 else None
 
 
 def read_record(path: Path, verify_key: Path | None = None) -> Recorded:
@@ -137,7 +137,7 @@ def _altered_files(statement: Provenance, folder: Path) -> Iterator[Difference]:
     """Artifacts in the folder that are not what the record says."""
     for subject in statement.subject:
         path = folder / subject.name
-        if path.is_file() and (sha256 := sha256_of(path)) != subject.sha256:
+        if path.is_file() and (sha256 := hash_file(path)) != subject.sha256:
             yield Difference(
                 what=f"the artifact {subject.name} in {folder.name or folder}",
                 recorded=subject.sha256,
@@ -177,7 +177,7 @@ def _report_beside(statement: Provenance, folder: Path) -> Report | None:
     if named is None or not path.is_file() or path.stat().st_size > MOST_BYTES:
         return None
     try:
-        return read_report(folder) if sha256_of(path) == named.sha256 else None
+        return read_report(folder) if hash_file(path) == named.sha256 else None
     except BadInput:
         return None
 

@@ -82,7 +82,7 @@ def load_verifying_key(path: Path) -> PublicKey:
 
 def sign(payload: bytes, key: PrivateKey) -> Envelope:
     """An envelope of an in-toto statement with one signature."""
-    message = encoded(PAYLOAD_TYPE, payload)
+    message = encode_preauth(PAYLOAD_TYPE, payload)
     if isinstance(key, ed25519.Ed25519PrivateKey):
         signature = key.sign(message)
     else:
@@ -101,7 +101,7 @@ def verify(envelope: Envelope, key: PublicKey) -> bytes:
     if envelope.payloadType != PAYLOAD_TYPE:
         raise Unverified(f"The envelope holds {envelope.payloadType[:60]!r}, not {PAYLOAD_TYPE}.")
     payload = envelope.content()
-    message = encoded(envelope.payloadType, payload)
+    message = encode_preauth(envelope.payloadType, payload)
     if any(_is_by(key, _decoded(signature.sig), message) for signature in envelope.signatures):
         return payload
     names = ", ".join(signature.keyid[:16] or "unnamed" for signature in envelope.signatures[:5])
@@ -120,7 +120,7 @@ def read_envelope(text: bytes, source: Path) -> Envelope:
         raise BadInput(f"{source} is not a DSSE envelope: {error.message}.") from None
 
 
-def encoded(payload_type: str, payload: bytes) -> bytes:
+def encode_preauth(payload_type: str, payload: bytes) -> bytes:
     """DSSE's pre-authentication encoding: both lengths and both texts, so nothing can shift."""
     kind = payload_type.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.host.files import sha256_of, write_text
+from runner.host.files import hash_file, write_text
 from runner.host.paths import PACKAGE, ROOT
 from runner.packages.lockfile import parse_lock
 from runner.planning.plan import Plan
@@ -61,8 +61,8 @@ _PACKAGES_LOCK = "images/base/packages.lock"
 def write_records(plan: Plan, report: Report, key: PrivateKey | None = None) -> None:
     """Write the two statements of a run whose report is written; with a key, signed ones too."""
     statements: dict[str, Statement] = {
-        PROVENANCE_FILE: provenance_of(plan, report),
-        TEST_RESULT_FILE: test_result_of(plan, report),
+        PROVENANCE_FILE: build_provenance(plan, report),
+        TEST_RESULT_FILE: build_test_result(plan, report),
     }
     for name, statement in statements.items():
         text = statement.to_json()
@@ -75,7 +75,7 @@ def write_records(plan: Plan, report: Report, key: PrivateKey | None = None) -> 
             write_text(plan.output / SIGNED[name], sign(text.encode(), key).to_json())
 
 
-def provenance_of(plan: Plan, report: Report) -> Provenance:
+def build_provenance(plan: Plan, report: Report) -> Provenance:
     """How the artifacts of a run came about, as far as the run went."""
     started = datetime.datetime.fromisoformat(report.started)
     # Not from the clock: it may have been set back since.
@@ -115,7 +115,7 @@ def provenance_of(plan: Plan, report: Report) -> Provenance:
     )
 
 
-def test_result_of(plan: Plan, report: Report) -> TestResultStatement:
+def build_test_result(plan: Plan, report: Report) -> TestResultStatement:
     """What the checks said. The verdict on the final artifact decides; earlier ones only warn."""
     passed: list[str] = []
     warned: list[str] = []
@@ -217,14 +217,14 @@ def _parameters(plan: Plan, report: Report) -> ExternalParameters:
         inputs_from=report.inputs_from,
         inputs_file=(
             UserFile(
-                name=plan.check["inputs"], path=_path(plan.arrays), sha256=sha256_of(plan.arrays)
+                name=plan.check["inputs"], path=_path(plan.arrays), sha256=hash_file(plan.arrays)
             )
             if plan.arrays is not None
             else None
         ),
         arch=str(plan.options.get("arch", "")),
         arch_files=[
-            UserFile(name=_text(name), path=_path(path), sha256=sha256_of(path))
+            UserFile(name=_text(name), path=_path(path), sha256=hash_file(path))
             for name, path in sorted(plan.python_files.items())
         ],
         check=CheckParameter(
@@ -377,7 +377,7 @@ def _of(name: str, sha256: str, **annotations: Any) -> ResourceDescriptor:
 
 
 def _file(name: str, path: Path) -> ResourceDescriptor:
-    return _of(name, sha256_of(path))
+    return _of(name, hash_file(path))
 
 
 def _path(path: Path) -> str:

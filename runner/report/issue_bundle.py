@@ -15,8 +15,8 @@ from typing import Any
 
 from runner.errors import BadInput
 from runner.formats.blank import BLANK, Unreadable
-from runner.host.files import named_by_user
-from runner.report.runs import read_report, run_folder
+from runner.host.files import open_user_output
+from runner.report.runs import find_run_folder, read_report
 
 SUFFIXES = (".zip", ".tar.gz", ".tgz")
 # Every file of an archive has one date, the earliest of a zip, so that equal contents are equal.
@@ -53,7 +53,7 @@ def write_bundle(run: Path, output: Path | None = None) -> Bundle:
     The same run gives the same bytes. Raises `BadInput` if `run` is no run's folder, or if the
     output's name ends otherwise than .zip, .tar.gz or .tgz.
     """
-    report = json.loads(read_report(run_folder(run)).to_json())
+    report = json.loads(read_report(find_run_folder(run)).to_json())
     target = output or Path(f"{run.resolve().name}-report.zip")
     if not target.name.endswith(SUFFIXES):
         raise BadInput(
@@ -82,7 +82,7 @@ def write_bundle(run: Path, output: Path | None = None) -> Bundle:
             members[f"graphs/{path.name}"] = _weightless(path)
         except Unreadable as reason:
             left_out.append((path.name, str(reason)))
-    with named_by_user(target.absolute()) as temporary:
+    with open_user_output(target.absolute()) as temporary:
         temporary.write_bytes(_archive(target.name, members))
     sizes = tuple((name, len(content)) for name, content in members.items())
     return Bundle(target, sizes, tuple(left_out))

@@ -28,7 +28,7 @@ class Runs:
     unreadable: Sequence[BadInput] = field(default_factory=tuple)
 
 
-def run_folder(path: Path) -> Path:
+def find_run_folder(path: Path) -> Path:
     """The folder itself, or that of a report.json which was named instead."""
     return path.parent if path.name == REPORT and path.is_file() else path
 
@@ -65,7 +65,7 @@ def find_runs(paths: Iterable[Path]) -> Runs:
     One run among many that cannot be read is listed in the result, and hides none of the others.
     """
     folders: dict[Path, None] = {}
-    for path in map(run_folder, paths):
+    for path in map(find_run_folder, paths):
         if (path / REPORT).exists() or not path.is_dir():
             folders[path] = None
             continue

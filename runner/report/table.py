@@ -15,7 +15,7 @@ from rich.text import Text
 
 from runner.host.files import human_bytes
 from runner.host.text import printable
-from runner.report.wording import COLOURS, OUTCOMES, meaning
+from runner.report.wording import COLOURS, OUTCOMES, explain_verdict
 from runner.schemas.report import Report
 
 # What a spreadsheet would take for the beginning of a formula.
@@ -45,7 +45,7 @@ class Row:
         return asdict(self)
 
 
-def rows(reports: Iterable[tuple[Path, Report]]) -> list[Row]:
+def make_rows(reports: Iterable[tuple[Path, Report]]) -> list[Row]:
     """A row for each report, in order; `run` is the run folder's name."""
     return [_row(folder, report) for folder, report in reports]
 
@@ -78,7 +78,7 @@ def _reason(report: Report) -> str:
     """Why a run did not pass, in a line."""
     failed = next((r for r in report.stages if r.status in ("failed", "interrupted")), None)
     if failed is None:
-        return meaning(report)
+        return explain_verdict(report)
     said = failed.failure.strip().partition("\n")[0] or failed.status
     return f"{failed.name}: {said}"
 
@@ -88,7 +88,7 @@ def flex_operators(operators: dict[str, int]) -> int:
     return sum(count for name, count in operators.items() if name.startswith("Flex"))
 
 
-def as_csv(table: Sequence[Row]) -> str:
+def write_csv(table: Sequence[Row]) -> str:
     """Comma-separated values with a header; text that a spreadsheet would calculate is quoted."""
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
@@ -106,7 +106,7 @@ def _inert(value: Any) -> Any:
     return f"'{text}" if text.lstrip().startswith(_FORMULA) or text.startswith(_FORMULA) else text
 
 
-def as_table(table: Sequence[Row], width: int) -> Table:
+def render_table(table: Sequence[Row], width: int) -> Table:
     """The table for a console of this width, where some columns are left out if it is narrow.
 
     A column that says the same of every run becomes a caption.

@@ -71,17 +71,17 @@ STATUSES: Mapping[str, Mark] = {
 }
 
 
-def explain(report: Report) -> str:
+def explain_gate(report: Report) -> str:
     """One or two sentences on the gate: the figure, and what it means."""
     gate = report.gate
     if gate.verdict in (None, "nonfinite", "shape"):
-        return meaning(report)
+        return explain_verdict(report)
     value = "no value" if gate.value is None else f"{gate.value:.2g}"
     text = f"{gate.metric} = {value}, tolerance {gate.tolerance:g}."
-    return f"{text} {meaning(report)}".rstrip()
+    return f"{text} {explain_verdict(report)}".rstrip()
 
 
-def meaning(report: Report) -> str:
+def explain_verdict(report: Report) -> str:
     """What the gate's verdict means, in a sentence or two; '' where the figure says it all."""
     gate = report.gate
     final = report.stages[-1].report if report.stages else None

@@ -58,7 +58,7 @@ class Comparer:
     def _run(
         self, volume: Volume, stage: Stage, subject: Subject, file: Path, report: StageReport
     ) -> CheckRecord | str:
-        before = signature_of(subject)
+        before = read_signature(subject)
         assert report.signature is not None
         now = report.signature.model_dump()
         request = {
@@ -90,7 +90,7 @@ class Comparer:
         return compared.check
 
 
-def signature_of(subject: Subject) -> dict[str, Any] | None:
+def read_signature(subject: Subject) -> dict[str, Any] | None:
     """The recorded artifact's own names of its inputs and outputs."""
     try:
         noted = (subject.annotations or {}).get("signature")

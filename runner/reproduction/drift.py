@@ -18,7 +18,7 @@ from runner.version import __version__
 _MOST_FILES = 8
 
 
-def differences(
+def find_differences(
     statement: Provenance, images: Mapping[str, Image], toolchain: Toolchain, report: Report
 ) -> list[Difference]:
     """Everything that may explain a difference, from the record and the new run's report."""

@@ -15,15 +15,15 @@ from runner.conversion.settings import RunSettings
 from runner.engines.select import Choice, prepare_engine
 from runner.errors import BadInput, EnvironmentUnavailable, ExitCode
 from runner.formats.kinds import format_of_artifact
-from runner.host.files import sha256_of, write_text
+from runner.host.files import hash_file, write_text
 from runner.host.text import printable
 from runner.packages.user_wheel import accept_wheel
 from runner.planning.inputs import InputSpec
-from runner.planning.plan import Plan, run_folder, run_name
+from runner.planning.plan import Plan, make_run_name, run_folder
 from runner.planning.source import identify_source
 from runner.provenance.read import Recorded, read_record
 from runner.reproduction.artifacts import Comparer, compare_artifacts
-from runner.reproduction.drift import differences
+from runner.reproduction.drift import find_differences
 from runner.schemas.provenance import FileParameter, Provenance
 from runner.schemas.report import Report
 from runner.schemas.reproduction import (
@@ -32,8 +32,8 @@ from runner.schemas.reproduction import (
     EnvironmentUsed,
     Reproduction,
     Verdict,
-    overall,
-    reasons_for,
+    decide_verdict,
+    explain_difference,
 )
 from runner.toolchains.load import load_image, load_toolchain
 from runner.toolchains.model import Image, with_wheels
@@ -75,7 +75,7 @@ def reproduce(
     recorded = read_record(record, verify_key)
     for alteration in recorded.alterations:
         view.say(printable(f"Altered: {alteration}."))
-    plan = plan_of(recorded, moved, settings)
+    plan = make_plan_again(recorded, moved, settings)
     watched = _Watched(view)
     with view:
         try:
@@ -101,7 +101,7 @@ def reproduce(
     return result
 
 
-def plan_of(recorded: Recorded, moved: MovedFiles, settings: RunSettings) -> Plan:
+def make_plan_again(recorded: Recorded, moved: MovedFiles, settings: RunSettings) -> Plan:
     """Make the plan of a recorded run, with nothing left to a default. Raises `BadInput`."""
     parameters = recorded.statement.parameters
     chain = load_toolchain(parameters.toolchain)
@@ -128,7 +128,7 @@ def plan_of(recorded: Recorded, moved: MovedFiles, settings: RunSettings) -> Pla
     if arrays is not None and parameters.inputs_file is not None:
         check["inputs"] = parameters.inputs_file.name
     options = {stage.name: dict(parameters.options.get(stage.name, {})) for stage in chain.stages}
-    run = run_name(path)
+    run = make_run_name(path)
     flat = {f"{stage}.{name}": value for stage, o in options.items() for name, value in o.items()}
     return Plan(
         model=identified,
@@ -160,7 +160,7 @@ def _found(what: str, file: FileParameter, given: Path | None, option: str, fold
     if path is None:
         where = f"there is no file {places[0]}"
         raise BadInput(f"{what.capitalize()} is not here: {where}.", f"Say where: {option} FILE.")
-    sha256 = sha256_of(path)
+    sha256 = hash_file(path)
     if sha256 != file.sha256:
         raise BadInput(
             f"{path} is not {what} of the record: its sha256 is {sha256}, and {file.sha256} was "
@@ -270,8 +270,8 @@ def _judged(
     recorded: Recorded, plan: Plan, report: Report, comparer: Comparer, made: set[str]
 ) -> Reproduction:
     artifacts = compare_artifacts(recorded, report.stages, comparer.measured)
-    found = differences(recorded.statement, plan.images, plan.toolchain, report)
-    verdict = overall(artifacts, recorded.alterations)
+    found = find_differences(recorded.statement, plan.images, plan.toolchain, report)
+    verdict = decide_verdict(artifacts, recorded.alterations)
     first = next((item for item in artifacts if item.verdict != "identical"), None)
     failed = next((record for record in report.stages if record.status == "failed"), None)
     if failed is not None and failed.blame == "environment":
@@ -282,7 +282,7 @@ def _judged(
     reasons: list[str] = []
     if first is not None:
         known = [*recorded.alterations, *found]
-        reasons = reasons_for(first.stage, known, signed=bool(recorded.signed_by))
+        reasons = explain_difference(first.stage, known, signed=bool(recorded.signed_by))
         if first.note and first.measured == "nothing":
             reasons.append(first.note)
     return _result(

@@ -39,7 +39,7 @@ def validate_json(model: type[Model], text: bytes | str) -> Model:
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        raise first_of(error) from None
+        raise first_error(error) from None
 
 
 def check_size(text: bytes | str) -> None:
@@ -49,7 +49,7 @@ def check_size(text: bytes | str) -> None:
         raise Invalid("", f"it has {items:,} items")
 
 
-def first_of(error: ValidationError) -> Invalid:
+def first_error(error: ValidationError) -> Invalid:
     """The first thing that is wrong, in a few words."""
     if error.error_count() > _MOST_ERRORS:
         return Invalid("", f"{error.error_count():,} things in it are wrong")

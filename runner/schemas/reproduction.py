@@ -108,7 +108,9 @@ class Reproduction(_Model):
         return self.model_dump_json(indent=1) + "\n"
 
 
-def overall(artifacts: Sequence[ArtifactComparison], alterations: Sequence[Difference]) -> Verdict:
+def decide_verdict(
+    artifacts: Sequence[ArtifactComparison], alterations: Sequence[Difference]
+) -> Verdict:
     """The worst of the artifacts; 'different' where anything was altered."""
     verdicts = {artifact.verdict for artifact in artifacts}
     if alterations or verdicts & {"different", "missing", "new"}:
@@ -128,7 +130,7 @@ def allowed_difference(
     return ALLOWED_NOISE * noise_floor
 
 
-def reasons_for(stage: str, differences: Sequence[Difference], signed: bool) -> list[str]:
+def explain_difference(stage: str, differences: Sequence[Difference], signed: bool) -> list[str]:
     """Why a stage's artifact may differ, as far as it can be told."""
     found = [d for d in differences if d.effective and (not d.stages or stage in d.stages)]
     if found:

@@ -8,8 +8,8 @@ import pydantic_core
 from pydantic import BaseModel, ValidationError
 
 from runner.host.files import human_bytes
-from runner.host.text import plain
-from runner.schemas.base import check_size, first_of
+from runner.host.text import strip_control
+from runner.schemas.base import check_size, first_error
 from runner.schemas.report import StageReport
 
 # A note or a message is for a person; what is longer is not.
@@ -36,16 +36,18 @@ def read_answer(content: bytes, model: type[Model], what: str) -> Model:
         data = pydantic_core.from_json(content, allow_inf_nan=False)
         return model.model_validate(_cleaned(data))
     except ValidationError as error:
-        raise ValueError(f"{wrong}: {' '.join(plain(str(first_of(error))).split())}") from None
+        raise ValueError(
+            f"{wrong}: {' '.join(strip_control(str(first_error(error))).split())}"
+        ) from None
     except ValueError as error:
-        raise ValueError(f"{wrong}: {plain(str(error))[:200]}") from None
+        raise ValueError(f"{wrong}: {strip_control(str(error))[:200]}") from None
 
 
 def _cleaned(data: Any, depth: int = 0) -> Any:
     if depth > _DEEPEST:
         raise ValueError("it is nested too deeply")
     if isinstance(data, str):
-        return plain(data[:_LONGEST_TEXT])
+        return strip_control(data[:_LONGEST_TEXT])
     if isinstance(data, list):
         return [_cleaned(item, depth + 1) for item in data]
     if isinstance(data, dict):

@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.host.files import sha256_of
+from runner.host.files import hash_file
 
 if TYPE_CHECKING:
     pass
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def tree_hashes(folder: Path) -> dict[str, str]:
     """sha256 of each file of code below a folder, by its path there."""
     paths = [p for p in folder.rglob("*") if p.suffix in (".py", ".toml", ".json") and p.is_file()]
-    hashes = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+    hashes = {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
     return dict(sorted(hashes.items()))
 
 

@@ -54,7 +54,7 @@ def load_image(name: str, variant: str = DEFAULT_VARIANT, root: Path = ROOT) -> 
     )
 
 
-def variants_of(name: str, root: Path = ROOT) -> list[str]:
+def list_variants(name: str, root: Path = ROOT) -> list[str]:
     data = tomllib.loads((root / "images" / name / "image.toml").read_text())
     return [DEFAULT_VARIANT, *data.get("variants", {})]
 
@@ -64,7 +64,7 @@ def all_images(root: Path = ROOT) -> list[Image]:
     return [
         load_image(name, variant, root)
         for name in image_names(root)
-        for variant in variants_of(name, root)
+        for variant in list_variants(name, root)
     ]
 
 

@@ -66,14 +66,14 @@ def file_formats(root: Path = ROOT) -> list[FileFormat]:
     return [FileFormat(**{**e, "formats": tuple(e["formats"])}) for e in data["format"]]
 
 
-def format_of(found: Inspection) -> FileFormat | None:
+def find_format(found: Inspection) -> FileFormat | None:
     """How a file is opened, by what it is; None if no environment opens it."""
     return next((entry for entry in file_formats() if found.format in entry.formats), None)
 
 
-def format_to_run(found: Inspection) -> FileFormat:
+def require_format(found: Inspection) -> FileFormat:
     """How a file is opened. Raises `BadInput` for one that cannot be run."""
-    opened = format_of(found)
+    opened = find_format(found)
     against = [o for o in found.toolchain.obstacles if opened is None or not o.runs]
     if opened is None or against:
         why = against[0] if against else Obstacle(reason="")

@@ -12,7 +12,7 @@ from harness import ENVIRONMENT, STAGES, Convert, run_cli
 from rich.console import Console
 
 import runner
-from runner.cli.summary import summary
+from runner.cli.summary import render_summary
 from runner.schemas.report import Report
 from runner.toolchains.load import all_images
 
@@ -110,7 +110,7 @@ def test_doctor_without_anything(tmp_path: Path) -> None:
 def shown(report: Report, width: int = 80) -> str:
     """The summary of a run as a terminal of this width shows it."""
     console = Console(width=width, record=True, file=io.StringIO(), force_terminal=True)
-    console.print(summary(report, Path("runs/x")))
+    console.print(render_summary(report, Path("runs/x")))
     return console.export_text()
 
 

@@ -24,7 +24,7 @@ from harness import (
 )
 
 from runner.host.compat import tomllib
-from runner.host.files import sha256_of
+from runner.host.files import hash_file
 from runner.toolchains.load import load_image
 
 # Every form that a model may have. Those on docker differ in how files get into its volume.
@@ -354,7 +354,7 @@ def test_from_python(models: Path, tmp_path: Path) -> None:
     report = convert(models / "cnn.pt", output=tmp_path / "out", engine="process", samples=2)
     assert (report.outcome, report.exit_code) == ("passed", 0)
     artifact = report.artifacts[-1]
-    assert sha256_of(tmp_path / "out" / artifact.path) == artifact.sha256
+    assert hash_file(tmp_path / "out" / artifact.path) == artifact.sha256
 
 
 @pytest.mark.slow

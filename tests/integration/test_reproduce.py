@@ -35,8 +35,8 @@ from harness import (
 
 from runner.conversion.settings import RunSettings
 from runner.provenance.read import read_record
-from runner.provenance.signing import encoded
-from runner.reproduction.reproduce import MovedFiles, plan_of
+from runner.provenance.signing import encode_preauth
+from runner.reproduction.reproduce import MovedFiles, make_plan_again
 
 # Exit codes, as README.md documents them.
 EQUIVALENT, DIFFERENT, UNVERIFIED = 7, 8, 9
@@ -149,7 +149,9 @@ def test_the_recorded_images_are_taken_if_they_are_here(
 def test_nothing_is_left_to_a_default(convert: Convert, run_folder: Path, tmp_path: Path) -> None:
     """What the stages are asked for is all that they reported, though next to nothing was given."""
     run = convert("cnn")
-    plan = plan_of(read_record(run_folder), MovedFiles(), RunSettings(output=tmp_path / "new"))
+    plan = make_plan_again(
+        read_record(run_folder), MovedFiles(), RunSettings(output=tmp_path / "new")
+    )
     for stage in run.report["stages"]:
         assert plan.stage_options[stage["name"]] == stage["report"]["options"]
     assert [(i.name, i.shape, i.dtype) for i in plan.inputs] == [
@@ -391,7 +393,7 @@ def signed(
 def test_the_encoding_is_that_of_the_specification() -> None:
     """The example of DSSE's protocol.md."""
     expected = b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
-    assert encoded("http://example.com/HelloWorld", b"hello world") == expected
+    assert encode_preauth("http://example.com/HelloWorld", b"hello world") == expected
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "p256"])

@@ -38,7 +38,7 @@ def diagnose(
 ) -> None:
     """Find the first operator that introduces the error of a run, and the layer it belongs to."""
     # Late: other commands do without what this imports.
-    from runner.cli.diagnosis import rendered
+    from runner.cli.diagnosis import render_diagnosis
     from runner.conversion.diagnose import diagnose as diagnose_run
     from runner.conversion.settings import RunSettings
 
@@ -52,5 +52,5 @@ def diagnose(
     if as_json:
         print(diagnosis.model_dump_json(indent=1))
     else:
-        Console().print(rendered(diagnosis))
+        Console().print(render_diagnosis(diagnosis))
     raise typer.Exit(_CODES[diagnosis.verdict])

@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from runner.cli.console import Console
-from runner.cli.options import Json, print_rows, selected
+from runner.cli.options import Json, print_rows, select_images
 from runner.errors import BadInput
 from runner.toolchains.load import all_images, image_names
 
@@ -34,7 +34,7 @@ def build(
     from runner.cli.progress import ConsoleView
     from runner.engines.select import prepare_engine
 
-    chosen = [item for item in selected(image) if item.variant == variant]
+    chosen = [item for item in select_images(image) if item.variant == variant]
     if not chosen:
         raise BadInput(f"None of these images has a variant '{variant}'.")
     with ConsoleView(Console()) as view:
@@ -75,7 +75,7 @@ def sbom(
     from runner.host.text import printable
     from runner.packages.sbom import bill_of_materials, installed_licences
 
-    chosen = selected(image)
+    chosen = select_images(image)
     if output is None and len(chosen) > 1:
         raise BadInput(
             f"These are {len(chosen)} images, each with a bill of its own.",

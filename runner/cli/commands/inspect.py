@@ -31,7 +31,7 @@ def inspect(
 ) -> None:
     """Say what a file is, who wrote it, what is in it, and whether it can be converted."""
     # Late: a summary does without what an engine imports.
-    from runner.cli.inspection import rendered
+    from runner.cli.inspection import render_inspection
     from runner.cli.progress import ConsoleView
     from runner.planning.source import Source, summarize, with_arch
 
@@ -57,4 +57,4 @@ def inspect(
     if as_json:
         print(found.to_json(), end="")
     else:
-        Console().print(rendered(found))
+        Console().print(render_inspection(found))

@@ -12,7 +12,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from runner.cli.options import Json, selected
+from runner.cli.options import Json, select_images
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.paths import ROOT
 from runner.packages.audit import Finding
@@ -47,7 +47,7 @@ def lock(
     from runner.packages import resolver
 
     wanted: list[tuple[str, Path, Callable[[], str]]] = [
-        (item.title, item.lock, partial(resolver.resolve, item)) for item in selected(image)
+        (item.title, item.lock, partial(resolver.resolve, item)) for item in select_images(image)
     ]
     if not image and (ROOT / "pyproject.toml").exists():
         wanted.append(("runner", ROOT / "requirements.lock", resolver.resolve_own))
@@ -68,14 +68,14 @@ def lock(
 def _audit(names: list[str] | None, archive: Path | None, wheels: list[str], as_json: bool) -> None:
     """Print what the audit found; an error names the pins that nobody has."""
     from runner.archive.reader import Archive
-    from runner.packages.audit import audit
+    from runner.packages.audit import audit_pins
     from runner.packages.user_wheel import accept_wheel
 
-    images = selected(names)
+    images = select_images(names)
     accepted = tuple(accept_wheel(wheel, images) for wheel in wheels)
     images = [with_wheels(image, accepted) for image in images]
     with Archive(archive) if archive else nullcontext() as opened:
-        findings = audit(images, own=not names, archive=opened)
+        findings = audit_pins(images, own=not names, archive=opened)
     if as_json:
         print(json.dumps([finding.as_dict() for finding in findings], indent=1))
     else:

@@ -40,9 +40,9 @@ def page(
     from runner.host.files import relative_to_here
     from runner.host.text import printable
     from runner.report.html.render import write_page
-    from runner.report.runs import read_report, run_folder
+    from runner.report.runs import find_run_folder, read_report
 
-    folder = run_folder(run)
+    folder = find_run_folder(run)
     print(printable(relative_to_here(write_page(read_report(folder), folder.absolute()))))
 
 
@@ -56,17 +56,17 @@ def table(
     as_json: Json = False,
 ) -> None:
     """One table over many runs: outcome, error, size, operators, time."""
-    from runner.host.files import named_by_user
+    from runner.host.files import open_user_output
     from runner.host.text import printable
     from runner.report.html.table import write_table
     from runner.report.runs import find_runs
-    from runner.report.table import as_csv, as_table, rows
+    from runner.report.table import make_rows, render_table, write_csv
 
     found = find_runs(runs)
-    made = rows(found.reports)
+    made = make_rows(found.reports)
     if csv is not None:
-        with named_by_user(csv) as path:
-            path.write_text(as_csv(made), encoding="utf-8")
+        with open_user_output(csv) as path:
+            path.write_text(write_csv(made), encoding="utf-8")
     if html is not None:
         write_table(made, found.unreadable, html)
     if as_json:
@@ -75,7 +75,7 @@ def table(
         console = Console()
         if not console.is_terminal:  # a file or a pipe has no edge to fit into
             console = Console(width=180)
-        console.print(as_table(made, console.width))
+        console.print(render_table(made, console.width))
     for error in found.unreadable:
         print_error(error)
     if found.unreadable:
@@ -114,27 +114,29 @@ def explain(
     ] = None,
 ) -> None:
     """Look an error up in the catalogue of known failures, from whatever tool it comes."""
-    from runner.cli.summary import known_failure
+    from runner.cli.summary import describe_known_failure
     from runner.host.text import printable
     from runner.known_failures.match import (
         ANYWHERE,
         Symptoms,
-        known,
-        last_words,
+        last_meaningful_lines,
+        make_known_failure,
+        read_stream_tail,
+        read_tail,
         recognise,
-        tail,
-        tail_of,
     )
 
     if log is not None and not log.is_file():
         raise BadInput(f"There is no file {log}.")
-    text = tail_of(sys.stdin.buffer) if log is None else tail(log)
+    text = read_stream_tail(sys.stdin.buffer) if log is None else read_tail(log)
     console = Console()
     entry = recognise(Symptoms(text, stage=ANYWHERE))
     if entry is None:
         console.print("Not a known failure. The last meaningful lines:")
-        for line in last_words(text):
+        for line in last_meaningful_lines(text):
             console.print(Text(f"  {printable(line)}"), soft_wrap=True)
         return
-    said = Text(entry.id, style="bold").append_text(known_failure(known(entry, "none")))
+    said = Text(entry.id, style="bold").append_text(
+        describe_known_failure(make_known_failure(entry, "none"))
+    )
     console.print(said, soft_wrap=True)

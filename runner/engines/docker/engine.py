@@ -15,7 +15,7 @@ import docker.errors
 import docker.types
 import requests.exceptions
 
-from runner.engines.base import MOST_READ, Ended, OnLine, Progress, out_of_memory
+from runner.engines.base import MOST_READ, OnLine, Progress, StageExit, out_of_memory
 from runner.engines.docker.images import (
     CUDA_VARIANT,
     LABELS,
@@ -29,9 +29,9 @@ from runner.engines.docker.volume_usage import VolumeWatcher
 from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.watchdog import Watch
 from runner.errors import EnvironmentUnavailable
-from runner.host.files import appearing
+from runner.host.files import atomic_write
 from runner.host.process_identity import owner
-from runner.host.text import lines_of
+from runner.host.text import split_lines
 from runner.schemas.report import EnvironmentRecord, InterpreterRecord
 from runner.toolchains.model import Image, Stage
 
@@ -78,7 +78,7 @@ class DockerEngine:
             "version": str(info.get("ServerVersion", "")),
             "kernel": str(info.get("KernelVersion", "")),
         }
-        self.memory = limits.memory_of(int(info.get("MemTotal") or 4 << 30))
+        self.memory = limits.stage_memory(int(info.get("MemTotal") or 4 << 30))
         self._records: dict[str, ImageRecord] = {}
         self._images: dict[str, Image] = {}
         self._locks: dict[str, str] = {}
@@ -234,7 +234,7 @@ class DockerVolume:
             return target.getvalue() if self._copy_out(name, target, MOST_READ) else None
 
     def get(self, name: str, target: Path) -> None:
-        with appearing(target) as temporary, open(temporary, "wb") as file:
+        with atomic_write(target) as temporary, open(temporary, "wb") as file:
             if not self._copy_out(name, file, self.limits.disk):
                 raise FileNotFoundError(f"the volume holds no regular file '{name}'")
 
@@ -246,7 +246,7 @@ class DockerVolume:
                 return False
             return _extract(chunks, target, most)
 
-    def run(self, stage: Stage, on_line: OnLine) -> Ended:
+    def run(self, stage: Stage, on_line: OnLine) -> StageExit:
         memory = self._engine.memory
         with _answering():
             container = self._engine.create(stage, self._name, self._labels)
@@ -258,16 +258,16 @@ class DockerVolume:
             watch = Watch(self.limits, 0, self._watcher.look, end)
 
             def line_came(line: str) -> None:
-                watch.printed(line)
-                if watch.breach is None:
+                watch.count_output(line)
+                if watch.exceeded is None:
                     on_line(line)
 
             try:
                 container.start()
-                with watch.watching():
-                    for line in lines_of(container.logs(stream=True, follow=True)):
+                with watch.running():
+                    for line in split_lines(container.logs(stream=True, follow=True)):
                         line_came(line)
-                        if watch.breach is not None:
+                        if watch.exceeded is not None:
                             break  # what is still on its way does not matter any more
                     # The log ends when the daemon does, too: only the state says that the stage
                     # ended.
@@ -277,13 +277,13 @@ class DockerVolume:
             finally:
                 with suppress(docker.errors.DockerException, requests.exceptions.RequestException):
                     container.remove(force=True)
-        if watch.breach is not None:
-            return Ended(status, watch.breach.reason, watch.breach.remedy)
+        if watch.exceeded is not None:
+            return StageExit(status, watch.exceeded.reason, watch.exceeded.remedy)
         if state.get("OOMKilled") and status:
             return out_of_memory(status, memory)
         if status > 128:
-            return Ended(status, f"The stage was ended by signal {status - 128}.")
-        return Ended(status)
+            return StageExit(status, f"The stage was ended by signal {status - 128}.")
+        return StageExit(status)
 
 
 def _extract(chunks: Iterator[bytes], target: Any, most: int) -> bool:

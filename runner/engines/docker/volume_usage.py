@@ -17,21 +17,21 @@ import docker.errors
 import requests.exceptions
 
 from runner.engines import watchdog
-from runner.engines.watchdog import Use
+from runner.engines.watchdog import ResourceUsage
 from runner.errors import EnvironmentUnavailable
-from runner.host.text import lines_of
+from runner.host.text import split_lines
 
 _PLACE = "/artifacts"
 _MOST_FILES = 1 << 20
 _SECONDS_TO_START = 30
-# `disk_use` as it is: the image's Python reads it, however old.
+# `measure_disk` as it is: the image's Python reads it, however old.
 _PROGRAM = f"""
 from __future__ import annotations
 import errno, json, os, stat, time
-class Use(dict): pass
-{inspect.getsource(watchdog.disk_use)}
+class ResourceUsage(dict): pass
+{inspect.getsource(watchdog.measure_disk)}
 while True:
-    print(json.dumps(disk_use(["{_PLACE}"], {_MOST_FILES})), flush=True)
+    print(json.dumps(measure_disk(["{_PLACE}"], {_MOST_FILES})), flush=True)
     time.sleep(0.25)
 """
 
@@ -44,7 +44,7 @@ class VolumeWatcher:
     ) -> None:
         self._client, self._image = client, image
         self._volume, self._labels = volume, labels
-        self._latest: Use | None = None
+        self._latest: ResourceUsage | None = None
         self._thread: threading.Thread | None = None
         self._started = threading.Event()
         self._container: Any = None
@@ -59,7 +59,7 @@ class VolumeWatcher:
                 self._container.remove(force=True)
         self._thread.join(timeout=5)
 
-    def look(self) -> Use | None:
+    def look(self) -> ResourceUsage | None:
         """What the volume held last, None before the first look.
 
         Raises `EnvironmentUnavailable` when nobody looks any more.
@@ -80,8 +80,8 @@ class VolumeWatcher:
                 self._container = self._start()
             finally:
                 self._started.set()
-            for line in lines_of(self._container.logs(stream=True, follow=True)):
-                self._latest = Use(**json.loads(line))
+            for line in split_lines(self._container.logs(stream=True, follow=True)):
+                self._latest = ResourceUsage(**json.loads(line))
 
     def _start(self) -> Any:
         return self._client.containers.run(

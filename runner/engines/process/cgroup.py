@@ -33,7 +33,7 @@ class ControlGroup:
 
     folders: tuple[Path, ...]
 
-    def joined(self, command: list[str]) -> list[str]:
+    def wrap_command(self, command: list[str]) -> list[str]:
         """The command, run in the group from its first instruction on."""
         return ["/bin/sh", "-c", _JOIN, "sh", *map(str, self.folders), "--", *command]
 
@@ -79,7 +79,7 @@ def control_group(memory: int, processes: int) -> Iterator[ControlGroup | None]:
             group.remove()
 
 
-def abandoned_groups() -> list[ControlGroup]:
+def find_abandoned_groups() -> list[ControlGroup]:
     """Groups whose runner was killed: nobody ends what is in them, nor removes them."""
     found = []
     for folder in sorted(_ROOT.glob(f"{_PREFIX}*")) + sorted(_ROOT.glob(f"*/{_PREFIX}*")):

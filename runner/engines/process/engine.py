@@ -8,20 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from runner.engines.base import MOST_READ, Ended, OnLine, Progress
+from runner.engines.base import MOST_READ, OnLine, Progress, StageExit
 from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.process import volume as volume_folder
 from runner.engines.process.bubblewrap import Sandbox, find_sandbox
 from runner.engines.process.environments import (
     environment_folder,
     environment_identity,
+    environment_python,
     install_missing,
-    python_of,
 )
 from runner.engines.process.launch import StageProgram, run_stage_program
-from runner.engines.process.precompile import warm
+from runner.engines.process.precompile import precompile
 from runner.errors import EnvironmentUnavailable
-from runner.host.files import appearing, remove_tree
+from runner.host.files import atomic_write, remove_tree
 from runner.host.paths import ROOT
 from runner.host.paths import cache_folder as cache_folder
 from runner.host.process_identity import scratch_folder
@@ -53,7 +53,7 @@ class ProcessEngine:
         install_missing(images, progress)
         if self.sandbox is not None:
             with ThreadPoolExecutor(len(images)) as pool:
-                list(pool.map(lambda image: warm(image, environment_folder(image)), images))
+                list(pool.map(lambda image: precompile(image, environment_folder(image)), images))
 
     def environment(self, image: Image) -> EnvironmentRecord:
         interpreter = find_cpython(image.python, install=False)
@@ -98,13 +98,13 @@ class ProcessVolume:
         return volume_folder.read(self._folder, name, MOST_READ)
 
     def get(self, name: str, target: Path) -> None:
-        with appearing(target) as temporary, open(temporary, "wb") as file:
+        with atomic_write(target) as temporary, open(temporary, "wb") as file:
             if not volume_folder.copy_out(self._folder, name, file, self.limits.disk):
                 raise FileNotFoundError(f"the volume holds no regular file '{name}'")
 
-    def run(self, stage: Stage, on_line: OnLine) -> Ended:
+    def run(self, stage: Stage, on_line: OnLine) -> StageExit:
         image = self._images[stage.image]
-        python = python_of(image)
+        python = environment_python(image)
         if not python.exists():
             raise EnvironmentUnavailable(
                 f"The environment '{image.title}' is no longer in {environment_folder(image)}.",

@@ -58,7 +58,7 @@ def environment_folder(image: Image, interpreter: Interpreter | None = None) -> 
 def is_installed(image: Image) -> bool:
     """Whether an image's environment is on this machine."""
     try:
-        return python_of(image).exists()
+        return environment_python(image).exists()
     except EnvironmentUnavailable:
         return False
 
@@ -68,7 +68,7 @@ def is_environment_folder(path: Path) -> bool:
     return re.fullmatch(r".+-[0-9]+-[0-9a-f]{16}", path.name, re.ASCII) is not None
 
 
-def python_of(image: Image) -> Path:
+def environment_python(image: Image) -> Path:
     """The interpreter of an image's environment, whether or not it is installed."""
     return _python(environment_folder(image))
 
@@ -88,7 +88,7 @@ def install_missing(images: Sequence[Image], progress: Progress) -> None:
             "Use the docker engine here: --engine docker.",
         )
     interpreters = {version: find_cpython(version) for version in {i.python for i in images}}
-    missing = [image for image in images if not python_of(image).exists()]
+    missing = [image for image in images if not environment_python(image).exists()]
     if not missing:
         return
     tasks = [progress.task(f"environment {image.title}") for image in missing]

@@ -11,13 +11,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.engines.base import Ended, OnLine, out_of_memory
+from runner.engines.base import OnLine, StageExit, out_of_memory
 from runner.engines.limits import Limits, available_memory, machine_memory
 from runner.engines.process.bubblewrap import HOME, VOLUME, Sandbox
 from runner.engines.process.cgroup import ControlGroup, control_group
-from runner.engines.process.procfs import processes_of_user, tree_use
+from runner.engines.process.procfs import count_threads_of_user, measure_tree
 from runner.engines.process.seccomp import seccomp_filter
-from runner.engines.watchdog import Use, Watch, disk_use
+from runner.engines.watchdog import ResourceUsage, Watch, measure_disk
 from runner.host.subprocesses import Programs, kill
 
 # Inside, the path names the system's folders only.
@@ -42,17 +42,17 @@ class StageProgram:
 
 def run_stage_program(
     program: StageProgram, limits: Limits, sandbox: Sandbox | None, on_line: OnLine
-) -> Ended:
+) -> StageExit:
     """Run a stage to its end, or to the first limit that it reaches."""
-    memory = limits.memory_of(machine_memory())
+    memory = limits.stage_memory(machine_memory())
     running: list[subprocess.Popen[bytes]] = []
     with ExitStack() as stack:
         group = stack.enter_context(control_group(memory, limits.processes))
 
-        def look() -> Use:
-            use = disk_use((str(program.volume), str(program.home)), limits.files)
+        def look() -> ResourceUsage:
+            use = measure_disk((str(program.volume), str(program.home)), limits.files)
             if group is None and running:
-                found = tree_use(running[0].pid)
+                found = measure_tree(running[0].pid)
                 return replace(
                     use,
                     memory=found.memory,
@@ -72,17 +72,19 @@ def run_stage_program(
         watch = Watch(limits, memory, look, end)
 
         def line_came(line: str) -> None:
-            watch.printed(line)
-            if watch.breach is None:
+            watch.count_output(line)
+            if watch.exceeded is None:
                 on_line(line)
 
-        command, descriptors = _inside(program, sandbox) if sandbox else _plain(program)
+        command, descriptors = (
+            _sandboxed_command(program, sandbox) if sandbox else _bare_command(program)
+        )
         for descriptor in descriptors:
             stack.callback(os.close, descriptor)
-        command = _bounded(command, limits, memory)
+        command = _with_rlimits(command, limits, memory)
         if group is not None:
-            command = group.joined(command)
-        with watch.watching():
+            command = group.wrap_command(command)
+        with watch.running():
             finished = Programs().run(
                 command,
                 line_came,
@@ -92,7 +94,7 @@ def run_stage_program(
                 descriptors=descriptors,
                 on_start=running.append,
             )
-        return _ended(finished.status, watch, group, memory, sandboxed=sandbox is not None)
+        return _describe_exit(finished.status, watch, group, memory, sandboxed=sandbox is not None)
 
 
 def _variables(program: StageProgram) -> dict[str, str]:
@@ -105,13 +107,13 @@ def _variables(program: StageProgram) -> dict[str, str]:
     }
 
 
-def _plain(program: StageProgram) -> tuple[list[str], list[int]]:
+def _bare_command(program: StageProgram) -> tuple[list[str], list[int]]:
     # -s: nothing of the user's own packages; the stage's folder comes by PYTHONPATH.
     python = [str(program.python), "-s", "-m", program.module]
     return [*python, "--volume", str(program.volume)], []
 
 
-def _inside(program: StageProgram, sandbox: Sandbox) -> tuple[list[str], list[int]]:
+def _sandboxed_command(program: StageProgram, sandbox: Sandbox) -> tuple[list[str], list[int]]:
     seccomp = seccomp_filter()
     devices, libraries = _gpu(program) if program.gpu else ([], [])
     command = sandbox.command(
@@ -161,22 +163,22 @@ def _gpu(program: StageProgram) -> tuple[list[str], list[Path]]:
     ]
 
 
-def _bounded(command: list[str], limits: Limits, memory: int) -> list[str]:
+def _with_rlimits(command: list[str], limits: Limits, memory: int) -> list[str]:
     """The command under the limits that the kernel keeps for each process (man 1 prlimit)."""
     prlimit = shutil.which("prlimit")
     if prlimit is None:
         return command
     # The kernel counts all processes of a user together, on older kernels over all namespaces.
-    processes = limits.processes + processes_of_user(os.getuid())
+    processes = limits.processes + count_threads_of_user(os.getuid())
     bounds = {"core": 0, "fsize": limits.disk, "data": memory, "nproc": processes}
     return [prlimit, *(f"--{name}={value}" for name, value in bounds.items()), "--", *command]
 
 
-def _ended(
+def _describe_exit(
     status: int, watch: Watch, group: ControlGroup | None, memory: int, *, sandboxed: bool
-) -> Ended:
-    if watch.breach is not None:
-        return Ended(status, watch.breach.reason, watch.breach.remedy)
+) -> StageExit:
+    if watch.exceeded is not None:
+        return StageExit(status, watch.exceeded.reason, watch.exceeded.remedy)
     if status and group is not None and group.ran_out_of_memory():
         return out_of_memory(status, memory)
     number = -status if status < 0 else status - 128 if sandboxed else 0
@@ -184,7 +186,7 @@ def _ended(
         try:
             name = signal.Signals(number).name
         except ValueError:
-            return Ended(status)
+            return StageExit(status)
         likely = " It probably ran out of memory." if name == "SIGKILL" else ""
-        return Ended(status, f"The stage was ended by {name}.{likely}")
-    return Ended(status)
+        return StageExit(status, f"The stage was ended by {name}.{likely}")
+    return StageExit(status)

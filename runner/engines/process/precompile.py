@@ -29,7 +29,7 @@ for module in sys.argv[1:]:
 """
 
 
-def warm(image: Image, environment: Path) -> None:
+def precompile(image: Image, environment: Path) -> None:
     """Compile what is not compiled yet; nothing where that cannot be written either."""
     mark = environment / _MARK
     if not mark.exists() and os.access(environment, os.W_OK):

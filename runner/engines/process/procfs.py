@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from runner.engines.watchdog import Use
+from runner.engines.watchdog import ResourceUsage
 
 
-def tree_use(root: int) -> Use:
+def measure_tree(root: int) -> ResourceUsage:
     """Memory and processes of a process and its descendants.
 
     In a process namespace that is all there are; otherwise what left its parent is not counted.
@@ -27,10 +27,10 @@ def tree_use(root: int) -> Use:
         if number not in seen:
             seen.add(number)
             waiting += children[number]
-    return Use(memory=sum(memory.get(number, 0) for number in seen), processes=len(seen))
+    return ResourceUsage(memory=sum(memory.get(number, 0) for number in seen), processes=len(seen))
 
 
-def processes_of_user(user: int) -> int:
+def count_threads_of_user(user: int) -> int:
     """How many threads a user has now, whom the kernel counts as processes."""
     return sum(
         int(status.get("Threads", "1"))

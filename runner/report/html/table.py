@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import BadInput
-from runner.host.files import named_by_user
+from runner.host.files import open_user_output
 from runner.report.html import figures
 from runner.report.html.render import render
 from runner.report.table import Row
@@ -42,7 +42,7 @@ class Count:
 
 def write_table(rows: Sequence[Row], unreadable: Sequence[BadInput], path: Path) -> None:
     """Write the page of many runs. `unreadable` says which runs are not in it, and why."""
-    with named_by_user(path) as target:
+    with open_user_output(path) as target:
         target.write_text(render_table(rows, unreadable), encoding="utf-8")
 
 

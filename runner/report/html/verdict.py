@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from runner.report.html import figures
 from runner.report.html.marks import failed_stages, final_check
 from runner.report.table import flex_operators
-from runner.report.wording import OUTCOMES, Mark, meaning
+from runner.report.wording import OUTCOMES, Mark, explain_verdict
 from runner.schemas.report import CheckRecord, Report
 
 
@@ -73,7 +73,7 @@ def _sentences(report: Report) -> tuple[str, ...]:
             f"against {figures.clip(report.reference)} is {figures.scientific(gate.value)}; "
             f"the tolerance is {figures.tolerance(gate.tolerance)}."
         )
-    if told := meaning(report):
+    if told := explain_verdict(report):
         sentences.append(figures.clip(told, 400))
     elif report.outcome == "passed" and (rounding := _times_rounding(check)):
         sentences.append(

@@ -21,8 +21,8 @@ from runner.cache.session import CachedRun
 from runner.cache.store import StageCache, stage_key
 from runner.engines.docker.volume_usage import VolumeWatcher
 from runner.engines.limits import Limits, least_memory
-from runner.engines.process.procfs import tree_use
-from runner.engines.watchdog import Use, Watch, breach_of, disk_use
+from runner.engines.process.procfs import measure_tree
+from runner.engines.watchdog import ResourceUsage, Watch, check_limits, measure_disk
 from runner.errors import EnvironmentUnavailable
 from runner.schemas.report import EnvironmentRecord, StageRecord, StageReport
 from runner.toolchains.load import load_toolchain
@@ -35,12 +35,12 @@ def test_a_process_may_have_any_name() -> None:
         assert child.stdout is not None and child.stdout.readline() == "ready\n"
         # It has ended and nobody has asked how: nothing is left of it but its name.
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        use = tree_use(os.getpid())
+        use = measure_tree(os.getpid())
     assert use.processes >= 2 and use.memory > 0
 
 
 def test_a_folder_may_have_any_name() -> None:
-    found = breach_of(Use(hidden="\udcff\x1b[2J"), Limits(), 0, Use())
+    found = check_limits(ResourceUsage(hidden="\udcff\x1b[2J"), Limits(), 0, ResourceUsage())
     assert found is not None
     assert "\x1b" not in found.reason
     found.reason.encode()
@@ -49,13 +49,13 @@ def test_a_folder_may_have_any_name() -> None:
 def test_a_sparse_file_counts_in_full(tmp_path: Path) -> None:
     (tmp_path / "sparse").touch()
     os.truncate(tmp_path / "sparse", 10**9)
-    assert disk_use([str(tmp_path)], 100).disk >= 10**9
+    assert measure_disk([str(tmp_path)], 100).disk >= 10**9
 
 
 def test_who_cannot_be_watched_is_ended() -> None:
     ended: list[bool] = []
 
-    def look() -> Use:
+    def look() -> ResourceUsage:
         raise RuntimeError("nothing to be seen")
 
     watch = Watch(Limits(), 0, look, lambda: ended.append(True))
@@ -71,7 +71,7 @@ def test_who_cannot_be_watched_is_ended() -> None:
 def test_it_is_ended_until_it_has_ended() -> None:
     """An engine that is busy does not do it at once."""
     ended: list[bool] = []
-    watch = Watch(Limits(disk=1), 0, lambda: Use(disk=2), lambda: ended.append(True))
+    watch = Watch(Limits(disk=1), 0, lambda: ResourceUsage(disk=2), lambda: ended.append(True))
     with watch.watching():
         for _ in range(200):
             if len(ended) > 1:
@@ -82,9 +82,9 @@ def test_it_is_ended_until_it_has_ended() -> None:
 
 def test_a_machine_without_memory() -> None:
     least = least_memory()
-    full, empty = Use(available=least - 1), Use(available=least)
-    assert breach_of(full, Limits(), 0, full) is None
-    found = breach_of(full, Limits(), 0, empty)
+    full, empty = ResourceUsage(available=least - 1), ResourceUsage(available=least)
+    assert check_limits(full, Limits(), 0, full) is None
+    found = check_limits(full, Limits(), 0, empty)
     assert found is not None and "memory are left" in found.reason
 
 
@@ -98,7 +98,7 @@ def test_what_is_renamed_is_seen(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", RENAMES, tmp_path], stdout=subprocess.PIPE) as him:
         assert him.stdout is not None and him.stdout.readline() == b"ready\n"
         for _ in range(50):
-            looks.append(disk_use([str(tmp_path)], 100))
+            looks.append(measure_disk([str(tmp_path)], 100))
         him.kill()
     assert all(use.disk >= 10**9 or use.vanished for use in looks)
     assert any(use.disk >= 10**9 for use in looks)
@@ -115,16 +115,16 @@ while True:
 
 
 def test_what_never_stays_is_no_place_to_hide() -> None:
-    watch = Watch(Limits(), 0, lambda: Use(vanished=True), lambda: None)
+    watch = Watch(Limits(), 0, lambda: ResourceUsage(vanished=True), lambda: None)
     breaches = [watch._examine() for _ in range(100)]
     assert breaches[0] is None and breaches[-1] is not None
     assert "renamed or removed all the time" in breaches[-1].reason
 
 
 def test_folders_without_end(tmp_path: Path) -> None:
-    assert disk_use([str(tmp_path)], 9).hidden == ""
+    assert measure_disk([str(tmp_path)], 9).hidden == ""
     (tmp_path / Path(*"d" * 300)).mkdir(parents=True)
-    assert "nested more than" in disk_use([str(tmp_path)], 1000).hidden
+    assert "nested more than" in measure_disk([str(tmp_path)], 1000).hidden
 
 
 def test_what_is_closed_to_us_is_no_place_to_hide(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_what_is_closed_to_us_is_no_place_to_hide(tmp_path: Path) -> None:
                 os.chdir(folder)
                 if os.getuid() == 0:
                     os.setuid(65534)
-                status = int(not disk_use(["."], 100).hidden)
+                status = int(not measure_disk(["."], 100).hidden)
             os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         (folder / "closed").chmod(0o700)
@@ -205,7 +205,7 @@ def test_a_run_keeps_what_it_took_from_the_cache(tmp_path: Path) -> None:
 
 
 class Volume:
-    """Only what `restore` needs of one."""
+    """Only what `populate_volume` needs of one."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}

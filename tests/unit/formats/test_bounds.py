@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from fuzz import sample, seeds
 from fuzz.guard import bounded
 from fuzz.parsers import records
-from runner.cli.inspection import rendered
+from runner.cli.inspection import render_inspection
 from runner.errors import BadInput
 from runner.formats.blank import BLANK, Unreadable
 from runner.formats.numpy import read_headers
@@ -106,7 +106,7 @@ def test_an_onnx_model_of_many_domains(tmp_path: Path) -> None:
     with bounded():
         found = summarize(tmp_path / "x.onnx")
         with io.StringIO() as shown:
-            Console(file=shown, width=80).print(rendered(found))
+            Console(file=shown, width=80).print(render_inspection(found))
             assert "characters more" in shown.getvalue() and len(shown.getvalue()) < 50_000
 
 

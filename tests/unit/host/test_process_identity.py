@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from runner.engines.process.environments import _held
 from runner.errors import EnvironmentUnavailable
-from runner.host.process_identity import abandoned_scratch_folders, is_alive, owner, process_id
+from runner.host.process_identity import find_abandoned_scratch, is_alive, owner, process_id
 from runner.host.subprocesses import Programs
 
 CODE = """
@@ -44,11 +44,11 @@ def runner(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[st
 @pytest.mark.parametrize("runner", [()], indirect=True)
 def test_what_a_killed_process_has_left(runner: tuple[subprocess.Popen[str], Path, str]) -> None:
     process, folder, name = runner
-    assert is_alive(name) and folder not in abandoned_scratch_folders()
+    assert is_alive(name) and folder not in find_abandoned_scratch()
     process.kill()
     process.wait()
     assert not is_alive(name)
-    assert folder in abandoned_scratch_folders()
+    assert folder in find_abandoned_scratch()
     folder.rmdir()
 
 
@@ -56,7 +56,7 @@ def test_what_a_killed_process_has_left(runner: tuple[subprocess.Popen[str], Pat
 def test_a_process_in_another_namespace(runner: tuple[subprocess.Popen[str], Path, str]) -> None:
     """It shares the host's name and temporary folder, and its id means another process here."""
     _, folder, name = runner
-    assert folder.is_dir() and folder not in abandoned_scratch_folders()
+    assert folder.is_dir() and folder not in find_abandoned_scratch()
     assert is_alive(name)
 
 

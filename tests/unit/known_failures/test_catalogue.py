@@ -11,7 +11,13 @@ from harness import ROOT, TESTS
 from pydantic import ValidationError
 
 from runner.known_failures.catalogue import Entry, check_bounded, load_catalogue, load_families
-from runner.known_failures.match import Symptoms, _bounded, known, last_words, recognise
+from runner.known_failures.match import (
+    Symptoms,
+    _bounded,
+    last_meaningful_lines,
+    make_known_failure,
+    recognise,
+)
 from runner.toolchains.load import load_toolchain
 
 ENTRIES = load_catalogue()
@@ -160,11 +166,11 @@ def test_the_remedy_knows_whether_the_fix_was_on(option: str, on: bool) -> None:
 
     entry = next(entry for entry in ENTRIES if entry.fix == "recurrent")
     assert (entry.fix in {fix.name for fix in select(option, "onnx-tf")}) is on
-    remedy = known(entry, option).remedy
+    remedy = make_known_failure(entry, option).remedy
     assert ("Convert with the fix 'recurrent'" in remedy) is not on
     assert ("Here the fix 'recurrent' did not help" in remedy) is on
     together = next(entry for entry in ENTRIES if entry.fix == "all")
-    assert ("with all fixes" in known(together, option).remedy) is (option != "all")
+    assert ("with all fixes" in make_known_failure(together, option).remedy) is (option != "all")
 
 
 LOG = """\
@@ -190,10 +196,10 @@ RuntimeError: the thing itself
 
 
 def test_last_words_are_what_matters() -> None:
-    assert last_words(LOG) == [
+    assert last_meaningful_lines(LOG) == [
         "2026-11-24 10:00:00.123456: E tensorflow/core/framework/op.cc:1] something that matters",
         "RuntimeError: the thing itself",
         "    with a second line",
     ]
-    assert last_words("") == []
-    assert last_words("line\n" * 100) == ["line"] * 8
+    assert last_meaningful_lines("") == []
+    assert last_meaningful_lines("line\n" * 100) == ["line"] * 8

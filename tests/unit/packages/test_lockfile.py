@@ -9,8 +9,8 @@ import pytest
 from runner.host.paths import ROOT
 from runner.packages.lockfile import (
     applies_here,
-    choose,
-    files_of,
+    choose_file,
+    filter_release,
     host_tags,
     parse_lock,
     parse_pin,
@@ -25,7 +25,7 @@ class File:
 
 
 def chosen(*names: str) -> str | None:
-    file = choose([File(name) for name in names], stage_tags("3.8", "x86_64-manylinux2014"))
+    file = choose_file([File(name) for name in names], stage_tags("3.8", "x86_64-manylinux2014"))
     return file.name if file else None
 
 
@@ -59,7 +59,7 @@ def test_files_of_a_release() -> None:
         File("keras-1.1.2.tar.gz"),
         File("nonsense"),
     ]
-    assert files_of(parse_pin("keras-preprocessing==1.1.2"), files) == files[:2]
+    assert filter_release(parse_pin("keras-preprocessing==1.1.2"), files) == files[:2]
 
 
 def test_every_pin_of_every_lock_is_read() -> None:
@@ -81,4 +81,4 @@ def test_a_wheel_by_its_url_is_no_pin() -> None:
 def test_markers() -> None:
     text = "a==1 ; sys_platform == 'win32'\nb==1 ; python_full_version >= '3.8'\nc==1\n"
     assert [str(pin) for pin in parse_lock(text) if applies_here(pin)] == ["b==1", "c==1"]
-    assert choose([File("c-1-py3-none-any.whl")], host_tags()) is not None
+    assert choose_file([File("c-1-py3-none-any.whl")], host_tags()) is not None

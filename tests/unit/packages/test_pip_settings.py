@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.packages.index import shown
+from runner.packages.index import hide_password
 from runner.packages.pip_settings import Registry, read_registry
 
 MIRROR = "https://mirror.example/simple"
@@ -131,4 +131,4 @@ def test_no_index_keeps_uv_off_the_network(home: Path, links: str, offline: bool
 
 @pytest.mark.parametrize("secret", ["", "user:secret@", "user:se@cret@"])
 def test_no_password_is_shown(secret: str) -> None:
-    assert shown(f"https://{secret}index.example/simple") == "https://index.example/simple"
+    assert hide_password(f"https://{secret}index.example/simple") == "https://index.example/simple"

@@ -9,7 +9,7 @@ from rich.console import Console
 from fuzz.harness import Harness
 from runner.cli.progress import ConsoleView
 from runner.cli.summary import describe_known_failure
-from runner.conversion.stage_log import followed
+from runner.conversion.stage_log import stream_output
 from runner.engines.limits import DEFAULTS
 from runner.host.text import printable, split_lines
 from runner.known_failures.catalogue import load_catalogue
@@ -49,7 +49,7 @@ def _output(data: bytes, folder: Path) -> bool:
         console = Console(file=nothing, width=100, force_terminal=True)
         view = ConsoleView(console, verbose=True)
         view.stage_started(stage)
-        with followed(stage, view, folder / "x.log", DEFAULTS.log) as on_line:
+        with stream_output(stage, view, folder / "x.log", DEFAULTS.log) as on_line:
             # As both engines do. A line costs the same however short it is, and nobody waits for
             # the view of a hundred thousand.
             for line in split_lines([data[: 1 << 15], data[1 << 15 : 1 << 16]]):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from runner.planning.plan import METRICS
+from runner.planning.check import METRICS
 from runner.schemas.report import Histogram
 from stages.kit import statistics
 from stages.kit.statistics import OutputStatistics, judge, judge_all

@@ -59,20 +59,20 @@ def test_who_cannot_be_watched_is_ended() -> None:
         raise RuntimeError("nothing to be seen")
 
     watch = Watch(Limits(), 0, look, lambda: ended.append(True))
-    with watch.watching():
+    with watch.running():
         for _ in range(200):
             if ended:
                 break
             watch._finished.wait(0.05)
-    assert ended and watch.breach is not None
-    assert "could not be watched" in watch.breach.reason
+    assert ended and watch.exceeded is not None
+    assert "could not be watched" in watch.exceeded.reason
 
 
 def test_it_is_ended_until_it_has_ended() -> None:
     """An engine that is busy does not do it at once."""
     ended: list[bool] = []
     watch = Watch(Limits(disk=1), 0, lambda: ResourceUsage(disk=2), lambda: ended.append(True))
-    with watch.watching():
+    with watch.running():
         for _ in range(200):
             if len(ended) > 1:
                 break
@@ -195,11 +195,11 @@ def test_a_run_keeps_what_it_took_from_the_cache(tmp_path: Path) -> None:
     cache.store(key, "torch", "before", files)
     with closing(CachedRun(cache, "now", run, {}, {})) as cached:
         cached._key = ""
-        assert cached.take(stage, "process", {}, record)
+        assert cached.load_stage(stage, "process", {}, record)
         cache.clear()
         assert cache.find(key) is None
         volume = Volume()
-        cached.restore(volume)
+        cached.populate_volume(volume)
         assert volume.files[stage.produces] == b"made before"
     assert sorted(path.name for path in run.iterdir()) == ["logs", stage.produces]
 

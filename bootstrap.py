@@ -62,7 +62,7 @@ def main() -> int:
 def set_up() -> None:
     """Make .venv by uv: from the lock alone, then the project itself on top, editable."""
     uv = find_uv()
-    environment = {**os.environ, **read_registry().uv_environment(), "VIRTUAL_ENV": str(VENV)}
+    environment = {**os.environ, **read_registry().make_uv_environment(), "VIRTUAL_ENV": str(VENV)}
 
     def run(*arguments: str | Path) -> None:
         subprocess.run([uv, *arguments], check=True, env=environment, cwd=ROOT)

@@ -20,7 +20,7 @@ from statistics import median
 from runner import convert
 from runner.conversion.observer import Observer
 from runner.engines.process.engine import ProcessEngine
-from runner.engines.process.environments import environment_folder
+from runner.engines.process.environments import locate_environment
 from runner.schemas.report import Report
 from runner.toolchains.load import load_image
 
@@ -101,7 +101,7 @@ def check_seconds(report: Report) -> dict[str, float]:
 
 def run_in(environment: str, *arguments: object) -> str:
     """Run Python in a stage's environment; its output."""
-    python = environment_folder(load_image(environment)) / "bin" / "python"
+    python = locate_environment(load_image(environment)) / "bin" / "python"
     command = [str(python), *map(str, arguments)]
     result = subprocess.run(command, cwd=HERE.parent, check=True, capture_output=True, text=True)
     return result.stdout

@@ -30,7 +30,7 @@ from peers.tools import TOOLS, Tool, Work
 
 from runner.conversion.observer import Observer
 from runner.engines.process.engine import ProcessEngine
-from runner.engines.process.environments import environment_folder
+from runner.engines.process.environments import locate_environment
 from runner.host.subprocesses import run_showing_lines
 from runner.toolchains.load import load_image
 
@@ -225,7 +225,7 @@ def describe(tool: Tool) -> dict[str, Any]:
 
 
 def stage_python(image: str) -> Path:
-    return environment_folder(load_image(image)) / "bin" / "python"
+    return locate_environment(load_image(image)) / "bin" / "python"
 
 
 def run(command: Sequence[object]) -> None:

@@ -23,7 +23,7 @@ from statistics import median
 from uv import find_uv_bin
 
 from runner.packages.cpython import find_cpython
-from runner.packages.pip_settings import uv_environment
+from runner.packages.pip_settings import make_uv_environment
 from runner.toolchains.load import load_image, load_toolchain
 
 HERE = Path(__file__).resolve().parent
@@ -79,7 +79,7 @@ def by_bare_uv(folder: Path) -> None:
 def run(command: list[str | Path], variables: dict[str, str]) -> None:
     subprocess.run(
         [*map(str, command)],
-        env={**uv_environment(), **variables},
+        env={**make_uv_environment(), **variables},
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runner.host.paths import ROOT
 from runner.known_failures.catalogue import Entry, load_families
-from runner.schemas import written_for_machines
+from runner.schemas import list_schema_models
 from runner.toolchains.fixes import load_fixes
 
 _FIXES = """\
@@ -85,7 +85,7 @@ def generated() -> Iterator[tuple[Path, str]]:
     """Every generated file, with what it should hold."""
     yield ROOT / "docs/fixes.md", fixes_page()
     yield ROOT / "docs/failures.md", failures_page()
-    for name, model in written_for_machines().items():
+    for name, model in list_schema_models().items():
         schema = json.dumps(model.model_json_schema(by_alias=True), indent=1) + "\n"
         yield ROOT / f"docs/schemas/{name}.schema.json", schema
 

@@ -1,4 +1,4 @@
-"""What the runner offers to Python, by keyword as the command line has it."""
+"""The Python API of the runner; its keywords are the options of the command line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def convert(
 
     The keywords are the command line's options; `runner.planning` and `runner.conversion.settings`
     explain them. `options` are stage options by name (`opset`), or by stage and name
-    (`tflite.flex`). Raises `BadInput` or `EnvironmentUnavailable` where nothing could be started.
+    (`tflite.flex`). Raises `BadInput` or `EnvironmentUnavailable` if the run cannot be started.
     """
     return convert_source(
         Source(Path(model), arch, arch_args or {}),
@@ -78,10 +78,10 @@ def diagnose(
     limits: Limits = DEFAULTS,
     observer: Observer | None = None,
 ) -> Diagnosis:
-    """Trace a run folder's artifacts against each other; `diagnosis.json` there has the result.
+    """Trace a run folder's artifacts against each other, and write `diagnosis.json` there.
 
-    `model` names the model's file where it is no longer where the run found it. Raises `BadInput`
-    or `EnvironmentUnavailable` where nothing can be traced.
+    `model` is the path of the model, if it has moved since the run. Raises `BadInput` or
+    `EnvironmentUnavailable` if nothing can be traced.
     """
     settings = RunSettings(
         engine=engine, trust_model=trust_model, limits=limits, observer=observer or Observer()

@@ -1,6 +1,6 @@
-"""What runs that were killed left behind: containers, volumes, processes, and half-made things.
+"""Cleanup after runs that were killed: containers, volumes, processes and unfinished files.
 
-A run that ends in any other way removes its own. Only SIGKILL and a power cut leave something; it
+A run that ends in any other way cleans up after itself. What SIGKILL or a power cut leaves behind
 is found by its label or its name, and by an owner that is no longer alive.
 """
 
@@ -21,9 +21,9 @@ from runner.host.process_identity import find_abandoned_scratch, is_alive
 
 
 def remove_from_docker() -> list[str]:
-    """Remove the containers and volumes of runs whose runner is gone; their names.
+    """Remove the containers and volumes of runs whose runner is gone, and return their names.
 
-    Without an engine that answers there is nothing that could be removed.
+    Without an engine that answers, nothing is removed.
     """
     import docker.errors
     import requests.exceptions
@@ -52,10 +52,10 @@ def remove_from_docker() -> list[str]:
 
 
 def remove_drafts(folder: Path | None = None) -> list[str]:
-    """Remove environments that were never finished, unless they are being made right now."""
+    """Remove environments that were never finished, except those being made right now."""
     folder = folder or cache_folder() / "environments"
     removed = []
-    for draft in sorted(folder.glob(".*.part*")):  # and its lock, and links to its wheels
+    for draft in sorted(folder.glob(".*.part*")):  # also its lock, and links to its wheels
         final = folder / draft.name[1:].partition(".part")[0]
         if not is_environment_folder(final):
             continue
@@ -83,15 +83,15 @@ def remove_control_groups() -> list[str]:
 
 
 def remove_environments(folder: Path | None = None) -> list[str]:
-    """Remove the process engine's environments, unless one is being made right now."""
+    """Remove the process engine's environments, except those being made right now."""
     folder = folder or cache_folder() / "environments"
     removed = []
-    # Nothing else: the folder may be one that the user keeps other things in.
+    # Environments only: the user may keep other things in this folder.
     for path in filter(is_environment_folder, sorted(folder.glob("*"))):
         if not path.is_dir():
             continue
         with suppress(Timeout), FileLock(str(path) + ".lock", timeout=0):
-            # At once: half an environment under its name would be taken for a whole one.
+            # Renamed first: half an environment under its own name would pass for a whole one.
             draft = path.with_name(f".{path.name}.part")
             shutil.rmtree(draft, ignore_errors=True)
             path.rename(draft)

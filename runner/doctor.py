@@ -1,4 +1,4 @@
-"""What works on this machine, and how to mend the rest. A finding is data, not an exception."""
+"""What works on this machine, and how to fix the rest. A finding is data, not an exception."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from runner.engines.limits import DEFAULTS
 from runner.engines.process.bubblewrap import find_sandbox
 from runner.engines.process.environments import is_installed
 from runner.errors import EnvironmentUnavailable
-from runner.host.files import human_bytes
+from runner.host.files import format_bytes
 from runner.host.paths import cache_folder
 from runner.packages.cpython import find_cpython
 from runner.packages.pip_settings import read_registry
-from runner.toolchains.load import all_images, load_toolchain
+from runner.toolchains.load import load_all_images, load_toolchain
 from runner.toolchains.model import Image
 
-# Three environments, their downloads, and the samples of one run at 224 by 224.
+# Enough for three environments, their downloads, and the samples of one run at 224 by 224.
 _WANTED_BYTES = 8_000_000_000
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `level` is ok, warning (one way less) or error."""
+    """The result of one check. `level` is ok, warning (something is unavailable) or error."""
 
     topic: str
     level: str
@@ -37,12 +37,19 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything a conversion needs; an error means that no engine can serve."""
-    docker, process = _docker(), _interpreter()
+    """Check everything a conversion needs; an error means that no conversion can run."""
+    docker, process = _check_docker(), _check_interpreters()
     findings = [docker, process]
     if docker.level == "ok":
-        findings.append(_docker_images())
-    findings += [_sandbox(), _limits(), _environments(), _disk(), _gpu(), _index()]
+        findings.append(_check_docker_images())
+    findings += [
+        _check_sandbox(),
+        _describe_limits(),
+        _count_environments(),
+        _check_disk(),
+        _check_gpu(),
+        _describe_index(),
+    ]
     if docker.level != "ok" and process.level != "ok":
         findings.append(
             Finding("engine", "error", "Neither engine can serve.", "Mend one of the two above.")
@@ -53,9 +60,9 @@ def examine() -> list[Finding]:
     return findings
 
 
-def image_states(images: Sequence[Image]) -> list[dict[str, str]]:
-    """For each image: its lock, and whether either engine has it ready."""
-    is_built = _built_images()
+def describe_images(images: Sequence[Image]) -> list[dict[str, str]]:
+    """Describe each image: its lock, and whether either engine has it ready."""
+    is_built = _make_image_lookup()
     return [
         {
             "image": image.title,
@@ -68,7 +75,7 @@ def image_states(images: Sequence[Image]) -> list[dict[str, str]]:
     ]
 
 
-def _built_images() -> Callable[[Image], str]:
+def _make_image_lookup() -> Callable[[Image], str]:
     from runner.engines.docker.engine import connect
     from runner.engines.docker.images import find_image
 
@@ -77,14 +84,14 @@ def _built_images() -> Callable[[Image], str]:
     except EnvironmentUnavailable:
         return lambda image: "no engine"
 
-    def state(image: Image) -> str:
+    def find_id(image: Image) -> str:
         record = find_image(client, image)
         return record.id.removeprefix("sha256:")[:12] if record else "-"
 
-    return state
+    return find_id
 
 
-def _docker() -> Finding:
+def _check_docker() -> Finding:
     from runner.engines.docker.engine import connect
 
     try:
@@ -94,9 +101,9 @@ def _docker() -> Finding:
     return Finding("docker", "ok", f"Docker Engine {version} answers.")
 
 
-def _docker_images() -> Finding:
-    is_built = _built_images()
-    images = [image for image in all_images() if image.variant == "cpu"]
+def _check_docker_images() -> Finding:
+    is_built = _make_image_lookup()
+    images = [image for image in load_all_images() if image.variant == "cpu"]
     missing = [image.title for image in images if is_built(image) == "-"]
     if missing:
         return Finding(
@@ -108,19 +115,17 @@ def _docker_images() -> Finding:
     return Finding("images", "ok", "All CPU images are here.")
 
 
-def _interpreter() -> Finding:
-    versions = sorted({image.python for image in all_images()})
+def _check_interpreters() -> Finding:
+    versions = sorted({image.python for image in load_all_images()})
     try:
-        found = [find_cpython(version, install=False) for version in versions]
+        pythons = [find_cpython(version, install=False) for version in versions]
     except EnvironmentUnavailable as error:
         return Finding("process engine", "warning", error.message, error.remedy)
-    hide_password = ", ".join(
-        f"CPython {python.record.version} at {python.path}" for python in found
-    )
-    return Finding("process engine", "ok", f"{hide_password}.")
+    found = ", ".join(f"CPython {python.record.version} at {python.path}" for python in pythons)
+    return Finding("process engine", "ok", f"{found}.")
 
 
-def _sandbox() -> Finding:
+def _check_sandbox() -> Finding:
     found = find_sandbox()
     if isinstance(found, str):
         return Finding(
@@ -133,17 +138,17 @@ def _sandbox() -> Finding:
     return Finding("sandbox", "ok", f"bubblewrap {found.version} isolates the process engine.")
 
 
-def _limits() -> Finding:
+def _describe_limits() -> Finding:
     return Finding("limits", "ok", DEFAULTS.describe())
 
 
-def _environments() -> Finding:
+def _count_environments() -> Finding:
     chain = load_toolchain()
-    count = sum(is_installed(image) for image in all_images() if image.name in chain.images)
+    count = sum(is_installed(image) for image in load_all_images() if image.name in chain.images)
     return Finding("environments", "ok", f"{count} installed in {cache_folder()}.")
 
 
-def _disk() -> Finding:
+def _check_disk() -> Finding:
     folder = cache_folder()
     while not folder.exists():
         folder = folder.parent
@@ -155,22 +160,22 @@ def _disk() -> Finding:
             "Set RUNNER_CACHE_DIR to a folder of yours.",
         )
     free = shutil.disk_usage(folder).free
-    message = f"{human_bytes(free)} free for {cache_folder()}."
+    message = f"{format_bytes(free)} free for {cache_folder()}."
     if free < _WANTED_BYTES:
         remedy = "Set RUNNER_CACHE_DIR to a larger disk."
         return Finding(
-            "disk", "warning", f"{message} {human_bytes(_WANTED_BYTES)} is safe.", remedy
+            "disk", "warning", f"{message} {format_bytes(_WANTED_BYTES)} is safe.", remedy
         )
     return Finding("disk", "ok", message)
 
 
-def _gpu() -> Finding:
+def _check_gpu() -> Finding:
     if Path("/dev/nvidiactl").exists():
         return Finding("gpu", "ok", "An NVIDIA GPU is here; --gpu uses it on the docker engine.")
     return Finding("gpu", "ok", "No NVIDIA GPU; none is needed, and results do not depend on one.")
 
 
-def _index() -> Finding:
+def _describe_index() -> Finding:
     from runner.packages.index import hide_password
 
     registry = read_registry(os.environ)

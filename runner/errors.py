@@ -1,4 +1,4 @@
-"""Every error that a user can meet, each with its exit code and its remedy.
+"""Every error that a user may see, each with its exit code and its remedy.
 
 One place (`runner.cli.app.main`) catches them. Nothing else in the project calls `sys.exit`.
 """
@@ -9,7 +9,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the process's exit status says. Documented in README.md."""
+    """The exit statuses of the process, documented in README.md."""
 
     PASSED = 0
     INTERNAL = 1
@@ -42,13 +42,13 @@ class BadInput(RunnerError):
 
 
 class EnvironmentUnavailable(RunnerError):
-    """An engine, an image, an interpreter or a package cannot be had on this machine."""
+    """An engine, an image, an interpreter or a package is not available on this machine."""
 
     exit_code = ExitCode.ENVIRONMENT
 
 
 class Unverified(RunnerError):
-    """A record is not signed by the key that it is to be signed by."""
+    """A record is not signed by the required key."""
 
     exit_code = ExitCode.UNVERIFIED
 

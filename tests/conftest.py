@@ -29,7 +29,7 @@ from harness import (
 
 from runner.conversion.observer import Observer
 from runner.engines.process.engine import ProcessEngine
-from runner.engines.process.environments import environment_folder
+from runner.engines.process.environments import locate_environment
 from runner.toolchains.load import load_image, load_toolchain
 
 # The tests' own models are harmless, and have to convert on machines without bubblewrap too.
@@ -58,7 +58,7 @@ def pythons() -> dict[str, Path]:
     """The interpreter of each locked environment, installed first if need be."""
     images = [load_image(name) for name in load_toolchain().images]
     ProcessEngine().prepare(images, Observer())
-    return {image.name: environment_folder(image) / "bin" / "python" for image in images}
+    return {image.name: locate_environment(image) / "bin" / "python" for image in images}
 
 
 @pytest.fixture(scope="session")

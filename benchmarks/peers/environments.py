@@ -15,7 +15,7 @@ from runner.host.compat import tomllib
 from runner.host.paths import cache_folder
 from runner.host.subprocesses import run_showing_lines
 from runner.packages.cpython import find_cpython
-from runner.packages.pip_settings import read_registry, uv_environment
+from runner.packages.pip_settings import make_uv_environment, read_registry
 
 HERE = Path(__file__).resolve().parent
 _CONFIGURATION = tomllib.loads((HERE / "environments.toml").read_text())
@@ -77,7 +77,7 @@ def write_lock(environment: Environment) -> None:
     result = subprocess.run(
         [find_uv_bin(), "pip", "compile", *options, "requirements.in"],
         cwd=environment.source,
-        env=uv_environment(resolving=True),
+        env=make_uv_environment(resolving=True),
         text=True,
         capture_output=True,
         check=False,
@@ -107,6 +107,6 @@ def install(environment: Environment) -> Environment:
 
 def _uv(*arguments: str | Path) -> None:
     command = [find_uv_bin(), *map(str, arguments)]
-    finished = run_showing_lines(command, lambda line: None, environment=uv_environment())
+    finished = run_showing_lines(command, lambda line: None, environment=make_uv_environment())
     if finished.status:
         raise EnvironmentUnavailable("\n".join(finished.lines[-12:]))

@@ -17,7 +17,7 @@ import zstandard
 from fuzz import seeds
 from fuzz.harness import Harness
 from runner.archive import docker_images, interpreter
-from runner.archive.format import BLOCK, INDEX, TRAILER, TRAILER_LINE, header, padding
+from runner.archive.format import BLOCK, INDEX, TRAILER, TRAILER_LINE, build_header, compute_padding
 from runner.archive.reader import Archive
 from runner.errors import RunnerError
 from runner.packages.user_wheel import accept_wheel
@@ -36,12 +36,12 @@ def _parts(members: Sequence[tuple[str, bytes]]) -> tuple[list[dict[str, Any]], 
     parts, data = [], b""
     for name, content in members:
         stored = zstandard.compress(content) if name.endswith(".zst") else content
-        head = header(name, len(stored))
+        head = build_header(name, len(stored))
         part = {"name": name, "kind": _KINDS[name[0]], "offset": len(data) + len(head)}
         part |= {"stored_size": len(stored), "stored_sha256": hashlib.sha256(stored).hexdigest()}
         part |= {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         parts.append({**part, "compression": "zstd" if name.endswith(".zst") else "none"})
-        data += head + stored + bytes(padding(len(stored)))
+        data += head + stored + bytes(compute_padding(len(stored)))
     return parts, data
 
 
@@ -52,7 +52,7 @@ def _closed(data: bytes, index: bytes) -> bytes:
         sha256=hashlib.sha256(index).hexdigest(), offset=offset, size=len(index)
     ).encode()
     for name, content in ((INDEX, index), (TRAILER, line)):
-        data += header(name, len(content)) + content + bytes(padding(len(content)))
+        data += build_header(name, len(content)) + content + bytes(compute_padding(len(content)))
     return data + bytes(2 * BLOCK)
 
 

@@ -13,7 +13,7 @@ from fuzz.harness import Harness
 from runner.cli.inspection import render_inspection
 from runner.errors import RunnerError
 from runner.planning.source import identify_source, summarize
-from runner.toolchains.load import toolchains
+from runner.toolchains.load import load_toolchains
 
 _PICKLE = (
     b"(",
@@ -43,7 +43,7 @@ def read(data: bytes, folder: Path) -> bool:
     path = folder / "file.bin"
     path.write_bytes(data)
     taken = False
-    for chain in toolchains():
+    for chain in load_toolchains():
         try:
             identify_source(chain, path)
             taken = True

@@ -71,7 +71,7 @@ def _cache_entry(data: bytes, folder: Path) -> bool:
     (files / "log").write_bytes(b"log")
     (folder / key / "index.json").write_bytes(data)
     cache = StageCache(folder)
-    for listed in cache.entries():
+    for listed in cache.list_entries():
         listed.report() if (listed.folder / f"files/reports/{listed.stage}.json").exists() else None
     entry = cache.find(key)
     if entry is None:

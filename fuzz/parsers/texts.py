@@ -11,13 +11,13 @@ from runner.cli.progress import ConsoleView
 from runner.cli.summary import describe_known_failure
 from runner.conversion.stage_log import stream_output
 from runner.engines.limits import DEFAULTS
-from runner.host.text import printable, split_lines
+from runner.host.text import make_printable, split_lines
 from runner.known_failures.catalogue import load_catalogue
 from runner.known_failures.match import (
     ANYWHERE,
     Symptoms,
-    last_meaningful_lines,
     make_known_failure,
+    pick_meaningful_lines,
     read_tail,
     recognise,
 )
@@ -29,7 +29,7 @@ def _failure(data: bytes, folder: Path) -> bool:
     (folder / "log").write_bytes(data)
     text = read_tail(folder / "log")
     entry = recognise(Symptoms(text, stage=ANYWHERE, log=text))
-    printable("\n".join(last_meaningful_lines(text)))
+    make_printable("\n".join(pick_meaningful_lines(text)))
     if entry is None:
         return False
     describe_known_failure(make_known_failure(entry))

@@ -8,7 +8,7 @@ from pathlib import Path
 from fuzz import seeds
 from fuzz.harness import Harness
 from fuzz.parsers.models import PICKLES
-from runner.trust.scan import code_in, code_in_torch_file
+from runner.trust.scan import find_code, find_code_in_torch_file
 
 _SCRIPT = b"def forward(self,\n    x: Tensor) -> Tensor:\n  return torch.add(x, x, alpha=1)\n"
 _WORDS = (b"ops.prim.", b"ops.aten.save", b"getattr(self, ", b"torch.save(", b"from_file", b"PK")
@@ -18,13 +18,17 @@ def _script(data: bytes, folder: Path) -> bool:
     """In this process: TorchScript's pickles are looked at, and not run."""
     path = folder / "model.pt"
     path.write_bytes(data)
-    return code_in_torch_file(path, "torchscript") == ""
+    return find_code_in_torch_file(path, "torchscript") == ""
 
 
 def _graph(data: bytes, folder: Path) -> bool:
     path = folder / "model.bin"
     path.write_bytes(data)
-    return "" in {code_in(path, "onnx"), code_in(path, "frozen-graph"), code_in(path, "tflite")}
+    return "" in {
+        find_code(path, "onnx"),
+        find_code(path, "frozen-graph"),
+        find_code(path, "tflite"),
+    }
 
 
 def _weights(data: bytes, folder: Path) -> bool:
@@ -33,7 +37,7 @@ def _weights(data: bytes, folder: Path) -> bool:
     taken = False
     for content in (seeds.legacy(data), seeds.torch_zip(data)):
         path.write_bytes(content)
-        said = code_in(path, "state-dict")
+        said = find_code(path, "state-dict")
         assert said == "" or said.startswith("model.pt could run code: ")
         taken |= said == ""
     return taken

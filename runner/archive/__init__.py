@@ -1,5 +1,5 @@
-"""Archives: one file that holds all that a toolchain needs, for machines without a network.
+"""Archives: one file with everything that a toolchain needs, for machines without a network.
 
-docs/archive.md describes the format; `format` reads it, `writer` writes it, `saving` and `loading`
-decide what goes in and where it comes out.
+docs/archive.md describes the format, which `format` defines; `reader` and `writer` read and write
+it; `saving` and `loading` decide what goes in and where it is unpacked.
 """

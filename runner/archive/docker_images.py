@@ -1,4 +1,4 @@
-"""The docker images of an archive: an OCI layout, from `docker save` and for `docker load`."""
+"""The docker images of an archive: an OCI layout, as `docker save` writes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import docker
 import docker.errors
 import requests.exceptions
 
-from runner.archive.format import Environment, Part, padding
+from runner.archive.format import Environment, Part, compute_padding
 from runner.archive.reader import Archive
 from runner.archive.writer import ArchiveWriter
 from runner.engines.docker.images import find_image
@@ -29,10 +29,10 @@ _FOLDER = "images"
 _META = ("oci-layout", "index.json", "manifest.json")
 _MOST_META = 4 << 20
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
-# An archive may name our own images and nothing else: not the user's debian:latest.
+# An archive may name only our own images, and never replace the user's debian:latest.
 _OURS = re.compile(r"(docker\.io/library/)?runner-[a-z0-9._-]+:[A-Za-z0-9._-]+")
 _NAMED_BY = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
-# Go's keys of the same letters in any case are these.
+# How the keys that matter are spelled; Go accepts them in any case.
 _KEYS = {"repotags": "RepoTags", "manifests": "manifests", "annotations": "annotations"}
 _LOAD_SECONDS = 3600
 
@@ -41,7 +41,7 @@ OnBytes = Callable[[int], None]
 
 @dataclass(frozen=True)
 class DockerImage:
-    """An image to save, with the names that it has here."""
+    """An image to save, with its names on this machine."""
 
     image: Image
     tag: str
@@ -51,7 +51,7 @@ class DockerImage:
 
 @dataclass(frozen=True)
 class Selected:
-    """What to save: the images, all names of theirs and of their bases, and their bytes."""
+    """What to save: images, all names of them and of their bases, and their total size in bytes."""
 
     images: tuple[DockerImage, ...]
     references: tuple[str, ...]
@@ -80,7 +80,7 @@ def select(client: docker.DockerClient, images: Sequence[Image]) -> Selected:
             try:
                 entry = client.images.get(base)
             except docker.errors.ImageNotFound:
-                continue  # a stage image holds its layers
+                continue  # the stage image has its layers anyway
             ours = [tag for tag in entry.tags if _OURS.fullmatch(tag)]
             references += ours or [base]
             ids.append(base)
@@ -88,11 +88,11 @@ def select(client: docker.DockerClient, images: Sequence[Image]) -> Selected:
 
 
 def add_to(writer: ArchiveWriter, selected: Selected, on_bytes: OnBytes) -> None:
-    """Append the images' layout, each blob once. Does nothing if an interrupted save had it all."""
+    """Append the images' layout, each blob once; do nothing if an interrupted save wrote it all."""
     if all(writer.find(f"{_FOLDER}/{name}") for name in _META):
         return
     meta: dict[str, bytes] = {}
-    with _saving(selected.references) as tar:
+    with _open_docker_save(selected.references) as tar:
         for member in tar:
             content = tar.extractfile(member) if member.isreg() else None
             if content is None:
@@ -118,35 +118,35 @@ def add_to(writer: ArchiveWriter, selected: Selected, on_bytes: OnBytes) -> None
             "This Docker engine does not save images as an OCI layout.",
             "Update it to Docker Engine 25 or later, or save with --engine process.",
         )
-    # Last, so that they say that all blobs are there.
+    # Last: their presence says that all blobs are there.
     for name, data in meta.items():
         writer.add(f"{_FOLDER}/{name}", "image", io.BytesIO(data), len(data))
 
 
 def check(archive: Archive) -> list[Part]:
-    """The parts of an archive's images, if loading them changes nothing but images of ours.
+    """Check that loading an archive's images changes only ours, and return their parts.
 
     Raises `DamagedArchive` if names, hashes or the layout's own files say otherwise.
     """
-    parts = archive.index.of_kind("image")
+    parts = archive.index.list_parts("image")
     meta = {}
     for part in parts:
         match = _BLOB.fullmatch(part.path)
         if part.path in _META:
             if part.size > _MOST_META:
-                raise _refused(part.path, "it is too large")
+                raise _make_refusal(part.path, "it is too large")
             meta[part.path] = b"".join(archive.content(part))
         elif not match or match[1] != part.sha256:
-            raise _refused(part.path, "it is not a blob of that hash")
+            raise _make_refusal(part.path, "it is not a blob of that hash")
     if parts and set(meta) != set(_META):
-        raise _refused("the image layout", "it is not whole")
+        raise _make_refusal("the image layout", "it is not whole")
     try:
-        names = list(_names(meta)) if parts else []
+        names = list(_list_names(meta)) if parts else []
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise _refused("the image layout", "it does not read as one") from None
+        raise _make_refusal("the image layout", "it does not read as one") from None
     for name in names:
         if not isinstance(name, str) or not _OURS.fullmatch(name):
-            raise _refused("the image layout", f"it would name an image {str(name)[:200]!r}")
+            raise _make_refusal("the image layout", f"it would name an image {str(name)[:200]!r}")
     return parts
 
 
@@ -155,11 +155,11 @@ def load(
 ) -> None:
     """Load checked images into an engine, which takes all of them or none.
 
-    Raises `DamagedArchive` if a blob turns out wrong, `EnvironmentUnavailable` if the engine fails.
+    Raises `DamagedArchive` if a blob is damaged, `EnvironmentUnavailable` if the engine fails.
     """
     client.api.timeout = _LOAD_SECONDS
     try:
-        client.images.load(cast(Any, _as_tar(archive, parts, on_bytes)))
+        client.images.load(cast(Any, _stream_tar(archive, parts, on_bytes)))
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
         raise EnvironmentUnavailable(
             f"The Docker engine did not load the images: {error}",
@@ -168,7 +168,7 @@ def load(
 
 
 def settle(client: docker.DockerClient, environment: Environment) -> bool:
-    """Whether a loaded image has the id it was saved with; if so, compose.yaml finds it too."""
+    """Tell whether a loaded image has the id it was saved with; tag it for compose.yaml if so."""
     try:
         image = client.images.get(environment.tag)
     except docker.errors.ImageNotFound:
@@ -183,7 +183,7 @@ def settle(client: docker.DockerClient, environment: Environment) -> bool:
     return True
 
 
-def _as_tar(archive: Archive, parts: Sequence[Part], on_bytes: OnBytes) -> Iterator[bytes]:
+def _stream_tar(archive: Archive, parts: Sequence[Part], on_bytes: OnBytes) -> Iterator[bytes]:
     for folder in ("blobs", "blobs/sha256"):
         member = tarfile.TarInfo(folder)
         member.type, member.mode = tarfile.DIRTYPE, 0o755
@@ -195,24 +195,24 @@ def _as_tar(archive: Archive, parts: Sequence[Part], on_bytes: OnBytes) -> Itera
         for chunk in archive.content(part):
             on_bytes(len(chunk))
             yield chunk
-        yield bytes(padding(part.size))
+        yield bytes(compute_padding(part.size))
     yield bytes(1024)
 
 
-def _names(meta: dict[str, bytes]) -> Iterator[Any]:
-    """Every name that an engine would give an image, by either of the two indexes."""
+def _list_names(meta: dict[str, bytes]) -> Iterator[Any]:
+    """Yield every name that an engine would give an image, from either of the two indexes."""
     for entry in _read_as_go(meta["manifest.json"]):
         yield from entry["RepoTags"] or ()
     for entry in _read_as_go(meta["index.json"])["manifests"]:
         notes = entry.get("annotations") or {}
-        # containerd takes the second where there is no first.
+        # containerd uses the second annotation only without the first.
         yield from [notes[key] for key in _NAMED_BY if notes.get(key)][:1]
 
 
 def _read_as_go(text: bytes) -> Any:
-    """JSON that Docker's Go cannot read otherwise. Raises `ValueError`.
+    """Parse JSON; raise `ValueError` for any that Docker, written in Go, could read differently.
 
-    To it, keys of any case are the same, and the last one counts.
+    Go matches keys in any case, and uses the last of several.
     """
 
     def read(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -227,8 +227,8 @@ def _read_as_go(text: bytes) -> Any:
 
 
 @contextmanager
-def _saving(references: Sequence[str]) -> Iterator[tarfile.TarFile]:
-    """`docker save` as a tar to read."""
+def _open_docker_save(references: Sequence[str]) -> Iterator[tarfile.TarFile]:
+    """Open the output of `docker save` as a tar stream."""
     with tempfile.TemporaryFile() as said:
         try:
             process = subprocess.Popen(
@@ -246,7 +246,7 @@ def _saving(references: Sequence[str]) -> Iterator[tarfile.TarFile]:
             process.stdout.read()
             whole = True
         except tarfile.TarError:
-            pass  # what docker says is the better explanation
+            pass  # docker's own message explains it better
         finally:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(1)
@@ -258,7 +258,7 @@ def _saving(references: Sequence[str]) -> Iterator[tarfile.TarFile]:
             raise EnvironmentUnavailable(f"`docker save` failed: {words}", "See docker info.")
 
 
-def _refused(part: str, why: str) -> DamagedArchive:
+def _make_refusal(part: str, why: str) -> DamagedArchive:
     return DamagedArchive(
         f"The archive's images are refused: {part}: {why}.", "Nothing was loaded."
     )

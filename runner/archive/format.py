@@ -1,13 +1,13 @@
-"""What an archive is: a plain tar of parts, with an index that accounts for every byte.
+"""The archive format: a plain tar of parts, with an index that accounts for every byte.
 
     README.txt, source/..., wheels/..., interpreter/..., images/..., runs/...   the parts
     index.json                                                                 what each part is
     index.trailer                                                              the index's own hash
     1,024 zero bytes                                                           the end of a tar
 
-Any tar program extracts it. Parts are stored as they are, or as Zstandard (their names end in
-.zst). Headers are a function of name and size, and padding is zero, so the index fixes the whole
-file: no bit of it can change unnoticed.
+Any tar program can extract it. Parts are stored uncompressed, or as Zstandard (their names end in
+.zst). Headers depend only on name and size, and padding is zero, so the index determines the whole
+file: not one bit can change unnoticed.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ TRAILER_LINE = "{sha256}  index.json\n{offset:016d} {size:016d}\n"
 TRAILER_PATTERN = re.compile(r"([0-9a-f]{64})  index\.json\n(\d{16}) (\d{16})\n", re.ASCII)
 TRAILER_SIZE = len(TRAILER_LINE.format(sha256="0" * 64, offset=0, size=0))
 
-# Bounds on what an archive of unknown origin may ask for.
+# Resource limits for an untrusted archive.
 MOST_INDEX = 64 << 20
 MOST_PARTS = 100_000
-# Bytes unpacked for each that is stored; small parts may have any number.
+# The most unpacked bytes per stored byte, beyond the first MiB, which always fits.
 _MOST_RATIO, _ALWAYS_FITS = 1000, 1 << 20
 MOST_PART = 64 << 30
 MOST_CONTENT = 256 << 30
-# A tar header of the oldest form holds no larger size.
+# The oldest form of a tar header cannot hold a larger size.
 MOST_STORED = 8 << 30
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_.+~@!=,()\[\]{}#%^ -]+(/[A-Za-z0-9_.+~@!=,()\[\]{}#%^ -]+)*")
@@ -48,7 +48,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
 Digest = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}(\+sha256:[0-9a-f]{64})?)?$")]
 Kind = Literal["about", "source", "wheel", "own-wheel", "interpreter", "image", "run"]
-# The first folder of a part's name tells its kind, so neither can pretend to be another.
+# The first folder of a part's name fixes its kind, so that neither can contradict the other.
 FOLDERS: dict[Kind, str] = {
     "about": "",
     "source": "source/",
@@ -60,14 +60,14 @@ FOLDERS: dict[Kind, str] = {
 }
 
 
-def _safe(name: str) -> str:
+def _check_run_name(name: str) -> str:
     check_name(name)
     if "/" in name or name.startswith("."):
         raise ValueError(f"{name!r} is no folder's name")
     return name
 
 
-RunName = Annotated[str, AfterValidator(_safe)]
+RunName = Annotated[str, AfterValidator(_check_run_name)]
 
 
 class _Model(BaseModel):
@@ -75,7 +75,7 @@ class _Model(BaseModel):
 
 
 class Part(_Model):
-    """One file of an archive. `sha256` and `size` are its content's, before compression."""
+    """One file of an archive; `sha256` and `size` are those of its content before compression."""
 
     name: str = Field(max_length=255)
     kind: Kind
@@ -87,7 +87,7 @@ class Part(_Model):
     compression: Literal["none", "zstd"]
 
     @model_validator(mode="after")
-    def _is_safe(self) -> Part:
+    def _check_part(self) -> Part:
         check_name(self.name)
         folder = FOLDERS[self.kind]
         if not self.name.startswith(folder) or (not folder and "/" in self.name):
@@ -105,46 +105,46 @@ class Part(_Model):
 
     @property
     def path(self) -> str:
-        """Its name within its kind: `blobs/sha256/…` of `images/blobs/sha256/….zst`."""
+        """Its name within its kind: `blobs/sha256/…` for `images/blobs/sha256/….zst`."""
         suffix = ".zst" if self.compression == "zstd" else ""
         return self.name[len(FOLDERS[self.kind]) :].removesuffix(suffix)
 
 
 class Environment(_Model):
-    """An environment that the archive serves: an image of a toolchain, with one lock."""
+    """An environment that the archive provides: an image of a toolchain, with its lock."""
 
     image: Word
     python: Word
     lock_sha256: Sha256
     key: Sha256
-    """`Image.environment_key`: it changes whenever an installed file could."""
+    """`Image.environment_key`, which changes whenever an installed file could change."""
     wheels: tuple[Sha256, ...]
-    """The content of what the lock installs; empty if the archive lacks the process engine's."""
+    """Digests of what the lock installs; empty if saved without the process engine's packages."""
     own_wheels: tuple[Sha256, ...] = ()
     stand_ins: tuple[str, ...] = ()
     tag: str = Field(default="", pattern=r"^(runner-[a-z0-9._-]+:[A-Za-z0-9._-]+)?$")
-    """The docker image's name and id; empty if the archive lacks it."""
+    """The name of the docker image; it and the id are empty if the archive lacks the image."""
     id: Digest = ""
     base: Digest = ""
 
     @model_validator(mode="after")
-    def _has_a_whole_image_or_none(self) -> Environment:
+    def _check_image(self) -> Environment:
         if bool(self.tag) != bool(self.id):
             raise ValueError("an image has a name and an id")
         return self
 
 
 class Interpreter(_Model):
-    """A CPython: a tar of what lies under its prefix."""
+    """A CPython, as a tar of everything under its prefix."""
 
     version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
     sha256: Sha256
     needs: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]+$")], ...]
-    """Shared libraries of the system that its extension modules link to: not in the archive."""
+    """System libraries that its extension modules link to, which are not in the archive."""
 
 
 class Index(_Model):
-    """The last but one member, index.json."""
+    """The content of index.json, the last member but one."""
 
     format: Literal["runner-archive"] = "runner-archive"
     version: Literal[1] = 1
@@ -154,13 +154,13 @@ class Index(_Model):
     toolchains: tuple[Word, ...]
     environments: tuple[Environment, ...]
     host_python: str
-    """The Python whose wheels of the runner's own lock are in it; empty if none are."""
+    """The Python version that its wheels for the runner itself fit; empty if there are none."""
     interpreters: tuple[Interpreter, ...]
     runs: tuple[RunName, ...]
     parts: tuple[Part, ...] = Field(max_length=MOST_PARTS)
 
     @model_validator(mode="after")
-    def _accounts_for_every_byte(self) -> Index:
+    def _check_index(self) -> Index:
         check_layout(self.parts)
         if len({part.name for part in self.parts}) != len(self.parts):
             raise ValueError("two parts have one name")
@@ -174,33 +174,33 @@ class Index(_Model):
                 raise ValueError(f"{part.name!r} lies in another part")
         return self
 
-    def of_kind(self, *kinds: Kind) -> list[Part]:
+    def list_parts(self, *kinds: Kind) -> list[Part]:
         return [part for part in self.parts if part.kind in kinds]
 
 
 def check_name(name: str) -> None:
-    """Raise `ValueError` for a name that could leave the folder it is put into."""
+    """Raise `ValueError` for a name that could escape the folder it is extracted into."""
     if not _SAFE_NAME.fullmatch(name) or any(p in ("..", ".") for p in name.split("/")):
         raise ValueError(f"unsafe name {name!r}")
 
 
-def header(name: str, size: int) -> bytes:
-    """The one header that a part of this name and size has: a block, or three for a long name."""
+def build_header(name: str, size: int) -> bytes:
+    """Build the only valid header for a part: one block, or three if its name is long."""
     member = tarfile.TarInfo(name)
     member.size = size
     member.mode = 0o644
     return member.tobuf(tarfile.GNU_FORMAT, "ascii", "strict")
 
 
-def padding(size: int) -> int:
+def compute_padding(size: int) -> int:
     return -size % BLOCK
 
 
 def check_layout(parts: Sequence[Part]) -> int:
-    """Where the next part's header begins. Raises `ValueError` if parts overlap or leave a gap."""
+    """Return where the next header begins. Raises `ValueError` if parts overlap or leave a gap."""
     position = 0
     for part in parts:
-        if part.offset != position + len(header(part.name, part.stored_size)):
+        if part.offset != position + len(build_header(part.name, part.stored_size)):
             raise ValueError(f"{part.name!r} does not follow the part before it")
-        position = part.offset + part.stored_size + padding(part.stored_size)
+        position = part.offset + part.stored_size + compute_padding(part.stored_size)
     return position

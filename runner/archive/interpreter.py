@@ -1,4 +1,4 @@
-"""A CPython in an archive: a tar of regular files, that runs wherever it is put."""
+"""A relocatable CPython in an archive: a tar of regular files."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 from runner.archive.format import check_name
 from runner.engines.docker.base_image import copy_cpython
 from runner.errors import BadInput, EnvironmentUnavailable
 
-# Of the C library; every glibc system has them.
+# Libraries of glibc itself, present on every glibc system.
 _GLIBC = (
     *("linux-vdso", "ld-linux", "libc.", "libm.", "libdl.", "libpthread.", "librt.", "libutil."),
     *("libresolv.", "libnsl.so.1", "libanl."),
 )
 _MOST_FILES = 20_000
 _MOST_BYTES = 2 << 30
-# Of a header that gives a long name.
+# The most bytes of an extended header, which may only give a long name.
 _MOST_EXTENDED = 1 << 12
 _LONG_NAME = re.compile(rb"[0-9]+ path=[^\n]+\n")
-# What a stage and its installation cannot do without.
+# Imports what a stage and its installation need.
 _CHECK = (
     "import sys, ctypes, zlib, hashlib, venv; "
     "print(sys.prefix); print(open('/proc/self/maps').read())"
@@ -36,7 +36,7 @@ _CHECK = (
 
 @dataclass(frozen=True)
 class Packed:
-    """A tar of an interpreter; `needs` are shared libraries of the system that it does not hold."""
+    """An interpreter in a tar; `needs` lists the system libraries that it does not contain."""
 
     path: Path
     version: str
@@ -44,21 +44,21 @@ class Packed:
 
 
 def pack(executable: Path, version: str, folder: Path) -> Packed:
-    """Copy a CPython into `folder`, make it relocatable, and make a tar of it.
+    """Copy a CPython into `folder`, make it relocatable, and pack it into a tar.
 
-    The standard library's tests, Tk and what compiles C extensions are left out, and so are shared
-    libraries of the system. Raises `EnvironmentUnavailable` if the copy does not run by itself.
+    Leaves out the standard library's tests, Tk, whatever compiles C extensions, and the system's
+    shared libraries. Raises `EnvironmentUnavailable` if the copy does not run on its own.
     """
     copy = folder / "python"
     full_version = copy_cpython(executable, version, copy)
     _relocate(executable, copy / "bin" / f"python{version}")
-    _check(copy, version)
+    _check_copy(copy, version)
     tar_path = folder / "python.tar"
     with tarfile.open(tar_path, "w", format=tarfile.PAX_FORMAT) as tar:
         for path in sorted(
             p for p in copy.rglob("*") if p.is_file() and "__pycache__" not in p.parts
         ):
-            # Other links become copies of what they point to: an archive has no links.
+            # An archive has no links: other links become copies of their targets.
             if path.is_symlink() and path.name.startswith(("python", "libpython")):
                 continue
             member = tarfile.TarInfo(path.relative_to(copy).as_posix())
@@ -66,13 +66,13 @@ def pack(executable: Path, version: str, folder: Path) -> Packed:
             member.mode = 0o755 if os.access(path, os.X_OK) else 0o644
             with open(path, "rb") as file:
                 tar.addfile(member, file)
-    return Packed(tar_path, full_version, _needs(copy))
+    return Packed(tar_path, full_version, _list_needs(copy))
 
 
 def unpack(source: IO[bytes], folder: Path) -> None:
-    """Unpack an interpreter's tar of unknown origin into a new folder: regular files only.
+    """Unpack an untrusted tar of an interpreter into a new folder: regular files only.
 
-    Raises `BadInput` for anything else in it, and for more than an interpreter ever has.
+    Raises `BadInput` for any other member, and for more files or bytes than an interpreter has.
     """
     left, files = _MOST_BYTES, 0
     try:
@@ -98,7 +98,7 @@ def unpack(source: IO[bytes], folder: Path) -> None:
 
 
 def _check_headers(source: IO[bytes]) -> None:
-    """Raise `ValueError` for a header that `tarfile` would take into memory at any size."""
+    """Raise `ValueError` for a header that `tarfile` would read into memory whatever its size."""
     end = source.seek(0, os.SEEK_END)
     position = 0
     while position < end:
@@ -109,7 +109,7 @@ def _check_headers(source: IO[bytes]) -> None:
         member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         if member.size < 0 or member.type not in (tarfile.REGTYPE, tarfile.XHDTYPE):
             raise ValueError(f"{member.name!r} is no file")
-        # Of a file it may say a long name, and nothing that moves what comes next.
+        # It may give the next file a long name, but nothing that shifts what follows.
         if member.type == tarfile.XHDTYPE and not (
             member.size <= _MOST_EXTENDED and _LONG_NAME.fullmatch(source.read(member.size))
         ):
@@ -119,10 +119,10 @@ def _check_headers(source: IO[bytes]) -> None:
 
 
 def _relocate(executable: Path, copy: Path) -> None:
-    """Let a CPython find its libpython beside itself, wherever it lies.
+    """Let a CPython find its libpython relative to itself, wherever it is installed.
 
-    One built with --enable-shared names the folder it was built for in its run path; the name is
-    overwritten in place, since the new one is shorter.
+    One built with --enable-shared has an absolute run path, which is overwritten in place: the new
+    one is shorter.
     """
     script = "import sys; print(sys.base_prefix)"
     command = [str(executable), "-I", "-c", script]
@@ -133,7 +133,7 @@ def _relocate(executable: Path, copy: Path) -> None:
         copy.write_bytes(data.replace(old, new.ljust(len(old), b"\0")))
 
 
-def _check(copy: Path, version: str) -> None:
+def _check_copy(copy: Path, version: str) -> None:
     result = subprocess.run(
         [str(copy / "bin" / f"python{version}"), "-I", "-B", "-c", _CHECK],
         env={"PATH": "/nonexistent"},
@@ -155,10 +155,10 @@ def _check(copy: Path, version: str) -> None:
         )
 
 
-def _needs(copy: Path) -> tuple[str, ...]:
-    """The system's shared libraries that the copy's programs and modules link to."""
+def _list_needs(copy: Path) -> tuple[str, ...]:
+    """List the system's shared libraries that the copy's programs and modules link to."""
     names = set()
-    for path in _binaries(copy):
+    for path in _find_binaries(copy):
         result = subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=False)
         for line in result.stdout.splitlines():
             name, _, target = line.strip().partition(" => ")
@@ -168,27 +168,6 @@ def _needs(copy: Path) -> tuple[str, ...]:
     return tuple(sorted(n for n in names if not n.startswith("libpython")))
 
 
-def _binaries(copy: Path) -> Iterable[Path]:
+def _find_binaries(copy: Path) -> Iterable[Path]:
     yield from (p for p in (copy / "bin").iterdir() if not p.is_symlink())
     yield from copy.rglob("*.so")
-
-
-def open_interpreter(chunks: Iterable[bytes]) -> IO[bytes]:
-    """Chunks as a file to read from."""
-    return cast("IO[bytes]", _Chunks(chunks))
-
-
-class _Chunks:
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-        self._pending = b""
-
-    def read(self, size: int = -1) -> bytes:
-        while size < 0 or len(self._pending) < size:
-            chunk = next(self._chunks, b"")
-            if not chunk:
-                break
-            self._pending += chunk
-        end = len(self._pending) if size < 0 else size
-        data, self._pending = self._pending[:end], self._pending[end:]
-        return data

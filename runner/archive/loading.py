@@ -1,4 +1,4 @@
-"""`runner archive load`: check all of an archive, then take what it holds, all or nothing."""
+"""`runner archive load`: check a whole archive, then install what it holds, all or nothing."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from runner.archive.format import Index, Part
 from runner.archive.reader import Archive
 from runner.archive.showing import show_bytes
 from runner.engines.base import Progress
-from runner.engines.docker.images import image_tag
+from runner.engines.docker.images import make_image_tag
 from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
-from runner.host.files import hash_file, human_bytes
+from runner.host.files import format_bytes, hash_file
 from runner.host.paths import cache_folder, interpreters_folder, wheels_folder
-from runner.host.process_identity import is_process_id, is_running, process_id
+from runner.host.process_identity import get_process_id, is_process_id, is_running
 from runner.packages import wheel_store
 from runner.packages.user_wheel import accept_wheel
-from runner.toolchains.load import all_images
-from runner.toolchains.model import Image, with_wheels
+from runner.toolchains.load import load_all_images
+from runner.toolchains.model import Image, add_wheels
 
 _STAGING = ".loading-"
 ENGINES = ("all", "docker", "process")
@@ -32,7 +32,7 @@ ENGINES = ("all", "docker", "process")
 
 @dataclass
 class Loaded:
-    """What a load brought. `serves` names, for each engine, the images that it now has."""
+    """The result of a load; `serves` lists, for each engine, the images that it now has."""
 
     index: Index
     serves: dict[str, list[str]] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Loaded:
 
 
 def verify(file: Path, progress: Progress) -> Index:
-    """Check every byte of an archive. Raises `BadInput`, and `DamagedArchive` naming the part."""
+    """Check every byte of an archive. Raises `BadInput`, or `DamagedArchive` naming the part."""
     with Archive(file) as archive:
         _verify(archive, progress)
         docker_images.check(archive)
@@ -54,9 +54,9 @@ def load(
 ) -> Loaded:
     """Make an archive's environments ready for the engines, and restore its runs into a folder.
 
-    Nothing takes effect before all of the archive has been checked; then each wheel, interpreter
-    and run appears whole, and the images all together or not at all. With 'all', an engine that
-    is not here is left out, and a note says so.
+    Nothing takes effect until the whole archive has been checked; then each wheel, interpreter and
+    run appears whole, and the images appear all together or not at all. With 'all', an engine that
+    is not on this machine is skipped, and a note says so.
     """
     if engine not in ENGINES:
         raise BadInput(f"There is no engine '{engine}'.", f"Engines: {', '.join(ENGINES)}.")
@@ -64,16 +64,16 @@ def load(
     cache.mkdir(parents=True, exist_ok=True)
     with Archive(file) as archive, FileLock(str(cache / "archive.lock")):
         for folder in filter(None, (cache, runs)):
-            for stale in folder.glob(f"{_STAGING}*"):  # of a load that was killed
+            for stale in folder.glob(f"{_STAGING}*"):  # left by a load that was killed
                 process = "-".join(stale.name.removeprefix(_STAGING).split("-")[:3])
                 if folder == cache or (is_process_id(process) and not is_running(process)):
                     shutil.rmtree(stale, ignore_errors=True)
         loaded = Loaded(archive.index)
-        _insist(archive.index, engine)
+        _require_content(archive.index, engine)
         _check_space(archive, engine, cache, runs)
         _verify(archive, progress)
         images = docker_images.check(archive)
-        with _staging(cache) as staging, _staging(runs) as staged_runs:
+        with _make_staging_folder(cache) as staging, _make_staging_folder(runs) as staged_runs:
             moves: list[tuple[Path, Path]] = []
             if engine in ("all", "process"):
                 moves += _stage_packages(archive, staging, progress)
@@ -86,14 +86,14 @@ def load(
             for source, target in moves:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 source.rename(target)
-        _tell(loaded)
+        _record_served(loaded)
         return loaded
 
 
-def _insist(index: Index, engine: str) -> None:
-    """Raise `BadInput` if an archive has nothing for the one engine that was asked for."""
+def _require_content(index: Index, engine: str) -> None:
+    """Raise `BadInput` if an archive has nothing for the only engine that was asked for."""
     has = {
-        "docker": bool(index.of_kind("image")),
+        "docker": bool(index.list_parts("image")),
         "process": any(environment.wheels for environment in index.environments),
     }
     if not has.get(engine, True):
@@ -104,7 +104,7 @@ def _insist(index: Index, engine: str) -> None:
 
 
 def _check_space(archive: Archive, engine: str, cache: Path, runs: Path | None) -> None:
-    """Raise `EnvironmentUnavailable` where the disk could not hold what the index says."""
+    """Raise `EnvironmentUnavailable` if the disk cannot hold what the index lists."""
     wanted: dict[Path, tuple[str, ...]] = {}
     if engine != "docker":
         wanted[cache] = ("wheel", "own-wheel", "interpreter")
@@ -116,7 +116,7 @@ def _check_space(archive: Archive, engine: str, cache: Path, runs: Path | None) 
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise EnvironmentUnavailable(
-                f"{folder} has {human_bytes(free)} free; the archive takes {human_bytes(needed)} "
+                f"{folder} has {format_bytes(free)} free; the archive takes {format_bytes(needed)} "
                 "there.",
                 "Take a larger disk: RUNNER_CACHE_DIR says where the runner keeps packages.",
             )
@@ -129,18 +129,20 @@ def _verify(archive: Archive, progress: Progress) -> None:
 
 
 @contextmanager
-def _staging(beside: Path | None) -> Iterator[Path]:
-    """A scratch folder on the same file system as what will be there."""
+def _make_staging_folder(beside: Path | None) -> Iterator[Path]:
+    """Make a scratch folder on the file system of the final place, so that a rename suffices."""
     if beside is None:
         yield Path()
         return
     beside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{_STAGING}{process_id()}-", dir=beside) as name:
+    with tempfile.TemporaryDirectory(prefix=f"{_STAGING}{get_process_id()}-", dir=beside) as name:
         yield Path(name)
 
 
 def _stage_packages(archive: Archive, staging: Path, progress: Progress) -> list[tuple[Path, Path]]:
-    parts = [part for part in archive.index.of_kind("wheel", "own-wheel") if not _is_stored(part)]
+    parts = [
+        part for part in archive.index.list_parts("wheel", "own-wheel") if not _is_stored(part)
+    ]
     moves = []
     with show_bytes(progress, "packages", sum(part.size for part in parts)) as on_bytes:
         for part in parts:
@@ -154,7 +156,7 @@ def _stage_packages(archive: Archive, staging: Path, progress: Progress) -> list
 
 
 def _is_stored(part: Part) -> bool:
-    """Whether a file is in the store, and sound; one that is damaged makes room."""
+    """Tell whether a file is in the store, undamaged; remove it if it is damaged."""
     path = wheel_store.find_wheel(part.sha256)
     if path is not None and path.stat().st_size == part.size and hash_file(path) == part.sha256:
         return True
@@ -164,14 +166,14 @@ def _is_stored(part: Part) -> bool:
 
 def _stage_interpreters(archive: Archive, staging: Path) -> list[tuple[Path, Path]]:
     moves = []
-    parts = {part.sha256: part for part in archive.index.of_kind("interpreter")}
+    parts = {part.sha256: part for part in archive.index.list_parts("interpreter")}
     for entry in archive.index.interpreters:
         if entry.sha256 not in parts:
             raise BadInput(f"The archive lacks CPython {entry.version}, which its index names.")
         name = f"cpython-{entry.version}-{entry.sha256[:12]}"
         if (interpreters_folder() / name).exists():
             continue
-        # Whoever reads less than all would not learn that the end is wrong: so, a copy first.
+        # The hash is known only after the last byte: check a copy before unpacking any of it.
         tar = staging / f"{name}.tar"
         archive.extract(parts[entry.sha256], tar)
         with open(tar, "rb") as source:
@@ -187,7 +189,7 @@ def _stage_runs(archive: Archive, staging: Path, target: Path) -> list[tuple[Pat
     for name in names:
         if (target / name).exists():
             raise BadInput(f"{target / name} exists already.", "Restore the runs elsewhere.")
-    for part in archive.index.of_kind("run"):
+    for part in archive.index.list_parts("run"):
         if part.path.partition("/")[0] in names:
             archive.extract(part, staging / part.path)
     missing = [name for name in names if not (staging / name).is_dir()]
@@ -222,17 +224,17 @@ def _load_images(
         loaded.serves.setdefault("docker", []).append(environment.image)
 
 
-def _tell(loaded: Loaded) -> None:
-    """Say which of this runner's own environments the archive serves now."""
+def _record_served(loaded: Loaded) -> None:
+    """Record which of this runner's own environments the archive now serves."""
     loaded.own_wheels = [
         path
-        for part in loaded.index.of_kind("own-wheel")
+        for part in loaded.index.list_parts("own-wheel")
         if (path := wheel_store.find_wheel(part.sha256)) is not None
     ]
-    images = {image.title: image for image in all_images()}
+    images = {image.title: image for image in load_all_images()}
     served = loaded.serves.pop("docker", [])
     for environment in loaded.index.environments:
-        image = _with_own(images.get(environment.image), loaded.own_wheels)
+        image = _add_own_wheels(images.get(environment.image), loaded.own_wheels)
         if image is None or image.environment_key != environment.key:
             loaded.notes.append(
                 f"{environment.image}: the archive's lock is not this runner's, which will not use "
@@ -241,7 +243,10 @@ def _tell(loaded: Loaded) -> None:
             continue
         if environment.wheels and wheel_store.has_whole_lock(image):
             loaded.serves.setdefault("process", []).append(environment.image)
-        if environment.image in served and image_tag(image, environment.base) == environment.tag:
+        if (
+            environment.image in served
+            and make_image_tag(image, environment.base) == environment.tag
+        ):
             loaded.serves.setdefault("docker", []).append(environment.image)
         elif environment.image in served:
             loaded.notes.append(
@@ -250,8 +255,8 @@ def _tell(loaded: Loaded) -> None:
             )
 
 
-def _with_own(image: Image | None, wheels: Sequence[Path]) -> Image | None:
-    """An image with those of the loaded wheels that it takes."""
+def _add_own_wheels(image: Image | None, wheels: Sequence[Path]) -> Image | None:
+    """Return an image with those of the loaded wheels that it accepts."""
     if image is None or not image.stand_ins:
         return image
     accepted = []
@@ -260,4 +265,4 @@ def _with_own(image: Image | None, wheels: Sequence[Path]) -> Image | None:
             accepted.append(accept_wheel(str(wheel), [image]))
         except RunnerError:
             continue
-    return with_wheels(image, tuple(accepted))
+    return add_wheels(image, tuple(accepted))

@@ -1,4 +1,4 @@
-"""The wheels and sdists that locks name: found in the store or on an index, and archived."""
+"""The wheels and sdists that locks pin: found in the store or on an index, and archived."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner.packages import wheel_store
 from runner.packages.index import IndexFile, PackageIndexes
 from runner.packages.lockfile import Pin, choose_file
 
-# Requests to an index at a time: polite, and enough to hide its latency.
+# Concurrent requests to an index: polite, and enough to hide its latency.
 AT_ONCE = 8
 _CHUNK = 1 << 20
 
@@ -24,7 +24,7 @@ OnBytes = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Wanted:
-    """A pin, for whom (an image's title, or 'runner'), and what wheels that takes."""
+    """A pin, who needs it (an image's title, or 'runner'), and the wheel tags that fit there."""
 
     pin: Pin
     owner: str
@@ -33,16 +33,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Found:
-    """The one file that an installer takes for a pin."""
+    """The one file that an installer would choose for a pin."""
 
     owner: str
     file: IndexFile
 
 
 def find(indexes: PackageIndexes, wanted: Sequence[Wanted]) -> list[Found]:
-    """The file of each pin. Raises `EnvironmentUnavailable` that names every pin without one."""
+    """Find the file of each pin. Raises `EnvironmentUnavailable`, naming every pin without one."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        answers = list(pool.map(lambda item: _find(indexes, item), wanted))
+        answers = list(pool.map(lambda item: _find_file(indexes, item), wanted))
     missing = [
         f"- {item.owner}: {item.pin}{why}"
         for item, (file, why) in zip(wanted, answers, strict=True)
@@ -63,7 +63,7 @@ def find(indexes: PackageIndexes, wanted: Sequence[Wanted]) -> list[Found]:
 def add_to(
     writer: ArchiveWriter, indexes: PackageIndexes, files: Iterable[IndexFile], on_bytes: OnBytes
 ) -> None:
-    """Fetch files into an archive, each checked against its lock's hash; uncompressed."""
+    """Fetch files into an archive, uncompressed, each checked against the hash in its lock."""
     for file in files:
         name = f"wheels/{file.name}"
         part = writer.find(name)
@@ -75,7 +75,7 @@ def add_to(
             if size:
                 writer.add(name, "wheel", source, size, sha256=file.sha256, on_bytes=on_bytes)
                 continue
-            # An index that does not say how large its files are.
+            # The index does not tell the size: download the file to learn it.
             with tempfile.TemporaryFile() as spooled:
                 while chunk := source.read(_CHUNK):
                     spooled.write(chunk)
@@ -84,7 +84,7 @@ def add_to(
                 writer.add(name, "wheel", spooled, size, sha256=file.sha256, on_bytes=on_bytes)
 
 
-def _find(indexes: PackageIndexes, wanted: Wanted) -> tuple[IndexFile | None, str]:
+def _find_file(indexes: PackageIndexes, wanted: Wanted) -> tuple[IndexFile | None, str]:
     stored = [
         IndexFile(path.name, path.as_uri(), sha, path.stat().st_size, source="an archive")
         for sha in wanted.pin.hashes
@@ -92,7 +92,7 @@ def _find(indexes: PackageIndexes, wanted: Wanted) -> tuple[IndexFile | None, st
     ]
     if file := choose_file(stored, wanted.tags):
         return file, ""
-    listing = indexes.listing(wanted.pin)
+    listing = indexes.list_files(wanted.pin)
     locked = [file for file in listing.files if file.sha256 in wanted.pin.hashes]
     file = choose_file(locked, wanted.tags)
     if listing.problems:

@@ -1,4 +1,4 @@
-"""Reading an archive of unknown origin: nothing of a part is used before its hash is right."""
+"""Reading untrusted archives: no part is used before its hash has been verified."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from runner.archive.format import (
     TRAILER_SIZE,
     Index,
     Part,
+    build_header,
     check_layout,
     check_name,
-    header,
-    padding,
+    compute_padding,
 )
 from runner.errors import BadInput, DamagedArchive
 from runner.packages.index import IndexFile
@@ -32,17 +32,17 @@ from runner.schemas.base import Invalid, validate_json
 
 _CHUNK = 1 << 20
 _REMEDY = "Copy or save it again; nothing of it was loaded."
-# More memory than any of our own frames needs.
+# Memory for decompression: more than any frame that we write needs.
 _MOST_WINDOW = 128 << 20
 
 OnBytes = Callable[[int], None]
 
 
 class Archive:
-    """An open archive whose index is sound. Its parts are checked as they are read."""
+    """An open archive whose index has been verified; its parts are checked as they are read."""
 
     def __init__(self, path: Path) -> None:
-        """Open and read the index. Raises `BadInput` or `DamagedArchive`, and names the part."""
+        """Open it and read the index. Raises `BadInput`, or `DamagedArchive` naming the part."""
         self.path = path
         if not path.is_file():
             raise BadInput(f"There is no archive {path}.")
@@ -65,7 +65,7 @@ class Archive:
         self._file.close()
 
     def verify(self, on_bytes: OnBytes = lambda count: None) -> None:
-        """Check every part, header and padding byte, and each content. Raises `DamagedArchive`."""
+        """Check every header, part, padding byte and unpacked content. Raises `DamagedArchive`."""
         for part in self.index.parts:
             check_stored(self._file, part, self.path.name)
             if part.compression != "none":
@@ -74,36 +74,36 @@ class Archive:
             on_bytes(part.stored_size)
 
     def wheels(self) -> list[IndexFile]:
-        """List its wheels and sdists as an index does; the `url` is the part's name."""
-        parts = self.index.of_kind("wheel", "own-wheel")
+        """List its wheels and sdists as an index would; the `url` is the part's name."""
+        parts = self.index.list_parts("wheel", "own-wheel")
         return [IndexFile(p.path, p.name, p.sha256, p.size, source="archive") for p in parts]
 
     def check(self, name: str) -> None:
-        """Check one part as it lies in the file. Raises `DamagedArchive`."""
+        """Check the header and the stored bytes of one part. Raises `DamagedArchive`."""
         part = next(part for part in self.index.parts if part.name == name)
         check_stored(self._file, part, self.path.name)
 
     def content(self, part: Part) -> Iterator[bytes]:
-        """A part's content in chunks. Raises `DamagedArchive` at its end if its hash is wrong.
+        """Yield a part's content in chunks; raise `DamagedArchive` at the end if the hash is wrong.
 
-        So whoever writes it somewhere must give it its name only after the last chunk.
+        A caller that writes it to a file must therefore give that its name after the last chunk.
         """
         digest = hashlib.sha256()
         left = part.size
         try:
-            for chunk in self._chunks(part):
+            for chunk in self._read_chunks(part):
                 left -= len(chunk)
                 if left < 0:
-                    raise self._damaged(part.name, "it is larger than the index says")
+                    raise self._make_error(part.name, "it is larger than the index says")
                 digest.update(chunk)
                 yield chunk
         except zstandard.ZstdError as error:
-            raise self._damaged(part.name, f"it does not decompress: {error}") from None
+            raise self._make_error(part.name, f"it does not decompress: {error}") from None
         if left or digest.hexdigest() != part.sha256:
-            raise self._damaged(part.name, "its content does not have the hash in the index")
+            raise self._make_error(part.name, "its content does not have the hash in the index")
 
     def extract(self, part: Part, target: Path) -> None:
-        """Write a part's content to a new file, which is there only if it is right."""
+        """Write a part's content to a new file, which remains only if it is right."""
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(target, "xb") as file:
@@ -113,7 +113,7 @@ class Archive:
             target.unlink(missing_ok=True)
             raise
 
-    def _chunks(self, part: Part) -> Iterator[bytes]:
+    def _read_chunks(self, part: Part) -> Iterator[bytes]:
         stored = _Section(self._file, part.offset, part.stored_size)
         if part.compression == "none":
             while chunk := stored.read(_CHUNK):
@@ -126,66 +126,70 @@ class Archive:
 
     def _read_index(self) -> Index:
         size = self._file.seek(0, 2)
-        tail_size = BLOCK + TRAILER_SIZE + padding(TRAILER_SIZE) + len(END)
+        tail_size = BLOCK + TRAILER_SIZE + compute_padding(TRAILER_SIZE) + len(END)
         begin = max(size - tail_size, 0)
         self._file.seek(begin)
         tail = self._file.read(tail_size)
         text = tail[BLOCK : BLOCK + TRAILER_SIZE].decode("ascii", "replace")
         match = TRAILER_PATTERN.fullmatch(text)
-        rest = bytes(padding(TRAILER_SIZE)) + END
-        if not match or tail != header(TRAILER, TRAILER_SIZE) + text.encode() + rest:
+        rest = bytes(compute_padding(TRAILER_SIZE)) + END
+        if not match or tail != build_header(TRAILER, TRAILER_SIZE) + text.encode() + rest:
             raise self._explain(size)
         offset, length = int(match[2]), int(match[3])
-        if offset < BLOCK or length > MOST_INDEX or offset + length + padding(length) != begin:
-            raise self._damaged(TRAILER, "it does not point to the index")
+        if (
+            offset < BLOCK
+            or length > MOST_INDEX
+            or offset + length + compute_padding(length) != begin
+        ):
+            raise self._make_error(TRAILER, "it does not point to the index")
         self._file.seek(offset - BLOCK)
-        if self._file.read(BLOCK) != header(INDEX, length):
-            raise self._damaged(INDEX, "its header is not as it was written")
+        if self._file.read(BLOCK) != build_header(INDEX, length):
+            raise self._make_error(INDEX, "its header is not as it was written")
         data = self._file.read(length)
         if hashlib.sha256(data).hexdigest() != match[1]:
-            raise self._damaged(INDEX, "it does not have the hash in index.trailer")
-        if self._file.read(padding(length)).strip(b"\0"):
-            raise self._damaged(INDEX, "its padding is not zero")
+            raise self._make_error(INDEX, "it does not have the hash in index.trailer")
+        if self._file.read(compute_padding(length)).strip(b"\0"):
+            raise self._make_error(INDEX, "its padding is not zero")
         try:
             index = validate_json(Index, data)
         except Invalid as error:
-            raise self._damaged(INDEX, f"it is not an index of version 1: {error}") from None
+            raise self._make_error(INDEX, f"it is not an index of version 1: {error}") from None
         if check_layout(index.parts) != offset - BLOCK:
-            raise self._damaged(INDEX, "its parts do not fill the archive")
+            raise self._make_error(INDEX, "its parts do not fill the archive")
         return index
 
     def _explain(self, size: int) -> BadInput:
-        """Why there is no trailer at the end: not an archive, cut short, or damaged, and where."""
+        """Return the error for a missing trailer: no archive, cut short, or damaged, and where."""
         position, before = 0, ""
         while position < size:
-            member = self._member_at(position)
+            member = self._read_member(position)
             if member is None:
                 if not before:
                     return BadInput(f"{self.path.name} is not an archive of the runner.")
                 self._file.seek(position)
                 if before == TRAILER and self._file.read(len(END) + 1) == END:
-                    return self._damaged(TRAILER, "it is not as it was written")
+                    return self._make_error(TRAILER, "it is not as it was written")
                 if before == TRAILER:
-                    return self._damaged("the end of the file", "it is not 1,024 zero bytes")
-                return self._damaged(
+                    return self._make_error("the end of the file", "it is not 1,024 zero bytes")
+                return self._make_error(
                     f"the part after {before}", "its header is cut short, or not as it was written"
                 )
-            begin = position + len(header(member.name, member.size))
-            end = begin + member.size + padding(member.size)
+            begin = position + len(build_header(member.name, member.size))
+            end = begin + member.size + compute_padding(member.size)
             if end > size:
-                return self._damaged(
+                return self._make_error(
                     member.name,
                     f"the file is cut short: it has {size - begin:,} of {member.size:,} bytes",
                 )
             position, before = end, member.name
         if before == TRAILER:
-            return self._damaged("the end of the file", "it is cut short")
-        return self._damaged(
+            return self._make_error("the end of the file", "it is cut short")
+        return self._make_error(
             INDEX, f"the file is cut short after {before}" if before else "the file is empty"
         )
 
-    def _member_at(self, position: int) -> tarfile.TarInfo | None:
-        """The member whose header lies there, if it is one that we write."""
+    def _read_member(self, position: int) -> tarfile.TarInfo | None:
+        """Read the member whose header is at `position`; None if it is not one that we write."""
         self._file.seek(position)
         blocks = self._file.read(BLOCK)
         try:
@@ -196,13 +200,13 @@ class Archive:
                 member = tarfile.TarInfo.frombuf(blocks[2 * BLOCK :], "ascii", "strict")
                 member.name = name
             check_name(member.name)
-            if member.size < 0 or blocks != header(member.name, member.size):
+            if member.size < 0 or blocks != build_header(member.name, member.size):
                 return None
             return member
         except (tarfile.HeaderError, ValueError):
             return None
 
-    def _damaged(self, part: str, why: str) -> DamagedArchive:
+    def _make_error(self, part: str, why: str) -> DamagedArchive:
         return make_damaged_error(self.path.name, part, why)
 
 
@@ -211,8 +215,8 @@ def make_damaged_error(archive: str, part: str, why: str) -> DamagedArchive:
 
 
 def check_stored(file: BinaryIO, part: Part, archive: str) -> None:
-    """Check a part as it lies in the file: header, stored bytes, padding."""
-    wanted = header(part.name, part.stored_size)
+    """Check a part's header, stored bytes and padding. Raises `DamagedArchive`."""
+    wanted = build_header(part.name, part.stored_size)
     file.seek(part.offset - len(wanted))
     if file.read(len(wanted)) != wanted:
         raise make_damaged_error(archive, part.name, "its header is not as it was written")
@@ -226,12 +230,12 @@ def check_stored(file: BinaryIO, part: Part, archive: str) -> None:
         left -= len(chunk)
     if digest.hexdigest() != part.stored_sha256:
         raise make_damaged_error(archive, part.name, "it does not have the hash in the index")
-    if file.read(padding(part.stored_size)).strip(b"\0"):
+    if file.read(compute_padding(part.stored_size)).strip(b"\0"):
         raise make_damaged_error(archive, part.name, "its padding is not zero")
 
 
 class _Section:
-    """A part's stored bytes as a file of their own."""
+    """A part's stored bytes, as a file."""
 
     def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
         self._file = file
@@ -240,7 +244,7 @@ class _Section:
 
     def read(self, size: int = -1) -> bytes:
         left = self._end - self._position
-        # Other parts may be read in between.
+        # Other parts may have been read since the last call.
         self._file.seek(self._position)
         chunk = self._file.read(left if size < 0 else min(size, left))
         self._position += len(chunk)

@@ -1,4 +1,4 @@
-"""`runner archive save`: gather all that a toolchain needs, and write it into one file."""
+"""`runner archive save`: gather everything that a toolchain needs, and write it to one file."""
 
 from __future__ import annotations
 
@@ -18,19 +18,25 @@ from runner.archive.showing import show_bytes
 from runner.archive.writer import ArchiveWriter
 from runner.engines.base import Progress
 from runner.errors import BadInput
-from runner.host.files import hash_file, human_bytes
+from runner.host.files import format_bytes, hash_file
 from runner.host.paths import PACKAGE, ROOT
 from runner.packages.cpython import find_cpython
 from runner.packages.index import PackageIndexes
-from runner.packages.lockfile import applies_here, host_python, host_tags, parse_lock, stage_tags
+from runner.packages.lockfile import (
+    applies_here,
+    host_python,
+    list_host_tags,
+    list_stage_tags,
+    parse_lock,
+)
 from runner.packages.user_wheel import accept_wheel
 from runner.toolchains.load import load_image, load_toolchain
-from runner.toolchains.model import Image, with_wheels
+from runner.toolchains.model import Image, add_wheels
 from runner.version import __version__
 
 ENGINES = ("all", "docker", "process")
 HOST = "runner"
-# The parts of a checkout that make a toolchain, and the runner that runs it.
+# The parts of a checkout that make up a toolchain, and the runner that runs it.
 _SOURCE = (
     *("bootstrap.py", "pyproject.toml", "requirements.lock", "compose.yaml", "README.md"),
     *("images", "stages", "runner", "docs"),
@@ -61,7 +67,7 @@ The runner itself installs from it offline: extract source and wheels, and in so
 
 @dataclass(frozen=True)
 class _Local:
-    """A file of this machine that becomes a part."""
+    """A local file that becomes a part."""
 
     name: str
     kind: Kind
@@ -71,7 +77,7 @@ class _Local:
 
 @dataclass
 class _Content:
-    """What goes into an archive, found before anything is written."""
+    """What goes into an archive, gathered before anything is written."""
 
     images: list[Image]
     locals: list[_Local] = field(default_factory=list)
@@ -80,7 +86,7 @@ class _Content:
     interpreters: dict[str, Path] = field(default_factory=dict)
 
     def plan(self) -> str:
-        """Changes whenever another archive would come of it."""
+        """Return a text that changes whenever the resulting archive would."""
         return json.dumps(
             [
                 __version__,
@@ -104,21 +110,21 @@ def save(
 ) -> Index:
     """Write an archive of what a toolchain needs on one engine, or on both ('all').
 
-    Docker images that are missing are built first. An interrupted save goes on where it stopped.
-    Raises `BadInput` and `EnvironmentUnavailable`; a pin that cannot be had is named.
+    Missing docker images are built first. An interrupted save resumes where it stopped. Raises
+    `BadInput` or `EnvironmentUnavailable`, naming any pin that cannot be had.
     """
     if engine not in ENGINES:
         raise BadInput(f"There is no engine '{engine}'.", f"Engines: {', '.join(ENGINES)}.")
     if file.is_dir():
         raise BadInput(f"{file} is a folder.", "Name a file, such as toolchain.tar.")
     toolchain = load_toolchain(toolchain).name
-    created = _now()
+    created = _format_creation_time()
     indexes = PackageIndexes()
     content = _gather(indexes, engine, toolchain, wheels, runs, progress)
     with ArchiveWriter(file, content.plan()) as writer:
         if writer.resumed:
             show = progress.task("unfinished archive")
-            show(f"goes on after {human_bytes(writer.resumed)}", 1.0)
+            show(f"goes on after {format_bytes(writer.resumed)}", 1.0)
         if writer.find("README.txt") is None:
             readme = README.encode()
             writer.add("README.txt", "about", io.BytesIO(readme), len(readme))
@@ -141,7 +147,7 @@ def save(
             runner=__version__,
             platform=content.images[0].platform,
             toolchains=[toolchain],
-            environments=[_environment(image, content) for image in content.images],
+            environments=[_describe_environment(image, content) for image in content.images],
             host_python=host_python() if any(f.owner == HOST for f in content.packages) else "",
             interpreters=interpreters,
             runs=[run.resolve().name for run in runs],
@@ -158,42 +164,42 @@ def _gather(
 ) -> _Content:
     images = [load_image(name) for name in load_toolchain(toolchain).images]
     accepted = tuple(accept_wheel(wheel, images) for wheel in wheels)
-    images = [with_wheels(image, accepted) for image in images]
+    images = [add_wheels(image, accepted) for image in images]
     content = _Content(images)
     own = {wheel.sha256: wheel.path for image in images for wheel in image.wheels}
     content.locals = [
-        *_source_files(),
+        *_list_source_files(),
         *(_Local(f"own-wheels/{path.name}", "own-wheel", path, sha) for sha, path in own.items()),
-        *_run_files(runs),
+        *_list_run_files(runs),
     ]
     if engine in ("all", "process"):
         pythons = sorted({image.python for image in images})
         content.interpreters = {python: find_cpython(python).path for python in pythons}
     if engine in ("all", "docker"):
-        content.docker = _docker(images, progress)
+        content.docker = _select_docker_images(images, progress)
     show = progress.task("package index")
-    content.packages = packages.find(indexes, _wanted(images, engine))
+    content.packages = packages.find(indexes, _list_wanted(images, engine))
     show(f"has all {len(content.packages)} pins", 1.0)
     return content
 
 
-def _wanted(images: Sequence[Image], engine: str) -> list[packages.Wanted]:
+def _list_wanted(images: Sequence[Image], engine: str) -> list[packages.Wanted]:
     wanted = []
     if engine in ("all", "process"):
         for image in images:
-            tags = stage_tags(image.python, image.platform)
-            pins = parse_lock(image.requirements())
+            tags = list_stage_tags(image.python, image.platform)
+            pins = parse_lock(image.render_requirements())
             wanted += [packages.Wanted(pin, image.title, tags) for pin in pins]
     # An installed runner has no lock of its own.
     lock = ROOT / "requirements.lock"
     if lock.exists():
-        tags = host_tags()
+        tags = list_host_tags()
         pins = parse_lock(lock.read_text())
         wanted += [packages.Wanted(pin, HOST, tags) for pin in pins if applies_here(pin)]
     return wanted
 
 
-def _docker(images: Sequence[Image], progress: Progress) -> docker_images.Selected:
+def _select_docker_images(images: Sequence[Image], progress: Progress) -> docker_images.Selected:
     from runner.engines.docker.engine import DockerEngine, connect
 
     client = connect()
@@ -201,7 +207,7 @@ def _docker(images: Sequence[Image], progress: Progress) -> docker_images.Select
     return docker_images.select(client, images)
 
 
-def _source_files() -> Iterator[_Local]:
+def _list_source_files() -> Iterator[_Local]:
     package = PACKAGE
     for entry in _SOURCE:
         top = package if entry == "runner" else ROOT / entry
@@ -214,7 +220,7 @@ def _source_files() -> Iterator[_Local]:
                 yield _Local(f"source/{name}", "source", path)
 
 
-def _run_files(runs: Sequence[Path]) -> Iterator[_Local]:
+def _list_run_files(runs: Sequence[Path]) -> Iterator[_Local]:
     names: set[str] = set()
     for run in runs:
         folder = run.resolve()
@@ -238,7 +244,7 @@ def _run_files(runs: Sequence[Path]) -> Iterator[_Local]:
 def _add_local(writer: ArchiveWriter, item: _Local) -> None:
     if writer.find(item.name) is not None:
         return
-    # Sources stay as they are: any tar program can then set the runner up.
+    # Sources stay uncompressed, so that any tar program is enough to set up the runner.
     compress = item.kind == "run"
     size = item.path.stat().st_size
     with open(item.path, "rb") as source:
@@ -257,7 +263,7 @@ def _add_interpreter(writer: ArchiveWriter, version: str, executable: Path) -> I
     return Interpreter(version=packed.version, sha256=part.sha256, needs=packed.needs)
 
 
-def _environment(image: Image, content: _Content) -> Environment:
+def _describe_environment(image: Image, content: _Content) -> Environment:
     built = content.docker.images if content.docker else ()
     docker = next((entry for entry in built if entry.image == image), None)
     return Environment(
@@ -274,7 +280,7 @@ def _environment(image: Image, content: _Content) -> Environment:
     )
 
 
-def _now() -> str:
+def _format_creation_time() -> str:
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     try:
         moment = (

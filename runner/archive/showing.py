@@ -1,4 +1,4 @@
-"""Progress that counts bytes."""
+"""Progress in bytes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from runner.engines.base import Progress
-from runner.host.files import human_bytes
+from runner.host.files import format_bytes
 
 
 @contextmanager
 def show_bytes(progress: Progress, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress task; the block gets a function that takes how many bytes more are done."""
+    """Show a progress task; yield a function to call with how many more bytes are done."""
     show = progress.task(title)
     done = 0
 
@@ -19,7 +19,7 @@ def show_bytes(progress: Progress, title: str, total: int) -> Iterator[Callable[
         nonlocal done
         done += count
         share = min(done / total, 0.99) if total else None
-        show(f"{human_bytes(done)} of {human_bytes(total)}", share)
+        show(f"{format_bytes(done)} of {format_bytes(total)}", share)
 
     yield on_bytes
-    show(human_bytes(done), 1.0)
+    show(format_bytes(done), 1.0)

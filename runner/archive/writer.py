@@ -1,7 +1,7 @@
-"""Writing an archive part by part, so that an interrupted save goes on where it stopped.
+"""Writing an archive part by part, so that an interrupted save can resume.
 
-The file grows as `.NAME.part`; beside it, `.NAME.part.parts` lists the parts that are whole, and
-what they were gathered for. Only a finished archive gets the name.
+The file grows as `.NAME.part`; beside it, the journal `.NAME.part.parts` lists the parts that are
+complete, and the plan that they were gathered for. Only a finished archive gets the name.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from runner.archive.format import (
     Interpreter,
     Kind,
     Part,
-    header,
-    padding,
+    build_header,
+    compute_padding,
 )
 from runner.archive.reader import check_stored
 from runner.errors import BadInput, DamagedArchive
 
-# What Docker's layers shrink to hardly depends on it, and 3 keeps up with a disk.
+# Docker's layers hardly shrink more at higher levels, and 3 keeps up with a disk.
 LEVEL = 3
 _CHUNK = 1 << 20
-# Compression is tried on this much, and left out where it does not save a tenth.
+# Compression is tried on this many bytes, and skipped unless it saves a tenth.
 _TRIAL = 1 << 20
 _WORTH_IT = 0.9
 
@@ -45,18 +45,18 @@ OnBytes = Callable[[int], None]
 
 
 class Source(Protocol):
-    """Something to read from, once."""
+    """Anything that can be read once."""
 
     def read(self, size: int = ..., /) -> bytes: ...
 
 
 class ArchiveWriter:
-    """A context manager that owns an unfinished archive. Leaving it keeps what is there."""
+    """A context manager that owns an unfinished archive; on exit, what was written is kept."""
 
     def __init__(self, final: Path, plan: str) -> None:
-        """`plan` says what the archive is for; parts gathered for another one are thrown away.
+        """Prepare to write `final`; parts that were gathered for another `plan` are discarded.
 
-        Raises `BadInput` if another process is writing the same archive.
+        Entering raises `BadInput` if another process is writing the same archive.
         """
         self.final = final
         self._partial = final.with_name(f".{final.name}.part")
@@ -73,8 +73,8 @@ class ArchiveWriter:
             raise BadInput(f"Another process is saving {self.final}.", "Wait for it.") from None
         try:
             self._file = open(self._partial, "r+b" if self._partial.exists() else "w+b")
-            self._parts = self._whole_parts()
-            self._end = self._after_last()
+            self._parts = self._read_complete_parts()
+            self._end = self._compute_end()
             self._file.truncate(self._end)
             lines = [part.model_dump_json() for part in self._parts.values()]
             self._journal.write_text("\n".join([self._plan, *lines]) + "\n")
@@ -98,15 +98,12 @@ class ArchiveWriter:
         self._lock.release()
 
     def find(self, name: str) -> Part | None:
-        """A part that is there already, from this save or from one that was interrupted.
-
-        `name` is without .zst.
-        """
+        """Find a part that this or an interrupted save has written; `name` is without .zst."""
         return self._parts.get(name) or self._parts.get(f"{name}.zst")
 
     @property
     def resumed(self) -> int:
-        """How many bytes are in the archive so far."""
+        """The size of the archive so far, in bytes."""
         return self._end
 
     def add(
@@ -120,20 +117,21 @@ class ArchiveWriter:
         compress: bool = False,
         on_bytes: OnBytes = lambda count: None,
     ) -> Part:
-        """Append a part of exactly `size` bytes (of content), with a name that is not there yet.
+        """Append a part with exactly `size` bytes of content, under a name that is not used yet.
 
-        `sha256` is what its content must have. With `compress` it is compressed if that saves a
-        tenth of its first MiB. Raises `BadInput` if size or hash is wrong; the part is left out.
+        Its content must have the digest `sha256`, if given. With `compress` it is compressed if
+        that saves a tenth of its first MiB. Raises `BadInput` if the size or the digest is wrong;
+        the part is then left out.
         """
         if self.find(name) is not None:
             raise BadInput(f"Two files for the archive are named {name}.", "Rename one of them.")
         first = _read(source, min(size, _TRIAL))
-        compress = compress and _shrinks(first)
+        compress = compress and _is_compressible(first)
         stored_name = f"{name}.zst" if compress else name
         digest = hashlib.sha256()
         sink = _HashingSink(self._file)
-        # Its length depends on the name alone.
-        offset = self._end + len(header(stored_name, 0))
+        # The header's length depends on the name alone.
+        offset = self._end + len(build_header(stored_name, 0))
         self._file.seek(offset)
         try:
             read = self._copy(first, source, size, sink, digest.update, compress, on_bytes)
@@ -172,7 +170,7 @@ class ArchiveWriter:
         interpreters: Sequence[Interpreter],
         runs: Sequence[str],
     ) -> Index:
-        """Write the index and give the archive its name."""
+        """Write the index, and give the archive its final name."""
         index = Index(
             created=created,
             runner=runner,
@@ -185,13 +183,15 @@ class ArchiveWriter:
             parts=tuple(self._parts.values()),
         )
         data = (index.model_dump_json(indent=1) + "\n").encode()
-        offset = self._end + len(header(INDEX, len(data)))
+        offset = self._end + len(build_header(INDEX, len(data)))
         line = TRAILER_LINE.format(
             sha256=hashlib.sha256(data).hexdigest(), offset=offset, size=len(data)
         ).encode()
         self._file.seek(self._end)
         for name, content in ((INDEX, data), (TRAILER, line)):
-            self._file.write(header(name, len(content)) + content + bytes(padding(len(content))))
+            self._file.write(
+                build_header(name, len(content)) + content + bytes(compute_padding(len(content)))
+            )
         self._file.write(END)
         self._file.truncate()
         self._file.flush()
@@ -209,7 +209,7 @@ class ArchiveWriter:
         compress: bool,
         on_bytes: OnBytes,
     ) -> int:
-        """Copy `first` and the rest of `source` to the sink; how many bytes of content it had."""
+        """Copy `first` and the rest of `source` to the sink; return how many bytes they had."""
         total = 0
         compressor = zstandard.ZstdCompressor(level=LEVEL, threads=-1)
         out = cast(BinaryIO, sink)
@@ -228,18 +228,18 @@ class ArchiveWriter:
         return total
 
     def _append(self, part: Part) -> None:
-        """Complete a part whose stored bytes are in the file, and note that it is whole."""
-        self._file.write(bytes(padding(part.stored_size)))
+        """Complete a part whose stored bytes are in the file, and note it in the journal."""
+        self._file.write(bytes(compute_padding(part.stored_size)))
         self._file.seek(self._end)
-        self._file.write(header(part.name, part.stored_size))
+        self._file.write(build_header(part.name, part.stored_size))
         self._file.flush()
         self._parts[part.name] = part
-        self._end = self._after_last()
+        self._end = self._compute_end()
         self._log.write(part.model_dump_json() + "\n")
         self._log.flush()
 
-    def _whole_parts(self) -> dict[str, Part]:
-        """The parts of an interrupted save for the same plan that are whole, in order."""
+    def _read_complete_parts(self) -> dict[str, Part]:
+        """Read the complete parts, in order, of an interrupted save with the same plan."""
         parts: dict[str, Part] = {}
         try:
             plan, *lines = self._journal.read_text().splitlines() or [""]
@@ -251,22 +251,22 @@ class ArchiveWriter:
         for line in lines:
             try:
                 part = Part.model_validate_json(line)
-                if part.offset != position + len(header(part.name, part.stored_size)):
+                if part.offset != position + len(build_header(part.name, part.stored_size)):
                     break
                 check_stored(self._file, part, self._partial.name)
             except (ValidationError, DamagedArchive):
                 break
             parts[part.name] = part
-            position = part.offset + part.stored_size + padding(part.stored_size)
+            position = part.offset + part.stored_size + compute_padding(part.stored_size)
         return parts
 
-    def _after_last(self) -> int:
+    def _compute_end(self) -> int:
         last = next(reversed(self._parts.values()), None)
-        return last.offset + last.stored_size + padding(last.stored_size) if last else 0
+        return last.offset + last.stored_size + compute_padding(last.stored_size) if last else 0
 
 
 class _HashingSink:
-    """Writes to a file, counting and hashing what it writes."""
+    """A file to write to that counts and hashes what is written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -283,7 +283,7 @@ class _HashingSink:
 
 
 def _read(source: Source, size: int) -> bytes:
-    """Up to `size` bytes; fewer only at the source's end."""
+    """Read `size` bytes, or fewer at the end of the source."""
     chunks = []
     while size and (chunk := source.read(size)):
         chunks.append(chunk)
@@ -291,5 +291,5 @@ def _read(source: Source, size: int) -> bytes:
     return b"".join(chunks)
 
 
-def _shrinks(data: bytes) -> bool:
+def _is_compressible(data: bytes) -> bool:
     return len(zstandard.compress(data, 1)) < _WORTH_IT * len(data)

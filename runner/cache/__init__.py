@@ -1,1 +1,1 @@
-"""Finished stages by content, so that what was made of the same things is not made again."""
+"""The content-addressed cache of finished stages, so that none runs twice on the same input."""

@@ -1,7 +1,7 @@
-"""What a run takes from the cache of finished stages, and what it leaves there.
+"""A run's use of the cache: the finished stages that it takes from there, and those it stores.
 
-A stage that is taken costs a copy of its artifact. What it would have left in the volume is put
-there only when a later stage has to run.
+A cached stage costs one copy of its artifact. The files that it would have left in the volume are
+put there only when a later stage has to run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
-from runner.cache.store import Entry, StageCache, stage_key
+from runner.cache.store import Entry, StageCache, compute_stage_key
 from runner.engines.base import Volume
 from runner.errors import EnvironmentUnavailable, RunnerError
 from runner.host.files import atomic_write, hash_file
@@ -27,13 +27,13 @@ from runner.schemas.base import Natural
 from runner.schemas.report import StageRecord
 from runner.toolchains.model import Stage
 
-# A larger set of reference outputs is not kept, and then nothing of the run is.
+# A run with a larger set of reference outputs is not cached at all.
 _MOST_SAMPLES_BYTES = 1 << 30
 _INDEX = "samples/samples.json"
 
 
 class CachedRun:
-    """One run's use of the cache; with None for a cache, it finds nothing and keeps nothing."""
+    """One run's use of the cache; with None for a cache, it finds nothing and stores nothing."""
 
     def __init__(
         self,
@@ -43,11 +43,11 @@ class CachedRun:
         files: Mapping[str, Path],
         known: Mapping[Path, str],
     ) -> None:
-        """`files` are what the run starts from, by name; `known` has hashes that are known."""
+        """Start from the run's initial `files`, by name; `known` has the hashes of some."""
         self._cache = cache
         self._run = run
         self._folder = folder
-        self._key = _key_of_files(files, known) if cache is not None else ""
+        self._key = _hash_files(files, known) if cache is not None else ""
         self._pending: list[dict[str, Path]] = []
         self._names: tempfile.TemporaryDirectory[str] | None = None
         self._first = True
@@ -55,12 +55,12 @@ class CachedRun:
     def load_stage(
         self, stage: Stage, engine: str, request: Mapping[str, Any], record: StageRecord
     ) -> bool:
-        """Complete a stage's record from the cache, artifact and log included, if it is there."""
+        """Complete a stage's record, artifact and log from the cache; tell whether it was there."""
         if self._cache is None:
             return False
         assert record.environment is not None
         environment = f"{engine} {record.environment.identity}"
-        self._key = stage_key(self._key, environment, stage.module, request)
+        self._key = compute_stage_key(self._key, environment, stage.module, request)
         entry = self._cache.find(self._key)
         if entry is None:
             return False
@@ -68,12 +68,12 @@ class CachedRun:
         source = entry.files.get(stage.produces)
         if source is None or report.artifact is None or report.status != "ok":
             return False
-        held = self._held(entry)
+        held = self._hold_files(entry)
         try:
             for origin, target in ((source, stage.produces), (entry.log, f"logs/{stage.name}.log")):
                 with atomic_write(self._folder / target) as temporary:
                     shutil.copyfile(origin, temporary)
-        except FileNotFoundError:  # another process empties the cache
+        except FileNotFoundError:  # another process has emptied the cache
             return False
         record.report, record.status, record.exit_status = report, "ok", 0
         record.cached = entry.made_by_run
@@ -81,10 +81,11 @@ class CachedRun:
         self._first = False
         return True
 
-    def _held(self, entry: Entry) -> dict[str, Path]:
-        """The entry's files by names of this run's own, since another process may remove it.
+    def _hold_files(self, entry: Entry) -> dict[str, Path]:
+        """Link the entry's files under names of this run's own: another process may remove it.
 
-        As they are where the cache is on another disk; then a removal is told by `populate_volume`.
+        If the cache is on another disk, return their own paths; `populate_volume` then reports a
+        removal.
         """
         try:
             if self._names is None:
@@ -98,12 +99,12 @@ class CachedRun:
             return dict(entry.files)
 
     def close(self) -> None:
-        """Give up what was held."""
+        """Release the files that were held."""
         if self._names is not None:
             self._names.cleanup()
 
     def populate_volume(self, volume: Volume) -> None:
-        """Put into the volume what the stages that were taken would have left there."""
+        """Put the files into the volume that the cached stages would have left there."""
         try:
             for files in self._pending:
                 volume.put(files)
@@ -114,22 +115,22 @@ class CachedRun:
         self._pending.clear()
 
     def store_stage(self, stage: Stage, volume: Volume, record: StageRecord) -> None:
-        """Keep a stage that has just been run; the first one's reference outputs with it."""
+        """Store a stage that has just run, and with the first one its reference outputs."""
         if self._cache is None or record.status != "ok":
             return
         try:
             self._keep(stage, volume)
         except (RunnerError, OSError):
-            self._cache = None  # a run does not fail for want of a cache
+            self._cache = None  # a run must not fail for want of a cache
 
     def _keep(self, stage: Stage, volume: Volume) -> None:
         assert self._cache is not None
         with tempfile.TemporaryDirectory(prefix=".keep-", dir=self._folder) as name:
             scratch = Path(name)
             report = volume.read(f"reports/{stage.name}.json")
-            samples = _samples(volume, scratch) if self._first else {}
+            samples = _copy_samples(volume, scratch) if self._first else {}
             if report is None or samples is None:
-                self._cache = None  # without these, no later stage could be taken up
+                self._cache = None  # without these, no later stage could run after a cached one
                 return
             self._first = False
             written = scratch / "report.json"
@@ -145,14 +146,14 @@ class CachedRun:
 
 class _Output(BaseModel):
     shape: list[Natural] = Field(max_length=32)
-    # The types that a check compares; others have no size that could be relied on.
+    # The dtypes that a check compares; the size of any other cannot be relied on.
     dtype: Literal[
         "float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"
     ]
 
 
 class SampleIndex(BaseModel):
-    """`samples/samples.json`, which a stage wrote: how many samples, and the outputs of each."""
+    """`samples/samples.json`, as a stage wrote it: how many samples, and the outputs of each."""
 
     count: Natural
     outputs: list[_Output] = Field(max_length=1000)
@@ -166,7 +167,7 @@ class SampleIndex(BaseModel):
 
 
 def parse_sample_index(text: bytes) -> SampleIndex | None:
-    """The index, if it is one, and of no more reference outputs than are kept."""
+    """Parse a sample index; None if it is invalid, or its outputs are too large to keep."""
     try:
         index = SampleIndex.model_validate_json(text)
     except ValidationError:
@@ -174,8 +175,8 @@ def parse_sample_index(text: bytes) -> SampleIndex | None:
     return index if index.bytes <= _MOST_SAMPLES_BYTES else None
 
 
-def _samples(volume: Volume, scratch: Path) -> dict[str, Path] | None:
-    """The reference outputs, copied to `scratch`; None where they are too many to keep."""
+def _copy_samples(volume: Volume, scratch: Path) -> dict[str, Path] | None:
+    """Copy the reference outputs to `scratch`; None if they are too large to keep."""
     text = volume.read(_INDEX)
     if text is None:
         return {}
@@ -191,7 +192,7 @@ def _samples(volume: Volume, scratch: Path) -> dict[str, Path] | None:
     return files
 
 
-def _key_of_files(files: Mapping[str, Path], known: Mapping[Path, str]) -> str:
-    """The key of what a run starts from: the model and every other file of the user's."""
+def _hash_files(files: Mapping[str, Path], known: Mapping[Path, str]) -> str:
+    """Compute the key of what a run starts from: the model and every other file of the user's."""
     hashes = {name: known.get(path) or hash_file(path) for name, path in files.items()}
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()

@@ -1,10 +1,10 @@
-"""Finished stages by content: what was made of the same things by the same code is not made again.
+"""The content-addressed store of finished stages: the same code never runs twice on one input.
 
-An entry is a folder under the runner's cache, named by its key: the stage's artifact, report and
-log, and for the first stage the reference outputs of the check, with an index of all their hashes.
+An entry is a folder in the runner's cache folder, named by its key: the stage's artifact, report
+and log, for the first stage also the reference outputs of the check, and an index of their hashes.
 The key covers everything that could change the result: the stages' code, the environment, the
-engine, the request with every option, and through the key of the stage before it the model and
-whatever else went in. The least recently used entries go when the cache is full.
+engine, the request with every option and, through the previous stage's key, the model and all
+other inputs. The least recently used entries are removed when the cache is full.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from runner.engines.limits import parse_number
 from runner.errors import BadInput
 from runner.host.files import hash_file, write_text
 from runner.host.paths import ROOT, cache_folder
-from runner.host.process_identity import is_process_id, is_running, process_id
+from runner.host.process_identity import get_process_id, is_process_id, is_running
 from runner.schemas.base import Integer, Natural
 from runner.schemas.report import StageReport
 from runner.schemas.stage_reports import read_report
-from runner.toolchains.code import tree_digest, tree_hashes
+from runner.toolchains.code import compute_tree_digest, hash_tree
 
-# Counted up when entries of before must not be used.
+# Incremented when older entries must not be used.
 _FORMAT = 1
-# Together, by default; RUNNER_CACHE_BYTES sets another bound.
+# Of all entries together, by default; RUNNER_CACHE_BYTES sets another bound.
 _MOST_BYTES = 8 << 30
 _LOG = "log"
-# An entry, or one that was being made.
+# An entry, or the draft of one.
 _OWN = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\..*part", re.ASCII)
 
 
@@ -57,14 +57,14 @@ class _Index(BaseModel):
     format: Integer
     stage: str = Field(pattern="^[A-Za-z0-9_-]{1,100}$")
     made_by_run: str = Field(max_length=300)
-    # Seconds since 1970, up to where every platform still has a date for them.
+    # Seconds since the epoch; later ones have no date on some platforms.
     created: float = Field(ge=0, lt=1 << 35)
     files: dict[str, _File]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished stage; `files` are paths by their names in a run's volume, `log` is apart."""
+    """A finished stage; `files` are paths by their names in a run's volume, without the `log`."""
 
     key: str
     folder: Path
@@ -76,31 +76,33 @@ class Entry:
 
     @property
     def files(self) -> dict[str, Path]:
-        return {name: self.folder / "files" / name for name in self.names if name != "log"}
+        return {name: self.folder / "files" / name for name in self.names if name != _LOG}
 
     @property
     def log(self) -> Path:
-        return self.folder / "files" / "log"
+        return self.folder / "files" / _LOG
 
     def report(self) -> StageReport:
         return read_report((self.folder / "files" / f"reports/{self.stage}.json").read_bytes())
 
 
 @cache
-def stage_code() -> str:
-    """The hash of all code that runs in images, as a run's record has it: 64 hex digits."""
-    return tree_digest(tree_hashes(ROOT / "stages"))
+def hash_stage_code() -> str:
+    """Return the digest of all code that runs in images, as in a run's record: 64 hex digits."""
+    return compute_tree_digest(hash_tree(ROOT / "stages"))
 
 
-def stage_key(before: str, environment: str, module: str, request: Mapping[str, Any]) -> str:
-    """The key of a stage: `before` is that of the stage before it, or of what the run starts from.
+def compute_stage_key(
+    before: str, environment: str, module: str, request: Mapping[str, Any]
+) -> str:
+    """Compute a stage's key from that of the stage before it, or of what the run starts from.
 
     `environment` names the engine and what it runs the stage in.
     """
     parts = {
         "format": _FORMAT,
         "before": before,
-        "code": stage_code(),
+        "code": hash_stage_code(),
         "environment": environment,
         "module": module,
         "request": request,
@@ -109,33 +111,33 @@ def stage_key(before: str, environment: str, module: str, request: Mapping[str, 
 
 
 class StageCache:
-    """The entries on this machine."""
+    """The finished stages that are stored on this machine."""
 
     def __init__(self, folder: Path | None = None, most_bytes: int | None = None) -> None:
         self.folder = folder or cache_folder() / "stages"
-        self.most_bytes = most_bytes or _bound()
+        self.most_bytes = most_bytes or _read_bound()
 
     def find(self, key: str) -> Entry | None:
-        """The entry of this key, every file of it verified; a damaged one is removed."""
+        """Find the entry of a key, with every file verified; a damaged entry is removed."""
         folder = self.folder / key
         if not folder.is_dir():
             return None
-        entry = _read(folder)
+        entry = _read_entry(folder)
         if entry is None or not _is_whole(folder):
-            with suppress(OSError), self._locked():
+            with suppress(OSError), self._hold_lock():
                 shutil.rmtree(folder, ignore_errors=True)
             return None
         with suppress(OSError):
-            os.utime(folder)  # for what is least recently used
+            os.utime(folder)  # marks it as recently used
         return entry
 
     def store(self, key: str, stage: str, run: str, files: Mapping[str, Path]) -> None:
-        """Keep a finished stage: files by their names in the volume, and its `log`.
+        """Store a finished stage: its files by their names in the volume, and its `log`.
 
         A cache that cannot be written (a full disk, a read-only folder) is no reason for a run to
-        fail: it stays as it was.
+        fail: it is left as it was.
         """
-        draft = self.folder / f".{key}.{process_id()}.part"
+        draft = self.folder / f".{key}.{get_process_id()}.part"
         try:
             for name, source in files.items():
                 target = draft / "files" / name
@@ -152,8 +154,8 @@ class StageCache:
                 },
             )
             write_text(draft / "index.json", index.model_dump_json(indent=1) + "\n")
-            with self._locked():
-                # Another run's, which a third may be using: it says the same.
+            with self._hold_lock():
+                # Keep another run's valid entry: it says the same, and a third may be using it.
                 if not (self.folder / key).is_dir() or not _is_whole(self.folder / key):
                     shutil.rmtree(self.folder / key, ignore_errors=True)
                     draft.rename(self.folder / key)
@@ -163,26 +165,30 @@ class StageCache:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    def entries(self) -> list[Entry]:
-        """All entries, the most recently used first; those that cannot be read are left out."""
+    def list_entries(self) -> list[Entry]:
+        """List all entries, the most recently used first, without those that cannot be read."""
         folders = [path for path in self.folder.glob("[0-9a-f]*") if path.is_dir()]
-        found = [(_used(path), entry) for path in folders if (entry := _read(path)) is not None]
+        found = [
+            (_get_mtime(path), entry)
+            for path in folders
+            if (entry := _read_entry(path)) is not None
+        ]
         return [entry for _, entry in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
     def clear(self) -> int:
-        """Remove every entry, and what broken runs left; how many bytes that freed."""
+        """Remove every entry, and what broken runs left; return how many bytes that freed."""
         if not self.folder.exists():
             return 0
-        with self._locked():
-            # Nothing else: the folder may be one that the user keeps other things in.
+        with self._hold_lock():
+            # Nothing else: the user may keep other things in this folder.
             paths = [path for path in self.folder.iterdir() if _OWN.fullmatch(path.name)]
-            freed = sum(_size(path) for path in paths)
+            freed = sum(_measure_size(path) for path in paths)
             for path in paths:
                 shutil.rmtree(path, ignore_errors=True)
         return freed
 
     def remove_drafts(self) -> None:
-        """Remove what runs that were killed while they stored a stage left behind."""
+        """Remove the drafts of runs that were killed while they stored a stage."""
         for draft in self.folder.glob(".*.part"):
             process = draft.name.split(".")[-2]
             if is_process_id(process) and not is_running(process):
@@ -190,20 +196,20 @@ class StageCache:
 
     def _make_room(self) -> None:
         total = 0
-        for entry in self.entries():
+        for entry in self.list_entries():
             total += entry.bytes
             if total > self.most_bytes:
                 shutil.rmtree(entry.folder, ignore_errors=True)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _hold_lock(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(str(self.folder / "lock"), timeout=60):
             yield
 
 
-def _bound() -> int:
-    """Bytes. Raises `BadInput`."""
+def _read_bound() -> int:
+    """Return the bound on the cache in bytes. Raises `BadInput`."""
     asked = os.environ.get("RUNNER_CACHE_BYTES", "")
     number = parse_number(asked) if asked else _MOST_BYTES
     if number is None:
@@ -211,27 +217,36 @@ def _bound() -> int:
     return number
 
 
-def _read(folder: Path) -> Entry | None:
+def _read_index(folder: Path) -> _Index | None:
     try:
         index = _Index.model_validate_json((folder / "index.json").read_text())
     except (OSError, ValidationError, UnicodeDecodeError):
         return None
-    if index.format != _FORMAT or any(_leaves(name) for name in index.files):
+    if index.format != _FORMAT or any(_escapes_folder(name) for name in index.files):
         return None
     if _LOG not in index.files or f"reports/{index.stage}.json" not in index.files:
+        return None
+    return index
+
+
+def _read_entry(folder: Path) -> Entry | None:
+    index = _read_index(folder)
+    if index is None:
         return None
     size = sum(file.bytes for file in index.files.values())
     names = tuple(index.files)
     return Entry(folder.name, folder, index.stage, index.made_by_run, index.created, size, names)
 
 
-def _leaves(name: str) -> bool:
+def _escapes_folder(name: str) -> bool:
     return name.startswith("/") or ".." in Path(name).parts
 
 
 def _is_whole(folder: Path) -> bool:
+    index = _read_index(folder)
+    if index is None:
+        return False
     try:
-        index = _Index.model_validate_json((folder / "index.json").read_text())
         for name, file in index.files.items():
             path = folder / "files" / name
             if path.is_symlink() or path.stat().st_size != file.bytes:
@@ -244,11 +259,11 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _size(folder: Path) -> int:
+def _measure_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _used(folder: Path) -> float:
+def _get_mtime(folder: Path) -> float:
     try:
         return folder.stat().st_mtime
     except OSError:

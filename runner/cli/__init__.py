@@ -1,1 +1,1 @@
-"""The command line: what is typed and what is shown. What it does is elsewhere."""
+"""The command line: parsing and display; the work itself is done elsewhere."""

@@ -1,4 +1,4 @@
-"""The command line: which commands there are, and the one place that catches errors."""
+"""The command line: the list of commands, and the one place that catches errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from runner.cli.options import errors, print_error
 from runner.errors import BadInput, EnvironmentUnavailable, ExitCode, RunnerError
 from runner.version import __version__
 
-# What is wrong with a path as such, and nothing with the disk.
+# Errors of the path itself, not of the disk.
 _WRONG_PATH = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
 
 app = typer.Typer(
@@ -83,11 +83,11 @@ def _main(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit status. The one place that catches errors."""
+    """Run the command line and return the exit status; the one place that catches errors."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal may have no arrows and no crosses
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack arrows and crosses
             stream.reconfigure(errors="replace")
     try:
         status = app(arguments, standalone_mode=False)
@@ -100,18 +100,20 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         errors.print("Interrupted.")
         return int(ExitCode.INTERRUPTED)
-    except (BrokenPipeError, SystemExit):  # the reader has gone; typer's help says it so
+    except BrokenPipeError:  # the reader is gone
         return 0
-    except Exception as error:  # the command line's own errors, and ours
-        return _other_error(error)
+    except SystemExit as left:  # typer's help exits by itself
+        return left.code if isinstance(left.code, int) else int(left.code is not None)
+    except Exception as error:  # usage errors, the disk's, and bugs of ours
+        return _report_error(error)
 
 
-def _other_error(error: Exception) -> int:
-    show = getattr(error, "show", None)  # a usage error of the command line itself
+def _report_error(error: Exception) -> int:
+    show = getattr(error, "show", None)  # one of typer's usage errors
     if callable(show):
         show()
         return int(getattr(error, "exit_code", ExitCode.BAD_INPUT))
-    if isinstance(error, OSError):  # locks that are held and engines that go raise some, too
+    if isinstance(error, OSError):  # held locks and vanishing engines raise it, too
         what = f"{error.strerror}: {error.filename or ''}" if error.errno else str(error)
         if error.errno in _WRONG_PATH:
             print_error(BadInput(what, "Name another file or folder."))
@@ -125,7 +127,7 @@ def _other_error(error: Exception) -> int:
 
 
 def _interrupt(number: int, frame: Any) -> None:
-    # So that SIGTERM and a closed terminal clean up as Ctrl-C does.
+    # Makes SIGTERM and a closed terminal clean up as Ctrl-C does.
     raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""The console that commands print to: rich's, for readers who may leave early."""
+"""The rich console that commands print to; its reader may leave early."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import rich.console
 
 
 class Console(rich.console.Console):
-    """One whose reader may go, as `head` does: what follows is not shown, and nothing ends."""
+    """A console whose reader may close the pipe, as `head` does: the command goes on, silently."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        # Else Python itself complains at its end of what it could not write.
+        # Otherwise Python complains at exit about output that it could not write.
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, self.file.fileno())
         os.close(nothing)

@@ -1,4 +1,4 @@
-"""A diagnosis as a person reads it: the sentence, and a short table of the error by depth."""
+"""A diagnosis on the terminal: its summary, and a short table of the error by depth."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from runner.host.text import printable
+from runner.host.text import make_printable
 from runner.schemas.diagnosis import Diagnosis, StageTrace, TracePoint
 
-# Rows a stage: the ends, the wrong ones, and the largest steps between.
+# Rows per stage: the wrong ones, both ends, and the largest steps between.
 _ROWS = 8
 _STYLES = {"found": "bold red", "reference": "bold yellow", "incomplete": "yellow"}
 
 
 def render_diagnosis(diagnosis: Diagnosis) -> RenderableType:
-    """The verdict first, then each stage's curve, thinned out."""
+    """Render the verdict, then the error curve of each stage, thinned out."""
     style = _STYLES.get(diagnosis.verdict, "bold green")
-    parts: list[RenderableType] = [Text(printable(diagnosis.summary), style=style)]
+    parts: list[RenderableType] = [Text(make_printable(diagnosis.summary), style=style)]
     if diagnosis.others:
         layers = dict.fromkeys(" + ".join(c.modules) or c.tensor for c in diagnosis.others)
         more = ", ".join(list(layers)[:5]) + (" ..." if len(layers) > 5 else "")
-        parts.append(Text(printable(f"Wrong besides: {more}.")))
-    parts += [_table(trace) for trace in diagnosis.stages if trace.trace and trace.trace.points]
-    parts += [Text(f"note: {printable(note)}", style="dim") for note in diagnosis.notes]
+        parts.append(Text(make_printable(f"Wrong besides: {more}.")))
+    parts += [_tabulate(trace) for trace in diagnosis.stages if trace.trace and trace.trace.points]
+    parts += [Text(f"note: {make_printable(note)}", style="dim") for note in diagnosis.notes]
     return Group(*parts)
 
 
-def _table(trace: StageTrace) -> RenderableType:
+def _tabulate(trace: StageTrace) -> RenderableType:
     assert trace.trace is not None
     title = (
         f"{trace.stage}: {trace.trace.matched} of {trace.trace.tensors} tensors of "
@@ -47,18 +47,18 @@ def _table(trace: StageTrace) -> RenderableType:
         point = trace.trace.points[depth]
         table.add_row(
             str(depth + 1),
-            Text(printable(_short(point.modules or point.nodes[-1:] or [point.tensor]))),
-            Text(printable(_short(point.operators))),
-            _figure(point.error),
-            _figure(point.own_error),
-            _figure(point.limit),
+            Text(make_printable(_shorten(point.modules or point.nodes[-1:] or [point.tensor]))),
+            Text(make_printable(_shorten(point.operators))),
+            _format_figure(point.error),
+            _format_figure(point.own_error),
+            _format_figure(point.limit),
             style="red" if point.wrong else "",
         )
     return table
 
 
 def choose_rows(points: list[TracePoint]) -> list[int]:
-    """The rows to show: wrong ones first, then both ends, then the largest own errors."""
+    """Choose the rows to show: wrong ones first, then both ends, then the largest own errors."""
     order = sorted(
         range(len(points)),
         key=lambda i: (not points[i].wrong, i not in (0, len(points) - 1), -points[i].ratio),
@@ -66,9 +66,9 @@ def choose_rows(points: list[TracePoint]) -> list[int]:
     return sorted(order[:_ROWS])
 
 
-def _short(names: list[str]) -> str:
+def _shorten(names: list[str]) -> str:
     return names[0] + (f" +{len(names) - 1}" if len(names) > 1 else "")
 
 
-def _figure(value: float) -> str:
+def _format_figure(value: float) -> str:
     return "inf" if value >= 1e300 else f"{value:.1e}"

@@ -1,4 +1,4 @@
-"""An inspection as a person reads it."""
+"""An inspection on the terminal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from runner.host.files import human_bytes
-from runner.host.text import printable
+from runner.host.files import format_bytes
+from runner.host.text import make_printable
 from runner.schemas.inspection import Inspection, TensorFacts
 
 _MOST_OPERATORS = 24
@@ -19,24 +19,24 @@ _MOST_CHARACTERS = 2000
 
 
 def render_inspection(found: Inspection) -> RenderableType:
-    """What the file is, line by line, and in the end what can be done with it."""
+    """Render what the file is, line by line, and at the end what can be done with it."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, value in _rows(found):
-        grid.add_row(name, Text(printable(value)))
-    title = Text(printable(f"{found.path}: {found.what}"), style="bold")
-    parts: list[RenderableType] = [title.append(f", {human_bytes(found.bytes)}", "dim"), grid]
-    parts += [Text(f"note: {printable(note)}", style="dim") for note in found.notes]
-    parts += _verdict(found)
+    for name, value in _make_rows(found):
+        grid.add_row(name, Text(make_printable(value)))
+    title = Text(make_printable(f"{found.path}: {found.what}"), style="bold")
+    parts: list[RenderableType] = [title.append(f", {format_bytes(found.bytes)}", "dim"), grid]
+    parts += [Text(f"note: {make_printable(note)}", style="dim") for note in found.notes]
+    parts += _render_verdict(found)
     return Group(*parts)
 
 
-def _rows(found: Inspection) -> list[tuple[str, str]]:
+def _make_rows(found: Inspection) -> list[tuple[str, str]]:
     rows = [("written by", found.written_by)]
     rows += [(name, value) for name, value in found.details.items()]
-    rows += _tensors("inputs", found.inputs)
-    rows += _tensors("outputs", found.outputs)
+    rows += _make_tensor_rows("inputs", found.inputs)
+    rows += _make_tensor_rows("outputs", found.outputs)
     if found.operators:
         kinds = list(found.operators.items())
         shown = ", ".join(f"{kind} {count}" for kind, count in kinds[:_MOST_OPERATORS])
@@ -62,12 +62,12 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
 
 
 def _cut(text: str) -> str:
-    """As much as a person reads; a name may have megabytes, and there may be a hundred thousand."""
+    """Shorten a text for a person: a name may have megabytes, and there may be 100,000 names."""
     left = len(text) - _MOST_CHARACTERS
     return text if left <= 0 else f"{text[:_MOST_CHARACTERS]} ... and {left:,} characters more"
 
 
-def _tensors(title: str, tensors: Sequence[TensorFacts] | None) -> list[tuple[str, str]]:
+def _make_tensor_rows(title: str, tensors: Sequence[TensorFacts] | None) -> list[tuple[str, str]]:
     rows = []
     for index, tensor in enumerate((tensors or ())[:_MOST_TENSORS]):
         if tensor.shape is None:
@@ -75,35 +75,38 @@ def _tensors(title: str, tensors: Sequence[TensorFacts] | None) -> list[tuple[st
         else:
             shape = "x".join(map(str, tensor.shape)) or "scalar"
         dtype = "" if tensor.dtype == "?" else tensor.dtype
-        text = " ".join(filter(None, (tensor.name, shape, dtype, _bracketed(tensor.quantization))))
+        text = " ".join(filter(None, (tensor.name, shape, dtype, _bracket(tensor.quantization))))
         rows.append(("" if index else title, text))
     if tensors and len(tensors) > _MOST_TENSORS:
         rows.append(("", f"and {len(tensors) - _MOST_TENSORS} more"))
-    # An empty name would drop the row: a title is repeated as a space.
     return [(name or " ", value) for name, value in rows]
 
 
-def _bracketed(text: str) -> str:
+def _bracket(text: str) -> str:
     return f"({text})" if text else ""
 
 
-def _verdict(found: Inspection) -> list[RenderableType]:
+def _render_verdict(found: Inspection) -> list[RenderableType]:
     taken = found.toolchain
     parts: list[RenderableType] = []
     if found.not_loaded:
-        parts.append(Text(f"not loaded: {printable(found.not_loaded)}.", style="dim"))
+        parts.append(Text(f"not loaded: {make_printable(found.not_loaded)}.", style="dim"))
     if taken.accepted is None:
-        parts.append(Text(f"It is converted already. Check it against its origin: {_how(found)}"))
+        parts.append(
+            Text(f"It is converted already. Check it against its origin: {_format_command(found)}")
+        )
     elif taken.accepted:
-        parts.append(Text("This toolchain takes it: ", style="green").append(_how(found), "bold"))
+        parts.append(
+            Text("This toolchain takes it: ", style="green").append(_format_command(found), "bold")
+        )
     else:
         parts.append(Text("This toolchain cannot take it as it is.", style="yellow"))
         for obstacle in taken.obstacles:
-            parts.append(Text(f"  {printable(obstacle.reason)}"))
+            parts.append(Text(f"  {make_printable(obstacle.reason)}"))
             if obstacle.remedy:
-                parts.append(Text(f"  → {printable(obstacle.remedy)}"))
+                parts.append(Text(f"  → {make_printable(obstacle.remedy)}"))
     return parts
 
 
-def _how(found: Inspection) -> str:
-    return f"{found.toolchain.command} {shlex.quote(printable(found.path))}"
+def _format_command(found: Inspection) -> str:
+    return f"{found.toolchain.command} {shlex.quote(make_printable(found.path))}"

@@ -1,4 +1,4 @@
-"""What several commands share: options, how a run is shown, selections, tables."""
+"""What several commands share: options, the display of a run, selection of images, tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runner.cli.console import Console
 from runner.engines.limits import NAMES
 from runner.engines.select import ENGINES
 from runner.errors import BadInput, ExitCode, RunnerError
-from runner.toolchains.load import all_images, load_image
+from runner.toolchains.load import load_all_images, load_image
 from runner.toolchains.model import Image
 
 if TYPE_CHECKING:
@@ -67,14 +67,14 @@ errors = Console(stderr=True)
 
 
 def print_error(error: RunnerError) -> None:
-    """What is wrong, and below it what to do."""
-    from runner.host.text import printable
+    """Print what is wrong, and below it what to do about it."""
+    from runner.host.text import make_printable
 
-    # A message may quote a file of anybody's.
+    # A message may quote an untrusted file.
     text = Text("error: ", style="bold red")
-    text.append(printable(error.message), style="default not bold")
+    text.append(make_printable(error.message), style="default not bold")
     if error.remedy:
-        text.append(f"\n→ {printable(error.remedy)}", style="default not bold")
+        text.append(f"\n→ {make_printable(error.remedy)}", style="default not bold")
     if error.exit_code in (ExitCode.ENVIRONMENT, ExitCode.BAD_INPUT):
         from runner.cli.summary import describe_known_failure
         from runner.known_failures.match import Symptoms, make_known_failure, recognise
@@ -86,8 +86,8 @@ def print_error(error: RunnerError) -> None:
 
 
 def make_observer(as_json: bool, quiet: bool, verbose: bool) -> Observer:
-    """Choose who watches a run: a terminal, or nobody where nothing is to be shown."""
-    # Late: most commands run nothing.
+    """Choose who watches a run: the terminal, or nobody if nothing is to be shown."""
+    # Imported late: most commands run nothing.
     from runner.cli.progress import ConsoleView
     from runner.conversion.observer import Observer
 
@@ -95,7 +95,7 @@ def make_observer(as_json: bool, quiet: bool, verbose: bool) -> Observer:
 
 
 def end_with(report: Report, as_json: bool, quiet: bool) -> NoReturn:
-    """Print what the observer has not shown of a run, and end with its exit code."""
+    """Print what the observer has not shown of a run, then exit with its exit code."""
     if as_json:
         print(report.to_json(), end="")
     elif quiet:
@@ -106,19 +106,19 @@ def end_with(report: Report, as_json: bool, quiet: bool) -> NoReturn:
 
 
 def select_images(names: list[str] | None) -> list[Image]:
-    """The images of these names, or all; each in every variant. Raises `BadInput`."""
+    """Return the named images, or all of them, each in every variant. Raises `BadInput`."""
     if not names:
-        return all_images()
+        return load_all_images()
     wanted = [load_image(name).name for name in names]
-    return [image for image in all_images() if image.name in wanted]
+    return [image for image in load_all_images() if image.name in wanted]
 
 
-def json_object(text: str, option: str) -> dict[str, Any]:
-    """An option's value that is a JSON object; {} if it is empty. Raises `BadInput`."""
+def parse_json_object(text: str, option: str) -> dict[str, Any]:
+    """Parse an option's value, a JSON object; return {} if it is empty. Raises `BadInput`."""
     if not text:
         return {}
     try:
-        value = _json(text)
+        value = _parse_json(text)
     except (ValueError, RecursionError) as error:
         raise BadInput(
             f"{option} is not JSON: {error}", "Such as '{\"width_mult\": 0.5}'."
@@ -128,29 +128,29 @@ def json_object(text: str, option: str) -> dict[str, Any]:
     return value
 
 
-def _json(text: str) -> Any:
-    """A JSON value. Raises `ValueError`, also for NaN and infinity, which are none."""
+def _parse_json(text: str) -> Any:
+    """Parse a JSON value. Raises `ValueError`, also for NaN and infinity, which are not JSON."""
     value = json.loads(text)
     json.dumps(value, allow_nan=False)
     return value
 
 
-def stage_options(items: list[str]) -> dict[str, Any]:
-    """STAGE.NAME=VALUE as a dictionary; values are JSON, or else text. Raises `BadInput`."""
+def parse_stage_options(items: list[str]) -> dict[str, Any]:
+    """Parse STAGE.NAME=VALUE items; a value is JSON, or else text. Raises `BadInput`."""
     options = {}
     for item in items:
         key, equals, value = item.partition("=")
         if not equals:
             raise BadInput(f"--option {item} is not of the form STAGE.NAME=VALUE.")
         try:
-            options[key] = _json(value)
+            options[key] = _parse_json(value)
         except (ValueError, RecursionError):
             options[key] = value
     return options
 
 
 def print_rows(rows: list[dict[str, str]], title: str, as_json: bool) -> None:
-    """A table whose columns are the keys of the first row; or JSON."""
+    """Print a table whose columns are the keys of the first row, or print JSON."""
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -158,5 +158,5 @@ def print_rows(rows: list[dict[str, str]], title: str, as_json: bool) -> None:
     for column in rows[0]:
         table.add_column(column)
     for row in rows:
-        table.add_row(*map(Text, row.values()))  # nothing in them is markup
+        table.add_row(*map(Text, row.values()))  # they are not markup
     Console().print(table)

@@ -1,4 +1,4 @@
-"""What a person sees of a run: set-up bars, a live table of the stages, the final table."""
+"""A run on the terminal: set-up bars, a live table of the stages, the final table."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from rich.text import Text
 
 from runner.cli.summary import render_summary
 from runner.conversion.observer import Observer
-from runner.host.text import printable
+from runner.host.text import make_printable
 from runner.schemas.report import Report, StageRecord
 from runner.toolchains.model import Stage
 
 
 class ConsoleView(Observer):
-    """Shows a run on a terminal, live; elsewhere as plain lines."""
+    """An observer that shows a run live on a terminal, and as plain lines elsewhere."""
 
     def __init__(self, console: Console, verbose: bool = False) -> None:
         self._console = console
@@ -91,11 +91,11 @@ class ConsoleView(Observer):
         try:
             self._rows[-1].progress(json.loads(data))
         except Exception:
-            pass  # a stage may print anything; only the display would suffer
+            pass  # a stage may print anything; only the display suffers
 
     def stage_line(self, stage: Stage, line: str) -> None:
         if self._verbose:
-            text = Text(f"{stage.name} | {printable(line)}", style="dim")
+            text = Text(f"{stage.name} | {make_printable(line)}", style="dim")
             self._console.print(text, highlight=False)
 
     def stage_finished(self, record: StageRecord) -> None:
@@ -104,7 +104,6 @@ class ConsoleView(Observer):
             self.say(f"{record.name}: {record.status} after {record.seconds:.1f} s")
 
     def finished(self, report: Report, folder: Path) -> None:
-        # Late: it needs this module.
         from runner.cli.diagnosis import render_diagnosis
 
         self._live.stop()
@@ -123,7 +122,7 @@ class ConsoleView(Observer):
 
 
 class _Row:
-    """A stage in the live view."""
+    """A stage's row in the live view."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
@@ -134,7 +133,7 @@ class _Row:
         self._share = ""
 
     def progress(self, data: dict[str, Any]) -> None:
-        self._phase = printable(str(data["phase"]))[:20]
+        self._phase = make_printable(str(data["phase"]))[:20]
         total = int(data["total"])
         self._share = f"{int(data['done'])} of {total} samples" if total else ""
 

@@ -10,23 +10,23 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from runner.host.files import human_bytes, relative_to_here
-from runner.host.text import printable
+from runner.host.files import format_bytes, format_relative_path
+from runner.host.text import make_printable
 from runner.report.wording import COLOURS, OUTCOMES, VERDICTS, explain_gate
 from runner.schemas.report import KnownFailure, Report, StageRecord
 
-# Of a line of a log, when it is shown.
+# Characters of a log's line that are shown.
 _LONGEST_LINE = 200
 
 
 def render_summary(report: Report, folder: Path) -> RenderableType:
-    """The table of a finished run, with what failed and what to do, and the verdict."""
+    """Render the table of a finished run, what failed and what to do about it, and the verdict."""
     title = f"{report.model.name} ({report.model.kind})"
-    other = report.options.get("compared_with")  # a comparison's, which converts nothing
+    other = report.options.get("compared_with")  # set by a comparison, which converts nothing
     if other:
         title += f" and {other}"
     table = Table(
-        title=Text(printable(title)),
+        title=Text(make_printable(title)),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -38,9 +38,9 @@ def render_summary(report: Report, folder: Path) -> RenderableType:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for record in report.stages:
-        table.add_row(*_cells(record))
+        table.add_row(*_make_cells(record))
     parts: list[RenderableType] = [table]
-    parts += [Text(f"note: {printable(note)}", style="dim") for note in report.notes]
+    parts += [Text(f"note: {make_printable(note)}", style="dim") for note in report.notes]
     parts += [
         Text(f"{record.name}: {stand_in}", style="dim")
         for record in report.stages
@@ -48,8 +48,8 @@ def render_summary(report: Report, folder: Path) -> RenderableType:
         for stand_in in record.environment.stand_ins
     ]
     if fixes := sorted({f for r in report.stages if r.report for f in r.report.fixes}):
-        parts.append(Text(printable(f"fixes applied: {', '.join(fixes)}"), style="dim"))
-    parts += [_failure(record, folder) for record in report.stages if record.status == "failed"]
+        parts.append(Text(make_printable(f"fixes applied: {', '.join(fixes)}"), style="dim"))
+    parts += [_explain(record, folder) for record in report.stages if record.status == "failed"]
     parts += [
         Text(f"\n{record.name}:").append_text(describe_known_failure(record.known))
         for record in report.stages
@@ -59,14 +59,16 @@ def render_summary(report: Report, folder: Path) -> RenderableType:
     said = outcome.compared if other else outcome.converted
     ending = Text(said, f"bold {COLOURS[outcome.mark.tone]}")
     parts.append(ending.append(f" {explain_gate(report)}", "default not bold"))
-    parts.append(Text(f"{relative_to_here(folder)}/report.html", style="dim"))
+    parts.append(Text(f"{format_relative_path(folder)}/report.html", style="dim"))
     ended = report.outcome in ("passed", "out-of-tolerance", "vacuous")
     if ended and report.artifacts and not other:
-        parts.append(Text(f"{relative_to_here(folder)}/{report.artifacts[-1].path}", style="bold"))
+        parts.append(
+            Text(f"{format_relative_path(folder)}/{report.artifacts[-1].path}", style="bold")
+        )
     return Group(*parts)
 
 
-def _cells(record: StageRecord) -> list[str]:
+def _make_cells(record: StageRecord) -> list[str]:
     report = record.report
     check = report.check if report else None
     artifact = report.artifact if report else None
@@ -75,42 +77,42 @@ def _cells(record: StageRecord) -> list[str]:
     verdict = f"[{COLOURS[mark.tone]}]{mark.short}[/]" if mark else f"[dim]{record.status}[/]"
     return [
         record.name,
-        # The stage's own tool comes first; the report has them all.
-        escape(printable(" ".join(next(iter(report.versions.items()), ())))) if report else "",
+        # The stage's own tool comes first; the report lists them all.
+        escape(make_printable(" ".join(next(iter(report.versions.items()), ())))) if report else "",
         artifact.path if artifact else "",
-        human_bytes(artifact.bytes) if artifact else "",
+        format_bytes(artifact.bytes) if artifact else "",
         "cached" if record.cached else f"{record.seconds:.1f}" if record.seconds else "",
         "" if worst is None else f"{worst:.1e}",
         "[red]failed[/]" if record.status == "failed" else verdict,
     ]
 
 
-def _failure(record: StageRecord, folder: Path) -> RenderableType:
-    text = Text(f"\n{record.name}: {printable(record.failure.strip())}", style="red")
+def _explain(record: StageRecord, folder: Path) -> RenderableType:
+    text = Text(f"\n{record.name}: {make_printable(record.failure.strip())}", style="red")
     if record.remedy:
-        text.append(f"\n→ {printable(record.remedy)}", style="default")
+        text.append(f"\n→ {make_printable(record.remedy)}", style="default")
     if record.known:
-        # The stage's own remedy, if it gave one, is for this model; the catalogue's for any.
+        # The stage's own remedy is for this model, the catalogue's for any: prefer the former.
         text.append_text(describe_known_failure(record.known, remedy=not record.remedy))
     elif record.blame == "stage" and (record.last_lines or not record.remedy):
         lines = " The last lines of its log:" if record.last_lines else ""
         text.append(f"\n  Not a known failure.{lines}", style="default")
         for line in record.last_lines:
-            text.append(f"\n    {printable(line)[:_LONGEST_LINE]}", style="dim")
+            text.append(f"\n    {make_printable(line)[:_LONGEST_LINE]}", style="dim")
     if record.log:
-        place = relative_to_here(folder / record.log)
+        place = format_relative_path(folder / record.log)
         text.append(f"\n  {place} holds the whole log.", style="dim")
     if record.blame in ("stage", "environment") and not (record.known and record.known.fix):
         text.append(
-            f"\n  To report it: runner report bundle {relative_to_here(folder)} makes an archive "
-            "for an issue, without the model's weights.",
+            f"\n  To report it: runner report bundle {format_relative_path(folder)} makes an "
+            "archive for an issue, without the model's weights.",
             style="dim",
         )
     return text.append("\n")
 
 
 def describe_known_failure(known: KnownFailure, remedy: bool = True) -> Text:
-    """The cause and the source; the remedy too, unless one is shown already."""
+    """Describe the cause and the source, and the remedy unless one is shown already."""
     text = Text()
     if remedy:
         text.append(f"\n→ {known.remedy}", style="default not bold")

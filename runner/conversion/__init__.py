@@ -1,1 +1,1 @@
-"""One run, top to bottom: its stages, its verdict, its folder; and the same for a comparison."""
+"""A run from start to end: its stages, verdict and folder; likewise for a comparison."""

@@ -1,4 +1,4 @@
-"""Two models on the same inputs: the plan, which the pipeline runs as it runs a conversion's."""
+"""Comparison of two models on the same inputs: a plan, which is run as a conversion's is."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from runner.conversion.convert import run_plan
 from runner.conversion.settings import RunSettings
 from runner.engines.select import prepare_engine
 from runner.planning.check import Check
-from runner.planning.plan import plan_for
+from runner.planning.plan import make_file_plan
 from runner.planning.source import ModelFile, Source, identify_source, summarize
 from runner.schemas.inspection import Inspection
 from runner.schemas.report import Report
 from runner.toolchains.load import load_toolchain
 from runner.toolchains.model import Toolchain
-from runner.toolchains.tools import FileFormat, load_tool, name_in_volume, require_format
+from runner.toolchains.tools import FileFormat, load_tool, make_volume_path, require_format
 from runner.trust.scan import make_trust_check
 
 
@@ -29,9 +29,9 @@ def compare(
 ) -> Report:
     """Run two models of any formats on the same inputs; the first one's outputs count as right.
 
-    What builds the reference builds the other model too, where its file does not. The returned
-    report is that of a conversion with two stages, `reference` and `compared`; it is in the run
-    folder too. Raises `BadInput` or `EnvironmentUnavailable` where nothing could be started.
+    The reference's `arch` also builds the other model, if its file needs one. The returned report,
+    which is in the run folder too, is that of a conversion with two stages, `reference` and
+    `compared`. Raises `BadInput` or `EnvironmentUnavailable` if the run cannot be started.
     """
     started = time.time()
     first, second = (_identify(path, reference.arch) for path in (reference.path, other))
@@ -40,15 +40,15 @@ def compare(
         tool.stage(0, first.opened, first.model.path, f"{first.name}, the reference"),
         tool.stage(1, second.opened, second.model.path, second.name),
     )
-    file = name_in_volume("compared", second.model.path)
+    file = make_volume_path("compared", second.model.path)
     options = {
         "reference.kind": first.opened.kind,
-        "reference.other_inputs": _as_hints(second.found),
+        "reference.other_inputs": _format_hints(second.found),
         "compared.kind": second.opened.kind,
         "compared.file": file,
         "compared.sha256": second.model.sha256,
     }
-    plan = plan_for(
+    plan = make_file_plan(
         first.model,
         Toolchain(tool.name, tool.description, stages, "", first.name),
         reference,
@@ -98,13 +98,13 @@ def _identify(path: Path, arch: str) -> _Side:
     return _Side(found, opened, ModelFile(path, found.format, found.sha256, found.bytes))
 
 
-def _as_hints(found: Inspection) -> str:
-    """The inputs as far as the file says, for a model that does not say its own."""
+def _format_hints(found: Inspection) -> str:
+    """Format as JSON what a file says of its inputs, for a model whose own file does not."""
     hints = [
         {
             "name": tensor.name,
             "shape": tensor.shape,
-            # Quantised ones are given float32.
+            # Quantised inputs are fed float32.
             "dtype": "float32" if tensor.quantization else tensor.dtype,
         }
         for tensor in found.inputs or ()

@@ -1,4 +1,4 @@
-"""The conversion, top to bottom: plan, prepare, run each stage, judge, report."""
+"""The conversion from start to end: plan, prepare, run each stage, judge, report."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from runner.planning.plan import Plan, list_initial_files, make_plan
 from runner.planning.source import Source
 from runner.provenance.write import write_records
 from runner.report.html.render import write_page
-from runner.schemas.base import first_error
+from runner.schemas.base import find_first_error
 from runner.schemas.diagnosis import Diagnosis
 from runner.schemas.report import Report, StageRecord
 from runner.toolchains.model import Stage
@@ -36,7 +36,7 @@ from runner.trust.scan import make_trust_check
 if TYPE_CHECKING:
     from runner.provenance.signing import PrivateKey
 
-# A hook that runs when the stages have ended and the volume is still there.
+# A hook that runs after the stages, while the volume is still there.
 AfterStages = Callable[[Volume, Sequence[StageRecord]], None]
 
 
@@ -50,10 +50,10 @@ def convert(
 ) -> Report:
     """Convert a model, check every stage against its reference, and leave a run folder.
 
-    The toolchain (the default one without a name) says what the model's file is. `options` are
-    stage options by name (`opset`), or by stage and name (`tflite.flex`). Whatever comes of the
-    stages is in the returned report; `exit_code` in it says how it ended. Raises `BadInput` or
-    `EnvironmentUnavailable` where nothing could be started.
+    The toolchain (the default one without a name) fixes which kind of file the model is. `options`
+    are stage options by name (`opset`), or by stage and name (`tflite.flex`). The returned report
+    says what came of the stages, and its `exit_code` how the run ended. Raises `BadInput` or
+    `EnvironmentUnavailable` if the run cannot be started.
     """
     started = time.time()
     key = _load_signing_key(settings.sign) if settings.sign else None
@@ -81,7 +81,7 @@ def convert(
 
 
 def _load_signing_key(path: Path) -> PrivateKey:
-    # Late: the import costs a run without a signature more than all of its record does.
+    # Imported late: it would cost an unsigned run more time than writing its whole record.
     from runner.provenance.signing import load_signing_key
 
     return load_signing_key(path)
@@ -96,14 +96,14 @@ def run_plan(
     key: PrivateKey | None = None,
     after_stages: AfterStages | None = None,
 ) -> Report:
-    """Run every stage on an engine that is ready, and leave the run folder with its record.
+    """Run every stage on a prepared engine, and leave a run folder with its record.
 
-    `started` is when the command began, in seconds since the epoch. Stages that are in the cache
-    are not run again, if the settings have one.
+    `started` is when the command began, in seconds since the epoch. Cached stages are not run
+    again if the settings allow the cache.
     """
     view = settings.observer
     view.say(f"Engine: {choice.engine.name} ({choice.reason})")
-    # Durations are not taken from the clock, which may be set in the meantime.
+    # Durations are not measured by the system clock, which may be set in the meantime.
     setup, begin = max(0.0, time.time() - started), time.monotonic()
     folder = plan.output
     created = not folder.exists()
@@ -145,31 +145,31 @@ def run_plan(
                         diagnosis = trace_run(
                             plan.toolchain, volume, records, plan.check, folder, view
                         )
-                    except (RunnerError, OSError) as error:  # the conversion itself is done
+                    except (RunnerError, OSError) as error:  # the conversion itself is complete
                         notes.append(f"The diagnosis could not be made: {error}")
                 if after_stages is not None:
                     after_stages(volume, records)
         except KeyboardInterrupt:
             interrupted = True
         except BaseException:
-            if not records:  # nothing has begun: the folder is as it was
+            if not records:  # nothing has begun: leave the folder as it was
                 shutil.rmtree(folder if created else folder / "logs", ignore_errors=True)
             raise
         done = {record.name for record in records}
-        records += [_skipped(stage) for stage in plan.toolchain.stages if stage.name not in done]
+        records += [_skip(stage) for stage in plan.toolchain.stages if stage.name not in done]
         seconds = setup + time.monotonic() - begin
         report = build_report(plan, choice, records, interrupted, started, setup, seconds)
         report.diagnosis = diagnosis
         report.notes += notes
         try:
-            _write(plan, report, key)
+            _write_report(plan, report, key)
         finally:
             view.finished(report, folder)
     return report
 
 
-def _write(plan: Plan, report: Report, key: PrivateKey | None) -> None:
-    """Write what the run folder says of the run. Raises `EnvironmentUnavailable`."""
+def _write_report(plan: Plan, report: Report, key: PrivateKey | None) -> None:
+    """Write the report, its page and the record. Raises `EnvironmentUnavailable` or `BadInput`."""
     try:
         write_text(plan.output / "report.json", report.to_json())
         write_page(report, plan.output)
@@ -181,14 +181,14 @@ def _write(plan: Plan, report: Report, key: PrivateKey | None) -> None:
             "Mend the disk (runner doctor), then run the command again; stages that finished "
             "are taken from the cache. What has its final name in the folder is whole.",
         ) from None
-    except ValidationError as error:  # no honest stage says what no record can hold
+    except ValidationError as error:  # no honest stage reports what a record cannot hold
         raise BadInput(
-            f"The record of this run cannot be written: {first_error(error)}.",
+            f"The record of this run cannot be written: {find_first_error(error)}.",
             "The model made its stage report what cannot be: do not trust it. The report is there.",
         ) from None
 
 
-def _skipped(stage: Stage) -> StageRecord:
+def _skip(stage: Stage) -> StageRecord:
     return StageRecord(
         name=stage.name,
         title=stage.title,

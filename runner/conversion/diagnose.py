@@ -1,4 +1,4 @@
-"""`runner diagnose RUN`: open a finished run again, and find where its error is born."""
+"""`runner diagnose RUN`: reopen a finished run, and find the operator that introduces its error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.conversion.settings import RunSettings
 from runner.conversion.trace import DEFAULT_SAMPLES, trace_run
 from runner.engines.select import prepare_engine
 from runner.errors import BadInput
-from runner.formats.kinds import format_of_artifact
+from runner.formats.kinds import get_artifact_format
 from runner.host.files import hash_file, write_text
 from runner.planning.plan import collect_python_files
 from runner.planning.source import identify_source
@@ -35,53 +35,53 @@ def diagnose(
     samples: int = DEFAULT_SAMPLES,
     settings: RunSettings = RunSettings(),
 ) -> Diagnosis:
-    """Trace a run folder's artifacts against each other; the result is in its `diagnosis.json` too.
+    """Trace a run folder's artifacts against each other, and write `diagnosis.json` there.
 
-    `model` names the model's file where it is no longer where the run found it. Artifacts are taken
-    as they lie in the folder: one that changed since the run is named in the notes. Raises
-    `BadInput` or `EnvironmentUnavailable` where nothing can be traced.
+    `model` is the path of the model, if it has moved since the run. Artifacts are traced as they
+    are now: the notes name any that changed since the run. Raises `BadInput` or
+    `EnvironmentUnavailable` if nothing can be traced.
     """
     view, folder = settings.observer, folder.absolute()
     report = read_report(folder)
     if not 1 <= samples <= _MOST_SAMPLES:
         raise BadInput(f"--samples must be between 1 and {_MOST_SAMPLES}.")
     chain = load_toolchain(report.toolchain)
-    files, notes = _files(report, chain, folder, model)
-    images = _images(report, chain)
+    files, notes = _collect_files(report, chain, folder, model)
+    images = _load_images(report, chain)
     check = read_check(report)
     with view:
 
-        def asked() -> str:  # the model is read whole for it
+        def find_risk() -> str:  # deferred: it reads the whole model
             return make_trust_check(
-                _formats(files, report, chain),
+                _identify_formats(files, report, chain),
                 Path(report.model.arch_file) if report.model.arch_file else None,
-                recorded=_archs(report),
+                recorded=_list_archs(report),
                 trusted=settings.trust_model,
             )()
 
-        choice = prepare_engine(settings.engine, images, view, settings.limits, asked)
+        choice = prepare_engine(settings.engine, images, view, settings.limits, find_risk)
         view.say(f"Engine: {choice.engine.name} ({choice.reason})")
         token = secrets.token_hex(4)
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", report.run)[:80]
         scratch = folder / f".volume-{token}"
-        _no_link(folder / "logs").mkdir(exist_ok=True)
+        _refuse_link(folder / "logs").mkdir(exist_ok=True)
         with (
             note_active_run(folder),
             choice.engine.volume(f"{name}-trace-{token}", scratch) as volume,
         ):
             volume.put(files)
-            records = _with_artifacts(report, chain, folder)
+            records = _list_traceable(report, chain, folder)
             diagnosis = trace_run(chain, volume, records, check, folder, view, samples)
     diagnosis.notes[:0] = notes
     write_text(folder / "diagnosis.json", diagnosis.model_dump_json(indent=1) + "\n")
     return diagnosis
 
 
-def _files(
+def _collect_files(
     report: Report, chain: Toolchain, folder: Path, given: Path | None
 ) -> tuple[dict[str, Path | bytes], list[str]]:
-    """What the volume of a trace has to hold, and what to say about it. Raises `BadInput`."""
-    files: dict[str, Path | bytes] = {chain.stages[0].consumes: _model(report, given)}
+    """Collect what the volume of a trace must hold, and notes about it. Raises `BadInput`."""
+    files: dict[str, Path | bytes] = {chain.stages[0].consumes: _find_model(report, given)}
     notes = []
     known = {stage.name for stage in chain.stages}
     for record in report.stages:
@@ -102,45 +102,45 @@ def _files(
             f"{folder} holds no artifact to trace.", "The log of the stage that failed says more."
         )
     if report.model.arch_file:
-        path = _still_there(report.model.arch_file, "The file of --arch")
-        if path.suffix != ".py":  # a report may name any file of the user's
+        path = _require_file(report.model.arch_file, "The file of --arch")
+        if path.suffix != ".py":  # an untrusted report may name any file of the user's
             raise BadInput(f"{path}, which the report names as --arch, is no Python file.")
         files |= collect_python_files(path)
     if report.model.inputs_file:
         name = str(report.options.get("inputs", ""))
         if not re.fullmatch(r"user/inputs\.np[yz]", name):
             raise BadInput("The report does not say how the inputs were read.")
-        files[name] = _arrays(_still_there(report.model.inputs_file, "The file of --inputs"))
+        files[name] = _check_arrays(_require_file(report.model.inputs_file, "The file of --inputs"))
     return files, notes
 
 
-def _no_link(folder: Path) -> Path:
+def _refuse_link(folder: Path) -> Path:
     if folder.is_symlink():
         raise BadInput(f"{folder} is a link, which a run never leaves.", "Remove it.")
     return folder
 
 
-def _formats(
+def _identify_formats(
     files: Mapping[str, Path | bytes], report: Report, chain: Toolchain
 ) -> dict[Path, Format]:
-    """Tell what the files are that the tracing stages load."""
+    """Identify the formats of the files that the tracing stages load."""
     arch = str(report.options.get("arch", ""))
     formats: dict[Path, Format] = {}
     for name, path in files.items():
         if name == chain.stages[0].consumes and isinstance(path, Path):
             formats[path] = identify_source(chain, path, arch).format
         elif name in {stage.produces for stage in chain.stages} and isinstance(path, Path):
-            formats[path] = format_of_artifact(path)
+            formats[path] = get_artifact_format(path)
     return formats
 
 
-def _archs(report: Report) -> list[str]:
-    """Every --arch that a stage could be given."""
+def _list_archs(report: Report) -> list[str]:
+    """List every --arch that a stage could be given."""
     options = [report.options, *(r.report.options for r in report.stages if r.report)]
     return [str(value) for o in options for key, value in o.items() if key.endswith("arch")]
 
 
-def _model(report: Report, given: Path | None) -> Path:
+def _find_model(report: Report, given: Path | None) -> Path:
     path = given or Path(report.model.path or report.model.name)
     if not path.is_file():
         raise BadInput(f"The model of this run is not at {path}.", "Say where it is: --model FILE.")
@@ -152,8 +152,8 @@ def _model(report: Report, given: Path | None) -> Path:
     return path
 
 
-def _arrays(path: Path) -> Path:
-    """The path, if arrays are there: a report may name any file of the user's as the inputs."""
+def _check_arrays(path: Path) -> Path:
+    """Return `path` if it holds arrays: an untrusted report may name any file as the inputs."""
     with open(path, "rb") as file:
         if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
             raise BadInput(f"{path}, which the report names as --inputs, is not .npy or .npz.")
@@ -161,21 +161,21 @@ def _arrays(path: Path) -> Path:
 
 
 def read_check(report: Report) -> dict[str, Any]:
-    """What the run was checked with. Raises `BadInput`."""
+    """Return which samples the run was checked with. Raises `BadInput`."""
     check = {key: report.options.get(key) for key in ("samples", "seed")}
     if not all(type(n) is int and 0 <= n < 1 << 63 for n in check.values()) or not check["samples"]:
         raise BadInput("The report does not say which samples the run was checked with.")
     return {**check, **{key: report.options[key] for key in ("inputs",) if key in report.options}}
 
 
-def _still_there(path: str, what: str) -> Path:
+def _require_file(path: str, what: str) -> Path:
     if not Path(path).is_file():
         raise BadInput(f"{what} of this run is no longer at {path}.", "Put it there again.")
     return Path(path)
 
 
-def _images(report: Report, chain: Toolchain) -> list[Image]:
-    """The images of the run, in the variants that it took."""
+def _load_images(report: Report, chain: Toolchain) -> list[Image]:
+    """Load the images of the run, in the variants that it used."""
     taken = {record.environment.image for record in report.stages if record.environment}
     return [
         load_image(name, "cuda" if f"{name}-cuda" in taken else DEFAULT_VARIANT)
@@ -183,8 +183,8 @@ def _images(report: Report, chain: Toolchain) -> list[Image]:
     ]
 
 
-def _with_artifacts(report: Report, chain: Toolchain, folder: Path) -> list[StageRecord]:
-    """The records of the stages whose artifacts still lie in the folder, up to the first gap."""
+def _list_traceable(report: Report, chain: Toolchain, folder: Path) -> list[StageRecord]:
+    """List the records of stages whose artifacts are still in the folder, up to the first gap."""
     records = {record.name: record for record in report.stages}
     found = []
     for stage in chain.stages:

@@ -1,9 +1,9 @@
-"""Run folders that a runner is working in, so that those of one that was killed can be tidied.
+"""Notes of the run folders in use, so that those of killed runs can be tidied.
 
-A run that ends in any way but SIGKILL or a power cut tidies its folder itself. What such a run
-leaves (its volume, files under temporary names) carries no label that it could be found by, so each
-run leaves a note of its folder in the cache folder while it works there. A folder is tidied by
-removing what has a temporary name; what has its final name is whole, and stays.
+A run tidies its own folder unless SIGKILL or a power cut ends it. What it leaves then (its volume,
+files under temporary names) has no label to be found by, so each run keeps a note of its folder in
+the cache folder while it works there. To tidy a folder is to remove what has a temporary name; what
+has its final name is whole, and stays.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runner.errors import EnvironmentUnavailable
-from runner.host.files import human_bytes, remove_tree, write_text
+from runner.host.files import format_bytes, remove_tree, write_text
 from runner.host.paths import cache_folder
-from runner.host.process_identity import is_alive, is_process_id, is_running, owner, process_id
+from runner.host.process_identity import (
+    get_owner,
+    get_process_id,
+    is_alive,
+    is_process_id,
+    is_running,
+)
 
-# What has such a name in a run folder is never a result.
+# A file of such a name in a run folder is never a result.
 _UNFINISHED = (".volume*", ".keep-*", ".*.part", "logs/.*.part")
 _RESERVE = ".reserve.part"
-# Held free for the report, the page and the record: those of large models take some megabytes.
+# Reserved for the report, the page and the record, which take megabytes for a large model.
 _RESERVED_BYTES = 4 << 20
 
 
@@ -38,27 +44,27 @@ class _Note(BaseModel):
 
 @contextmanager
 def note_active_run(folder: Path) -> Iterator[None]:
-    """Note that this process works in a run folder. Without a cache folder it goes without.
+    """Note that this process works in a run folder, if there is a cache folder to note it in.
 
     The note stays if the folder could not be tidied at the end: its disk became read-only.
     """
-    note = cache_folder() / "active" / f"{process_id()}-{secrets.token_hex(4)}.json"
+    note = cache_folder() / "active" / f"{get_process_id()}-{secrets.token_hex(4)}.json"
     path = os.fsencode(folder).decode(errors="surrogateescape")
     with suppress(OSError, UnicodeEncodeError):  # a name that is not UTF-8 cannot be noted
-        write_text(note, _Note(owner=owner(), folder=path).model_dump_json() + "\n")
+        write_text(note, _Note(owner=get_owner(), folder=path).model_dump_json() + "\n")
     try:
         yield
     finally:
-        if not _unfinished(folder):
+        if not _find_unfinished(folder):
             _remove(note)
 
 
 @contextmanager
 def reserve_report_space(folder: Path) -> Iterator[None]:
-    """Hold disk space in a run folder, and give it back at the end of the block.
+    """Reserve disk space in a run folder, and release it at the end of the block.
 
-    So a run whose artifacts fill the disk can still say so. Raises `EnvironmentUnavailable` where
-    there is not even this much.
+    A run whose artifacts fill the disk can then still report that. Raises `EnvironmentUnavailable`
+    if there is not even this much.
     """
     reserve = folder / _RESERVE
     try:
@@ -76,11 +82,11 @@ def _allocate(path: Path) -> None:
         _remove(path)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise EnvironmentUnavailable(
-                f"{error.strerror}: {path.parent} has not even {human_bytes(_RESERVED_BYTES)} "
+                f"{error.strerror}: {path.parent} has not even {format_bytes(_RESERVED_BYTES)} "
                 "for a report.",
                 "Make room there, or name another disk with --output.",
             ) from None
-        # Some file systems reserve nothing: then the report has to take its chance.
+        # Some file systems cannot reserve space: the report then has to take its chance.
 
 
 def _remove(path: Path) -> None:
@@ -89,7 +95,7 @@ def _remove(path: Path) -> None:
 
 
 def tidy_killed_runs() -> list[str]:
-    """Tidy the folders of runs whose runner is gone; what was removed."""
+    """Tidy the folders of runs whose runner is gone; return what was removed."""
     removed, notes = [], {}
     for path in sorted((cache_folder() / "active").glob("*.json")):
         try:
@@ -101,7 +107,7 @@ def tidy_killed_runs() -> list[str]:
         if not is_alive(note.owner) and note.folder not in in_use:
             removed += _tidy(Path(note.folder))
             _remove(path)
-    # A note that was being written.
+    # Notes that were never finished.
     for path in (cache_folder() / "active").glob(".*.part"):
         process = path.name[1:].rpartition("-")[0]
         if not is_process_id(process) or not is_running(process):
@@ -110,9 +116,9 @@ def tidy_killed_runs() -> list[str]:
 
 
 def _tidy(folder: Path) -> list[str]:
-    """Remove what has a temporary name, and the folder itself if nothing is left in it."""
+    """Remove what has a temporary name, and the folder itself if that leaves it empty."""
     removed = []
-    for path in _unfinished(folder):
+    for path in _find_unfinished(folder):
         if path.is_dir() and not path.is_symlink():
             remove_tree(path)
         else:
@@ -125,5 +131,5 @@ def _tidy(folder: Path) -> list[str]:
     return removed
 
 
-def _unfinished(folder: Path) -> list[Path]:
+def _find_unfinished(folder: Path) -> list[Path]:
     return sorted(path for pattern in _UNFINISHED for path in folder.glob(pattern))

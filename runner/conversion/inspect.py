@@ -1,4 +1,4 @@
-"""What a file's own framework makes of it: the file, loaded in the locked environment."""
+"""Inspection of a model by its own framework, which loads it in the locked environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner.engines.process.engine import ProcessEngine
 from runner.engines.process.environments import is_installed
 from runner.engines.select import Choice, prepare_engine
 from runner.errors import EnvironmentUnavailable
-from runner.host.process_identity import scratch_folder
+from runner.host.process_identity import make_scratch_folder
 from runner.planning.plan import read_arch_files
 from runner.planning.source import Source
 from runner.schemas.base import Integer
@@ -31,7 +31,7 @@ _SUMMARY_ONLY = "what follows was read from the file alone"
 
 
 class _Described(BaseModel):
-    """The stage's artifact, untrusted until it validates here."""
+    """The stage's artifact, which is untrusted until it validates here."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -46,16 +46,16 @@ class _Described(BaseModel):
 
 
 def load(found: Inspection, source: Source, settings: RunSettings) -> None:
-    """Complete an inspection by what the framework says; why not is in `not_loaded`.
+    """Complete an inspection by what the framework says, or say in `not_loaded` why not.
 
     With the engine 'auto' nothing is installed or built for it: a summary needs no environment.
-    Raises `BadInput`, or `EnvironmentUnavailable` where an engine was asked for by name.
+    Raises `BadInput`, or `EnvironmentUnavailable` if an engine was asked for by name.
     """
     opened = find_format(found)
     if opened is None:
         found.not_loaded = "no framework of this toolchain opens such a file"
         return
-    if reason := _reason_against(found, source.arch):
+    if reason := _find_obstacle(found, source.arch):
         found.not_loaded = reason
         return
     arch, files = read_arch_files(source.arch)
@@ -64,7 +64,7 @@ def load(found: Inspection, source: Source, settings: RunSettings) -> None:
         Path(next(iter(files))) if files else None,
         trusted=settings.trust_model,
     )
-    choice = _engine(settings, load_image(opened.image), asked)
+    choice = _prepare(settings, load_image(opened.image), asked)
     if isinstance(choice, str):
         found.not_loaded = choice
         return
@@ -75,8 +75,8 @@ def load(found: Inspection, source: Source, settings: RunSettings) -> None:
         "options": options,
     }
     with (
-        scratch_folder("inspect") as scratch,
-        choice.engine.volume(_run_name(), scratch / "volume") as volume,
+        make_scratch_folder("inspect") as scratch,
+        choice.engine.volume(_make_run_name(), scratch / "volume") as volume,
     ):
         volume.put(
             {
@@ -87,7 +87,7 @@ def load(found: Inspection, source: Source, settings: RunSettings) -> None:
             }
         )
         ended = volume.run(stage, lambda line: None)
-        report, described = _results(
+        report, described = _read_results(
             volume.read(f"reports/{stage.name}.json"), volume.read(stage.produces)
         )
     if described is None:
@@ -113,8 +113,8 @@ def load(found: Inspection, source: Source, settings: RunSettings) -> None:
     )
 
 
-def _reason_against(found: Inspection, arch: str) -> str:
-    """Why a file is not even tried."""
+def _find_obstacle(found: Inspection, arch: str) -> str:
+    """Return why loading a file is not even tried, or '' if nothing speaks against it."""
     if against := [o.reason for o in found.toolchain.obstacles if not o.runs]:
         return against[0][:1].lower() + against[0][1:].rstrip(".")
     if found.format in ("state-dict", "checkpoint") and not arch.partition(":")[2]:
@@ -124,8 +124,8 @@ def _reason_against(found: Inspection, arch: str) -> str:
     return ""
 
 
-def _engine(settings: RunSettings, image: Image, code_in_file: Callable[[], str]) -> Choice | str:
-    """The engine that was asked for, made ready; for `auto`, one that is ready, or why none is."""
+def _prepare(settings: RunSettings, image: Image, code_in_file: Callable[[], str]) -> Choice | str:
+    """Prepare the engine that was asked for; for `auto`, one that is ready, or say why none is."""
     images, view, limits = [image], settings.observer, settings.limits
     if settings.engine != "auto":
         return prepare_engine(settings.engine, images, view, limits, code_in_file)
@@ -133,7 +133,7 @@ def _engine(settings: RunSettings, image: Image, code_in_file: Callable[[], str]
 
     try:
         engine = DockerEngine(connect(), limits)
-        if not engine.missing(images):
+        if not engine.find_missing(images):
             engine.prepare(images, view)
             return Choice(engine, "the image is here")
     except EnvironmentUnavailable:
@@ -150,10 +150,10 @@ def _engine(settings: RunSettings, image: Image, code_in_file: Callable[[], str]
     return Choice(process, "the environment is here")
 
 
-def _results(
+def _read_results(
     report: bytes | None, artifact: bytes | None
 ) -> tuple[StageReport | None, _Described | None]:
-    """The stage's report and its artifact, each None if it is not there or not valid."""
+    """Read the stage's report and artifact; each is None if missing, both if either is invalid."""
     try:
         valid = read_report(report) if report else None
         described = read_answer(artifact, _Described, "answer") if artifact else None
@@ -165,7 +165,7 @@ def _results(
 def _complete(
     found: Inspection, described: _Described, report: StageReport | None, engine: Engine
 ) -> None:
-    """Take from the framework what the file's bytes could not tell."""
+    """Add what the framework says and the bytes of the file could not."""
     found.loaded = Loaded(
         framework=described.framework,
         ok=described.ok,
@@ -189,5 +189,5 @@ def _complete(
         found.notes += report.notes
 
 
-def _run_name() -> str:
+def _make_run_name() -> str:
     return f"inspect-{secrets.token_hex(4)}"

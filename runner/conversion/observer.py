@@ -1,4 +1,4 @@
-"""What a run tells whoever watches it."""
+"""The interface by which a run can be watched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner.toolchains.model import Stage
 
 
 class Observer:
-    """Shows nothing: for `--quiet`, `--json` and Python callers. Also what every one can do."""
+    """The base of all observers; itself silent, for `--quiet`, `--json` and Python callers."""
 
     def __enter__(self) -> Observer:
         return self
@@ -25,20 +25,20 @@ class Observer:
         pass
 
     def say(self, text: str) -> None:
-        """One line about the run as a whole."""
+        """Show one line about the run as a whole."""
 
     def task(self, title: str) -> Callable[[str, float | None], None]:
-        """Begin a set-up task; the returned function takes a text and a fraction done."""
+        """Begin a set-up task; return a function that takes a text and the fraction done."""
         return lambda text, fraction: None
 
     def stage_started(self, stage: Stage) -> None:
         pass
 
     def stage_progress(self, stage: Stage, data: str) -> None:
-        """`data` is the stage's own JSON: phase, done, total."""
+        """Show progress; `data` is the stage's own JSON: phase, done, total."""
 
     def stage_line(self, stage: Stage, line: str) -> None:
-        """A line of the stage's output."""
+        """Show a line of the stage's output."""
 
     def stage_finished(self, record: StageRecord) -> None:
         pass

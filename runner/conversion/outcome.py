@@ -1,4 +1,4 @@
-"""What came of a run: the verdict on the final model, the exit code, and the report."""
+"""The outcome of a run: the verdict on the final model, the exit code, and the report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def build_report(
     setup: float,
     total: float,
 ) -> Report:
-    """`started` is a time of the clock; `setup` and `total` are durations. All in seconds."""
+    """Build the report; `started` is in seconds since the epoch, `setup` and `total` in seconds."""
     inside = sum(r.report.seconds for r in records if r.report and not r.cached)
     outcome, code, gate = decide_outcome(plan, records, interrupted)
     first = records[0].report
@@ -44,12 +44,12 @@ def build_report(
         toolchain=plan.toolchain.name,
         reference=plan.toolchain.reference,
         model=ModelRecord(
-            # A name that is not UTF-8 is shown as far as it goes.
+            # A name that is not UTF-8 is decoded as far as possible.
             name=os.fsencode(plan.model.path.name).decode(errors="replace"),
             kind=plan.model.kind,
             sha256=plan.model.sha256,
             bytes=plan.model.bytes,
-            **{name: _shown_path(path) for name, path in _sources(plan).items()},
+            **{name: _format_path(path) for name, path in _list_sources(plan).items()},
         ),
         options=dict(plan.options),
         inputs_from=plan.inputs_from or ("inferred from the first layer" if first else ""),
@@ -59,29 +59,29 @@ def build_report(
         gate=gate,
         notes=[
             *(note for record in records if record.report for note in record.report.notes),
-            *_note_of_the_cache(records),
+            *_note_cached_stages(records),
         ],
-        artifacts=_kept(plan, records),
+        artifacts=_list_kept_artifacts(plan, records),
         stages=list(records),
     )
 
 
-def _sources(plan: Plan) -> dict[str, Path | None]:
+def _list_sources(plan: Plan) -> dict[str, Path | None]:
     return {"path": plan.model.path, "arch_file": plan.arch_file, "inputs_file": plan.arrays}
 
 
-def _shown_path(path: Path | None) -> str | None:
+def _format_path(path: Path | None) -> str | None:
     return None if path is None else os.fsencode(path.absolute()).decode(errors="replace")
 
 
-def _kept(plan: Plan, records: Sequence[StageRecord]) -> list[FileRecord]:
-    """The artifacts that are in the run folder, and not those that a stage only speaks of."""
+def _list_kept_artifacts(plan: Plan, records: Sequence[StageRecord]) -> list[FileRecord]:
+    """List the artifacts that are in the run folder, not those that a stage merely reports."""
     reported = [record.report.artifact for record in records if record.report]
     expected = {stage.produces for stage in plan.toolchain.stages}
     return [a for a in reported if a and a.path in expected and (plan.output / a.path).is_file()]
 
 
-def _note_of_the_cache(records: Sequence[StageRecord]) -> list[str]:
+def _note_cached_stages(records: Sequence[StageRecord]) -> list[str]:
     taken = {record.name: record.cached for record in records if record.cached}
     if not taken:
         return []
@@ -92,7 +92,7 @@ def _note_of_the_cache(records: Sequence[StageRecord]) -> list[str]:
 def decide_outcome(
     plan: Plan, records: Sequence[StageRecord], interrupted: bool
 ) -> tuple[Outcome, ExitCode, Gate]:
-    """The outcome of the run: the verdict on the final model, if there is one."""
+    """Decide the outcome of the run by the verdict on the final model, if there is one."""
     metric, tolerance = plan.check["metric"], plan.check["tolerance"]
     gate = Gate(metric=metric, tolerance=tolerance, value=None, verdict=None)
     if interrupted:

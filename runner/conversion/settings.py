@@ -1,4 +1,4 @@
-"""How a run is made: where, within which limits, and what it leaves."""
+"""Settings of a run: where it runs, within which limits, and what it leaves."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from runner.engines.limits import DEFAULTS, Limits
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything about a run that changes nothing in what it makes.
+    """Everything about a run that does not change its result.
 
-    `engine` is 'auto', 'docker' or 'process'. `trust_model` lets a model that could run code be
-    run where nothing isolates it. With `cache`, stages that were made of the same things before are
-    taken from the cache. `sign` is a private key in PEM for the record. `diagnose` looks for the
-    wrong operator where the result is out of tolerance.
+    `engine` is 'auto', 'docker' or 'process'. `trust_model` allows a model that could run code to
+    run without isolation. `cache` takes stages from the cache that ran on the same input before.
+    `sign` is a private key (PEM) to sign the record with. `diagnose` looks for the wrong operator
+    if the result is out of tolerance.
     """
 
     output: Path | None = None

@@ -1,4 +1,4 @@
-"""What a stage prints: into its log, whose size is bounded, and to whoever watches the run."""
+"""The output of a stage: to its log, whose size is bounded, and to whoever watches the run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runner.conversion.observer import Observer
 from runner.engines.base import OnLine
-from runner.host.files import human_bytes, temporary_beside
+from runner.host.files import format_bytes, make_temporary_name
 from runner.toolchains.model import Stage
 
 # How a stage marks progress among its output lines.
@@ -17,7 +17,7 @@ _PROGRESS = "@progress "
 
 
 class BoundedLog:
-    """A log file that keeps its first and its last part, and says how much is left out."""
+    """A log file that keeps its beginning and its end, and says how much is left out."""
 
     def __init__(self, path: Path, most: int) -> None:
         self._file = path.open("x", encoding="utf-8", errors="backslashreplace")
@@ -43,28 +43,30 @@ class BoundedLog:
     def close(self) -> None:
         with self._file:
             if self._left_out:
-                self._file.write(f"... {human_bytes(self._left_out)} of output left out here ...\n")
+                self._file.write(
+                    f"... {format_bytes(self._left_out)} of output left out here ...\n"
+                )
             self._file.writelines(line + "\n" for line in self._tail)
 
 
 @contextmanager
-def stage_log(final: Path, most: int) -> Iterator[BoundedLog]:
-    """A log under a temporary name; it gets its own however the stage ends: nothing is lost."""
-    temporary = temporary_beside(final)
+def open_stage_log(final: Path, most: int) -> Iterator[BoundedLog]:
+    """Open a log under a temporary name; it gets its final name however the stage ends."""
+    temporary = make_temporary_name(final)
     log = BoundedLog(temporary, most)
     try:
         yield log
     finally:
         try:
             log.close()
-        finally:  # also on a full disk
+        finally:  # even on a full disk
             temporary.replace(final)
 
 
 @contextmanager
 def stream_output(stage: Stage, observer: Observer, final: Path, most: int) -> Iterator[OnLine]:
-    """Hand a stage's lines on to the observer, and all but progress to a log of `most` bytes."""
-    with stage_log(final, most) as log:
+    """Pass a stage's lines on to the observer, and all but progress to a log of `most` bytes."""
+    with open_stage_log(final, most) as log:
 
         def on_line(line: str) -> None:
             if line.startswith(_PROGRESS):

@@ -1,4 +1,4 @@
-"""Running a plan's stages in order, each to its end, and collecting what they leave."""
+"""Running the stages of a plan in order, and collecting what each leaves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runner.toolchains.model import Stage
 
 @dataclass(frozen=True)
 class StageRunner:
-    """Runs the stages of one plan in one volume. `cached` is the run's use of the cache."""
+    """The stages of one plan, to run in one volume; `cached` is the run's use of the cache."""
 
     plan: Plan
     engine: Engine
@@ -32,7 +32,7 @@ class StageRunner:
     cached: CachedRun
 
     def run_all(self, records: list[StageRecord]) -> None:
-        """Run the stages in order until one fails; each leaves its record in `records`."""
+        """Run the stages in order until one fails, and append a record of each to `records`."""
         previous: StageReport | None = None
         for stage in self.plan.toolchain.stages:
             record = StageRecord(
@@ -46,26 +46,26 @@ class StageRunner:
             self.observer.stage_started(stage)
             begin = time.monotonic()
             try:
-                request = self._request(stage, previous)
+                request = self._make_request(stage, previous)
                 if not self.cached.load_stage(stage, self.engine.name, request, record):
                     self.cached.populate_volume(self.volume)
                     self._run_stage(stage, request, record)
                     self.cached.store_stage(stage, self.volume, record)
-            except (RunnerError, OSError) as error:  # the engine, or this machine's disk
+            except (RunnerError, OSError) as error:  # from the engine or the disk
                 record.status, record.blame, record.failure = "failed", "environment", str(error)
                 record.remedy = getattr(error, "remedy", "")
             finally:
                 explain_stage(record, self.plan.output, str(self.plan.options.get("fixes", "all")))
-                if record.blame == "input" and _is_of_memory(record):
-                    record.blame, record.remedy = "stage", ""  # whatever it looked like in there
-                record.remedy = record.remedy or _general_remedy(record)
+                if record.blame == "input" and _is_out_of_memory(record):
+                    record.blame, record.remedy = "stage", ""  # whatever the stage took it for
+                record.remedy = record.remedy or _suggest_remedy(record)
                 record.seconds = round(time.monotonic() - begin, 3)
                 self.observer.stage_finished(record)
             if record.status != "ok":
                 return
             previous = record.report
 
-    def _request(self, stage: Stage, previous: StageReport | None) -> dict[str, Any]:
+    def _make_request(self, stage: Stage, previous: StageReport | None) -> dict[str, Any]:
         sha256 = (
             previous.artifact.sha256 if previous and previous.artifact else self.plan.model.sha256
         )
@@ -81,11 +81,11 @@ class StageRunner:
         }
 
     def _run_stage(self, stage: Stage, request: Mapping[str, Any], record: StageRecord) -> None:
-        """Run one stage and complete its record; raises for nothing that a stage does."""
+        """Run one stage and complete its record; never raise for what the stage does."""
         self.volume.put(
             {
                 f"requests/{stage.name}.json": json.dumps(request).encode(),
-                # No report but the stage's own is believed.
+                # Emptied, so that only a report of the stage's own is believed.
                 f"reports/{stage.name}.json": b"",
             }
         )
@@ -122,7 +122,7 @@ class StageRunner:
             record.remedy, record.blame = "Run the command again.", "environment"
 
     def _collect(self, stage: Stage, artifact: FileRecord) -> str:
-        """Copy the artifact into the run folder; what is wrong with it, if anything."""
+        """Copy the artifact into the run folder; return what is wrong with it, or ''."""
         if artifact.path != stage.produces:
             return f"The stage reports an artifact '{artifact.path}' instead of '{stage.produces}'."
         target = self.plan.output / stage.produces
@@ -136,12 +136,12 @@ class StageRunner:
         return ""
 
 
-def _is_of_memory(record: StageRecord) -> bool:
+def _is_out_of_memory(record: StageRecord) -> bool:
     return record.known is not None and record.known.id.startswith("out-of-memory")
 
 
-def _general_remedy(record: StageRecord) -> str:
-    """What to do about a failure of which nothing is known."""
+def _suggest_remedy(record: StageRecord) -> str:
+    """Suggest what to do about a failure of which nothing else is known."""
     if record.status != "failed":
         return ""
     if record.blame == "environment":

@@ -1,6 +1,6 @@
-"""Find where an error is born: run the programs that trace each stage, and judge what they say.
+"""Finding the first operator that introduces an error: trace each stage, and judge the traces.
 
-`trace_run` works in the volume of a run that is still open; `diagnose` opens one for a run folder.
+`trace_run` works in the open volume of a run; `diagnose` opens one for a finished run's folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runner.schemas.stage_reports import read_report
 from runner.toolchains.model import Stage, Toolchain
 
 DEFAULT_SAMPLES = 8
-# So many of them are the worst that the check has met, the rest its first.
+# At most this many of them are the worst of the check; the rest are its first.
 _WORST = 4
 _MOST_OTHERS = 20
 
@@ -35,28 +35,28 @@ def trace_run(
     view: Observer,
     samples: int = DEFAULT_SAMPLES,
 ) -> Diagnosis:
-    """Trace each stage that made an artifact, in order; raises for nothing that a trace does.
+    """Trace each stage that made an artifact, in order; never raise for what a trace does.
 
     `volume` holds the model, the artifacts and the stages' reports; `check` is what the run was
     asked to check with. Logs go to the run folder.
     """
     begin = time.monotonic()
     reports = {record.name: record.report for record in records if record.report}
-    numbers = _numbers(list(reports.values()), int(check["samples"]), samples)
+    numbers = _choose_samples(list(reports.values()), int(check["samples"]), samples)
     traces: list[StageTrace] = []
     for stage in chain.stages:
         report = reports.get(stage.name)
         if report is None or report.artifact is None or report.signature is None:
             break
         if stage.trace:
-            traces.append(_trace(stage, report, volume, check, numbers, folder, view))
+            traces.append(_trace_stage(stage, report, volume, check, numbers, folder, view))
     return judge(traces, numbers, round(time.monotonic() - begin, 3))
 
 
-def _numbers(reports: Sequence[StageReport], available: int, wanted: int) -> list[int]:
-    """Which samples to trace: the first, the worst ones of the last check, then the next ones.
+def _choose_samples(reports: Sequence[StageReport], available: int, wanted: int) -> list[int]:
+    """Choose the samples to trace: the first, the worst ones of the last check, then the next ones.
 
-    The first is what the model was exported with.
+    The model was exported with the first.
     """
     checks = [report.check for report in reports if report.check]
     outputs = checks[-1].outputs if checks else []
@@ -66,7 +66,7 @@ def _numbers(reports: Sequence[StageReport], available: int, wanted: int) -> lis
     return [number for number in chosen if number < count][:wanted]
 
 
-def _trace(
+def _trace_stage(
     stage: Stage,
     report: StageReport,
     volume: Volume,
@@ -77,7 +77,7 @@ def _trace(
 ) -> StageTrace:
     tracer = stage.tracer
     assert report.signature is not None
-    # An option that the tracing program has not is left alone by it.
+    # The tracing program ignores options that it does not have.
     request = {
         "options": report.options,
         "signature": report.signature.model_dump(),
@@ -125,9 +125,9 @@ def _read(trace: StageTrace, text: bytes | None, ended: str) -> None:
 
 
 def judge(traces: Sequence[StageTrace], numbers: Sequence[int], seconds: float) -> Diagnosis:
-    """What follows from the traces: the first wrong operator of the first stage that has one."""
+    """Judge by the traces: name the first wrong operator of the first stage that has one."""
     found = [
-        _culprit(trace, point)
+        _make_culprit(trace, point)
         for trace in traces
         for point in (trace.trace.points if trace.trace else ())
         if point.wrong
@@ -162,11 +162,11 @@ def judge(traces: Sequence[StageTrace], numbers: Sequence[int], seconds: float) 
         stages=list(traces),
     )
     if culprit is not None:
-        diagnosis.verdict, diagnosis.summary = "found", _sentence(culprit)
+        diagnosis.verdict, diagnosis.summary = "found", _describe_culprit(culprit)
     elif ill is not None:
         diagnosis.verdict = "reference"
         diagnosis.summary = (
-            f"The reference itself holds NaN or infinity from '{_layer(ill[1])}' on "
+            f"The reference itself holds NaN or infinity from '{_name_layer(ill[1])}' on "
             f"({', '.join(ill[1].operators)})."
         )
     elif unfinished or not any(trace.trace for trace in traces):
@@ -180,7 +180,7 @@ def judge(traces: Sequence[StageTrace], numbers: Sequence[int], seconds: float) 
     return diagnosis
 
 
-def _culprit(trace: StageTrace, point: TracePoint) -> Culprit:
+def _make_culprit(trace: StageTrace, point: TracePoint) -> Culprit:
     return Culprit(
         stage=trace.stage,
         artifact=trace.artifact,
@@ -194,12 +194,12 @@ def _culprit(trace: StageTrace, point: TracePoint) -> Culprit:
     )
 
 
-def _layer(point: TracePoint | Culprit) -> str:
-    """The user's layer, or else what the artifact calls its operator."""
+def _name_layer(point: TracePoint | Culprit) -> str:
+    """Return the user's layer, or else what the artifact calls its operator."""
     return " + ".join(point.modules) or (point.nodes[-1] if point.nodes else point.tensor)
 
 
-def _sentence(culprit: Culprit) -> str:
+def _describe_culprit(culprit: Culprit) -> str:
     kinds = " + ".join(culprit.operators)
     what = (
         f"alone it adds {culprit.own_error:.1e} of the tensor's largest value, where rounding "
@@ -208,6 +208,6 @@ def _sentence(culprit: Culprit) -> str:
         else culprit.wrong
     )
     return (
-        f"The error is born in the stage '{culprit.stage}', at the layer '{_layer(culprit)}' "
+        f"The error is born in the stage '{culprit.stage}', at the layer '{_name_layer(culprit)}' "
         f"({kinds}, tensor '{culprit.tensor}' of {culprit.artifact}): {what}."
     )

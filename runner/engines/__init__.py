@@ -1,1 +1,1 @@
-"""Engines: where stages run. Both install the same locks and give the same bytes."""
+"""The engines that run stages: both install the same locks and produce the same bytes."""

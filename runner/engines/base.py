@@ -1,4 +1,4 @@
-"""The seam between the pipeline and what runs a stage."""
+"""The interface between the pipeline and the engines that run its stages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner.engines.limits import Limits
 from runner.schemas.report import EnvironmentRecord
 from runner.toolchains.model import Image, Stage
 
-# A stage's report is small; a larger file in its place is not read.
+# A stage's report is small: a larger file in its place is not read.
 MOST_READ = 64 << 20
 
 OnLine = Callable[[str], None]
@@ -20,15 +20,15 @@ OnLine = Callable[[str], None]
 
 @dataclass(frozen=True)
 class StageExit:
-    """How a stage's process ended. `reason` is set where the engine knows more than the status."""
+    """How a stage's process ended; `reason` is set if the engine knows more than the status."""
 
     status: int
     reason: str = ""
     remedy: str = ""
 
 
-def out_of_memory(status: int, memory: int) -> StageExit:
-    """The kernel ended a stage that had so many bytes of memory."""
+def make_out_of_memory_exit(status: int, memory: int) -> StageExit:
+    """Return the exit of a stage that the kernel killed for exceeding `memory` bytes."""
     return StageExit(
         status,
         f"The stage ran out of memory; it had {memory / 1e9:.1f} GB.",
@@ -38,25 +38,25 @@ def out_of_memory(status: int, memory: int) -> StageExit:
 
 
 class Progress(Protocol):
-    """Shows set-up work: one task an environment."""
+    """Shows the progress of set-up work, one task per environment."""
 
     def task(self, title: str) -> Callable[[str, float | None], None]:
-        """Begin a task; the returned function takes a text and a fraction done (None: unknown)."""
+        """Begin a task; the returned function takes a text and the fraction done (or None)."""
 
 
 class Volume(Protocol):
-    """The folder that the stages of one run share, and what each of them may use."""
+    """The folder that the stages of one run share, and the limits on each stage."""
 
     limits: Limits
 
     def put(self, files: Mapping[str, Path | bytes]) -> None:
-        """Copy files in, under names relative to the volume."""
+        """Copy files into the volume, under names relative to it."""
 
     def run(self, stage: Stage, on_line: OnLine) -> StageExit:
-        """Run a stage to its end, handing on each line of its output."""
+        """Run a stage to completion, passing each line of its output to `on_line`."""
 
     def read(self, name: str) -> bytes | None:
-        """A small file's content, or None if there is none."""
+        """Return the content of a small file, or None if there is none."""
 
     def get(self, name: str, target: Path) -> None:
         """Copy an artifact out; the target appears whole or not at all."""
@@ -72,7 +72,7 @@ class Engine(Protocol):
         """Build or install what is missing. Raises `EnvironmentUnavailable`."""
 
     def environment(self, image: Image) -> EnvironmentRecord:
-        """What was prepared for an image, for the record."""
+        """Return the record of what was prepared for an image."""
 
     def volume(self, run: str, folder: Path) -> AbstractContextManager[Volume]:
-        """A fresh volume for a run. `folder` is scratch space on the host, removed afterwards."""
+        """Open a fresh volume for a run; `folder`, scratch space on the host, is removed later."""

@@ -1,7 +1,7 @@
-"""The limits of a stage: all of them, in one place. `runner doctor` shows them.
+"""All resource limits of a stage in one place. `runner doctor` shows them.
 
-Both engines keep them, each by its own means; docs/security.md says which are hard and which are
-watched. `--limit NAME=VALUE` changes one, `--timeout` is short for `--limit timeout=...`.
+Both engines enforce them, each by its own means; docs/security.md says which are hard and which are
+watched. `--limit NAME=VALUE` changes one; `--timeout` is short for `--limit timeout=...`.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from runner.errors import BadInput
-from runner.host.files import human_bytes
+from runner.host.files import format_bytes
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-# Stages get this much of the machine's memory, so that the machine itself keeps breathing.
+# The share of the machine's memory that stages get, so that the machine stays responsive.
 _MEMORY_SHARE = 0.85
-# Of the machine's memory; below it a stage is ended where nothing else bounds all that it takes.
+# If less than this share of memory is left, a stage that nothing else fully bounds is ended.
 _LEAST_SHARE = 0.05
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one stage may use. Bytes, seconds, counts.
+    """What one stage may use, in bytes, seconds and counts.
 
-    `memory` is 0 for a share of the machine's; `timeout` is 0 for none. `disk` bounds everything
+    `memory` is 0 for a share of the machine's; `timeout` is 0 for none. `disk` limits everything
     that a stage leaves in the volume and in its temporary folder, `files` how many files that is;
-    `free` is what must be left on the disk. `output` is what a stage may print, of which `log`
+    `free` is what must remain on the disk. `output` is what a stage may print, of which `log`
     bytes are kept: the beginning and the end.
     """
 
@@ -42,19 +42,19 @@ class Limits:
     output: int = 1 << 30
     log: int = 16 << 20
 
-    def stage_memory(self, machine: int) -> int:
-        """Bytes of memory for a stage on a machine that has this much."""
+    def compute_stage_memory(self, machine: int) -> int:
+        """Return the bytes of memory for a stage on a machine that has `machine` bytes."""
         return self.memory or int(machine * _MEMORY_SHARE)
 
     def describe(self) -> str:
-        """One line for `runner doctor`."""
-        memory = human_bytes(self.memory) if self.memory else f"{_MEMORY_SHARE:.0%} of memory"
+        """Describe the limits in one line for `runner doctor`."""
+        memory = format_bytes(self.memory) if self.memory else f"{_MEMORY_SHARE:.0%} of memory"
         timeout = f"{self.timeout} s" if self.timeout else "no timeout"
         return (
             f"A stage gets {timeout}, {memory}, {self.processes} processes, "
-            f"{human_bytes(self.disk)} of disk in at most {self.files} files, "
-            f"{human_bytes(self.temporary)} of /tmp; of {human_bytes(self.output)} of output "
-            f"{human_bytes(self.log)} are kept."
+            f"{format_bytes(self.disk)} of disk in at most {self.files} files, "
+            f"{format_bytes(self.temporary)} of /tmp; of {format_bytes(self.output)} of output "
+            f"{format_bytes(self.log)} are kept."
         )
 
 
@@ -65,7 +65,7 @@ _MAY_BE_ZERO = ("timeout", "memory", "free")
 
 
 def parse_limits(items: Sequence[str], timeout: int | None = None) -> Limits:
-    """Limits from `NAME=VALUE` items; values may end in k, m, g or t. Raises `BadInput`."""
+    """Parse `NAME=VALUE` items, whose values may end in k, m, g or t. Raises `BadInput`."""
     changes = {}
     for item in items:
         name, equals, value = item.partition("=")
@@ -85,23 +85,23 @@ def parse_limits(items: Sequence[str], timeout: int | None = None) -> Limits:
 
 
 def parse_number(text: str) -> int | None:
-    """A count or bytes, such as 4096, 500k or 4g; None if it is neither."""
+    """Parse a count or a number of bytes, such as 4096, 500k or 4g; None if it is neither."""
     match = re.fullmatch(r"(\d{1,20})([kmgt]?)b?", text.strip().lower(), re.ASCII)
     return int(match[1]) * _UNITS[match[2]] if match else None
 
 
-def machine_memory() -> int:
-    """Bytes of this machine's memory."""
+def read_machine_memory() -> int:
+    """Return the size of this machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def least_memory() -> int:
-    """Bytes of memory that have to be left on this machine."""
-    return int(machine_memory() * _LEAST_SHARE)
+def compute_least_memory() -> int:
+    """Return how many bytes of memory must stay available on this machine."""
+    return int(read_machine_memory() * _LEAST_SHARE)
 
 
-def available_memory() -> int | None:
-    """Bytes that programs can still get without swapping; None where the system does not say."""
+def read_available_memory() -> int | None:
+    """Return the bytes of memory left without swapping, or None if the system does not say."""
     try:
         rows = dict(row.split(":", 1) for row in Path("/proc/meminfo").read_text().splitlines())
         return int(rows["MemAvailable"].split()[0]) * 1024

@@ -1,4 +1,4 @@
-"""Which engine a run takes, and why: the reason is shown and recorded."""
+"""The choice of a run's engine, with its reason, which is shown and recorded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENGINES = ("auto", "docker", "process")
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine whose environments are ready, and why it was taken."""
+    """An engine whose environments are ready, and why it was chosen."""
 
     engine: Engine
     reason: str
@@ -28,35 +28,35 @@ def prepare_engine(
     limits: Limits = DEFAULTS,
     code_in_model: Callable[[], str] = str,
 ) -> Choice:
-    """Prepare the engine that was asked for; for `auto`, docker where it can serve, else process.
+    """Prepare the engine that was asked for; for `auto`, docker where it works, else process.
 
-    Docker serves where a daemon answers and the images are there or can be built. `code_in_model`
-    is asked where nothing isolates: it says why the model could run code of its own, if it could.
-    Raises `BadInput` for an unknown name and for such a model, `EnvironmentUnavailable` if the
-    environments cannot be had.
+    Docker works if a daemon answers and the images exist or can be built. `code_in_model` is
+    called if nothing isolates the stages: it says why the model could run code of its own, if it
+    could. Raises `BadInput` for an unknown name and for such a model, `EnvironmentUnavailable` if
+    the environments are unavailable.
     """
     if wanted not in ENGINES:
         raise BadInput(f"There is no engine '{wanted}'.", f"Engines: {', '.join(ENGINES)}.")
     if wanted == "process":
-        return _process(images, progress, "asked for", limits, code_in_model)
-    # Late: a run on the process engine does not pay for the docker SDK's import.
+        return _prepare_process_engine(images, progress, "asked for", limits, code_in_model)
+    # Imported late, so that the process engine does not pay for the docker SDK.
     from runner.engines.docker.engine import DockerEngine, connect
 
     try:
         engine = DockerEngine(connect(), limits)
-        missing = ", ".join(image.title for image in engine.missing(images))
+        missing = ", ".join(image.title for image in engine.find_missing(images))
         engine.prepare(images, progress)
     except EnvironmentUnavailable as error:
         if wanted == "docker":
             raise
-        return _process(images, progress, error.message, limits, code_in_model)
+        return _prepare_process_engine(images, progress, error.message, limits, code_in_model)
     if wanted == "docker":
         return Choice(engine, "asked for")
     state = f"built now: {missing}" if missing else "the images are here"
     return Choice(engine, f"a Docker engine answers; {state}")
 
 
-def _process(
+def _prepare_process_engine(
     images: Sequence[Image],
     progress: Progress,
     reason: str,

@@ -1,8 +1,7 @@
-"""Ending a stage that goes beyond its limits: the clock, the disk, what it prints.
+"""The watchdog, which ends a stage that exceeds its limits: time, disk usage, output.
 
-The engines' own limits (cgroups, rlimits) are hard where there are any. For the rest a thread
-looks every quarter of a second, and ends the stage, which can go beyond by what it does in that
-time.
+The engines' own limits (control groups, rlimits) are hard where there are any. For the rest, a
+thread looks every quarter of a second and ends the stage, which can overshoot in that time.
 """
 
 from __future__ import annotations
@@ -16,21 +15,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from runner.engines.limits import Limits, least_memory
-from runner.host.files import human_bytes
+from runner.engines.limits import Limits, compute_least_memory
+from runner.host.files import format_bytes
 from runner.host.text import strip_control
 
 _PERIOD = 0.25
 _SECONDS_BETWEEN_ENDS = 1.0
-# In so many looks in a row something may vanish, which hides what is in it.
+# How many looks in a row may see something vanish, which hides its contents.
 _MOST_VANISHED = 40
 
 
 @dataclass(frozen=True)
 class ResourceUsage:
-    """What a stage uses at one moment: bytes and files on disk, bytes left there; and the rest.
+    """What a stage uses at one moment: bytes and files on disk, bytes left there, and the rest.
 
-    `hidden` names a folder that cannot be looked into; `vanished` is set where something went away
+    `hidden` names a folder that cannot be looked into; `vanished` is set if something went away
     while it was looked at. `available` is how much memory the machine has left.
     """
 
@@ -46,7 +45,7 @@ class ResourceUsage:
 
 @dataclass(frozen=True)
 class LimitExceeded:
-    """Which limit was reached, and what to do about it."""
+    """The limit that was reached, and what to do about it."""
 
     reason: str
     remedy: str
@@ -55,12 +54,12 @@ class LimitExceeded:
 def check_limits(
     use: ResourceUsage, limits: Limits, memory: int, first: ResourceUsage
 ) -> LimitExceeded | None:
-    """The limit that is reached, if one is. `memory` is the stage's, in bytes.
+    """Return the limit that was reached, or None.
 
-    `first` is what the first look saw.
+    `memory` is the stage's, in bytes; `first` is what the first look saw.
     """
     if use.hidden:
-        # A name of the stage's choice, in bytes of its choice.
+        # The stage chose this name, and may have used any bytes.
         place = strip_control(use.hidden.encode(errors="replace").decode())
         return LimitExceeded(
             f"The stage made a folder that cannot be looked into, {place}, and was ended.",
@@ -68,7 +67,7 @@ def check_limits(
         )
     if use.disk > limits.disk:
         return LimitExceeded(
-            f"The stage wrote more than {human_bytes(limits.disk)}, and was ended.",
+            f"The stage wrote more than {format_bytes(limits.disk)}, and was ended.",
             "If that is right for this model, allow more: --limit disk=200g; or take fewer "
             "--samples.",
         )
@@ -79,7 +78,7 @@ def check_limits(
         )
     if memory and use.memory > memory:
         return LimitExceeded(
-            f"The stage used more than {human_bytes(memory)} of memory, and was ended.",
+            f"The stage used more than {format_bytes(memory)} of memory, and was ended.",
             "Use a machine with more memory, smaller inputs or fewer --samples; or allow more: "
             "--limit memory=16g.",
         )
@@ -88,24 +87,24 @@ def check_limits(
             f"The stage started more than {limits.processes} processes, and was ended.",
             "If that is right for this model, allow more: --limit processes=5000.",
         )
-    # A machine that was as full before is the user's own affair: the stage says what it lacks.
-    least = least_memory()
+    # A machine that was this full before is up to the user: the stage says what it lacks.
+    least = compute_least_memory()
     if use.available is not None and use.available < least <= (first.available or 0):
         return LimitExceeded(
-            f"Less than {human_bytes(least)} of the machine's memory are left, and the stage was "
+            f"Less than {format_bytes(least)} of the machine's memory are left, and the stage was "
             "ended.",
             "Use a machine with more memory, smaller inputs or fewer --samples.",
         )
     if use.free is not None and use.free < limits.free <= (first.free or 0):
         return LimitExceeded(
-            f"Less than {human_bytes(limits.free)} of the disk are left, and the stage was ended.",
+            f"Less than {format_bytes(limits.free)} of the disk are left, and the stage was ended.",
             "Free some of it, or name another --output; with fewer --samples it needs less.",
         )
     return None
 
 
 class Watch:
-    """Looks at a running stage, and ends it at the first limit that it reaches."""
+    """Watches a running stage, and ends it at the first limit that it reaches."""
 
     def __init__(
         self,
@@ -119,17 +118,17 @@ class Watch:
         self._look, self._end = look, end
         self._printed = 0
         self._first: ResourceUsage | None = None
-        self._vanished = 0  # so many looks in a row
+        self._vanished = 0  # number of looks in a row
         self._finished = threading.Event()
         self._deadline = time.monotonic() + limits.timeout if limits.timeout else None
 
     def count_output(self, line: str) -> None:
-        """Count a line of the stage's output."""
+        """Count a line of the stage's output, and end a stage that prints too much."""
         self._printed += len(line) + 1
         if self._printed > self._limits.output and self.exceeded is None:
             self.stop(
                 LimitExceeded(
-                    f"The stage printed more than {human_bytes(self._limits.output)}, and was "
+                    f"The stage printed more than {format_bytes(self._limits.output)}, and was "
                     "ended; its log has the beginning and the end.",
                     "If that is right for this model, allow more: --limit output=10g.",
                 )
@@ -140,7 +139,7 @@ class Watch:
         self._end()
 
     @contextmanager
-    def running(self) -> Iterator[Watch]:
+    def run_in_background(self) -> Iterator[Watch]:
         thread = threading.Thread(target=self._run, daemon=True)
         thread.start()
         try:
@@ -154,11 +153,11 @@ class Watch:
             try:
                 found = self._examine()
             except Exception as error:
-                # Nobody looks any more, so the stage must not go on.
+                # Nothing watches any more, so the stage must not go on.
                 found = LimitExceeded(
                     f"The stage could not be watched ({error}), and was ended.", ""
                 )
-            # An engine that is busy may not have ended it at once.
+            # A busy engine may not have ended it at once.
             while found is not None and not self._finished.is_set():
                 self.stop(found)
                 self._finished.wait(_SECONDS_BETWEEN_ENDS)
@@ -185,10 +184,10 @@ class Watch:
 
 
 def measure_disk(folders: Sequence[str], most_files: int) -> ResourceUsage:
-    """Bytes, files and free bytes of folders that a stage writes into; follows no link.
+    """Measure bytes, files and free bytes of folders that a stage writes into; follow no link.
 
-    By descriptors, so that a folder which is renamed meanwhile is looked into all the same, and
-    with one listing open a level, so that no number of names takes memory.
+    File descriptors keep track of a folder that is renamed meanwhile, and a single open listing per
+    level bounds the memory, however many names there are.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     deepest = 100
@@ -203,7 +202,7 @@ def measure_disk(folders: Sequence[str], most_files: int) -> ResourceUsage:
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 vanished = True  # removed, or something else by now
-            else:  # closed to us
+            else:  # not accessible
                 hidden = f"{error.strerror}: {name[:60]}"
             return
         try:
@@ -225,7 +224,7 @@ def measure_disk(folders: Sequence[str], most_files: int) -> ResourceUsage:
                         hidden = f"nested more than {deepest} deep: {entry.name[:60]}"
                         return
                     look_into(entry.name, folder, depth + 1)
-        except OSError as error:  # what is in it is closed to us
+        except OSError as error:  # its contents are not accessible
             hidden = f"{error.strerror}: {name[:60]}"
         finally:
             os.close(folder)

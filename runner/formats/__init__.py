@@ -1,1 +1,1 @@
-"""What a file is, told from its bytes: a bounded reader for each format; nothing is run."""
+"""Identification of files by their bytes: a bounded reader for each format; nothing is run."""

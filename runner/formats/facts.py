@@ -1,4 +1,4 @@
-"""What a reader finds out about a file: the inspection, and what decides who takes the file."""
+"""What a reader learns about a file: the inspection, and what decides which toolchain fits."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from runner.schemas.inspection import Inspection, Obstacle
 
 
 class FileFacts(Inspection):
-    """An inspection before any toolchain was asked whether it takes the file.
+    """An inspection, made before asking any toolchain whether it takes the file.
 
-    `version` is the file's in its format (a TorchScript archive's, an ONNX model's operator set),
-    0 where it has none; `ir_version` is an ONNX model's; `container` is 'zip' or 'legacy' for files
-    of torch. `problems` stand in the way of every toolchain, whichever takes such files. `remedy`
-    is what to do with a file that no toolchain starts from.
+    `version` is that of the file's format (of a TorchScript archive, an ONNX model's opset), 0 if
+    it has none; `ir_version` is an ONNX model's; `container` is 'zip' or 'legacy' for torch files.
+    `problems` prevent every toolchain from taking the file. `remedy` is what to do with a file that
+    no toolchain starts from.
     """
 
     version: int = Field(default=0, exclude=True)

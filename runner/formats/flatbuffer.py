@@ -1,7 +1,7 @@
-"""FlatBuffers, read in place: tables, vectors and strings, each access checked and paid for.
+"""FlatBuffers, read in place: tables, vectors and strings, with checked and budgeted access.
 
 A flatbuffer is offsets into itself, so a hostile one may point anywhere, or to one place from a
-million others. Every table that is opened costs a budget, and nothing outside the file is read.
+million others. Opening a table is charged to a budget, and nothing outside the file is read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Buffer:
     budget: Budget
 
     def root(self, at: int = 0) -> Table:
-        """The table that a flatbuffer at this place holds."""
+        """Return the root table of the flatbuffer that begins at `at`."""
         return self.table(at + self.scalar("I", at))
 
     def scalar(self, kind: str, at: int) -> int:
@@ -40,15 +40,15 @@ class Buffer:
 
 
 class Table(NamedTuple):
-    """A table at `at`, whose fields the vtable locates."""
+    """A table at `at`, whose vtable locates its fields."""
 
     buffer: Buffer
     at: int
     vtable: int
     vtable_size: int
 
-    def _field(self, index: int) -> int:
-        """Where a field's value is; 0 if the table leaves it out."""
+    def _locate_field(self, index: int) -> int:
+        """Return where a field's value lies, or 0 if the table omits it."""
         slot = 4 + 2 * index
         if slot + 2 > self.vtable_size:
             return 0
@@ -56,12 +56,12 @@ class Table(NamedTuple):
         return self.at + offset if offset else 0
 
     def number(self, index: int, kind: str, default: int = 0) -> int:
-        place = self._field(index)
+        place = self._locate_field(index)
         return self.buffer.scalar(kind, place) if place else default
 
     def place(self, index: int) -> int:
-        """Where the table or the vector lies that a field refers to; 0 if it is left out."""
-        place = self._field(index)
+        """Return where the table or vector that a field refers to lies, or 0 if it is omitted."""
+        place = self._locate_field(index)
         return place + self.buffer.scalar("I", place) if place else 0
 
     def table(self, index: int) -> Table | None:
@@ -70,14 +70,14 @@ class Table(NamedTuple):
 
     def text(self, index: int) -> str:
         place = self.place(index)
-        return self._bytes_at(place, _MOST_TEXT).decode(errors="replace") if place else ""
+        return self._read_bytes(place, _MOST_TEXT).decode(errors="replace") if place else ""
 
     def content(self, index: int, most: int) -> bytes:
-        """A vector of bytes, as much of it as this."""
+        """Return up to `most` bytes of a vector of bytes."""
         place = self.place(index)
-        return self._bytes_at(place, most) if place else b""
+        return self._read_bytes(place, most) if place else b""
 
-    def _bytes_at(self, place: int, most: int) -> bytes:
+    def _read_bytes(self, place: int, most: int) -> bytes:
         length = self.buffer.scalar("I", place)
         start = place + 4
         if start + length > len(self.buffer.data):
@@ -89,7 +89,7 @@ class Table(NamedTuple):
         return self.buffer.scalar("I", place) if place else 0
 
     def numbers(self, index: int, kind: str, most: int = 64) -> list[int]:
-        """A vector of numbers, the first of them if there are more."""
+        """Return up to `most` numbers of a vector of numbers."""
         place = self.place(index)
         if not place:
             return []
@@ -98,7 +98,7 @@ class Table(NamedTuple):
         return [self.buffer.scalar(kind, place + 4 + size * i) for i in range(count)]
 
     def tables(self, index: int) -> Iterator[Table]:
-        """A vector of tables."""
+        """Yield each table of a vector of tables."""
         place = self.place(index)
         count = self.buffer.scalar("I", place) if place else 0
         if place + 4 + 4 * count > len(self.buffer.data):

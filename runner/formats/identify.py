@@ -1,4 +1,4 @@
-"""What a file is, from its content alone: which format, and what its reader finds in it."""
+"""Identification of a file by its content alone: its format, and what its reader finds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO
 from runner.errors import BadInput
 from runner.formats import onnx, other, tensorflow, tflite, torch
 from runner.formats.facts import FileFacts
-from runner.formats.kinds import usual_formats
+from runner.formats.kinds import list_usual_formats
 from runner.formats.protobuf import BYTES, VARINT, Malformed, Message, TooMuch
 from runner.formats.tensorflow import looks_like_operator
 from runner.host.files import hash_file
@@ -21,9 +21,9 @@ _Reader = Callable[[Message, FileFacts], None]
 
 
 def read_file(path: Path) -> FileFacts:
-    """Read what a file or a SavedModel's folder says of itself.
+    """Read what a file or a SavedModel's folder says about itself.
 
-    Nothing in it is run, and memory and time are bounded whatever it holds. Raises `BadInput` where
+    Nothing in it is run, and memory and time are bounded whatever it holds. Raises `BadInput` if
     there is nothing to read.
     """
     shown = os.fsencode(path).decode(errors="replace")
@@ -50,7 +50,7 @@ def read_file(path: Path) -> FileFacts:
         found.sha256 = hash_file(path)
     except PermissionError:
         raise BadInput(f"{shown} cannot be read: permission denied.") from None
-    usual = usual_formats(path)
+    usual = list_usual_formats(path)
     if usual and found.format not in usual:
         found.notes.append(f"Its name ends in {path.suffix}, and it is something else.")
     if found.damaged:
@@ -95,20 +95,20 @@ def _read(file: IO[bytes], data: mmap.mmap, size: int, found: FileFacts) -> None
         tflite.read(data, found)
     elif head.startswith(b"\x89HDF\r\n"):
         other.read_hdf5(data, found)
-    elif other.named_by_magic(head) or (reader := _protobuf(data)) is None:
+    elif other.name_by_magic(head) or (reader := _find_reader(data)) is None:
         other.read_other(head, size, found)
     else:
         reader(Message.of(data), found)
 
 
-def _protobuf(data: mmap.mmap) -> _Reader | None:
-    """Which model the outermost fields of a message belong to, if it is one."""
+def _find_reader(data: mmap.mmap) -> _Reader | None:
+    """Find the reader for the kind of model whose outermost fields a message has, if any."""
     first: dict[int, int] = {}
     try:
         for number, kind, value in Message.of(data).fields():
             first.setdefault(number, kind)
             if kind == BYTES and isinstance(value, Message):
-                reader = _reader_for(first, number, value)
+                reader = _choose_reader(first, number, value)
                 if reader is not None:
                     return reader
     except (Malformed, TooMuch):
@@ -116,10 +116,10 @@ def _protobuf(data: mmap.mmap) -> _Reader | None:
     return None
 
 
-def _reader_for(first: Mapping[int, int], number: int, value: Message) -> _Reader | None:
-    """The reader of a message that has, after fields of these kinds, this one."""
+def _choose_reader(first: Mapping[int, int], number: int, value: Message) -> _Reader | None:
+    """Choose the reader for a message that has this field after fields of these kinds, if any."""
     try:
-        if number == 7 and _has_nodes(value, 1, 4):  # ModelProto.graph, of nodes with an op_type
+        if number == 7 and _has_nodes(value, 1, 4):  # ModelProto.graph, whose nodes have an op_type
             return onnx.read
         if number == 1 and looks_like_operator(value, 2):  # GraphDef.node, with an op
             return tensorflow.read_graph
@@ -135,6 +135,6 @@ def _reader_for(first: Mapping[int, int], number: int, value: Message) -> _Reade
 
 
 def _has_nodes(graph: Message, node: int, operator: int) -> bool:
-    """Whether the first of a graph's nodes names an operator."""
+    """Tell whether the first node of a graph names an operator."""
     first = graph.part(node)
     return first is not None and looks_like_operator(first, operator)

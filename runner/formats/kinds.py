@@ -1,4 +1,4 @@
-"""The kinds of file that there are: one map, by the name that an inspection gives each."""
+"""All kinds of files in one map, by the name that an inspection gives each."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from runner.schemas.inspection import Format
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file. `start` is what a toolchain that begins with it accepts; '' where none does.
+    """A kind of file; `start` is the key in STARTS for toolchains that accept it, '' if none does.
 
-    `suffixes` are how the names of such files usually end.
+    `suffixes` are the usual suffixes of such files.
     """
 
     title: str
@@ -23,7 +23,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Start:
-    """What a toolchain can start from, and the command's option for it."""
+    """What a toolchain can start from, and the command-line option for it."""
 
     title: str
     option: str
@@ -52,7 +52,7 @@ KINDS: Mapping[Format, Kind] = {
     "keras": Kind("Keras model", suffixes=(".h5", ".keras")),
     "other": Kind("file", suffixes=(".h5",)),
 }
-# The formats of artifacts, which are told by their names: each has one suffix of its own.
+# The formats of artifacts, which are told apart by name: each has its own suffix.
 _ARTIFACTS: Mapping[str, Format] = {
     ".onnx": "onnx",
     ".pb": "frozen-graph",
@@ -60,17 +60,17 @@ _ARTIFACTS: Mapping[str, Format] = {
 }
 
 
-def usual_formats(path: Path) -> set[Format]:
-    """The formats of which files are usually named like this; none where any may be."""
+def list_usual_formats(path: Path) -> set[Format]:
+    """Return the formats whose files usually have this suffix; none if it tells nothing."""
     suffix = path.suffix.lower()
     return {name for name, kind in KINDS.items() if suffix in kind.suffixes}
 
 
-def format_of_artifact(path: Path) -> Format:
-    """The format that an artifact is loaded as. Whatever is unknown counts as a program."""
+def get_artifact_format(path: Path) -> Format:
+    """Return the format that an artifact is loaded as; an unknown one counts as a program."""
     return _ARTIFACTS.get(path.suffix, "torch-module")
 
 
-def with_article(noun: str) -> str:
-    """'an ONNX model', 'a frozen graph'."""
+def add_article(noun: str) -> str:
+    """Return a noun with its article: 'an ONNX model', 'a frozen graph'."""
     return f"{'an' if noun[:1] in 'AEIOaeio' else 'a'} {noun}"

@@ -1,7 +1,7 @@
-"""NumPy's files, read within bounds: what each array of a .npy or .npz is, and if it is finite.
+"""NumPy files, read within bounds: the header of each array in a .npy or .npz, and finiteness.
 
-`numpy.load` takes as much memory as a file says. Here only headers are taken at their word, once
-their sizes agree with the file's; the numbers go by in blocks.
+`numpy.load` allocates as much memory as a file says. Here a header is believed only if its size
+agrees with that of the file, and the numbers are read in blocks.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import IO
 import numpy as np
 
 from runner.errors import BadInput
-from runner.formats.zip import members
+from runner.formats.zip import list_members
 
 _MAGIC = b"\x93NUMPY"
 _BLOCK = 1 << 22
 _MOST_ARRAYS = 1000
 _MOST_AXES = 32
-# Of a zip member, before its name (APPNOTE.TXT 4.3.7).
+# Bytes of a zip member's local header before its name (APPNOTE.TXT 4.3.7).
 _LOCAL_HEADER = 30
-# NumPy itself refuses a longer one.
+# NumPy itself refuses longer headers.
 _MOST_HEADER = 10_000
 _REMEDY = "Save it with numpy.save(FILE, array) or numpy.savez(FILE, NAME=array)."
 
 
 @dataclass(frozen=True)
 class ArrayHeader:
-    """Shape and type of an array of numbers, and whether all of them are finite."""
+    """The shape and dtype of an array of numbers, and whether all of them are finite."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -39,9 +39,9 @@ class ArrayHeader:
 
 
 def read_headers(path: Path) -> dict[str | None, ArrayHeader]:
-    """Each array of a .npz file by its name, or the one of a .npy file under None.
+    """Read the header of each array in a .npz file by its name, or of a .npy file under None.
 
-    All bytes are read, in bounded memory. Raises `BadInput` for what is no file of plain arrays.
+    All bytes are read, in bounded memory. Raises `BadInput` if it is not a file of plain arrays.
     """
     try:
         with open(path, "rb") as file:
@@ -53,21 +53,21 @@ def read_headers(path: Path) -> dict[str | None, ArrayHeader]:
     except OSError as error:
         if error.errno is not None:
             raise BadInput(f"{path} cannot be read: {error.strerror}.") from None
-        raise _refused(path, error) from None
+        raise _make_bad_input(path, error) from None
     except BadInput:
         raise
-    # A damaged zip or header fails in any way at all: zlib's, the codecs', those of literals.
+    # A damaged zip or header can raise anything: errors of zlib, of codecs, of literal parsing.
     except Exception as error:
-        raise _refused(path, error) from None
+        raise _make_bad_input(path, error) from None
 
 
-def _refused(path: Path, error: Exception) -> BadInput:
+def _make_bad_input(path: Path, error: Exception) -> BadInput:
     why = str(error)[:200] or type(error).__name__
     return BadInput(f"{path} is no NumPy file that holds plain arrays: {why}", _REMEDY)
 
 
 def _read_zip(archive: zipfile.ZipFile) -> dict[str | None, ArrayHeader]:
-    entries = members(archive)
+    entries = list_members(archive)
     if not entries or len(entries) > _MOST_ARRAYS:
         raise ValueError(f"it holds {len(entries)} arrays")
     if len({entry.filename for entry in entries}) != len(entries) or _overlap(entries):
@@ -82,7 +82,7 @@ def _read_zip(archive: zipfile.ZipFile) -> dict[str | None, ArrayHeader]:
 
 
 def _overlap(entries: Sequence[zipfile.ZipInfo]) -> bool:
-    """Whether any bytes are more than one member's: then a small file unpacks to any size."""
+    """Tell whether members share bytes, with which a small file could unpack to any size."""
     end = 0
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
         if entry.header_offset < end:
@@ -111,13 +111,13 @@ def _read(file: IO[bytes], size: int) -> ArrayHeader:
         raise ValueError("its size is not what its header says: it is cut off or damaged")
     finite = True
     while block := file.read(_BLOCK - _BLOCK % max(dtype.itemsize, 1)):
-        if dtype.kind == "f" and finite:
+        if dtype.kind in "fc" and finite:
             finite = bool(np.isfinite(np.frombuffer(block, dtype)).all())
     return ArrayHeader(tuple(shape), dtype.name, finite)
 
 
 class _Bounded:
-    """A file of which a header is read: no more of it than a header has."""
+    """A file that refuses to read more at once than a header has."""
 
     def __init__(self, file: IO[bytes], most: int) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""ONNX models: the fields of onnx.proto that tell what a model is."""
+"""ONNX models: the fields of onnx.proto that describe a model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from runner.formats.facts import FileFacts
-from runner.formats.protobuf import BYTES, Malformed, Message, signed
+from runner.formats.protobuf import BYTES, Malformed, Message, decode_signed
 from runner.schemas.inspection import Obstacle, Size, TensorFacts
 
 _ONE_FILE = (
@@ -46,7 +46,7 @@ _DIMS, _DATA_TYPE, _TENSOR_NAME, _DATA_LOCATION = 1, 2, 8, 14
 
 @dataclass
 class _Graph:
-    """What was counted so far."""
+    """What has been counted so far."""
 
     operators: Counter[str] = field(default_factory=Counter)
     domains: Counter[str] = field(default_factory=Counter)
@@ -59,7 +59,7 @@ class _Graph:
 
 
 def read(message: Message, found: FileFacts) -> None:
-    """Fill in what an ONNX model's fields say; as much as there is, if it ends too early."""
+    """Fill in `found` from an ONNX model's fields, as far as they go if the file is truncated."""
     found.format, found.what = "onnx", "ONNX model"
     graph = _Graph()
     opsets: dict[str, int] = {}
@@ -144,9 +144,9 @@ def _read_graph(message: Message, graph: _Graph, depth: int) -> None:
         elif number == _INITIALIZER:
             _read_initializer(value, graph)
         elif number == _INPUT and not depth:
-            graph.inputs.append(_value_info(value))
+            graph.inputs.append(_read_value_info(value))
         elif number == _OUTPUT and not depth:
-            graph.outputs.append(_value_info(value))
+            graph.outputs.append(_read_value_info(value))
 
 
 def _read_node(message: Message, graph: _Graph, depth: int) -> None:
@@ -168,7 +168,7 @@ def _read_node(message: Message, graph: _Graph, depth: int) -> None:
 
 
 def _read_initializer(message: Message, graph: _Graph) -> None:
-    dims = [signed(size) for size in message.numbers(_DIMS)]
+    dims = [decode_signed(size) for size in message.numbers(_DIMS)]
     count = math.prod(dims) if all(size >= 0 for size in dims) else 0
     graph.parameters += count
     graph.types[TYPES.get(message.number(_DATA_TYPE), "unknown")] += count
@@ -176,8 +176,8 @@ def _read_initializer(message: Message, graph: _Graph) -> None:
     graph.external += message.number(_DATA_LOCATION) == 1
 
 
-def _value_info(message: Message) -> TensorFacts:
-    """ValueInfoProto: a name and a type, which is a tensor's unless it is a sequence's or map's."""
+def _read_value_info(message: Message) -> TensorFacts:
+    """Read a ValueInfoProto: a name and a type, a tensor's unless a sequence's or map's."""
     name, kind = message.text(1), message.part(2)
     tensor = kind.part(1) if kind is not None else None
     if tensor is None:
@@ -188,7 +188,7 @@ def _value_info(message: Message) -> TensorFacts:
     shape = tensor.part(2)
     sizes: list[Size] | None = None if shape is None else []
     for dim in shape.parts(1) if shape is not None else ():
-        fixed, named = signed(dim.number(1)), dim.text(2)
+        fixed, named = decode_signed(dim.number(1)), dim.text(2)
         assert sizes is not None
         sizes.append(fixed if fixed > 0 else named or "?")
     return TensorFacts(name=name, shape=sizes, dtype=TYPES.get(tensor.number(1), "unknown"))

@@ -1,7 +1,8 @@
-"""Files that no toolchain starts from, named as what they are."""
+"""Files that no toolchain starts from, identified as what they are."""
 
 from __future__ import annotations
 
+import codecs
 import mmap
 import re
 import zipfile
@@ -35,17 +36,17 @@ _IN_ZIP = (
     ("AndroidManifest.xml", "other", "Android application", ""),
     ("[Content_Types].xml", "other", "Office document", ""),
 )
-# Where HDF5 files of Keras name their writer is not fixed; this much is searched.
+# HDF5 files of Keras name their writer in no fixed place, so this much of them is searched.
 _SEARCHED = 64 << 20
 
 
-def named_by_magic(head: bytes) -> str:
-    """What the first bytes alone tell; '' if nothing."""
+def name_by_magic(head: bytes) -> str:
+    """Return what the first bytes alone tell about a file; '' if nothing."""
     return next((what for magic, what in _MAGIC if head.startswith(magic)), "")
 
 
 def read_zip(file: IO[bytes], found: FileFacts) -> None:
-    """Name a zip archive that is none of PyTorch's by what is in it."""
+    """Identify a zip archive that is not PyTorch's by its members."""
     names = zipfile.ZipFile(file).namelist()
     what, remedy = "zip archive", "If a model is in it, unpack it first."
     if names and all(name.endswith(".npy") for name in names):
@@ -60,9 +61,9 @@ def read_zip(file: IO[bytes], found: FileFacts) -> None:
 
 
 def read_hdf5(data: mmap.mmap, found: FileFacts) -> None:
-    """HDF5: Keras models and their weights, told by the names of the attributes that they have."""
+    """Identify an HDF5 file, such as a Keras model or its weights, by the names of attributes."""
     searched = bytes(data[:_SEARCHED])
-    found.damaged = _end_of_hdf5(searched) > len(data)
+    found.damaged = _find_hdf5_end(searched) > len(data)
     found.details["container"] = "HDF5"
     if b"model_config" in searched:
         found.format, found.what = "keras", "Keras model (HDF5)"
@@ -76,27 +77,27 @@ def read_hdf5(data: mmap.mmap, found: FileFacts) -> None:
     found.remedy = _KERAS
 
 
-def _end_of_hdf5(data: bytes) -> int:
-    """Where the file ends by its superblock, of whose versions 0 to 3 each has its own place."""
+def _find_hdf5_end(data: bytes) -> int:
+    """Return where the file ends according to its superblock of version 0 to 3, or 0 if unknown."""
     place = {0: 40, 1: 44, 2: 28, 3: 28}.get(data[8] if len(data) > 8 else 9)
     return 0 if place is None else int.from_bytes(data[place : place + 8], "little")
 
 
 def read_other(head: bytes, size: int, found: FileFacts) -> None:
-    """Name anything else as well as its first bytes allow."""
+    """Identify any other file as well as its first bytes allow."""
     if _TEXT_GRAPH.match(head):
         found.what = "TensorFlow graph as text (.pbtxt)"
         remedy = (
             "Write it as binary: text_format.Parse(text, graph_def), then "
             "graph_def.SerializeToString()."
         )
-    elif what := named_by_magic(head):
+    elif what := name_by_magic(head):
         found.what, remedy = what, "Name a model's file."
-    elif head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
+    elif head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         found.what = "Python pickle, but none that torch.save wrote"
         remedy = "Save the model with torch.save(model, FILE) or torch.jit.save(traced, FILE)."
     else:
-        found.what, remedy = _named(head, size)
+        found.what, remedy = _guess_kind(head, size)
     if not found.what:
         found.what = "file of a format that is not known here"
         found.problems.append(
@@ -108,8 +109,8 @@ def read_other(head: bytes, size: int, found: FileFacts) -> None:
 _TEXT_GRAPH = re.compile(rb"\s*(#[^\n]*\n\s*)*(node|versions|library)\s*\{")
 
 
-def _named(head: bytes, size: int) -> tuple[str, str]:
-    """Name a file by its first bytes, '' if they tell nothing, and say what to do with it."""
+def _guess_kind(head: bytes, size: int) -> tuple[str, str]:
+    """Name a file by its first bytes ('' if they tell nothing), and say what to do with it."""
     if head.startswith(b"version https://git-lfs"):
         return "Git LFS pointer", "Fetch the real file: git lfs pull."
     if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd")):
@@ -133,8 +134,8 @@ def _is_safetensors(head: bytes, size: int) -> bool:
 
 
 def _is_text(head: bytes) -> bool:
-    try:
-        text = head[:-4].decode()
+    try:  # the last character may be cut off
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return False
-    return all(character.isprintable() or character.isspace() for character in text)
+    return text != "" and all(character.isprintable() or character.isspace() for character in text)

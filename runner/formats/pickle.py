@@ -1,6 +1,6 @@
-"""A pickle read as data: which names it wants and what it would build, and nothing is built.
+"""Pickles read as data: which names they refer to and what they would build, without building it.
 
-A pickle is a program for a small machine. The standard library's `pickletools` splits it into its
+A pickle is a program for a small stack machine. The standard library's `pickletools` splits it into
 instructions; here they are followed with inert values on a bounded stack: a class is its name, a
 call is a record of its name and arguments. Nothing is imported, called or allocated by size.
 """
@@ -18,7 +18,7 @@ _LONGEST_KEY = 4096
 
 
 class BadPickle(Exception):
-    """Not a pickle, or one that is cut off or does what no writer of models does."""
+    """Not a pickle, or one that is truncated or does what no writer of models does."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Name:
 
 @dataclass(eq=False)
 class Call:
-    """What would come of calling `function`: a model's part, a tensor, an ordered dictionary.
+    """What a call of `function` would return: part of a model, a tensor, an ordered dictionary.
 
-    `items` are those that the pickle sets on it, `state` what it restores it with.
+    `items` are those that the pickle sets on it; `state` is what the pickle restores it with.
     """
 
     function: str
@@ -50,7 +50,7 @@ class Persistent:
 
 @dataclass
 class Pickled:
-    """A pickle's value, the names that it wants, and the storages that it refers to."""
+    """A pickle's value, and the names and storages that it refers to."""
 
     value: Any = None
     names: set[str] = field(default_factory=set)
@@ -61,7 +61,7 @@ _MARK = object()
 
 
 def read_pickle(file: IO[bytes]) -> Pickled:
-    """Follow one pickle from where the file stands to its STOP. Raises `BadPickle`."""
+    """Follow one pickle from the file's current position to its STOP. Raises `BadPickle`."""
     machine = _Machine()
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
@@ -70,13 +70,13 @@ def read_pickle(file: IO[bytes]) -> Pickled:
             machine.step(opcode.name, argument)
     except BadPickle:
         raise
-    except Exception as error:  # a damaged pickle fails in any way at all
+    except Exception as error:  # a damaged pickle can raise anything
         raise BadPickle(str(error)[:200]) from None
     return machine.found
 
 
 class _Machine:
-    """The stack and the memo of a pickle's run."""
+    """The stack and the memo of the pickle machine."""
 
     def __init__(self) -> None:
         self.found = Pickled()
@@ -94,18 +94,18 @@ class _Machine:
         elif name not in ("PROTO", "FRAME"):
             raise BadPickle(f"the instruction {name}")
 
-    def _marked(self) -> list[Any]:
-        """Take what lies above the last mark."""
+    def _pop_to_mark(self) -> list[Any]:
+        """Pop the last mark and return what lay above it."""
         taken: list[Any] = []
         while (value := self._stack.pop()) is not _MARK:
             taken.append(value)
         return taken[::-1]
 
-    def _want(self, module: Any, name: Any) -> None:
-        # Tuples of tuples of one tuple are small here, and without end when they are printed.
+    def _push_name(self, module: Any, name: Any) -> None:
+        # Not a tuple: nested tuples that share parts are small here, but endless when formatted.
         if not isinstance(module, str) or not isinstance(name, str):
             raise BadPickle("a name that is no text")
-        # Not the whole of either: a file can ask for a name of megabytes again and again.
+        # Cut off both: a file can refer to a name of megabytes again and again.
         full = f"{module[:300]}.{name[:300]}"[:300]
         self.found.names.add(full)
         self._stack.append(Name(full))
@@ -120,30 +120,30 @@ class _Machine:
         self._stack.pop()
 
     def _pop_mark(self, _: Any) -> None:
-        self._marked()
+        self._pop_to_mark()
 
     def _dup(self, _: Any) -> None:
         self._stack.append(self._stack[-1])
 
     def _global(self, argument: str) -> None:
-        self._want(*argument.split(" ", 1))
+        self._push_name(*argument.split(" ", 1))
 
     def _stack_global(self, _: Any) -> None:
         name, module = self._stack.pop(), self._stack.pop()
-        self._want(module, name)
+        self._push_name(module, name)
 
     def _inst(self, argument: str) -> None:
-        arguments = tuple(self._marked())
+        arguments = tuple(self._pop_to_mark())
         self._global(argument)
-        self._stack.append(_called(self._stack.pop(), arguments))
+        self._stack.append(_make_call(self._stack.pop(), arguments))
 
     def _obj(self, _: Any) -> None:
-        function, *arguments = self._marked()
-        self._stack.append(_called(function, tuple(arguments)))
+        function, *arguments = self._pop_to_mark()
+        self._stack.append(_make_call(function, tuple(arguments)))
 
     def _reduce(self, _: Any) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
-        self._stack.append(_called(function, arguments))
+        self._stack.append(_make_call(function, arguments))
 
     _newobj = _reduce
 
@@ -160,7 +160,7 @@ class _Machine:
         self._persid(self._stack.pop())
 
     def _persid(self, identifier: Any) -> None:
-        # A module's source code is saved by such a reference too: ('module', class, file, text).
+        # A module's source code is saved as such a reference, too: ('module', class, file, text).
         if isinstance(identifier, tuple) and identifier[:1] == ("module",) and len(identifier) > 1:
             self._stack.append(identifier[1])
             return
@@ -181,32 +181,32 @@ class _Machine:
     _binget = _long_binget = _get
 
     def _tuple(self, _: Any) -> None:
-        self._stack.append(tuple(self._marked()))
+        self._stack.append(tuple(self._pop_to_mark()))
 
-    def _last(self, count: int) -> None:
+    def _push_tuple(self, count: int) -> None:
         taken = tuple(self._stack[-count:])
         del self._stack[-count:]
         self._stack.append(taken)
 
     def _tuple1(self, _: Any) -> None:
-        self._last(1)
+        self._push_tuple(1)
 
     def _tuple2(self, _: Any) -> None:
-        self._last(2)
+        self._push_tuple(2)
 
     def _tuple3(self, _: Any) -> None:
-        self._last(3)
+        self._push_tuple(3)
 
     def _list(self, _: Any) -> None:
-        self._stack.append(self._marked())
+        self._stack.append(self._pop_to_mark())
 
     def _dict(self, _: Any) -> None:
-        values = self._marked()
+        values = self._pop_to_mark()
         self._stack.append({})
         _set(self._stack[-1], values)
 
     def _frozenset(self, _: Any) -> None:
-        self._stack.append(tuple(self._marked()))
+        self._stack.append(tuple(self._pop_to_mark()))
 
     def _empty_list(self, _: Any) -> None:
         self._stack.append([])
@@ -222,7 +222,7 @@ class _Machine:
             self._stack[-1].append(value)
 
     def _appends(self, _: Any) -> None:
-        values = self._marked()
+        values = self._pop_to_mark()
         if isinstance(self._stack[-1], list):
             self._stack[-1].extend(values)
 
@@ -233,7 +233,7 @@ class _Machine:
         _set(self._stack[-1], [key, value])
 
     def _setitems(self, _: Any) -> None:
-        values = self._marked()
+        values = self._pop_to_mark()
         _set(self._stack[-1], values)
 
 
@@ -245,14 +245,14 @@ _LITERALS = {
 }
 
 
-def _called(function: Any, arguments: Any) -> Call:
+def _make_call(function: Any, arguments: Any) -> Call:
     if not isinstance(function, Name):
         raise BadPickle("it calls what is no name")
     return Call(function.name, arguments)
 
 
 def _set(target: Any, values: list[Any]) -> None:
-    """Set items of a dictionary, or of what stands for one. Keys that none has are left."""
+    """Set items of a dictionary or of its stand-in, skipping what is no key of a model's."""
     items = target.items if isinstance(target, Call) else target
     if not isinstance(items, dict) or len(values) % 2:
         raise BadPickle("it sets items of what has none")
@@ -262,12 +262,12 @@ def _set(target: Any, values: list[Any]) -> None:
 
 
 def is_key(value: Any) -> bool:
-    """Whether it can be the key of a tensor or an option: to hash any other could take for ever."""
+    """Tell whether a tensor or an option may have this key; hashing others could take forever."""
     if isinstance(value, str):
         return len(value) <= _LONGEST_KEY
     return isinstance(value, float | None) or is_number(value)
 
 
 def is_number(value: Any) -> TypeGuard[int]:
-    """Whether it is an integer of a size that sizes and keys have."""
+    """Tell whether a value is an integer of at most 64 bits, as sizes and keys are."""
     return isinstance(value, int) and value.bit_length() <= 64

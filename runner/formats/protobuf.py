@@ -1,8 +1,8 @@
-"""Protocol buffers as their wire format has them, read in place and within bounds.
+"""Protocol buffers in their wire format, read in place and within bounds.
 
-The wire format says where each field begins and ends and nothing of what it means; the field
-numbers are those of the published .proto files. A file from anywhere may say anything, so reading
-one costs a budget of fields, and what nests is read to a fixed depth by those who call.
+The wire format says where each field begins and ends, but not what it means; the field numbers are
+those of the published .proto files. An untrusted file may say anything, so each field read is
+charged to a budget, and callers limit the depth of nesting.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 # A graph of 7,000 convolutions has some 200,000 fields; this many take about five seconds.
 _MOST_FIELDS = 2_000_000
-# Names longer than this are cut: nobody reads them, and a report should not be made of one.
+# Longer names are cut: nobody reads them, and a single one should not fill a report.
 _MOST_TEXT = 300
 
 Data = bytes | bytearray | mmap.mmap
 
 
 class Malformed(Exception):
-    """The bytes are no message of the wire format, or end before it does."""
+    """The bytes are not a message in the wire format, or end before it does."""
 
 
 class TooMuch(Exception):
-    """The file has more in it than any model that this reader was made for."""
+    """The file contains more than any model that this reader was made for."""
 
 
 @dataclass
 class Budget:
-    """How many fields may still be read of one file."""
+    """How many more fields of a file may be read."""
 
     left: int = _MOST_FIELDS
 
@@ -44,7 +44,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Message:
-    """A message: a range of bytes of a file. Fields are found anew at each look at it."""
+    """A message: a range of bytes of a file, whose fields are parsed anew on each access."""
 
     data: Data
     start: int
@@ -56,9 +56,9 @@ class Message:
         return cls(data, 0, len(data), Budget())
 
     def fields(self) -> Iterator[tuple[int, int, Message | int]]:
-        """Number, wire type and value (a part of the file, or a number) of each field.
+        """Yield the number, wire type and value (a part of the file, or a number) of each field.
 
-        Raises `Malformed` where the bytes end too early, after all that there is before that.
+        Raises `Malformed` if the bytes end too early, after yielding all fields before that.
         """
         for found in self.spans():
             if found.wire == VARINT:
@@ -68,11 +68,11 @@ class Message:
                 yield found.number, found.wire, part
 
     def spans(self) -> Iterator[Span]:
-        """Where each field lies. Raises as `fields` does."""
-        return spans(self.data, self.start, self.end, self.budget)
+        """Yield where each field lies. Raises as `fields` does."""
+        return iterate_spans(self.data, self.start, self.end, self.budget)
 
     def parts(self, wanted: int) -> Iterator[Message]:
-        """The length-delimited fields of this number."""
+        """Yield the length-delimited fields of this number."""
         for number, kind, value in self.fields():
             if number == wanted and kind == BYTES and isinstance(value, Message):
                 yield value
@@ -81,7 +81,7 @@ class Message:
         return next(self.parts(wanted), None)
 
     def number(self, wanted: int, default: int = 0) -> int:
-        """The last value of a varint field, as protobuf has it."""
+        """Return the last value of a varint field, which is the one that protobuf uses."""
         found = default
         for number, kind, value in self.fields():
             if number == wanted and kind == VARINT and isinstance(value, int):
@@ -89,7 +89,7 @@ class Message:
         return found
 
     def numbers(self, wanted: int, most: int = 64) -> list[int]:
-        """A repeated varint field, packed or not; at most this many."""
+        """Return up to `most` values of a repeated varint field, packed or not."""
         found: list[int] = []
         for number, kind, value in self.fields():
             if number != wanted or len(found) >= most:
@@ -100,12 +100,12 @@ class Message:
                 position = value.start
                 while position < value.end and len(found) < most:
                     self.budget.spend()
-                    one, position = varint(self.data, position, value.end)
+                    one, position = read_varint(self.data, position, value.end)
                     found.append(one)
         return found
 
     def text(self, wanted: int) -> str:
-        """A string field, cut to a length that a person reads; '' if it is not there."""
+        """Return a string field, cut to a readable length; '' if it is absent."""
         part = self.part(wanted)
         return part.as_text() if part is not None else ""
 
@@ -125,26 +125,26 @@ class Span(NamedTuple):
     value: int = 0
 
 
-def spans(data: Data, start: int, end: int, budget: Budget) -> Iterator[Span]:
-    """Follow the fields of the message that lies between two places.
+def iterate_spans(data: Data, start: int, end: int, budget: Budget) -> Iterator[Span]:
+    """Yield the fields of the message that lies between two positions.
 
-    A field that ends too early is handed on as far as it goes. Raises `Malformed` after that, and
+    A field that ends too early is yielded as far as it goes. Raises `Malformed` after that, and
     `TooMuch` when the budget is spent.
     """
     position = start
     while position < end:
         budget.spend()
-        key, position = varint(data, position, end)
+        key, position = read_varint(data, position, end)
         number, wire = key >> 3, key & 7
         if not number:
             raise Malformed
         if wire == VARINT:
-            value, stop = varint(data, position, end)
+            value, stop = read_varint(data, position, end)
             yield Span(number, wire, position, stop, value)
             position = stop
             continue
         if wire == BYTES:
-            length, position = varint(data, position, end)
+            length, position = read_varint(data, position, end)
         elif wire in (FIXED32, FIXED64):
             length = 4 if wire == FIXED32 else 8
         else:
@@ -152,12 +152,12 @@ def spans(data: Data, start: int, end: int, budget: Budget) -> Iterator[Span]:
         stop = min(position + length, end)
         yield Span(number, wire, position, stop)
         if position + length > end:
-            raise Malformed  # after what there is of it
+            raise Malformed  # after yielding what there is of it
         position = stop
 
 
-def varint(data: Data, start: int, end: int) -> tuple[int, int]:
-    """A number of seven bits a byte, low ones first, and where it ends. Raises `Malformed`."""
+def read_varint(data: Data, start: int, end: int) -> tuple[int, int]:
+    """Read a number, 7 bits per byte, low ones first, and where it ends. Raises `Malformed`."""
     value = shift = 0
     for index in range(start, min(end, start + 10)):
         byte = data[index]
@@ -168,7 +168,7 @@ def varint(data: Data, start: int, end: int) -> tuple[int, int]:
     raise Malformed
 
 
-def signed(value: int) -> int:
-    """A varint as int64: negative numbers are written as their complement."""
+def decode_signed(value: int) -> int:
+    """Convert a varint to int64: negative numbers are written as their two's complement."""
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value

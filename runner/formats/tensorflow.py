@@ -1,4 +1,4 @@
-"""TensorFlow's graphs: GraphDef, MetaGraphDef and SavedModel."""
+"""TensorFlow graphs: GraphDef, MetaGraphDef and SavedModel."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from functools import cache
 from pathlib import Path
 
 from runner.formats.facts import FileFacts
-from runner.formats.protobuf import BYTES, Malformed, Message, signed
+from runner.formats.protobuf import BYTES, Malformed, Message, decode_signed
 from runner.host.compat import tomllib
 from runner.schemas.inspection import Obstacle, Size, TensorFacts
 
-# types.proto; a reference (100 + n) is a variable's.
+# types.proto; 100 + n is a reference to a variable.
 TYPES = {
     1: "float32",
     2: "float64",
@@ -59,14 +59,14 @@ _NODE, _LIBRARY, _VERSIONS = 1, 2, 4
 _NAME, _OP, _INPUT, _ATTR = 1, 2, 3, 5
 _S, _TYPE, _SHAPE, _TENSOR = 2, 6, 7, 8
 _DTYPE, _TENSOR_SHAPE = 1, 2
-# And of saved_model.proto, meta_graph.proto.
+# Field numbers of saved_model.proto, meta_graph.proto.
 _META_GRAPHS, _META_INFO, _GRAPH_DEF, _SIGNATURES, _OBJECT_GRAPH = 2, 1, 2, 5, 7
 _TAGS, _TENSORFLOW_VERSION = 4, 5
 
 
 @dataclass
 class _Graph:
-    """What was counted so far, over the graph and the functions of its library."""
+    """What has been counted so far, in the graph and in the functions of its library."""
 
     operators: Counter[str] = field(default_factory=Counter)
     layouts: Counter[str] = field(default_factory=Counter)
@@ -83,14 +83,14 @@ class _Graph:
 
 
 def read_graph(message: Message, found: FileFacts) -> None:
-    """Fill in what a GraphDef's nodes say."""
+    """Fill in `found` from the nodes of a GraphDef."""
     graph = _Graph()
     try:
         _read_graph(message, graph)
     except Malformed:
         found.damaged = True
     if missing := sorted(graph.read - graph.defined):
-        # A file that was cut between two nodes is a whole message.
+        # A file that was cut between two nodes still parses as a whole message.
         found.damaged = True
         found.notes.append(f"{len(missing)} nodes that others read are missing: {missing[0]}, ...")
     variables = sorted(kind for kind in graph.operators if kind in _VARIABLES)
@@ -108,7 +108,7 @@ def read_graph(message: Message, found: FileFacts) -> None:
 
 
 def read_saved_model(message: Message, found: FileFacts) -> None:
-    """Fill in what a SavedModel's file says; its weights lie in files beside it."""
+    """Fill in `found` from the file of a SavedModel, whose weights lie in files beside it."""
     found.format, found.what = "saved-model", "TensorFlow SavedModel"
     graph = _Graph()
     try:
@@ -125,7 +125,7 @@ def read_saved_model(message: Message, found: FileFacts) -> None:
 
 
 def read_meta_graph(message: Message, found: FileFacts) -> None:
-    """Fill in what a checkpoint's .meta file says."""
+    """Fill in `found` from a checkpoint's .meta file."""
     found.format, found.what = "meta-graph", "TensorFlow MetaGraph (a checkpoint's .meta file)"
     graph = _Graph()
     try:
@@ -155,8 +155,8 @@ def _read_meta_graph(meta: Message, graph: _Graph, found: FileFacts) -> None:
         found.details["signatures"] = ", ".join(signatures)
     chosen = signatures.get("serving_default") or next(iter(signatures.values()), None)
     if chosen is not None:
-        found.inputs = [_tensor_info(entry) for entry in _ends(chosen, 1)]
-        found.outputs = [_tensor_info(entry) for entry in _ends(chosen, 2)]
+        found.inputs = [_read_tensor_info(entry) for entry in _iterate_ends(chosen, 1)]
+        found.outputs = [_read_tensor_info(entry) for entry in _iterate_ends(chosen, 2)]
     definition = meta.part(_GRAPH_DEF)
     if definition is not None:
         _read_graph(definition, graph)
@@ -164,24 +164,24 @@ def _read_meta_graph(meta: Message, graph: _Graph, found: FileFacts) -> None:
         found.details["saved by"] = "tf.saved_model.save (TensorFlow 2)"
 
 
-def _ends(signature: Message, number: int) -> Iterator[Message]:
+def _iterate_ends(signature: Message, number: int) -> Iterator[Message]:
     for index, entry in enumerate(signature.parts(number)):
         if index < _MOST_ENDS:
             yield entry
 
 
-def _tensor_info(entry: Message) -> TensorFacts:
-    """An entry of a signature's map: the key, and a TensorInfo."""
+def _read_tensor_info(entry: Message) -> TensorFacts:
+    """Read an entry of a signature's map: the key, and a TensorInfo."""
     info = entry.part(2)
     if info is None:
         return TensorFacts(name=entry.text(1), shape=None, dtype="?")
     return TensorFacts(
-        name=entry.text(1), shape=_shape(info.part(3)), dtype=TYPES.get(info.number(2), "?")
+        name=entry.text(1), shape=_read_shape(info.part(3)), dtype=TYPES.get(info.number(2), "?")
     )
 
 
-def _shape(message: Message | None) -> list[Size] | None:
-    """TensorShapeProto; None for an unknown rank."""
+def _read_shape(message: Message | None) -> list[Size] | None:
+    """Read a TensorShapeProto; return None for an unknown rank."""
     if message is None:
         return None
     sizes: list[Size] = []
@@ -189,7 +189,7 @@ def _shape(message: Message | None) -> list[Size] | None:
         if number == 3 and value:
             return None
         if number == 2 and kind == BYTES and isinstance(value, Message) and len(sizes) < 64:
-            size = signed(value.number(1))
+            size = decode_signed(value.number(1))
             sizes.append(size if size >= 0 else "?")
     return sizes
 
@@ -233,43 +233,43 @@ def _read_node(message: Message, graph: _Graph, top: bool) -> None:
         if operator not in _NOT_OUTPUTS:
             graph.ends[name] = operator
         if operator == "Placeholder" and len(graph.inputs) < _MOST_ENDS:
-            graph.inputs.append(_placeholder(name, attributes))
+            graph.inputs.append(_read_placeholder(name, attributes))
     if operator == "Const":
         _read_constant(attributes, graph)
     elif operator in _CONVOLUTIONS:
-        layout = next((v for k, v in _pairs(attributes) if k == "data_format"), None)
+        layout = next((v for k, v in _iterate_attributes(attributes) if k == "data_format"), None)
         graph.layouts[layout.text(_S) if layout is not None else "NHWC"] += 1
 
 
-def _pairs(attributes: list[Message]) -> Iterator[tuple[str, Message]]:
+def _iterate_attributes(attributes: list[Message]) -> Iterator[tuple[str, Message]]:
     for entry in attributes:
         value = entry.part(2)
         if value is not None:
             yield entry.text(1), value
 
 
-def _placeholder(name: str, attributes: list[Message]) -> TensorFacts:
-    values = dict(_pairs(attributes))
+def _read_placeholder(name: str, attributes: list[Message]) -> TensorFacts:
+    values = dict(_iterate_attributes(attributes))
     shape = values["shape"].part(_SHAPE) if "shape" in values else None
     dtype = values["dtype"].number(_TYPE) if "dtype" in values else 0
-    return TensorFacts(name=name, shape=_shape(shape), dtype=TYPES.get(dtype % 100, "?"))
+    return TensorFacts(name=name, shape=_read_shape(shape), dtype=TYPES.get(dtype % 100, "?"))
 
 
 def _read_constant(attributes: list[Message], graph: _Graph) -> None:
-    """Count the numbers of a constant, as the parameters of a frozen graph are some."""
-    for key, value in _pairs(attributes):
+    """Count the numbers in a constant, since a frozen graph's parameters are constants."""
+    for key, value in _iterate_attributes(attributes):
         tensor = value.part(_TENSOR) if key == "value" else None
         if tensor is None:
             continue
         dtype = TYPES.get(tensor.number(_DTYPE), "?")
-        sizes = _shape(tensor.part(_TENSOR_SHAPE))
+        sizes = _read_shape(tensor.part(_TENSOR_SHAPE))
         if sizes is not None and dtype.startswith(("float", "bfloat", "q")):
             count = math.prod(size for size in sizes if isinstance(size, int))
             graph.parameters += count
             graph.types[dtype] += count
 
 
-# Parts of nodes' names that one tool alone gives.
+# Parts of node names that only a single tool produces.
 _MARKS = {
     "onnx_tf_prefix_": "onnx-tf 1.7 or later",
     "PartitionedCall/onnx_tf": "onnx-tf 1.7 or later",
@@ -293,7 +293,7 @@ def _describe(graph: _Graph, found: FileFacts) -> None:
     found.details = {**found.details, **details}
     made_by = [tool for mark, tool in _MARKS.items() if graph.names[mark]]
     if not found.written_by:
-        era = _era(graph.producer)
+        era = _name_era(graph.producer)
         found.written_by = f"TensorFlow{era}" if graph.producer else "not stated"
     if made_by:
         found.written_by += f"; names as {made_by[0]} gives them"
@@ -307,17 +307,17 @@ def _describe(graph: _Graph, found: FileFacts) -> None:
 
 
 @cache
-def _producers() -> dict[int, str]:
-    """Read which release began to write which version of GraphDef."""
+def _read_producers() -> dict[int, str]:
+    """Read which release introduced which version of GraphDef."""
     data = tomllib.loads(Path(__file__).with_name("tensorflow_releases.toml").read_text())
     return {int(version): str(release) for version, release in data["producers"].items()}
 
 
-def _era(producer: int) -> str:
-    """Which release wrote a graph of this version, as far as the known ones tell."""
+def _name_era(producer: int) -> str:
+    """Name the release that wrote a graph of this version, as far as the known ones tell."""
     if not producer:
         return ""
-    known = _producers()
+    known = _read_producers()
     if producer in known:
         return f" {known[producer]}"
     older = [release for version, release in known.items() if version < producer]
@@ -328,7 +328,7 @@ def _era(producer: int) -> str:
 
 
 def _find_problems(graph: _Graph, found: FileFacts) -> None:
-    # Whether a converter takes these depends on what is in them: only trying tells.
+    # Whether a converter accepts these depends on their contents: only trying tells.
     if calls := sorted(kind for kind in graph.operators if kind in _CALLS):
         found.notes.append(
             f"It calls functions ({', '.join(calls)}): freezing with "
@@ -351,7 +351,7 @@ def _find_problems(graph: _Graph, found: FileFacts) -> None:
 
 
 def looks_like_operator(message: Message, number: int) -> bool:
-    """Whether a message has, in a field of this number, the name of an operator."""
+    """Tell whether a message has the name of an operator in the field of this number."""
     part = message.part(number)
     return part is not None and _OPERATOR.fullmatch(part.as_text()) is not None
 

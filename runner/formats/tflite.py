@@ -1,4 +1,4 @@
-"""TensorFlow Lite models: the fields of schema.fbs that tell what a model is."""
+"""TensorFlow Lite models: the fields of schema.fbs that describe a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.formats.flatbuffer import Buffer, Table
 from runner.formats.protobuf import Budget, Data, Malformed
 from runner.schemas.inspection import Size, TensorFacts
 
-# schema.fbs: BuiltinOperator, a name a line in the order of the codes.
+# BuiltinOperator of schema.fbs: one name per line, in the order of the codes.
 OPERATORS = (Path(__file__).parent / "tflite_operators.txt").read_text().split()
 _CUSTOM = OPERATORS.index("CUSTOM")
 _TYPE_NAMES = (
@@ -27,9 +27,9 @@ _TO_NHWC = [0, 2, 3, 1]
 _MOST_KINDS = 500
 _MOST_SIGNATURES = 20
 _MOST_TURNED = 20
-# Tables can be reached from many places, each time anew: fewer than a message's fields may be.
+# Fewer than the fields of a message, since a table can be reached from many places.
 _MOST_TABLES = 250_000
-# Of metadata, this much is looked at, and of no more entries than a model has.
+# The number of metadata entries to read: no model has more.
 _MOST_METADATA = 100
 
 # Fields of schema.fbs, by table.
@@ -43,7 +43,7 @@ _OPCODE_INDEX, _READS = 0, 1
 
 @dataclass
 class _Model:
-    """What was counted so far."""
+    """What has been counted so far."""
 
     codes: list[tuple[str, int]] = field(default_factory=list)
     special: set[str] = field(default_factory=set)
@@ -55,7 +55,7 @@ class _Model:
 
 
 def read(data: Data, found: FileFacts) -> None:
-    """Fill in what a .tflite file says; as much as there is, if it is damaged."""
+    """Fill in `found` from a .tflite file, as far as it goes if it is damaged."""
     found.format, found.what = "tflite", "TensorFlow Lite model"
     model = _Model()
     try:
@@ -64,13 +64,13 @@ def read(data: Data, found: FileFacts) -> None:
         if description := root.text(_DESCRIPTION):
             found.details["description"] = description
         for code in root.tables(_CODES):
-            model.codes.append(_operator(code))
-            if _number(code) == _CUSTOM:
+            model.codes.append(_read_operator(code))
+            if _read_operator_number(code) == _CUSTOM:
                 model.special.add(model.codes[-1][0])
         model.buffers = list(root.tables(_BUFFERS))
         for buffer in model.buffers:
-            buffer.content(0, 0)  # whether it ends within the file
-        _metadata(root, model, found)
+            buffer.content(0, 0)  # raises unless it ends within the file
+        _read_metadata(root, model, found)
         if signatures := [s.text(2) for s in islice(root.tables(_SIGNATURES), _MOST_SIGNATURES)]:
             found.details["signatures"] = ", ".join(signatures)
         if not root.length(_SUBGRAPHS):
@@ -92,7 +92,7 @@ def read(data: Data, found: FileFacts) -> None:
         found.notes.append("It needs the Flex delegate (SELECT_TF_OPS) to run.")
     if found.custom:
         found.notes.append("It needs kernels that no TensorFlow Lite has: its own operators.")
-    found.written_by = _written_by(found)
+    found.written_by = _identify_converter(found)
     if any(kind in model.operators for kind in _CONVOLUTIONS):
         found.layout = "NHWC (as TensorFlow Lite's convolutions have it)"
     else:
@@ -101,8 +101,8 @@ def read(data: Data, found: FileFacts) -> None:
         found.layout += f"; turned from NCHW first: {', '.join(model.turned)}"
 
 
-def _written_by(found: FileFacts) -> str:
-    """The converter, by what each of them leaves behind."""
+def _identify_converter(found: FileFacts) -> str:
+    """Identify the converter by what each of them leaves behind."""
     description = found.details.get("description", "")
     converter = {
         "MLIR Converted.": "TensorFlow's converter (MLIR)",
@@ -113,21 +113,21 @@ def _written_by(found: FileFacts) -> str:
     return converter or "not stated"
 
 
-def _operator(code: Table) -> tuple[str, int]:
-    """OperatorCode: a name, which an operator that is not built in brings along, and a version."""
-    builtin, version = _number(code), code.number(_CODE_VERSION, "i", 1)
+def _read_operator(code: Table) -> tuple[str, int]:
+    """Read an OperatorCode: a name, which a custom operator brings along, and a version."""
+    builtin, version = _read_operator_number(code), code.number(_CODE_VERSION, "i", 1)
     if builtin == _CUSTOM:
         return code.text(_CUSTOM_CODE), version
     known = 0 <= builtin < len(OPERATORS)
     return OPERATORS[builtin] if known else f"OPERATOR_{builtin}", version
 
 
-def _number(code: Table) -> int:
-    """The operator's number. Those above 127 are in a field of their own."""
+def _read_operator_number(code: Table) -> int:
+    """Return the operator's number; those above 127 have a separate field."""
     return max(code.number(_OLD_CODE, "b"), code.number(_CODE, "i"))
 
 
-def _metadata(root: Table, model: _Model, found: FileFacts) -> None:
+def _read_metadata(root: Table, model: _Model, found: FileFacts) -> None:
     for entry in islice(root.tables(_METADATA), _MOST_METADATA):
         name, index = entry.text(0), entry.number(1, "I")
         content = model.buffers[index].content(0, 1 << 16) if index < len(model.buffers) else b""
@@ -135,13 +135,13 @@ def _metadata(root: Table, model: _Model, found: FileFacts) -> None:
             text = content.partition(b"\0")[0].decode(errors="replace")
             found.details["oldest runtime"] = text or "not stated"
         elif name == "CONVERSION_METADATA":
-            _conversion_metadata(content, found)
+            _read_conversion_metadata(content, found)
         elif len(found.details) < 20:
             found.details[f"metadata {name}"] = f"{len(content)} bytes"
 
 
-def _conversion_metadata(content: bytes, found: FileFacts) -> None:
-    """conversion_metadata.fbs: an environment (0) with TensorFlow's version (0)."""
+def _read_conversion_metadata(content: bytes, found: FileFacts) -> None:
+    """Read a conversion_metadata.fbs: an environment (0) with TensorFlow's version (0)."""
     try:
         environment = Buffer(content, Budget(100)).root().table(0)
         if environment is not None:
@@ -156,9 +156,9 @@ def _read_subgraph(subgraph: Table, model: _Model, found: FileFacts, main: bool)
         _count(tensor, model)
     inputs = subgraph.numbers(_INPUTS, "i")
     if main:
-        found.inputs = [_facts(tensors[i]) for i in inputs if 0 <= i < len(tensors)]
+        found.inputs = [_describe_tensor(tensors[i]) for i in inputs if 0 <= i < len(tensors)]
         outputs = subgraph.numbers(_OUTPUTS, "i")
-        found.outputs = [_facts(tensors[i]) for i in outputs if 0 <= i < len(tensors)]
+        found.outputs = [_describe_tensor(tensors[i]) for i in outputs if 0 <= i < len(tensors)]
     for operator in subgraph.tables(_OPERATORS):
         index = operator.number(_OPCODE_INDEX, "I")
         if index >= len(model.codes):
@@ -168,21 +168,22 @@ def _read_subgraph(subgraph: Table, model: _Model, found: FileFacts, main: bool)
         reads = operator.numbers(_READS, "i", 2)
         few = len(model.turned) < _MOST_TURNED
         turns = main and few and kind == "TRANSPOSE" and len(reads) == 2 and reads[0] in inputs
-        if turns and _constant(tensors, reads[1], model) == _TO_NHWC:
+        turns = turns and 0 <= reads[0] < len(tensors)
+        if turns and _read_constant(tensors, reads[1], model) == _TO_NHWC:
             model.turned.append(tensors[reads[0]].text(_NAME))
 
 
 def _count(tensor: Table, model: _Model) -> None:
-    """Count a tensor with contents as parameters, unless it is of integers that say where or how.
+    """Count a tensor with contents as parameters, unless it holds integers such as axes or sizes.
 
-    Quantised weights are integers too; they have a scale.
+    Quantized weights are integers too, but they have a scale.
     """
     index = tensor.number(_BUFFER, "I")
     if not 0 < index < len(model.buffers):
         return
     stored = model.buffers[index].length(0) or model.buffers[index].number(1, "Q")
     kind = TYPES.get(tensor.number(_TYPE, "b"), "?")
-    quantized = bool(_scales(tensor))
+    quantized = bool(_count_scales(tensor))
     if stored and (kind.startswith(("float", "bfloat")) or quantized):
         sizes = tensor.numbers(_SHAPE, "i")
         count = math.prod(sizes) if all(size >= 0 for size in sizes) else 0
@@ -190,13 +191,13 @@ def _count(tensor: Table, model: _Model) -> None:
         model.types[f"{kind} quantized" if quantized else kind] += count
 
 
-def _scales(tensor: Table) -> int:
+def _count_scales(tensor: Table) -> int:
     quantization = tensor.table(_QUANTIZATION)
     return quantization.length(_SCALE) if quantization is not None else 0
 
 
-def _constant(tensors: list[Table], index: int, model: _Model) -> list[int]:
-    """The first four numbers of a constant of int32."""
+def _read_constant(tensors: list[Table], index: int, model: _Model) -> list[int]:
+    """Read the first four numbers of an int32 constant."""
     if not 0 <= index < len(tensors):
         return []
     buffer = tensors[index].number(_BUFFER, "I")
@@ -204,7 +205,7 @@ def _constant(tensors: list[Table], index: int, model: _Model) -> list[int]:
     return [int.from_bytes(content[i : i + 4], "little") for i in range(0, len(content), 4)]
 
 
-def _facts(tensor: Table) -> TensorFacts:
+def _describe_tensor(tensor: Table) -> TensorFacts:
     fixed, signature = tensor.numbers(_SHAPE, "i"), tensor.numbers(_SIGNATURE_SHAPE, "i")
     open_sizes = len(signature) == len(fixed)
     sizes: list[Size] = [

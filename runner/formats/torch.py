@@ -1,7 +1,7 @@
-"""PyTorch's files: TorchScript archives, pickled modules and weights, in both containers.
+"""PyTorch files: TorchScript archives, pickled modules and weights, in both containers.
 
-Nothing is unpickled here: `pickle_file` reads the pickle as data. What it would build is enough to
-tell a model from weights, its classes, and its tensors by name and shape.
+Nothing is unpickled here: `read_pickle` reads a pickle as data. What it would build is enough to
+tell a model from weights, and to list its classes and its tensors by name and shape.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from runner.formats.pickle import (
     is_number,
     read_pickle,
 )
-from runner.formats.zip import members
+from runner.formats.zip import list_members
 from runner.schemas.inspection import Obstacle
 
 LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
-# The magic number, a protocol's version and the writer's word sizes come before the object.
+# Pickles before the object: magic number, protocol version, and the writer's word sizes.
 _BEFORE_THE_OBJECT = 3
-# The pickle of a model's structure is small; the weights lie beside it.
+# The pickle of a model's structure is small; the weights are stored outside of it.
 _MOST_PICKLE = 64 << 20
-# A zip that unpacks to more than this many times its size is made to fill a disk.
+# A zip bomb unpacks to more than this many bytes plus this many times its own size.
 _MOST_UNPACKED = 64 << 20
 _MOST_RATIO = 20
 _DEEPEST = 40
@@ -60,22 +60,22 @@ _ITEMS = {
     "QUInt8Storage": ("quint8", 1),
     "QInt32Storage": ("qint32", 4),
 }
-# The format that torch 1.6 began to write TorchScript in.
+# The format version that torch 1.6 introduced for TorchScript.
 _LATER_TORCHSCRIPT = 3
 
 
 def read_zip(file: IO[bytes], size: int, found: FileFacts) -> bool:
-    """Fill in what a zip archive of PyTorch says; False if it is none of PyTorch's."""
+    """Fill in `found` from a zip archive of PyTorch; return False if it is not PyTorch's."""
     found.container = "zip"
     try:
         archive = zipfile.ZipFile(file)
-        entries = members(archive)
+        entries = list_members(archive)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError):
         found.what, found.damaged = "zip archive", True
         found.notes.append("Its directory of files, at its end, is missing: it was cut off.")
         return True
     parts = {entry.filename.partition("/")[2]: entry for entry in entries}
-    unpacked = bomb(entries, size)
+    unpacked = measure_bomb(entries, size)
     if unpacked:
         found.notes.append("It was not unpacked.")
         found.problems.append(
@@ -94,7 +94,7 @@ def read_zip(file: IO[bytes], size: int, found: FileFacts) -> bool:
     if "data.pkl" not in parts:
         return False
     try:
-        version = _small(archive, parts.get("version")).decode(errors="replace").strip()
+        version = _read_small_part(archive, parts.get("version")).decode(errors="replace").strip()
     except BadPickle:
         version, found.damaged = "", True
     script = "constants.pkl" in parts
@@ -104,12 +104,12 @@ def read_zip(file: IO[bytes], size: int, found: FileFacts) -> bool:
     found.details["container"] = "zip"
     found.details["format version"] = version or "not stated"
     number = int(version) if version.isdigit() and len(version) < 9 else 0
-    found.written_by = _writer(number, parts)
+    found.written_by = _name_writer(number, parts)
     if unpacked:
         return True
-    _check_sums(archive, found)
+    _verify_checksums(archive, found)
     try:
-        pickled = read_pickle(io.BytesIO(_small(archive, parts["data.pkl"])))
+        pickled = read_pickle(io.BytesIO(_read_small_part(archive, parts["data.pkl"])))
     except BadPickle as error:
         found.damaged = True
         found.notes.append(f"The pickle in it cannot be read: {error}.")
@@ -124,11 +124,11 @@ def read_zip(file: IO[bytes], size: int, found: FileFacts) -> bool:
     return True
 
 
-def _check_sums(archive: zipfile.ZipFile, found: FileFacts) -> None:
-    """Look for a part that does not have its checksum."""
+def _verify_checksums(archive: zipfile.ZipFile, found: FileFacts) -> None:
+    """Record a problem if a part of the archive fails its checksum."""
     try:
         part = archive.testzip()
-    except Exception:  # zlib's errors, struct's, a password
+    except Exception:  # errors of zlib or struct, a password
         found.damaged = True
         return
     if part is not None:
@@ -142,14 +142,14 @@ def _check_sums(archive: zipfile.ZipFile, found: FileFacts) -> None:
         )
 
 
-def bomb(entries: Sequence[zipfile.ZipInfo], size: int) -> int:
-    """How much an archive of this size unpacks to, if no model does; else 0."""
+def measure_bomb(entries: Sequence[zipfile.ZipInfo], size: int) -> int:
+    """Return the bytes that an archive of `size` unpacks to if it is a zip bomb, else 0."""
     unpacked = sum(entry.file_size for entry in entries)
     return unpacked if unpacked > _MOST_UNPACKED + _MOST_RATIO * size else 0
 
 
 def read_legacy(file: IO[bytes], size: int, found: FileFacts) -> None:
-    """Fill in what a file of torch.save's first format says: pickles, then the bare storages."""
+    """Fill in `found` from a file in torch.save's first format: pickles, then the raw storages."""
     found.format, found.what = "torch-other", "file of torch.save"
     found.container = "legacy"
     found.details["container"] = "legacy (pickles, then the tensors)"
@@ -159,8 +159,8 @@ def read_legacy(file: IO[bytes], size: int, found: FileFacts) -> None:
             read_pickle(file)
         pickled = read_pickle(file)
         _describe(pickled, found)
-        keys = storage_keys(read_pickle(file))
-        sizes = storages(pickled)
+        keys = read_storage_keys(read_pickle(file))
+        sizes = measure_storages(pickled)
         expected = file.tell() + sum(8 + sizes.get(key, 0) for key in keys)
         found.damaged = size < expected
     except (BadPickle, TypeError) as error:
@@ -169,7 +169,7 @@ def read_legacy(file: IO[bytes], size: int, found: FileFacts) -> None:
 
 
 def _describe(pickled: Pickled, found: FileFacts) -> None:
-    """Tell what a pickled object is: a model, weights, or neither."""
+    """Fill in `found` from a pickled object: a model, weights, or neither."""
     value = pickled.value
     foreign = sorted(name for name in pickled.names if not _is_own(name))
     if foreign:
@@ -179,12 +179,12 @@ def _describe(pickled: Pickled, found: FileFacts) -> None:
         reason = f"Loading it would call {', '.join(dangerous[:5])}: it may run anything."
         remedy = "If you trust those who made it, ask them for a state_dict; else do not load it."
         found.problems.append(Obstacle(reason=reason, remedy=remedy))
-    kind = kind_of(value)
+    kind = classify_value(value)
     later = " in the zip format of torch 1.6 and later" if found.container == "zip" else ""
     if kind == "module":
         found.format, found.what = "torch-module", f"pickled module{later}"
         found.details["class"] = value.function if isinstance(value, Call) else "?"
-        layers = Counter(call.function for call in _modules(value))
+        layers = Counter(call.function for call in _iterate_modules(value))
         found.details["layers"] = ", ".join(
             f"{count} {name.rpartition('.')[2]}" for name, count in layers.most_common(30)
         )
@@ -200,7 +200,7 @@ def _describe(pickled: Pickled, found: FileFacts) -> None:
         else:
             found.format = "checkpoint"
             found.what = f"checkpoint with a state_dict{later}"
-            found.details["keys"] = ", ".join(map(_shown, list(_items(value) or {})[:20]))
+            found.details["keys"] = ", ".join(map(_format_key, list(_get_items(value) or {})[:20]))
         found.notes.append("It is weights without the model: --arch has to name what builds that.")
     else:
         shown = value.function if isinstance(value, Call) else type(value).__name__
@@ -218,20 +218,20 @@ def _is_own(name: str) -> bool:
 
 
 def _is_code(name: str) -> bool:
-    """Whether it is the interpreter's or the system's own, and no class of a model's."""
+    """Tell whether a name is the interpreter's or the system's, and not a model's class."""
     return name.partition(".")[0] in _SYSTEM
 
 
-def kind_of(value: Any) -> str:
-    """'module', 'state_dict', 'checkpoint', or '' for a pickled value of another kind."""
-    return _kind_of(value, 0, set())
+def classify_value(value: Any) -> str:
+    """Classify a pickled value: 'module', 'state_dict', 'checkpoint', or '' for another kind."""
+    return _classify(value, 0, set())
 
 
-def _kind_of(value: Any, depth: int, seen: set[int]) -> str:
-    if id(value) in seen:  # one object can be reached in more ways than there is time for
+def _classify(value: Any, depth: int, seen: set[int]) -> str:
+    if id(value) in seen:  # one object may be reachable in exponentially many ways
         return ""
     seen.add(id(value))
-    items = _items(value)
+    items = _get_items(value)
     if isinstance(value, Call) and _is_code(value.function):
         return ""
     if items is not None:
@@ -239,15 +239,15 @@ def _kind_of(value: Any, depth: int, seen: set[int]) -> str:
             return "state_dict"
         for key in _CHECKPOINT_KEYS:
             near = key in items and depth < _DEEPEST
-            inner = _kind_of(items[key], depth + 1, seen) if near else ""
+            inner = _classify(items[key], depth + 1, seen) if near else ""
             if inner:
                 return "module" if inner == "module" else "checkpoint"
         return ""
     return "module" if isinstance(value, Call) and not _is_tensor(value) else ""
 
 
-def _items(value: Any) -> dict[Any, Any] | None:
-    """The items of a dictionary, or of an OrderedDict, of which some are made of pairs."""
+def _get_items(value: Any) -> dict[Any, Any] | None:
+    """Return the items of a dict or an OrderedDict, which may be built from pairs, else None."""
     if isinstance(value, dict):
         return value
     if not isinstance(value, Call) or value.function != "collections.OrderedDict":
@@ -265,15 +265,15 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, Call) and value.function.startswith("torch._utils._rebuild_")
 
 
-def _modules(value: Any) -> Iterator[Call]:
-    """A pickled module and all those in it; each once."""
-    for call in _calls(value):
+def _iterate_modules(value: Any) -> Iterator[Call]:
+    """Yield a pickled module and all modules in it, each once."""
+    for call in _iterate_calls(value):
         if isinstance(call.state, dict) and "_modules" in call.state:
             yield call
 
 
-def _calls(value: Any) -> Iterator[Call]:
-    """Every call in a pickled value, each once. With a stack of its own: any depth will do."""
+def _iterate_calls(value: Any) -> Iterator[Call]:
+    """Yield each call in a pickled value once, at any depth thanks to an explicit stack."""
     pending, seen = [value], set()
     while pending:
         current = pending.pop()
@@ -291,30 +291,32 @@ def _calls(value: Any) -> Iterator[Call]:
 
 
 def _count_tensors(value: Any, found: FileFacts) -> None:
-    """Parameters, where the pickle tells them from buffers; else all tensors of floats."""
-    calls = list(_calls(value))
+    """Count the parameters if the pickle tells them from buffers, else all float tensors."""
+    calls = list(_iterate_calls(value))
     parameters = [c for c in calls if c.function.endswith("_rebuild_parameter")]
     tensors = [c for c in calls if c.function.endswith(("_rebuild_tensor", "_rebuild_tensor_v2"))]
     counted = parameters or tensors
     types: Counter[str] = Counter()
     for call in counted:
-        dtype, shape = _tensor_of(call)
+        dtype, shape = _describe_tensor(call)
         if parameters or dtype.startswith(("float", "bfloat", "q")):
             types[dtype] += math.prod(shape)
     found.parameters, found.parameter_types = sum(types.values()), dict(types.most_common())
     found.details["tensors"] = str(len(tensors))
-    named = _items(value)
-    inner = next((named[k] for k in _CHECKPOINT_KEYS if named and kind_of(named.get(k))), None)
-    for name, call in list((_items(inner) or named or {}).items())[:6]:
+    named = _get_items(value)
+    inner = next(
+        (named[k] for k in _CHECKPOINT_KEYS if named and classify_value(named.get(k))), None
+    )
+    for name, call in list((_get_items(inner) or named or {}).items())[:6]:
         if _is_tensor(call):
-            dtype, shape = _tensor_of(call)
-            found.details[f"tensor {_shown(name)}"] = (
+            dtype, shape = _describe_tensor(call)
+            found.details[f"tensor {_format_key(name)}"] = (
                 f"{'x'.join(map(str, shape)) or 'scalar'} {dtype}"
             )
 
 
-def _tensor_of(call: Call) -> tuple[str, tuple[int, ...]]:
-    """Type and shape of what _rebuild_tensor_v2(storage, offset, size, ...) would give.
+def _describe_tensor(call: Call) -> tuple[str, tuple[int, ...]]:
+    """Return dtype and shape of what _rebuild_tensor_v2(storage, offset, size, ...) would return.
 
     A parameter's first argument is a tensor, which may be wrapped once more.
     """
@@ -336,13 +338,13 @@ def _tensor_of(call: Call) -> tuple[str, tuple[int, ...]]:
     return _ITEMS.get(name, ("?", 1))[0], sizes if known else ()
 
 
-def _shown(key: Any) -> str:
-    """A dictionary's key, as much of it as a person reads."""
+def _format_key(key: Any) -> str:
+    """Format a dictionary's key, cut to a readable length."""
     return (key if isinstance(key, str) else type(key).__name__)[:80]
 
 
-def storage_keys(pickled: Pickled) -> list[str]:
-    """The list of the storages' keys that follows an object. Raises `BadPickle`."""
+def read_storage_keys(pickled: Pickled) -> list[str]:
+    """Return the list of storage keys that follows an object. Raises `BadPickle`."""
     keys = pickled.value
     if not isinstance(keys, list) or not all(
         isinstance(key, str) or is_number(key) for key in keys
@@ -351,8 +353,8 @@ def storage_keys(pickled: Pickled) -> list[str]:
     return [str(key) for key in keys]
 
 
-def storages(pickled: Pickled) -> dict[str, int]:
-    """The bytes of each tensor's storage, by its key."""
+def measure_storages(pickled: Pickled) -> dict[str, int]:
+    """Return the size in bytes of each tensor's storage, by its key."""
     found = {}
     for identifier in pickled.persistent:
         if isinstance(identifier, tuple) and len(identifier) > 4:
@@ -363,8 +365,8 @@ def storages(pickled: Pickled) -> dict[str, int]:
     return found
 
 
-def _writer(version: int, parts: dict[str, Any]) -> str:
-    """Which torch wrote an archive, as far as its parts tell."""
+def _name_writer(version: int, parts: dict[str, Any]) -> str:
+    """Name the torch release that wrote an archive, as far as its parts tell."""
     if "byteorder" in parts:
         return "PyTorch 2.1 or later"
     if version >= _LATER_TORCHSCRIPT:
@@ -372,12 +374,12 @@ def _writer(version: int, parts: dict[str, Any]) -> str:
     return "PyTorch 1.4 or 1.5" if version else "PyTorch"
 
 
-def _small(archive: zipfile.ZipFile, entry: zipfile.ZipInfo | None) -> bytes:
-    """A part that is small by nature; no more of it than that. Raises `BadPickle` if damaged."""
+def _read_small_part(archive: zipfile.ZipFile, entry: zipfile.ZipInfo | None) -> bytes:
+    """Read a part that is small by nature, up to a limit. Raises `BadPickle` if it is damaged."""
     if entry is None:
         return b""
     try:
         with archive.open(entry) as part:
             return part.read(_MOST_PICKLE)
-    except Exception as error:  # zlib, a wrong checksum, a password
+    except Exception as error:  # an error of zlib, a wrong checksum, a password
         raise BadPickle(str(error)[:200]) from None

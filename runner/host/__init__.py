@@ -1,1 +1,1 @@
-"""This machine: files and paths, subprocesses, and which process is which."""
+"""This machine: files and paths, subprocesses, and the identity of processes."""

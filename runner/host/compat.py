@@ -1,4 +1,4 @@
-"""What differs between the Python versions that the runner supports (3.10 and later)."""
+"""Differences between the Python versions that the runner supports (3.10 and later)."""
 
 import sys
 

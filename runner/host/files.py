@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their hashes."""
+"""Files that appear whole or not at all, their hashes, and how sizes and paths are shown."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def hash_file(path: Path) -> str:
 
 
 def read_bytes(path: Path, most: int) -> bytes | None:
-    """A regular file's content; None if there is more than this.
+    """Read a regular file; return None if it has more than `most` bytes.
 
-    Raises `OSError`, also for a device, or a FIFO which nobody writes to.
+    Raises `OSError`, also for a device, or a FIFO that nobody writes to.
     """
     # Without O_NONBLOCK, opening a FIFO waits for its other end.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -37,10 +37,10 @@ def read_bytes(path: Path, most: int) -> bytes | None:
     return content if len(content) <= most else None
 
 
-def temporary_beside(final: Path) -> Path:
-    """A name beside a file for what is to become it.
+def make_temporary_name(final: Path) -> Path:
+    """Make a temporary name beside a file, for what is to become it.
 
-    One that nobody knows: another process may be writing the same file, and whoever made the folder
+    It cannot be guessed: another process may be writing the same file, and whoever made the folder
     may have put a link there.
     """
     return final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
@@ -48,9 +48,9 @@ def temporary_beside(final: Path) -> Path:
 
 @contextmanager
 def atomic_write(final: Path) -> Iterator[Path]:
-    """A temporary path beside `final`, which takes that name if the block succeeds."""
+    """Yield a temporary path beside `final`, which takes that name if the block succeeds."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(final)
+    temporary = make_temporary_name(final)
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     try:
         yield temporary
@@ -63,9 +63,9 @@ def atomic_write(final: Path) -> Iterator[Path]:
 
 @contextmanager
 def open_user_output(path: Path) -> Iterator[Path]:
-    """A path to write to for a file whose name the user gave, which may be /dev/stdout or a link.
+    """Yield a path to write to for a name that the user gave, even /dev/stdout or a link.
 
-    These are written to as they are; a file appears whole. Raises `BadInput` for a folder.
+    Those are written to directly; a file appears whole. Raises `BadInput` for a folder.
     """
     if not path.name or path.is_dir():
         raise BadInput(f"{path} is a folder.", "Name a file.")
@@ -81,8 +81,8 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def human_bytes(size: float) -> str:
-    """`14.2 MB`: decimal units, as disks and downloads are counted."""
+def format_bytes(size: float) -> str:
+    """Format a size as `14.2 MB`, in decimal units, as disks and downloads are counted."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000 or unit == "GB":
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -90,8 +90,8 @@ def human_bytes(size: float) -> str:
     raise AssertionError
 
 
-def relative_to_here(path: Path) -> str:
-    """The path as a person at the prompt would type it."""
+def format_relative_path(path: Path) -> str:
+    """Format a path as one would type it here: relative to the current folder if it is inside."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
@@ -99,12 +99,12 @@ def relative_to_here(path: Path) -> str:
 
 
 def remove_tree(root: Path) -> None:
-    """Remove a folder with all that is in it, also what is closed to its owner, or very deep."""
+    """Remove a folder with everything in it, even if unreadable or very deeply nested."""
     try:
         shutil.rmtree(root)
     except FileNotFoundError:
         pass
     except (OSError, RecursionError):
-        # Neither follows links, and both go down by descriptors.
+        # Neither follows links, and both descend by file descriptors.
         for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf", "--one-file-system"]):
             subprocess.run([*command, "--", str(root)], capture_output=True, check=False)

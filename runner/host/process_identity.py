@@ -1,4 +1,4 @@
-"""Which process something belongs to, so that it can be told later whether that is still alive."""
+"""Process identity: which process something belongs to, and whether that is still alive."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from runner.host.files import remove_tree
 _PR_SET_PDEATHSIG = 1
 
 
-def owner() -> str:
-    """This process: host, and `process_id`."""
-    return f"{socket.gethostname()} {process_id().replace('-', ' ')}"
+def get_owner() -> str:
+    """Identify this process by its host and its `get_process_id`."""
+    return f"{socket.gethostname()} {get_process_id().replace('-', ' ')}"
 
 
 def is_alive(text: str) -> bool:
-    """Whether the owner lives. One on another host counts as alive: nobody here can tell."""
+    """Tell whether an owner is alive; one on another host counts as alive: nobody here can tell."""
     host, _, rest = text.partition(" ")
     process = rest.replace(" ", "-")
     if not is_process_id(process):
@@ -31,13 +31,13 @@ def is_alive(text: str) -> bool:
     return host != socket.gethostname() or is_running(process)
 
 
-def process_id() -> str:
-    """This process, on this machine, as a part of a file's name.
+def get_process_id() -> str:
+    """Identify this process on this machine, in a form that fits into the name of a file.
 
-    Its id, when it started, since ids are used again, and in which namespace it has this id:
-    containers may share a host's name, its temporary folder and its Docker engine.
+    The parts are its id, its start time (ids are reused) and its PID namespace (containers may
+    share a host's name, its temporary folder and its Docker engine).
     """
-    return f"{os.getpid()}-{_started(os.getpid())}-{_namespace()}"
+    return f"{os.getpid()}-{_read_start_time(os.getpid())}-{_get_namespace()}"
 
 
 def is_process_id(text: str) -> bool:
@@ -45,18 +45,18 @@ def is_process_id(text: str) -> bool:
 
 
 def is_running(text: str) -> bool:
-    """Whether there still is the process that has this `process_id`.
+    """Tell whether the process that has this `get_process_id` still exists.
 
     One of another namespace counts as running: nobody here can tell.
     """
     number, started, namespace = text.split("-")
-    return namespace != _namespace() or _started(int(number)) == started
+    return namespace != _get_namespace() or _read_start_time(int(number)) == started
 
 
 @contextmanager
-def scratch_folder(purpose: str) -> Iterator[Path]:
-    """A temporary folder whose name says whose it is, so that it is found if that one is killed."""
-    prefix = f"runner-{purpose}-{process_id()}-"
+def make_scratch_folder(purpose: str) -> Iterator[Path]:
+    """Make a temporary folder named after this process, so that it is found if that is killed."""
+    prefix = f"runner-{purpose}-{get_process_id()}-"
     folder = Path(tempfile.mkdtemp(prefix=prefix))
     try:
         yield folder
@@ -65,7 +65,7 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
 
 
 def find_abandoned_scratch() -> list[Path]:
-    """Temporary folders of processes of this machine that are no more."""
+    """Find the user's temporary folders of processes of this machine that no longer exist."""
     found = []
     for path in sorted(Path(tempfile.gettempdir()).glob("runner-*-*-*-*-*")):
         process = "-".join(path.name.split("-")[-4:-1])
@@ -81,9 +81,9 @@ def find_abandoned_scratch() -> list[Path]:
 
 
 def make_death_signal() -> Callable[[], None] | None:
-    """For a child to call before it runs its program: SIGTERM reaches it when this process ends.
+    """Return a function for a child to call before exec: it gets SIGTERM when this process ends.
 
-    However this process ends, SIGKILL included. None where the system has no such thing.
+    That holds even if SIGKILL ends this process. None if the system has no such thing.
     """
     try:
         prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -93,20 +93,20 @@ def make_death_signal() -> Callable[[], None] | None:
 
     def ask() -> None:
         prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
-        if os.getppid() != parent:  # it ended in between
+        if os.getppid() != parent:  # the parent ended in between
             os.kill(os.getpid(), signal.SIGKILL)
 
     return ask
 
 
-def _started(number: int) -> str:
-    """In clock ticks since the machine's start; '' if there is no such process."""
+def _read_start_time(number: int) -> str:
+    """Read when a process started, in clock ticks since boot; '' if there is no such process."""
     try:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
 
 
-def _namespace() -> str:
-    """The namespace of process ids that this process lives in."""
+def _get_namespace() -> str:
+    """Return the PID namespace of this process."""
     return str(Path("/proc/self/ns/pid").stat().st_ino)

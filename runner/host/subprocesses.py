@@ -1,4 +1,4 @@
-"""Running a program whose lines are shown as they come, and which never outlives its caller."""
+"""Running programs whose lines are shown as they come, and which never outlive their caller."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from runner.errors import EnvironmentUnavailable
 from runner.host.process_identity import make_death_signal
 from runner.host.text import split_lines
 
-# Of what a program says, its last lines are what is looked at when it is over.
+# How many of the last lines of a program are kept for its caller.
 _KEPT_LINES = 1000
-# What a program leaves running may hold its output open: this long it is still read.
+# How long output is still read after a program's end: its background processes may hold it open.
 _AFTERWARDS_SECONDS = 1.0
 # Time for a program to clean up after itself: mmdebstrap unmounts and removes its folder.
 GRACE_SECONDS = 20
@@ -35,9 +35,9 @@ class Finished:
 
 
 class Programs:
-    """Programs that several threads run, so that they can be ended together.
+    """Programs that several threads run, and that can be ended together.
 
-    An interrupt reaches the main thread alone: the others would go on with their next program.
+    An interrupt reaches the main thread only: the others would go on with their next program.
     """
 
     def __init__(self) -> None:
@@ -54,18 +54,18 @@ class Programs:
         descriptors: Sequence[int] = (),
         on_start: Callable[[subprocess.Popen[bytes]], None] | None = None,
     ) -> Finished:
-        """Run a program and hand its lines on. Whatever interrupts the caller ends it too.
+        """Run a program and pass its lines on; whatever interrupts the caller ends it too.
 
-        `descriptors` are open files that it inherits.
+        `descriptors` are file descriptors that it inherits.
         """
         lines: deque[str] = deque(maxlen=_KEPT_LINES)
         process = self._start(command, environment, folder, descriptors)
-        # What it leaves running in the background would hold its output open, and outlive it.
+        # Its background processes would otherwise hold its output open, and outlive it.
         threading.Thread(target=_sweep, args=(process,), daemon=True).start()
         try:
             if on_start is not None:
                 on_start(process)
-            for line in split_lines(_output(process)):
+            for line in split_lines(_read_output(process)):
                 lines.append(line)
                 on_line(line)
             return Finished(process.wait(), tuple(lines))
@@ -83,7 +83,7 @@ class Programs:
         return self._ended
 
     def end(self) -> None:
-        """End every program that is running, and let no other start."""
+        """End every running program, and let no other start."""
         with self._lock:
             self._ended = True
             running = tuple(self._running)
@@ -110,7 +110,7 @@ class Programs:
                     stderr=subprocess.STDOUT,
                     # Its own group, so that its children can be ended with it.
                     start_new_session=True,
-                    # SIGKILL leaves us no time to end it.
+                    # If we are killed by SIGKILL, we cannot end it.
                     preexec_fn=make_death_signal(),
                 )
             except FileNotFoundError:
@@ -128,12 +128,12 @@ def run_showing_lines(
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Finished:
-    """Run one program and hand its lines on. Whatever interrupts the caller ends it too."""
+    """Run one program and pass its lines on; whatever interrupts the caller ends it too."""
     return Programs().run(command, on_line, environment, folder)
 
 
-def _output(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
-    """What a program prints, until it is over, even where something else holds its output open."""
+def _read_output(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
+    """Yield what a program prints until it ends, even if something else holds its output open."""
     assert process.stdout is not None
     descriptor = process.stdout.fileno()
     poll = select.poll()
@@ -154,7 +154,7 @@ def _output(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """End a program and its group at once."""
+    """Kill a program and its process group."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -165,7 +165,7 @@ def _sweep(process: subprocess.Popen[bytes]) -> None:
 
 
 def _end(*processes: subprocess.Popen[bytes]) -> None:
-    """End programs together: while one is waited for, no other goes on."""
+    """End programs together: none goes on while another is waited for."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         for process in processes:
             with suppress(ProcessLookupError):

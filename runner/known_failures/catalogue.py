@@ -1,4 +1,4 @@
-"""The entries of the catalogue, read from `data/*.toml` and checked."""
+"""The entries of the catalogue, read from `data/*.toml` and validated."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ else:
     import sre_parse as parser
 
 DATA = Path(__file__).resolve().parent / "data"
-# A repeat that can take more characters than this makes a search quadratic; one such is harmless
-# in lines of bounded length, two would not be.
+# A repeat that can match more characters than this makes a search quadratic: one of them is
+# harmless in lines of bounded length, two are not.
 _LONG = 100
 
 
 class Entry(BaseModel):
     """One known failure.
 
-    It is recognised where any of `patterns` is found (regular expressions, searched line by line)
-    and `also`, if given, is found as well, in a stage of `stages` ('setup' is what comes before
-    the first one; none named means any place). `exit_status` and `verdict` are conditions beside
-    or instead of patterns: how the stage's process ended, and what its check said. `example` is
-    what the tool prints, so that who searches for it finds it.
+    It is recognised where any of `patterns` (regular expressions, searched line by line) is found,
+    and `also` too if given, in one of `stages` ('setup' is what precedes the first stage; none
+    means anywhere). `exit_status` and `verdict` are conditions beside or instead of patterns: how
+    the stage's process ended, and what its check said. `example` is what the tool prints, so that
+    people who search for it find it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,19 +44,19 @@ class Entry(BaseModel):
     cause: str = Field(min_length=20)
     remedy: str = Field(min_length=20)
     source: str = Field(pattern=r"^https://\S+$")
-    # The name of the fix that handles it; 'all' where several together do, '' where none does.
+    # The name of the fix that handles it; 'all' if it takes several, '' if none does.
     fix: str = ""
 
     @field_validator("patterns")
     @classmethod
-    def _bounded(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in patterns:
             check_bounded(pattern)
         return patterns
 
     @field_validator("also")
     @classmethod
-    def _also_bounded(cls, pattern: str) -> str:
+    def _check_also(cls, pattern: str) -> str:
         check_bounded(pattern)
         return pattern
 
@@ -67,10 +67,10 @@ class _File(BaseModel):
 
 
 def load_families(folder: Path = DATA) -> list[tuple[str, tuple[Entry, ...]]]:
-    """The entries of each file, by its name without the ending, in order.
+    """Read the entries of each file, paired with the file's stem, in order.
 
-    Raises pydantic's `ValidationError` for an entry that is not well formed, `ValueError` for an id
-    that is taken or an entry that would match everything.
+    Raises pydantic's `ValidationError` for a malformed entry, and `ValueError` for a duplicate id
+    or an entry that would match everything.
     """
     families = [
         (path.stem, tuple(_File.model_validate(tomllib.loads(path.read_text())).failure))
@@ -88,22 +88,22 @@ def load_families(folder: Path = DATA) -> list[tuple[str, tuple[Entry, ...]]]:
 
 @functools.cache
 def load_catalogue(folder: Path = DATA) -> tuple[Entry, ...]:
-    """All entries, in the order in which they are tried. Raises as `load_families` does."""
+    """Return all entries, in the order in which they are tried. Raises as `load_families` does."""
     return tuple(entry for _, entries in load_families(folder) for entry in entries)
 
 
 def check_bounded(pattern: str) -> None:
     """Raise `ValueError` for a pattern whose search can take more than quadratic time.
 
-    That is one with more than one long repeat, or with a repeat inside a repeat, however the text
-    is made: a failed stage's text may be anything.
+    It may have one long repeat at most, no repeat inside a repeat and no back reference, since the
+    text of a failed stage may be anything.
     """
-    long = _long_repeats(parser.parse(pattern), inside=False)
+    long = _count_long_repeats(parser.parse(pattern), inside=False)
     if long > 1:
         raise ValueError(f"{pattern!r} has {long} repeats without a small bound; one is allowed")
 
 
-def _long_repeats(parsed: Any, inside: bool) -> int:
+def _count_long_repeats(parsed: Any, inside: bool) -> int:
     count = 0
     for operation, argument in parsed:
         name = str(operation)
@@ -112,13 +112,13 @@ def _long_repeats(parsed: Any, inside: bool) -> int:
             if inside and most > 1:
                 raise ValueError("a repeat inside a repeat can take exponential time")
             count += most > _LONG
-            count += _long_repeats(body, inside or most > 1)
+            count += _count_long_repeats(body, inside or most > 1)
         elif name == "SUBPATTERN":
-            count += _long_repeats(argument[-1], inside)
+            count += _count_long_repeats(argument[-1], inside)
         elif name == "BRANCH":
-            count += max(_long_repeats(branch, inside) for branch in argument[1])
+            count += max(_count_long_repeats(branch, inside) for branch in argument[1])
         elif name in ("ASSERT", "ASSERT_NOT"):
-            count += _long_repeats(argument[1], inside)
+            count += _count_long_repeats(argument[1], inside)
         elif name == "GROUPREF":
             raise ValueError("a back reference can take exponential time")
     return count

@@ -1,4 +1,4 @@
-"""Recognising a failure by what it left behind: the one place where patterns meet texts."""
+"""Recognition of failures by what they left behind: the only place that searches for patterns."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from runner.host.compat import tomllib
 from runner.known_failures.catalogue import DATA, Entry, load_catalogue
 from runner.schemas.report import KnownFailure, StageRecord
 
-# Stages beside those of a toolchain: what comes before the first, and any at all, for a text of
-# which nothing else is known.
+# Stages besides a toolchain's own: what precedes the first one, and any stage at all, for a text
+# of unknown origin.
 SETUP = "setup"
 ANYWHERE = "anywhere"
-# In place of a fix's name: all of them.
+# Stands for all fixes where one fix is named.
 ALL = "all"
-# What is looked at, at most: the end of a log, and of a line its two ends, where the sense is.
+# No more than this is searched: the end of a log, and both ends of a line, which say most.
 _MOST_CHARACTERS = 64_000
 _LONGEST_LINE = 1_000
 _MOST_LINES_SHOWN = 8
-# The line of code in a traceback comes after such a line.
+# In a traceback, the quoted line of code follows such a line.
 _FRAME = re.compile(r'\s+File ".*", line \d+')
 
 
 @dataclass(frozen=True)
 class Symptoms:
-    """What a failure left behind. `text` is its message (and traceback), `log` the log's end."""
+    """What a failure left behind: `text` is its message (and traceback), `log` the log's end."""
 
     text: str
     stage: str = SETUP
@@ -40,9 +40,9 @@ class Symptoms:
 
 
 def recognise(symptoms: Symptoms) -> Entry | None:
-    """The first entry of the catalogue that fits, by the message rather than by the log.
+    """Return the first entry of the catalogue that fits the message, or else the log, or None.
 
-    A log tells of many things that did no harm, so it is asked only where the message is unknown.
+    A log mentions many things that did no harm, so it counts only if the message is unknown.
     """
     for text in (_bounded(symptoms.text), _bounded(symptoms.log)):
         for entry in load_catalogue():
@@ -59,17 +59,17 @@ def _fits(entry: Entry, symptoms: Symptoms, text: str) -> bool:
         return False
     if entry.verdict != symptoms.verdict:
         return False
-    if entry.patterns and not any(_compiled(p).search(text) for p in entry.patterns):
+    if entry.patterns and not any(_compile(p).search(text) for p in entry.patterns):
         return False
-    return not entry.also or _compiled(entry.also).search(text) is not None
+    return not entry.also or _compile(entry.also).search(text) is not None
 
 
 def explain_stage(record: StageRecord, folder: Path, fixes: str = "all") -> None:
-    """Complete the record of a stage that failed, or whose check did, with what is known of it.
+    """Add what is known of the failure to the record of a stage that failed, or whose check did.
 
-    `folder` is the run's, where the log lies; `fixes` is the option of that name. A remedy that the
-    stage itself gave is kept, since it knows more. Of an unknown failure the log's last meaningful
-    lines are kept instead.
+    `folder` is the run folder, which holds the log; `fixes` is the option of that name. A remedy
+    from the stage itself is kept, since the stage knows more. For an unknown failure, the log's
+    last meaningful lines are kept instead.
     """
     check = record.report.check if record.report else None
     verdict = check.verdict if check and check.verdict in ("shape", "nonfinite") else ""
@@ -91,12 +91,12 @@ def explain_stage(record: StageRecord, folder: Path, fixes: str = "all") -> None
         record.remedy = record.remedy or record.known.remedy
     elif record.status == "failed" and not record.remedy:
         record.last_lines = [
-            line for line in last_meaningful_lines(log) if record.failure not in line
+            line for line in pick_meaningful_lines(log) if record.failure not in line
         ]
 
 
 def make_known_failure(entry: Entry, fixes: str = "all") -> KnownFailure:
-    """The entry as reports have it; its remedy says what to do about the fix, if there is one."""
+    """Convert an entry to its form in reports, whose remedy says what to do about a fix."""
     remedy = entry.remedy
     wanted = "all fixes" if entry.fix == ALL else f"the fix '{entry.fix}'"
     if entry.fix and not _is_on(entry.fix, fixes):
@@ -109,7 +109,7 @@ def make_known_failure(entry: Entry, fixes: str = "all") -> KnownFailure:
 
 
 def _is_on(fix: str, option: str) -> bool:
-    """Whether `--fixes` asks for this one; see `stages.fixes.select`."""
+    """Tell whether `--fixes` selects this fix; see `stages.fixes.select`."""
     words = [word.strip() for word in option.split(",") if word.strip()]
     if fix == ALL:
         return words == [ALL]
@@ -120,12 +120,12 @@ def _is_on(fix: str, option: str) -> bool:
     return on
 
 
-def last_meaningful_lines(log: str) -> list[str]:
-    """The last meaningful lines of a log: no warnings, no progress, nothing of TensorFlow's chat.
+def pick_meaningful_lines(log: str) -> list[str]:
+    """Return a log's last meaningful lines: no warnings, no progress, no TensorFlow chatter.
 
     At most 8 lines. Noise is what `data/noise/lines.toml` lists, and code in tracebacks.
     """
-    noise = _noise()
+    noise = _load_noise()
     lines: list[str] = []
     quoted = False
     for line in _bounded(log).splitlines():
@@ -136,7 +136,7 @@ def last_meaningful_lines(log: str) -> list[str]:
 
 
 def read_tail(path: Path) -> str:
-    """The end of a log, as far as it is ever looked at; '' if there is none."""
+    """Read as much of a log's end as is ever searched; return '' if there is no log."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _MOST_CHARACTERS))
@@ -146,7 +146,7 @@ def read_tail(path: Path) -> str:
 
 
 def read_stream_tail(stream: IO[bytes]) -> str:
-    """The same of a stream, which has to be read to its end."""
+    """Read a stream to its end, and return as much of that end as is ever searched."""
     kept = b""
     while block := stream.read(1 << 16):
         kept = (kept + block)[-_MOST_CHARACTERS:]
@@ -154,26 +154,26 @@ def read_stream_tail(stream: IO[bytes]) -> str:
 
 
 def _bounded(text: str) -> str:
-    """The text's last characters, in lines that are bounded too."""
-    return "\n".join(map(_shortened, _lines(text[-_MOST_CHARACTERS:])))
+    """Return the text's last characters, in lines that are bounded too."""
+    return "\n".join(map(_shorten, _split_lines(text[-_MOST_CHARACTERS:])))
 
 
-def _lines(text: str) -> Iterable[str]:
-    # A carriage return overwrites a line: progress.
+def _split_lines(text: str) -> Iterable[str]:
+    # Progress output overwrites its line with a carriage return.
     return re.split(r"[\r\n]+", text)
 
 
-def _shortened(line: str) -> str:
+def _shorten(line: str) -> str:
     half = _LONGEST_LINE // 2
     return line if len(line) <= _LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
 
 
 @functools.cache
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compile(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.MULTILINE)
 
 
 @functools.cache
-def _noise() -> re.Pattern[str]:
+def _load_noise() -> re.Pattern[str]:
     data = tomllib.loads((DATA / "noise" / "lines.toml").read_text())
     return re.compile("|".join(f"(?:{pattern})" for pattern in data["lines"]))

@@ -1,4 +1,4 @@
-"""`runner lock --audit`: whether each pin of each lock can still be had, and from where."""
+"""`runner lock --audit`: whether each pin of each lock is still available, and where."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from packaging.tags import Tag
 
-from runner.host.files import human_bytes
+from runner.host.files import format_bytes
 from runner.host.paths import ROOT
 from runner.packages import wheel_store
 from runner.packages.index import IndexFile, Listing, PackageIndexes
@@ -17,24 +17,24 @@ from runner.packages.lockfile import (
     Pin,
     choose_file,
     filter_release,
+    list_stage_tags,
     parse_lock,
     parse_pin,
-    stage_tags,
 )
 from runner.toolchains.model import Image
 
-# Requests to an index at a time.
+# Concurrent requests to an index.
 AT_ONCE = 8
 HOST = "runner"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A pin, and where it can be had.
+    """A pin, and where it is available.
 
-    `status`: 'available'; 'yanked', which installers still take for an exact pin; 'own-wheel';
-    'stand-in', of a vanished pin that another release stands in for; 'vanished'; 'unknown', where
-    an index did not answer and nothing else has it.
+    `status` is 'available'; 'yanked', which installers still take for an exact pin; 'own-wheel';
+    'stand-in', a vanished pin that another release stands in for; 'vanished'; or 'unknown': an
+    index did not answer, and nothing else has it.
     """
 
     lock: str
@@ -57,7 +57,7 @@ class WheelSource(Protocol):
     """An archive that holds wheels, and can check that one is undamaged."""
 
     def wheels(self) -> list[IndexFile]:
-        """List the wheels and sdists, `url` being the name of each one's part."""
+        """List the wheels and sdists; the `url` of each is the name of its part."""
 
     def check(self, name: str) -> None:
         """Raise `DamagedArchive` if the part of this name is damaged."""
@@ -68,7 +68,7 @@ class _Question:
     lock: str
     pin: Pin
     tags: Sequence[Tag] | None
-    """What wheels the environment takes; None where any file of the lock will do."""
+    """The wheel tags that the environment supports; None if any file of the lock will do."""
 
 
 def audit_pins(
@@ -78,38 +78,38 @@ def audit_pins(
     archive: WheelSource | None = None,
     indexes: PackageIndexes | None = None,
 ) -> list[Finding]:
-    """Ask the indexes that pip is set up for about each pin, and look into an archive's parts.
+    """Look up each pin in the indexes that pip is set up for, and in an archive's parts.
 
-    Of a pin there must be a file with one of the lock's hashes that the environment can install.
-    `own` adds the runner's own lock. An index that is silent is a finding. Raises `DamagedArchive`
-    if the archive does not hold what it lists.
+    A pin needs a file that the environment can install and that has one of the lock's hashes.
+    `own` adds the runner's own lock. An index that does not answer is a finding. Raises
+    `DamagedArchive` if the archive does not hold what it lists.
     """
     indexes = indexes or PackageIndexes()
     questions = [
-        _Question(image.title, pin, stage_tags(image.python, image.platform))
+        _Question(image.title, pin, list_stage_tags(image.python, image.platform))
         for image in images
-        for pin in parse_lock(image.requirements())
+        for pin in parse_lock(image.render_requirements())
     ]
     lock = ROOT / "requirements.lock"
     if own and lock.exists():
-        # For every Python and platform, of which this machine is one.
+        # This lock serves every Python and platform, so no environment's tags apply.
         questions += [_Question(HOST, pin, None) for pin in parse_lock(lock.read_text())]
     replaced = [parse_pin(s.pin) for image in images for s in image.stand_ins]
     pins = {str(pin): pin for pin in [*(q.pin for q in questions), *replaced]}
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        listings = dict(zip(pins, pool.map(indexes.listing, pins.values()), strict=True))
+        listings = dict(zip(pins, pool.map(indexes.list_files, pins.values()), strict=True))
     findings = [_answer(question, listings[str(question.pin)], archive) for question in questions]
     for image in images:
-        findings += _stand_ins(image, listings)
+        findings += _check_stand_ins(image, listings)
     return findings
 
 
 def _answer(question: _Question, listing: Listing, archive: WheelSource | None) -> Finding:
     pin = question.pin
     finding = Finding(question.lock, str(pin), "available")
-    listed = _locked(question, listing.files)
+    listed = _choose_locked_file(question, listing.files)
     archived = archive.wheels() if archive else []
-    kept = _locked(question, [*archived, *_stored(pin)])
+    kept = _choose_locked_file(question, [*archived, *_list_stored_files(pin)])
     sources = tuple(dict.fromkeys(file.source for file in (listed, kept) if file is not None))
     if listed is not None and not listed.yanked:
         return replace(finding, sources=sources)
@@ -118,21 +118,21 @@ def _answer(question: _Question, listing: Listing, archive: WheelSource | None) 
     if kept is not None:
         if archive is not None and kept in archived:
             archive.check(kept.url)
-        why = _why_not(question, listing)
+        why = _explain_absence(question, listing)
         return replace(finding, sources=sources, detail=why)
     status = "unknown" if listing.problems else "vanished"
-    return replace(finding, status=status, detail=_why_not(question, listing))
+    return replace(finding, status=status, detail=_explain_absence(question, listing))
 
 
-def _locked(question: _Question, files: Iterable[IndexFile]) -> IndexFile | None:
-    """The file that an installer would take, of those that the lock has a hash of."""
+def _choose_locked_file(question: _Question, files: Iterable[IndexFile]) -> IndexFile | None:
+    """Choose the file that an installer would take, among those whose hashes the lock has."""
     mine = [f for f in filter_release(question.pin, files) if f.sha256 in question.pin.hashes]
     if question.tags is not None:
         return choose_file(mine, question.tags)
     return next(iter(sorted(mine, key=lambda file: bool(file.yanked))), None)
 
 
-def _why_not(question: _Question, listing: Listing) -> str:
+def _explain_absence(question: _Question, listing: Listing) -> str:
     if listing.problems:
         return "; ".join(listing.problems)
     if not listing.files:
@@ -142,8 +142,8 @@ def _why_not(question: _Question, listing: Listing) -> str:
     return "what is listed has other hashes than the lock"
 
 
-def _stand_ins(image: Image, listings: dict[str, Listing]) -> list[Finding]:
-    """What became of the pins of an intent that the lock has another release for."""
+def _check_stand_ins(image: Image, listings: dict[str, Listing]) -> list[Finding]:
+    """Report what became of an intent's pins that the lock replaces with another release."""
     findings = []
     handed_over = {wheel.pin: wheel for wheel in image.wheels}
     for stand_in in image.stand_ins:
@@ -151,7 +151,7 @@ def _stand_ins(image: Image, listings: dict[str, Listing]) -> list[Finding]:
         sources = tuple(dict.fromkeys(file.source for file in listing.files))
         finding = Finding(image.title, stand_in.pin, "stand-in")
         if wheel := handed_over.get(stand_in.pin):
-            size = human_bytes(wheel.path.stat().st_size)
+            size = format_bytes(wheel.path.stat().st_size)
             detail = f"{wheel.path.name}, {size}, sha256 {wheel.sha256}"
             finding = replace(finding, status="own-wheel", sources=("own wheel",), detail=detail)
         elif sources:
@@ -163,7 +163,7 @@ def _stand_ins(image: Image, listings: dict[str, Listing]) -> list[Finding]:
     return findings
 
 
-def _stored(pin: Pin) -> list[IndexFile]:
-    """What an archive that was loaded here has left in the cache."""
+def _list_stored_files(pin: Pin) -> list[IndexFile]:
+    """List the files of a pin that loaded archives have left in the cache."""
     found = [(sha, path) for sha in pin.hashes if (path := wheel_store.find_wheel(sha))]
     return [IndexFile(path.name, "", sha, source="loaded archive") for sha, path in found]

@@ -1,4 +1,4 @@
-"""Finding a CPython of a given version on this machine, and telling exactly which one it is."""
+"""The search for a CPython of a given version on this machine, and its exact identity."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from runner.errors import EnvironmentUnavailable
 from runner.host.compat import tomllib
 from runner.host.files import write_text
 from runner.host.paths import ROOT, cache_folder, interpreters_folder
-from runner.packages.pip_settings import uv_environment
+from runner.packages.pip_settings import make_uv_environment
 from runner.schemas.report import InterpreterRecord
 
-# Prints what an interpreter says of itself, and the hash of the file that holds it. It runs under
+# Prints what an interpreter says about itself, and the hash of the file that holds it. Runs under
 # any version.
 PROBE = """
 import hashlib, json, os, platform, sys
@@ -43,7 +43,7 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A CPython that really runs: where it is, and which one exactly."""
+    """A CPython that really runs: its path, and its exact identity."""
 
     path: Path
     record: InterpreterRecord
@@ -52,15 +52,15 @@ class Interpreter:
 def find_cpython(version: str, install: bool = True) -> Interpreter:
     """Find a CPython `version` ('3.8') that really runs.
 
-    Looks at PATH, at pyenv's versions (its shims fail for inactive ones), at those that archives
-    brought, at uv's own, and finally lets uv install the pinned one (if `install`). What is found
-    then is remembered: one machine's environments keep their interpreter, and nobody asks again.
+    Tries PATH, pyenv's versions (its shims fail for inactive ones), those that archives brought and
+    uv's own, and finally lets uv install the pinned one (if `install`). With `install`, the result
+    is remembered: a machine's environments keep their interpreter, and later calls skip the search.
     Raises `EnvironmentUnavailable` if none of these has it.
     """
-    remembered = _remembered(version)
+    remembered = _recall(version)
     if remembered is not None:
         return remembered
-    for source, candidate in _candidates(version, install):
+    for source, candidate in _find_candidates(version, install):
         found = _probe(candidate, version, source)
         if found is not None:
             if install:
@@ -72,33 +72,33 @@ def find_cpython(version: str, install: bool = True) -> Interpreter:
     )
 
 
-def _candidates(version: str, install: bool) -> Iterator[tuple[str, Path]]:
+def _find_candidates(version: str, install: bool) -> Iterator[tuple[str, Path]]:
     on_path = shutil.which(f"python{version}")
     if on_path:
         yield "path", Path(on_path)
     pyenv = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser()
     with suppress(OSError):  # another user's folder, perhaps
         installed = list((pyenv / "versions").glob(f"{version}.*/bin/python{version}"))
-        for path in sorted(installed, key=_patch_release, reverse=True):
+        for path in sorted(installed, key=_parse_patch_release, reverse=True):
             yield "pyenv", path
     for path in sorted(interpreters_folder().glob(f"cpython-{version}.*/bin/python{version}")):
         yield "archive", path
-    wanted, variables = _pinned(version)
+    wanted, variables = _read_pin(version)
     for request in dict.fromkeys((wanted, version)):
-        for path in _uv("python", "find", "--managed-python", request):
+        for path in _run_uv("python", "find", "--managed-python", request):
             yield "uv", path
-    if install and _uv_installs(wanted, variables):
-        for path in _uv("python", "find", "--managed-python", wanted):
+    if install and _install_with_uv(wanted, variables):
+        for path in _run_uv("python", "find", "--managed-python", wanted):
             yield "uv", path
 
 
-def _patch_release(executable: Path) -> int:
+def _parse_patch_release(executable: Path) -> int:
     digits = executable.parents[1].name.rpartition(".")[2]
     return int(digits) if digits.isdigit() else -1
 
 
-def _pinned(version: str) -> tuple[str, Mapping[str, str]]:
-    """The release that uv is to install, and the variables that pin its build."""
+def _read_pin(version: str) -> tuple[str, Mapping[str, str]]:
+    """Read the release that uv is to install, and the variables that pin its build."""
     pins = tomllib.loads((ROOT / "images/cpython.toml").read_text())
     if version not in pins:
         return version, {}
@@ -106,7 +106,7 @@ def _pinned(version: str) -> tuple[str, Mapping[str, str]]:
 
 
 def _probe(executable: Path, version: str, source: str) -> Interpreter | None:
-    """Ask an executable what it is; None if it does not run, or is another."""
+    """Ask an executable what it is; return None if it does not run, or is another version."""
     try:
         result = subprocess.run(
             [str(executable), "-I", "-c", PROBE],
@@ -124,23 +124,23 @@ def _probe(executable: Path, version: str, source: str) -> Interpreter | None:
 
 
 def read_probe(text: str | bytes, source: str) -> InterpreterRecord:
-    """Read what PROBE has printed. Raises `ValueError` or `KeyError`."""
+    """Parse the output of PROBE. Raises `ValueError` or `KeyError`."""
     said = json.loads(text)
     return InterpreterRecord(
         version=said["version"], build=said["build"], sha256=said["sha256"], source=source
     )
 
 
-def _memory() -> Path:
+def _get_memory_path() -> Path:
     return cache_folder() / "cpython.json"
 
 
-def _remembered(version: str) -> Interpreter | None:
-    """The interpreter that was found before, if its file is as it was."""
+def _recall(version: str) -> Interpreter | None:
+    """Return the interpreter that was found before, if its file is unchanged."""
     try:
-        entry = json.loads(_memory().read_text())[version]
+        entry = json.loads(_get_memory_path().read_text())[version]
         path = Path(entry["path"])
-        if entry["file"] != _file_state(path):
+        if entry["file"] != _read_file_state(path):
             return None
         return Interpreter(path, InterpreterRecord.model_validate(entry["record"]))
     except (OSError, ValueError, KeyError, TypeError):
@@ -148,29 +148,29 @@ def _remembered(version: str) -> Interpreter | None:
 
 
 def _remember(version: str, found: Interpreter) -> None:
-    with suppress(OSError):  # without a cache folder it is asked again each time
+    with suppress(OSError):  # without a cache folder, every call searches again
         try:
-            known = json.loads(_memory().read_text())
+            known = json.loads(_get_memory_path().read_text())
         except (OSError, ValueError):
             known = {}
         known[version] = {
             "path": str(found.path),
-            "file": _file_state(found.path),
+            "file": _read_file_state(found.path),
             "record": found.record.model_dump(),
         }
-        write_text(_memory(), json.dumps(known, indent=1) + "\n")
+        write_text(_get_memory_path(), json.dumps(known, indent=1) + "\n")
 
 
-def _file_state(path: Path) -> list[int]:
-    """What changes when another file takes an executable's place."""
+def _read_file_state(path: Path) -> list[int]:
+    """Return numbers that change when another file takes an executable's place."""
     state = path.stat()
     return [state.st_ino, state.st_size, state.st_mtime_ns]
 
 
-def _uv(*arguments: str) -> list[Path]:
+def _run_uv(*arguments: str) -> list[Path]:
     result = subprocess.run(
         [find_uv_bin(), *arguments],
-        env=uv_environment(),
+        env=make_uv_environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -178,10 +178,10 @@ def _uv(*arguments: str) -> list[Path]:
     return [Path(line) for line in result.stdout.split("\n") if line]
 
 
-def _uv_installs(version: str, variables: Mapping[str, str]) -> bool:
+def _install_with_uv(version: str, variables: Mapping[str, str]) -> bool:
     result = subprocess.run(
         [find_uv_bin(), "python", "install", version],
-        env={**uv_environment(), **variables},
+        env={**make_uv_environment(), **variables},
         capture_output=True,
         check=False,
     )

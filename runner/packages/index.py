@@ -1,7 +1,7 @@
-"""Asking package indexes what they serve, and fetching it: with the user's own settings for pip.
+"""A client of package indexes that lists and fetches files, with the user's own pip settings.
 
-uv and pip only install; neither tells which files of a release an index has, or hands one over
-without building it. The protocol is the simple repository API (PEP 503, PEP 691), and folders.
+uv and pip only install; neither tells which files of a release an index has, or fetches one
+without building it. The protocol is the simple repository API (PEP 503, PEP 691); folders work too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from runner.packages.pip_settings import Registry, read_registry
 DEFAULT_INDEX = "https://pypi.org/simple"
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.1"
 _TIMEOUT = (15, 60)
-# The list of one project's files is a few megabytes at most.
+# A list of one project's files takes a few megabytes at most.
 _MOST_LISTED = 128 << 20
 
 
@@ -45,19 +45,19 @@ class IndexFile:
     yanked: str = ""
     """Why it was withdrawn; empty if it was not."""
     source: str = ""
-    """The index, as it may be shown to anybody."""
+    """The index, without a password."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What all indexes have of one pin. `problems` are of those that did not answer."""
+    """The files of one pin on all indexes. `problems` says which of these did not answer."""
 
     files: tuple[IndexFile, ...]
     problems: tuple[str, ...] = ()
 
 
 class PackageIndexes:
-    """The index, the extra ones and the folders that pip is set up for."""
+    """The main index, the extra ones and the folders that pip is set up for."""
 
     def __init__(self, registry: Registry | None = None) -> None:
         self._registry = registry or read_registry()
@@ -69,32 +69,32 @@ class PackageIndexes:
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=16, max_retries=retry))
 
-    def listing(self, pin: Pin) -> Listing:
-        """The files of a pin's release, whatever their hashes. Raises nothing."""
+    def list_files(self, pin: Pin) -> Listing:
+        """List the files of a pin's release, whatever their hashes. Raises nothing."""
         files: list[IndexFile] = []
         problems: list[str] = []
-        pages = [(_project_page(index, pin.name), index) for index in self._indexes]
+        pages = [(_make_project_url(index, pin.name), index) for index in self._indexes]
         for page, source in [*pages, *((link, link) for link in self._registry.find_links)]:
             if source in self._silent:
                 problems.append(self._silent[source])
                 continue
             try:
-                found = self._page(page, hide_password(source))
+                found = self._list_page(page, hide_password(source))
             except requests.ConnectionError as error:
-                # After several tries: it need not be asked again for each of many pins.
-                self._silent[source] = f"{hide_password(source)}: {_why(error)}"
+                # After all retries, so it is not worth asking again for each of many pins.
+                self._silent[source] = f"{hide_password(source)}: {_explain_error(error)}"
                 problems.append(self._silent[source])
                 continue
             except (requests.RequestException, OSError, ValueError) as error:
-                problems.append(f"{hide_password(source)}: {_why(error)}")
+                problems.append(f"{hide_password(source)}: {_explain_error(error)}")
                 continue
-            files += [_with_hash(file) for file in filter_release(pin, found)]
+            files += [_add_hash(file) for file in filter_release(pin, found)]
         return Listing(tuple(files), tuple(problems))
 
     @contextmanager
     def open(self, file: IndexFile) -> Iterator[Source]:
-        """A file's bytes, unchecked. Raises `EnvironmentUnavailable` if they cannot be had."""
-        path = _local(file.url)
+        """Open a file for reading, unchecked. Raises `EnvironmentUnavailable` if that fails."""
+        path = _get_local_path(file.url)
         if path is not None:
             with open(path, "rb") as local:
                 yield local
@@ -103,13 +103,13 @@ class PackageIndexes:
             response = self._get(file.url, headers={"Accept-Encoding": "identity"})
             response.raise_for_status()
         except (requests.RequestException, OSError) as error:
-            raise _not_fetched(file, error) from None
+            raise _make_fetch_error(file, error) from None
         with response:
             yield _Body(file, response)
 
     def size(self, file: IndexFile) -> int:
-        """How many bytes a file has; 0 if nobody says."""
-        path = _local(file.url)
+        """Return how many bytes a file has; 0 if that is unknown."""
+        path = _get_local_path(file.url)
         if path is not None:
             return path.stat().st_size
         if file.size:
@@ -121,14 +121,14 @@ class PackageIndexes:
                 headers={"Accept-Encoding": "identity"},
                 allow_redirects=True,
                 timeout=_TIMEOUT,
-                verify=self._verify(host),
+                verify=self._get_verify_option(host),
             )
             return int(reply.headers.get("Content-Length", 0))
         return 0
 
-    def _page(self, page: str, source: str) -> list[IndexFile]:
-        """The files that a page or a folder lists; none if there is no such page."""
-        folder = _local(page)
+    def _list_page(self, page: str, source: str) -> list[IndexFile]:
+        """List the files of a page or a folder; none if there is no such page."""
+        folder = _get_local_path(page)
         if folder is not None:
             if folder.is_dir() and not (folder / "index.html").is_file():
                 names = [path for path in folder.iterdir() if path.is_file()]
@@ -136,7 +136,7 @@ class PackageIndexes:
             html = folder / "index.html" if folder.is_dir() else folder
             if not html.is_file():
                 return []
-            return _from_html(html.read_text(errors="replace"), html.as_uri(), source)
+            return _parse_html(html.read_text(errors="replace"), html.as_uri(), source)
         with self._get(page, headers={"Accept": _ACCEPT}) as response:
             if response.status_code == 404:
                 return []
@@ -147,26 +147,26 @@ class PackageIndexes:
                 if len(content) > _MOST_LISTED:
                     raise ValueError("its list of files is too long")
             if "json" in response.headers.get("Content-Type", ""):
-                return _from_json(json.loads(content), response.url, source)
-            return _from_html(content.decode(errors="replace"), response.url, source)
+                return _parse_json(json.loads(content), response.url, source)
+            return _parse_html(content.decode(errors="replace"), response.url, source)
 
     def _get(self, url: str, headers: dict[str, str]) -> requests.Response:
-        verify = self._verify(urlparse(url).hostname or "")
+        verify = self._get_verify_option(urlparse(url).hostname or "")
         return self._session.get(url, headers=headers, timeout=_TIMEOUT, stream=True, verify=verify)
 
-    def _verify(self, host: str) -> bool | str:
+    def _get_verify_option(self, host: str) -> bool | str:
         trusted = {entry.partition(":")[0] for entry in self._registry.trusted_hosts}
         return False if host in trusted else self._registry.ca_bundle or True
 
 
 class Source(Protocol):
-    """Something to read from, once."""
+    """A stream that can be read once."""
 
     def read(self, size: int = ..., /) -> bytes: ...
 
 
 class _Body:
-    """A response's body. A connection that breaks is an error for a person."""
+    """A response's body, which turns a broken connection into a readable error."""
 
     def __init__(self, file: IndexFile, response: requests.Response) -> None:
         self._file = file
@@ -176,42 +176,42 @@ class _Body:
         try:
             data: bytes = self._raw.read(None if size < 0 else size)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise _not_fetched(self._file, error) from None
+            raise _make_fetch_error(self._file, error) from None
         return data
 
 
-def _not_fetched(file: IndexFile, error: Exception) -> EnvironmentUnavailable:
+def _make_fetch_error(file: IndexFile, error: Exception) -> EnvironmentUnavailable:
     return EnvironmentUnavailable(
-        f"{file.name} could not be fetched from {file.source}: {_why(error)}",
+        f"{file.name} could not be fetched from {file.source}: {_explain_error(error)}",
         "Check the network, then run the command again: it goes on where it stopped.",
     )
 
 
 def hide_password(location: str) -> str:
-    """An index's address without what stands before an @: a password may."""
+    """Return an index's address without what precedes an @, which may hold a password."""
     return re.sub(r"//[^/]*@", "//", location)
 
 
-def _project_page(index: str, name: str) -> str:
+def _make_project_url(index: str, name: str) -> str:
     return f"{index.rstrip('/')}/{name}/"
 
 
-def _local(location: str) -> Path | None:
+def _get_local_path(location: str) -> Path | None:
     parsed = urlparse(location)
     if parsed.scheme == "file":
         return Path(url2pathname(parsed.path))
     return None if parsed.scheme in ("http", "https") else Path(location)
 
 
-def _with_hash(file: IndexFile) -> IndexFile:
-    """A file of a folder, which nobody has hashed yet."""
-    path = _local(file.url)
+def _add_hash(file: IndexFile) -> IndexFile:
+    """Add hash and size to a file of a folder, which has no list of hashes."""
+    path = _get_local_path(file.url)
     if file.sha256 or path is None or not path.is_file():
         return file
     return IndexFile(file.name, file.url, hash_file(path), path.stat().st_size, source=file.source)
 
 
-def _from_json(data: dict[str, Any], page: str, source: str) -> list[IndexFile]:
+def _parse_json(data: dict[str, Any], page: str, source: str) -> list[IndexFile]:
     files = []
     for entry in data["files"]:
         yanked = entry.get("yanked") or ""
@@ -228,7 +228,7 @@ def _from_json(data: dict[str, Any], page: str, source: str) -> list[IndexFile]:
     return files
 
 
-def _from_html(text: str, page: str, source: str) -> list[IndexFile]:
+def _parse_html(text: str, page: str, source: str) -> list[IndexFile]:
     parser = _Links()
     parser.feed(text)
     files = []
@@ -241,7 +241,7 @@ def _from_html(text: str, page: str, source: str) -> list[IndexFile]:
 
 
 class _Links(HTMLParser):
-    """The links of a PEP 503 page, and why each was yanked."""
+    """A parser for the links of a PEP 503 page, and why each was yanked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -259,8 +259,8 @@ class _Links(HTMLParser):
             self.links.append((href, reason if yanked else ""))
 
 
-def _why(error: Exception) -> str:
-    """The reason alone, without addresses that may hold a password."""
+def _explain_error(error: Exception) -> str:
+    """Return the reason alone, without addresses that may hold a password."""
     if isinstance(error, requests.HTTPError):
         return f"it answers {error.response.status_code}"
     if isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError)):

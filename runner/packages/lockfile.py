@@ -1,4 +1,4 @@
-"""What a lock pins, and which file of a release an environment takes."""
+"""The pins of a lock, and the choice of a release's file for an environment."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from packaging.utils import (
 )
 from packaging.version import Version
 
-# The names that manylinux had before it was named by glibc's version, by the minor one (PEP 600).
+# The manylinux names from before PEP 600 put glibc's version into them, by its minor number.
 _OLDER_NAMES = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _VIA = re.compile(r"^ +# via (.+)$", re.MULTILINE)
 
 
 class Named(Protocol):
-    """A file of an index."""
+    """Anything with a file name, such as a file of an index."""
 
     @property
     def name(self) -> str: ...
@@ -41,8 +41,8 @@ _File = TypeVar("_File", bound=Named)
 class Pin:
     """One requirement of a lock.
 
-    `hashes` are those of every file of the release, `via` are the packages that asked for it, and
-    `text` is how it stands in the lock.
+    `hashes` are those of every file of the release, `via` names the packages that require it, and
+    `text` is its entry in the lock.
     """
 
     name: NormalizedName
@@ -57,7 +57,7 @@ class Pin:
 
 
 def parse_lock(text: str) -> list[Pin]:
-    """The pins of a lock's text; a wheel of the user's own, given by its URL, is none."""
+    """Parse the pins of a lock, except the user's own wheels, which are given by URL."""
     pins = []
     for block in re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE):
         line = block.partition("\n")[0].rstrip(" \\")
@@ -83,26 +83,26 @@ def parse_lock(text: str) -> list[Pin]:
 
 
 def parse_pin(text: str) -> Pin:
-    """A pin without hashes, `name==version`."""
+    """Parse `name==version` as a pin without hashes."""
     name, _, version = text.partition("==")
     return Pin(canonicalize_name(name), Version(version), ())
 
 
-def stage_tags(python: str, platform: str) -> list[tags.Tag]:
-    """List what wheels a stage's environment takes, the best first.
+def list_stage_tags(python: str, platform: str) -> list[tags.Tag]:
+    """List the wheel tags that a stage's environment supports, the best first.
 
-    `platform` is a lock's, such as x86_64-manylinux2014: wheels for it and for all before it.
+    `platform` is a lock's, such as x86_64-manylinux2014; the platforms before it are included.
     """
     version = tuple(map(int, python.split(".")))
     interpreter = f"cp{''.join(map(str, version))}"
-    platforms = list(_platforms(platform))
+    platforms = list(_list_platforms(platform))
     return [
         *tags.cpython_tags(version, platforms=platforms),
         *tags.compatible_tags(version, interpreter=interpreter, platforms=platforms),
     ]
 
 
-def _platforms(platform: str) -> Iterator[str]:
+def _list_platforms(platform: str) -> Iterator[str]:
     machine, _, level = platform.partition("-")
     newest = next((n for n, name in _OLDER_NAMES.items() if name == level), None)
     for minor in range(newest or int(level.rpartition("_")[2]), 4, -1):
@@ -112,8 +112,8 @@ def _platforms(platform: str) -> Iterator[str]:
     yield f"linux_{machine}"
 
 
-def host_tags() -> list[tags.Tag]:
-    """What wheels this very Python takes."""
+def list_host_tags() -> list[tags.Tag]:
+    """List the wheel tags that the running Python supports, the best first."""
     return list(tags.sys_tags())
 
 
@@ -122,12 +122,12 @@ def host_python() -> str:
 
 
 def applies_here(pin: Pin) -> bool:
-    """Whether the runner's own lock installs a pin on this Python and platform."""
+    """Tell whether the runner's own lock installs a pin on this Python and platform."""
     return not pin.marker or Marker(pin.marker).evaluate()
 
 
 def parse_release(name: str) -> tuple[NormalizedName, Version] | None:
-    """The project and the version that a wheel's or sdist's file name says."""
+    """Parse the project and the version from a wheel's or sdist's file name; None for others."""
     try:
         if name.endswith(".whl"):
             return parse_wheel_filename(name)[:2]
@@ -137,12 +137,12 @@ def parse_release(name: str) -> tuple[NormalizedName, Version] | None:
 
 
 def filter_release(pin: Pin, files: Iterable[_File]) -> list[_File]:
-    """The files that belong to a pin's release."""
+    """List the files that belong to a pin's release."""
     return [file for file in files if parse_release(file.name) == (pin.name, pin.version)]
 
 
 def choose_file(files: Sequence[_File], wanted: Sequence[tags.Tag]) -> _File | None:
-    """The file that an installer takes: the wheel with the best tag, or else the sdist."""
+    """Choose the file that an installer takes: the wheel with the best tag, or else the sdist."""
     rank: Mapping[tags.Tag, int] = {tag: i for i, tag in enumerate(wanted)}
     best: tuple[int, _File] | None = None
     for file in files:

@@ -1,7 +1,7 @@
-"""The user's package index and certificates, as pip knows them, handed on to uv and to builds.
+"""The user's package index and certificates, taken from pip's settings for uv and for builds.
 
 uv reads neither pip.conf nor PIP_* variables, and a machine behind a mirror has just those. This
-module needs the standard library alone, since `bootstrap.py` uses it before all is installed.
+module needs only the standard library: `bootstrap.py` uses it before anything is installed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Registry:
     trusted_hosts: tuple[str, ...] = ()
     no_index: bool = False
 
-    def uv_environment(self, *, resolving: bool = False) -> dict[str, str]:
-        """The variables that make uv use this registry.
+    def make_uv_environment(self, *, resolving: bool = False) -> dict[str, str]:
+        """Return the variables that make uv use this registry.
 
         When installing, hashes decide what is accepted, so pip's rule (any index may have it) is
-        safe. When `resolving`, the one main index is asked alone: a lock must not depend on extra
-        folders of the machine that wrote it.
+        safe. When `resolving`, only the main index is asked: a lock must not depend on extra
+        indexes and folders of the machine that wrote it.
         """
         environment: dict[str, str] = {"UV_NO_CONFIG": "1"}
         if self.index_url:
@@ -46,12 +46,12 @@ class Registry:
             if self.find_links:
                 environment["UV_FIND_LINKS"] = ",".join(self.find_links)
             if self.no_index and not any("://" in link for link in self.find_links):
-                # uv has no variable for pip's no-index; with folders alone, it is the same.
+                # uv has no variable for pip's no-index; with folders alone, offline is the same.
                 environment["UV_OFFLINE"] = "1"
         return environment
 
-    def pip_conf(self) -> str:
-        """The text of a pip.conf with this index, for a build secret (remote locations only)."""
+    def render_pip_conf(self) -> str:
+        """Render a pip.conf with this index, for a build secret (remote locations only)."""
         lines = ["[global]"]
         if self.index_url:
             lines.append(f"index-url = {self.index_url}")
@@ -64,44 +64,44 @@ class Registry:
 
 
 def read_registry(environ: Mapping[str, str] = os.environ) -> Registry:
-    """Read pip's settings: environment variables first, then pip.conf files, the nearest last."""
+    """Read pip's settings: environment variables, then pip.conf files, of which the last wins."""
     settings = _read_pip_conf(environ)
 
-    def value(variable: str, option: str) -> str:
+    def find(variable: str, option: str) -> str:
         return environ.get(variable) or settings.get(option, "")
 
     bundle = (
-        value("PIP_CERT", "cert")
+        find("PIP_CERT", "cert")
         or environ.get("SSL_CERT_FILE", "")
         or environ.get("REQUESTS_CA_BUNDLE", "")
     )
     return Registry(
-        index_url=value("PIP_INDEX_URL", "index-url") or environ.get("UV_DEFAULT_INDEX", ""),
-        extra_index_urls=tuple(value("PIP_EXTRA_INDEX_URL", "extra-index-url").split()),
-        find_links=tuple(value("PIP_FIND_LINKS", "find-links").split()),
+        index_url=find("PIP_INDEX_URL", "index-url") or environ.get("UV_DEFAULT_INDEX", ""),
+        extra_index_urls=tuple(find("PIP_EXTRA_INDEX_URL", "extra-index-url").split()),
+        find_links=tuple(find("PIP_FIND_LINKS", "find-links").split()),
         ca_bundle=bundle if bundle and Path(bundle).is_file() else "",
-        trusted_hosts=tuple(value("PIP_TRUSTED_HOST", "trusted-host").split()),
-        no_index=value("PIP_NO_INDEX", "no-index").lower() in ("1", "true", "yes", "on", "y", "t"),
+        trusted_hosts=tuple(find("PIP_TRUSTED_HOST", "trusted-host").split()),
+        no_index=find("PIP_NO_INDEX", "no-index").lower() in ("1", "true", "yes", "on", "y", "t"),
     )
 
 
-def uv_environment(*, resolving: bool = False) -> dict[str, str]:
-    """This process's environment with the user's registry in uv's own variables."""
+def make_uv_environment(*, resolving: bool = False) -> dict[str, str]:
+    """Return this process's environment with the user's registry in uv's own variables."""
     inherited = {
         name: text
         for name, text in os.environ.items()
-        # A virtual environment or project of the caller's must not be taken for ours.
+        # uv must not take the caller's virtual environment or project for ours.
         if name not in {"VIRTUAL_ENV", "UV_PROJECT", "PYTHONPATH", "PYTHONHOME"}
     }
-    return {**inherited, **read_registry().uv_environment(resolving=resolving)}
+    return {**inherited, **read_registry().make_uv_environment(resolving=resolving)}
 
 
 def _read_pip_conf(environ: Mapping[str, str]) -> dict[str, str]:
-    """The [global] and [install] options of pip's configuration files, in pip's own order."""
+    """Read the [global] and [install] options of pip's configuration files, in pip's own order."""
     home = Path(environ.get("HOME") or "~").expanduser()
     config_home = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
     places = [
-        *(Path(folder) / "pip" / "pip.conf" for folder in ("/etc/xdg",)),
+        Path("/etc/xdg/pip/pip.conf"),
         Path("/etc/pip.conf"),
         home / ".pip" / "pip.conf",
         home / "Library" / "Application Support" / "pip" / "pip.conf",

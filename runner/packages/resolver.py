@@ -1,4 +1,4 @@
-"""Locks: written by `runner lock` alone, from an intent, as of a date, with hashes.
+"""The writing of locks by `runner lock`: from an intent, as of a date, with hashes.
 
 `convert` never resolves anything: it installs what the locks say. A lock is a function of the
 intent, of image.toml and of the index's history, so writing it twice gives the same bytes.
@@ -18,16 +18,16 @@ from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.compat import tomllib
 from runner.host.files import write_text
 from runner.host.paths import ROOT
-from runner.packages.pip_settings import uv_environment
+from runner.packages.pip_settings import make_uv_environment
 from runner.toolchains.model import Image
 
 BANNER = "# Written by `runner lock`. Do not edit: change"
 
 
 def resolve(image: Image) -> str:
-    """Resolve an image's intent as of its date; the lock's text.
+    """Resolve an image's intent as of its date, and return the lock's text.
 
-    Raises `EnvironmentUnavailable` with the resolver's own words if it finds no solution.
+    Raises `EnvironmentUnavailable` with the resolver's own message if it finds no solution.
     """
     options = [
         *("--python-version", image.python, "--python-platform", image.platform),
@@ -36,9 +36,9 @@ def resolve(image: Image) -> str:
     for package, date in sorted(image.as_of_package.items()):
         options += ["--exclude-newer-package", f"{package}={date}"]
     with tempfile.TemporaryDirectory() as folder:
-        # The file's name is part of the lock's annotations, so it is the intent's own.
-        (Path(folder) / image.intent.name).write_text(_with_stand_ins(image))
-        return _banner(image) + _compile(image.intent.name, Path(folder), options)
+        # The lock's annotations name the file, so it has the intent's own name.
+        (Path(folder) / image.intent.name).write_text(_apply_stand_ins(image))
+        return _make_banner(image) + _compile(image.intent.name, Path(folder), options)
 
 
 def resolve_own(root: Path = ROOT) -> str:
@@ -51,7 +51,10 @@ def resolve_own(root: Path = ROOT) -> str:
 
 
 def write(lock: Path, text: str) -> bool:
-    """Write a lock if it changed; whether it did. Never overwrites a file without our banner."""
+    """Write a lock if it changed, and tell whether it did.
+
+    Raises `BadInput` rather than overwrite a file without our banner.
+    """
     old = lock.read_text() if lock.exists() else ""
     if old and not old.startswith(BANNER):
         raise BadInput(
@@ -63,8 +66,8 @@ def write(lock: Path, text: str) -> bool:
     return old != text
 
 
-def difference(lock: Path, text: str) -> str:
-    """A unified diff from the lock as it is to what it should be; empty if they agree."""
+def diff_lock(lock: Path, text: str) -> str:
+    """Return a unified diff from the lock as it is to `text`; empty if they agree."""
     old = lock.read_text() if lock.exists() else ""
     lines = difflib.unified_diff(
         old.splitlines(keepends=True), text.splitlines(keepends=True), lock.name, "resolved"
@@ -73,12 +76,12 @@ def difference(lock: Path, text: str) -> str:
 
 
 def _compile(intent: str, folder: Path, options: Sequence[str]) -> str:
-    """Run uv's resolver on a file of `folder`."""
+    """Run uv's resolver on a file of `folder`, and return what it prints."""
     command = [find_uv_bin(), "pip", "compile", "--quiet", "--no-header", "--generate-hashes"]
     result = subprocess.run(
         [*command, "--annotation-style=line", *options, intent],
         cwd=folder,
-        env=uv_environment(resolving=True),
+        env=make_uv_environment(resolving=True),
         text=True,
         capture_output=True,
         check=False,
@@ -91,8 +94,8 @@ def _compile(intent: str, folder: Path, options: Sequence[str]) -> str:
     return result.stdout
 
 
-def _with_stand_ins(image: Image) -> str:
-    """The intent's text, each vanished pin replaced by the release that stands in for it."""
+def _apply_stand_ins(image: Image) -> str:
+    """Return the intent's text with each vanished pin replaced by its stand-in."""
     lines = image.intent.read_text().splitlines()
     for stand_in in image.stand_ins:
         if stand_in.pin not in lines:
@@ -105,7 +108,7 @@ def _with_stand_ins(image: Image) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _banner(image: Image) -> str:
+def _make_banner(image: Image) -> str:
     lines = [f"{BANNER} {image.intent.name} or image.toml.", f"# As of {image.as_of}."]
     lines += [f"# As of {date}: {name}." for name, date in sorted(image.as_of_package.items())]
     lines += [f"# {stand_in}: {stand_in.reason}." for stand_in in image.stand_ins]

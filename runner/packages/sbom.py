@@ -1,8 +1,8 @@
-"""What an image is made of, as a CycloneDX 1.5 bill of materials: `runner images sbom`.
+"""`runner images sbom`: what an image is made of, as a CycloneDX 1.5 bill of materials.
 
 Everything comes from the lock and from the base's list of packages, so the same files give the same
-text. Licences are in the packages' own metadata, which only an installed environment has:
-those of the process engine, where it is on this machine.
+text. Licences come from the packages' own metadata, which only an installed environment has: the
+process engine's, if it is on this machine.
 https://cyclonedx.org/docs/1.5/json/ and https://github.com/package-url/purl-spec
 """
 
@@ -26,7 +26,7 @@ from runner.version import __version__
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:tflite-runner:sbom")
 _MOST_METADATA = 1 << 20
 _LONGEST_LICENCE = 120
-# What packages call the licences of which SPDX has exactly one.
+# The names that packages give to licences, where exactly one SPDX identifier fits.
 _SPDX = {
     "mit": "MIT",
     "mit license": "MIT",
@@ -47,19 +47,19 @@ _SPDX = {
 Licences = Mapping[str, str]
 
 
-def bill_of_materials(image: Image, licences: Licences) -> dict[str, Any]:
-    """An image's bill of materials, as CycloneDX 1.5 has it in JSON.
+def make_bill_of_materials(image: Image, licences: Licences) -> dict[str, Any]:
+    """Make an image's bill of materials in the JSON form of CycloneDX 1.5.
 
-    Components are the lock's packages with the edges between them, the Debian packages of the local
-    base, and CPython. A package's hashes are those that its lock accepts: one for each file of the
-    release, of which one is installed. `licences` is by package name.
+    The components are the lock's packages with the edges between them, the Debian packages of the
+    local base, and CPython. A package's hashes are those that its lock accepts: one for each file
+    of the release, of which one is installed. `licences` is keyed by package name.
     """
-    pins = parse_lock(image.requirements())
+    pins = parse_lock(image.render_requirements())
     recipe = read_recipe()
-    system = _lines(recipe.lock)
+    system = _read_lines(recipe.lock)
     root = f"image:{image.title}"
-    packages = [_package(pin, image, licences.get(pin.name, "")) for pin in pins]
-    debian = [_debian(line, recipe.suite) for line in system]
+    packages = [_describe_package(pin, image, licences.get(pin.name, "")) for pin in pins]
+    debian = [_describe_debian_package(line, recipe.suite) for line in system]
     python = {
         "type": "application",
         "bom-ref": f"pkg:generic/python@{image.python}",
@@ -68,8 +68,8 @@ def bill_of_materials(image: Image, licences: Licences) -> dict[str, Any]:
         "purl": f"pkg:generic/python@{image.python}",
         "licenses": [{"license": {"id": "PSF-2.0"}}],
     }
-    edges = _edges(pins)
-    top = [ref for ref in (_purl(pin) for pin in pins) if ref not in _reached(edges)]
+    edges = _collect_edges(pins)
+    top = [ref for ref in (_make_purl(pin) for pin in pins) if ref not in _collect_reached(edges)]
     body: dict[str, Any] = {
         "metadata": {
             "tools": {
@@ -82,11 +82,11 @@ def bill_of_materials(image: Image, licences: Licences) -> dict[str, Any]:
                 "version": image.environment_key[:16],
             },
             "properties": [
-                _property("lock:sha256", image.lock_sha256),
-                _property("lock:as-of", image.as_of),
-                _property("base:published", recipe.default),
-                _property("base:listed", f"the local base, of Debian {recipe.suite}"),
-                _property(
+                _make_property("lock:sha256", image.lock_sha256),
+                _make_property("lock:as-of", image.as_of),
+                _make_property("base:published", recipe.default),
+                _make_property("base:listed", f"the local base, of Debian {recipe.suite}"),
+                _make_property(
                     "licences", f"known of {sum('licenses' in p for p in packages)} of {len(pins)}"
                 ),
             ],
@@ -102,8 +102,8 @@ def bill_of_materials(image: Image, licences: Licences) -> dict[str, Any]:
     return {**head, "serialNumber": f"urn:uuid:{number}", **body}
 
 
-def installed_licences(environment: Path) -> dict[str, str]:
-    """Collect what the packages of a virtual environment say of their licences, by name."""
+def collect_licences(environment: Path) -> dict[str, str]:
+    """Collect the licences that the packages of a virtual environment state, by package name."""
     found: dict[str, str] = {}
     for metadata in environment.glob("lib/python*/site-packages/*.dist-info/METADATA"):
         with open(metadata, "rb") as file:
@@ -114,7 +114,7 @@ def installed_licences(environment: Path) -> dict[str, str]:
             if value.startswith("License ::")
         ]
         stated = str(headers.get("License-Expression") or headers.get("License") or "").strip()
-        # Some have the whole text of the licence there.
+        # Some packages put the whole text of the licence there.
         short = stated if len(stated) <= _LONGEST_LICENCE and "\n" not in stated else ""
         said = short if short.upper() not in ("", "UNKNOWN") else " / ".join(classified)
         if said:
@@ -122,13 +122,13 @@ def installed_licences(environment: Path) -> dict[str, str]:
     return found
 
 
-def _package(pin: Pin, image: Image, licence: str) -> dict[str, Any]:
+def _describe_package(pin: Pin, image: Image, licence: str) -> dict[str, Any]:
     component: dict[str, Any] = {
         "type": "library",
-        "bom-ref": _purl(pin),
+        "bom-ref": _make_purl(pin),
         "name": pin.name,
         "version": str(pin.version),
-        "purl": _purl(pin),
+        "purl": _make_purl(pin),
         "hashes": [{"alg": "SHA-256", "content": content} for content in sorted(pin.hashes)],
     }
     if licence:
@@ -136,23 +136,23 @@ def _package(pin: Pin, image: Image, licence: str) -> dict[str, Any]:
         component["licenses"] = [{"license": {"id": spdx} if spdx else {"name": licence}}]
     for stand_in in image.stand_ins_used:
         if stand_in.use == str(pin):
-            component["properties"] = [_property("stand-in-for", stand_in.pin)]
+            component["properties"] = [_make_property("stand-in-for", stand_in.pin)]
     return component
 
 
-def _debian(line: str, suite: str) -> dict[str, Any]:
+def _describe_debian_package(line: str, suite: str) -> dict[str, Any]:
     name, _, version = line.partition("=")
     purl = f"pkg:deb/debian/{quote(name, safe='')}@{quote(version, safe='~')}?distro={suite}"
     return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
 
 
-def _purl(pin: Pin) -> str:
+def _make_purl(pin: Pin) -> str:
     return f"pkg:pypi/{pin.name}@{quote(str(pin.version), safe='')}"
 
 
-def _edges(pins: list[Pin]) -> dict[str, set[str]]:
-    """What each package needs, by the lock's own notes of who asked for which."""
-    refs = {pin.name: _purl(pin) for pin in pins}
+def _collect_edges(pins: list[Pin]) -> dict[str, set[str]]:
+    """Map each package to those that it needs, by the lock's `via` notes."""
+    refs = {pin.name: _make_purl(pin) for pin in pins}
     edges: dict[str, set[str]] = {ref: set() for ref in refs.values()}
     for pin in pins:
         for asker in pin.via:
@@ -161,14 +161,14 @@ def _edges(pins: list[Pin]) -> dict[str, set[str]]:
     return edges
 
 
-def _reached(edges: Mapping[str, set[str]]) -> set[str]:
+def _collect_reached(edges: Mapping[str, set[str]]) -> set[str]:
     return set().union(*edges.values()) if edges else set()
 
 
-def _lines(lock: Path) -> list[str]:
+def _read_lines(lock: Path) -> list[str]:
     lines = lock.read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def _property(name: str, value: str) -> dict[str, str]:
+def _make_property(name: str, value: str) -> dict[str, str]:
     return {"name": f"runner:{name}", "value": value}

@@ -1,4 +1,4 @@
-"""A wheel of the user's own for a pin that package indexes have dropped: `--wheel FILE`."""
+"""`--wheel FILE`: the user's own wheel for a pin that package indexes have dropped."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from pathlib import Path
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from runner.errors import BadInput
-from runner.formats.zip import members
+from runner.formats.zip import list_members
 from runner.host.files import hash_file
 from runner.toolchains.model import Image, StandIn, Wheel
 
-# The wheel's specification: sha256 or better.
+# The wheel specification asks for sha256 or better.
 _ALGORITHMS = ("sha256", "sha384", "sha512")
-# TensorFlow's has 2 MB.
+# TensorFlow's RECORD takes 2 MB.
 _MOST_RECORD = 64 << 20
 
 
 def accept_wheel(argument: str, images: Sequence[Image]) -> Wheel:
     """Verify a wheel, `FILE` or `FILE#sha256=HEX`, and find the pin that it is for.
 
-    Its name must be that of a pin with a stand-in, and its files must have the hashes that its own
-    RECORD gives. If its sha256 is known (from the argument, or image.toml), it must match; it is
-    recorded in every report in any case. Raises `BadInput`.
+    Its name must match a pin with a stand-in, and its files the hashes in its own RECORD. If its
+    sha256 is known (from the argument, or image.toml), it must match; every report records it in
+    any case. Raises `BadInput`.
     """
     name, _, expected = argument.partition("#sha256=")
     path = Path(name).absolute()
     if not path.is_file():
         raise BadInput(f"There is no wheel {path}.")
-    stand_in = _stand_in_for(path, images)
+    stand_in = _find_stand_in(path, images)
     sha256 = hash_file(path)
     known = {expected.lower()} if expected else set(stand_in.sha256)
     if known and sha256 not in known:
@@ -47,7 +47,7 @@ def accept_wheel(argument: str, images: Sequence[Image]) -> Wheel:
     return Wheel(path, stand_in.pin, stand_in.use, sha256)
 
 
-def _stand_in_for(path: Path, images: Sequence[Image]) -> StandIn:
+def _find_stand_in(path: Path, images: Sequence[Image]) -> StandIn:
     wanted = {s.pin: (s, image) for image in images for s in image.stand_ins}
     pins = ", ".join(wanted) or "none"
     try:
@@ -73,9 +73,9 @@ def _verify_record(path: Path) -> None:
     """Check every file in the wheel against the hash that the wheel's RECORD gives for it."""
     try:
         with zipfile.ZipFile(path) as wheel:
-            entries = members(wheel)
+            entries = list_members(wheel)
             record = next(e for e in entries if e.filename.endswith(".dist-info/RECORD"))
-            hashes = _hashes(wheel, record)
+            hashes = _read_hashes(wheel, record)
             if missing := hashes.keys() - {entry.filename for entry in entries}:
                 raise BadInput(
                     f"{path.name} is damaged: it lacks '{min(missing)}'.", "Copy it again."
@@ -85,33 +85,33 @@ def _verify_record(path: Path) -> None:
                 if name.endswith("/") or name == record.filename:
                     continue
                 algorithm, _, expected = hashes.get(name, "sha256=missing").partition("=")
-                if _digest(wheel, entry, algorithm) != expected:
+                if _compute_digest(wheel, entry, algorithm) != expected:
                     raise BadInput(
                         f"{path.name} is damaged: '{name}' in it does not have its RECORD's hash."
                     )
     except BadInput:
         raise
     except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # zipfile seeks to where a zip says
+        if error.errno not in (None, errno.EINVAL):  # zipfile seeks wherever a zip says
             raise
-        raise _not_whole(path) from None
-    except Exception:  # a damaged zip fails in any way at all: zlib's, lzma's, csv's, a password
-        raise _not_whole(path) from None
+        raise _make_damage_error(path) from None
+    except Exception:  # a damaged zip can fail in any way: zlib, lzma, csv, a password
+        raise _make_damage_error(path) from None
 
 
-def _not_whole(path: Path) -> BadInput:
+def _make_damage_error(path: Path) -> BadInput:
     return BadInput(f"{path.name} is not a whole wheel.", "Copy it again.")
 
 
-def _hashes(wheel: zipfile.ZipFile, record: zipfile.ZipInfo) -> dict[str, str]:
+def _read_hashes(wheel: zipfile.ZipFile, record: zipfile.ZipInfo) -> dict[str, str]:
     if record.file_size > _MOST_RECORD:
         raise ValueError("its RECORD is too large")
     rows = csv.reader(io.StringIO(wheel.read(record).decode()))
     return {row[0]: row[1] for row in rows if len(row) > 1 and row[1]}
 
 
-def _digest(wheel: zipfile.ZipFile, entry: zipfile.ZipInfo, algorithm: str) -> str:
-    """A file's hash as RECORD writes it: base64 without padding."""
+def _compute_digest(wheel: zipfile.ZipFile, entry: zipfile.ZipInfo, algorithm: str) -> str:
+    """Compute a file's hash as RECORD writes it: base64 without padding."""
     if algorithm not in _ALGORITHMS:
         raise ValueError(f"RECORD's hash {algorithm} is none that a wheel may have")
     digest = hashlib.new(algorithm)

@@ -1,8 +1,8 @@
-"""Wheels and sdists that an archive brought: by content, in the runner's cache.
+"""The store of wheels and sdists that archives brought, by content, in the runner's cache.
 
     RUNNER_CACHE_DIR/wheels/SHA256/NAME-VERSION-TAGS.whl
 
-An environment whose lock is all there is installed from there alone, without a network.
+An environment whose whole lock is there is installed from there alone, without a network.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from runner.toolchains.model import Image
 
 
 def find_wheel(sha256: str) -> Path | None:
-    """The file of this content, if it is there."""
+    """Return the file with this content, or None if it is not there."""
     folder = wheels_folder() / sha256
     try:
         return next(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -28,13 +28,15 @@ def find_wheel(sha256: str) -> Path | None:
 
 
 @contextmanager
-def uv_variables(image: Image, folder: Path) -> Iterator[dict[str, str]]:
-    """Variables that let uv install a lock from the store; no network, if the store has it all.
+def provide_uv_variables(image: Image, folder: Path) -> Iterator[dict[str, str]]:
+    """Yield variables that let uv install a lock from the store, offline if all of it is there.
 
-    `folder` is made for the time of the block: links to the files, which uv finds by their names
-    and checks against the lock.
+    `folder` exists only during the block: it holds links to the files, which uv finds by their
+    names and checks against the lock.
     """
-    found = {pin: [path for sha in pin.hashes if (path := find_wheel(sha))] for pin in _pins(image)}
+    found = {
+        pin: [path for sha in pin.hashes if (path := find_wheel(sha))] for pin in _read_pins(image)
+    }
     files = [path for paths in found.values() for path in paths]
     if not files:
         yield {}
@@ -54,9 +56,9 @@ def uv_variables(image: Image, folder: Path) -> Iterator[dict[str, str]]:
 
 
 def has_whole_lock(image: Image) -> bool:
-    """Whether every pin of an image's lock is in the store."""
-    return all(any(find_wheel(sha) for sha in pin.hashes) for pin in _pins(image))
+    """Tell whether every pin of an image's lock is in the store."""
+    return all(any(find_wheel(sha) for sha in pin.hashes) for pin in _read_pins(image))
 
 
-def _pins(image: Image) -> list[Pin]:
-    return parse_lock(image.requirements())
+def _read_pins(image: Image) -> list[Pin]:
+    return parse_lock(image.render_requirements())

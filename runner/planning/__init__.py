@@ -1,1 +1,1 @@
-"""What a run shall do: its source, its inputs, its checks, all settled before anything starts."""
+"""The plan of a run: its source, inputs and checks, all settled before anything starts."""

@@ -1,4 +1,4 @@
-"""Whether a toolchain takes a file: what a reader found, held against what its image reads."""
+"""Whether a toolchain takes a file: a reader's findings against what the image can read."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from runner.formats.facts import FileFacts
 from runner.formats.kinds import KINDS, STARTS
 from runner.schemas.inspection import Acceptance, Obstacle
-from runner.toolchains.load import load_image, toolchains
+from runner.toolchains.load import load_image, load_toolchains
 from runner.toolchains.model import Reads, Toolchain
 
 _WEIGHTS = ("state-dict", "checkpoint")
 
 
 def judge(found: FileFacts, chain: Toolchain | None = None) -> None:
-    """Complete a reader's findings by whether a toolchain takes the file, and how or why not.
+    """Add to a reader's findings whether a toolchain takes the file, and how or why not.
 
-    Without a toolchain, the first one that starts from such files is asked.
+    Without `chain`, the first toolchain that starts from such files decides.
     """
     kind = KINDS[found.format]
     if found.format == "tflite":
@@ -27,30 +27,30 @@ def judge(found: FileFacts, chain: Toolchain | None = None) -> None:
         )
         return
     if chain is None:
-        chain = next((c for c in toolchains() if c.accepts == kind.start), None)
+        chain = next((c for c in load_toolchains() if c.accepts == kind.start), None)
     if chain is None or chain.accepts != kind.start:
-        start = [Obstacle(reason=f"{_starts()}.", remedy=found.remedy)]
+        start = [Obstacle(reason=f"{_describe_starts()}.", remedy=found.remedy)]
         found.toolchain = Acceptance(accepted=False, obstacles=found.problems or start)
         return
     reads = load_image(chain.stages[0].image).reads.get(found.format, Reads())
-    # Naming the code with --arch does not help a file that is not read.
+    # What an option such as --arch settles comes last: it does not help if the file is not read.
     settled = [problem for problem in found.problems if problem.settled_by]
     others = [problem for problem in found.problems if not problem.settled_by]
-    obstacles = [*others, *_limits(found, reads), *settled]
-    found.notes += _notes(found, reads)
+    obstacles = [*others, *_find_limits(found, reads), *settled]
+    found.notes += _collect_notes(found, reads)
     command = f"runner convert {STARTS[kind.start].option}"
     if found.format in _WEIGHTS:
         command = "runner convert --arch FILE.py:CALLABLE --model"
     found.toolchain = Acceptance(accepted=not obstacles, command=command, obstacles=obstacles)
 
 
-def _starts() -> str:
-    titles = list(dict.fromkeys(STARTS[chain.accepts].title for chain in toolchains()))
+def _describe_starts() -> str:
+    titles = list(dict.fromkeys(STARTS[chain.accepts].title for chain in load_toolchains()))
     return f"A conversion starts from {', '.join(titles[:-1])} or {titles[-1]}"
 
 
-def _limits(found: FileFacts, reads: Reads) -> Iterator[Obstacle]:
-    """Why the loader does not read the file."""
+def _find_limits(found: FileFacts, reads: Reads) -> Iterator[Obstacle]:
+    """Yield the reason, if there is one, why the loader does not read the file."""
     too_new = reads.newest and found.version > reads.newest
     other = reads.containers and found.container not in reads.containers
     if too_new or other or reads.never:
@@ -58,7 +58,7 @@ def _limits(found: FileFacts, reads: Reads) -> Iterator[Obstacle]:
         yield Obstacle(reason=f"It {reason}.", remedy=reads.remedy, runs=not too_new, refused=True)
 
 
-def _notes(found: FileFacts, reads: Reads) -> Iterator[str]:
+def _collect_notes(found: FileFacts, reads: Reads) -> Iterator[str]:
     if reads.newest_ir and found.ir_version > reads.newest_ir:
         yield (
             f"IR version {found.ir_version} is newer than {reads.newest_ir_of}'s "

@@ -1,4 +1,4 @@
-"""How a result is checked: on which inputs, and what has to stay below what."""
+"""How a result is checked: on which inputs, by which metric and within which tolerance."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ METRICS = {name: f"{name}_abs" for name in ("mean", "max", "p99", "rms")} | {
 
 @dataclass(frozen=True)
 class Check:
-    """What was asked of the check.
+    """The check that was asked for.
 
-    `inputs` are specifications ([NAME=]SHAPE[:DTYPE]), none where a file beside the model or the
-    first stage tells them; `inputs_file` holds samples of the user's, in place of generated ones.
+    `inputs` are specifications ([NAME=]SHAPE[:DTYPE]), none if a file beside the model or the first
+    stage settles them; `inputs_file` holds the user's own samples, in place of generated ones.
     """
 
     inputs: Sequence[str] = ()
@@ -31,7 +31,7 @@ class Check:
     metric: str = "mean"
 
     def as_request(self) -> dict[str, Any]:
-        """Say it as stages are told. Raises `BadInput` for a value that is out of range."""
+        """Return the check in the form of a request. Raises `BadInput` for a value out of range."""
         if self.samples < 1:
             raise BadInput("--samples must be at least 1: an unchecked model proves nothing.")
         if self.samples >= 1 << 63:

@@ -1,4 +1,4 @@
-"""What is fed to the model: `--input`, a .toml beside the model, or the arrays of `--inputs`.
+"""The model's inputs: from `--input`, a .toml beside the model, or the arrays of `--inputs`.
 
 Shapes are the model's own, batch size first.
 """
@@ -18,14 +18,14 @@ from runner.errors import BadInput
 from runner.formats.numpy import read_headers
 from runner.host.compat import tomllib
 
-# What a model's inputs may be. A model is converted in float32, whatever its weights are.
+# The dtypes of a model's inputs. A model is converted in float32, whatever its weights are.
 DTYPES = ("float32", "int64", "int32", "int16", "int8", "uint8", "bool")
-# What the user's own samples may be: these are cast.
+# Further dtypes that the user's own samples may have: these are cast.
 _CAST = ("float64", "float16")
 _ALIASES = {"float": "float32", "int": "int32", "long": "int64"}
-# The time that a dotted key takes is the square of its length.
+# Parsing a dotted key takes time quadratic in its length.
 _MOST_TOML = 1 << 14
-# What a tensor of TensorFlow Lite can have.
+# The limits of a TensorFlow Lite tensor.
 _LARGEST_SIZE = (1 << 31) - 1
 _MOST_AXES = 32
 _FORM = "the form is [NAME=]SHAPE[:DTYPE], such as 1x3x224x224 or ids=1x16:int64"
@@ -58,7 +58,9 @@ def parse_input(text: str) -> InputSpec:
         shape = tuple(int(size) for size in sizes)
     except ValueError:
         raise BadInput(f"--input {text}: '{shape_text}' is not a shape; {_FORM}.") from None
-    return _checked(InputSpec(name.strip(), shape, dtype.strip() or "float32"), f"--input {text}")
+    return _check_spec(
+        InputSpec(name.strip(), shape, dtype.strip() or "float32"), f"--input {text}"
+    )
 
 
 def read_toml(path: Path) -> list[InputSpec]:
@@ -67,7 +69,7 @@ def read_toml(path: Path) -> list[InputSpec]:
         if path.stat().st_size > _MOST_TOML:
             raise BadInput(f"{path} is too large to be a list of inputs.")
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number without end
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, an endless number
         raise BadInput(f"{path} is not valid TOML: {str(error)[:200]}") from None
     known = {"name", "shape", "dtype", "range"}
     tables = data.get("input")
@@ -89,20 +91,20 @@ def read_toml(path: Path) -> list[InputSpec]:
             ) from None
         name, dtype = str(table.get("name", "")), str(table.get("dtype", "float32"))
         spec = InputSpec(name, shape, dtype, low, high)
-        specs.append(_checked(spec, where))
+        specs.append(_check_spec(spec, where))
     _check_names(specs)
     return specs
 
 
 def read_arrays(path: Path, specs: Sequence[InputSpec]) -> list[InputSpec]:
-    """Check the user's own samples against the inputs, or take the inputs from them.
+    """Check the user's own samples against the inputs, if there are any, and return these.
 
     The arrays have shape (samples, *shape), or (samples, *shape[1:]) where shape[0] is 1. Raises
     `BadInput`.
     """
-    arrays = _headers(path)
+    arrays = _read_headers(path)
     if not specs:
-        return []  # the first stage tells by the model whether the batch size is among the axes
+        return []  # the first stage asks the model whether the batch size is among the axes
     if len(arrays) == 1 and len(specs) == 1:
         pairs = [(specs[0], next(iter(arrays.values())))]
     else:
@@ -136,7 +138,7 @@ def read_arrays(path: Path, specs: Sequence[InputSpec]) -> list[InputSpec]:
 def resolve_inputs(
     model: Path, given: Sequence[str], arrays: Path | None
 ) -> tuple[list[InputSpec], str]:
-    """The inputs and where they come from; none if the first stage is to infer them."""
+    """Return the inputs and where they come from; none if the first stage is to infer them."""
     toml = model.with_suffix(".toml")
     if given:
         specs, source = [parse_input(text) for text in given], "--input"
@@ -151,8 +153,8 @@ def resolve_inputs(
     return specs, source
 
 
-def _headers(path: Path) -> Mapping[str | None, tuple[tuple[int, ...], str]]:
-    """Shape and dtype of each array in a .npy (under None) or .npz file."""
+def _read_headers(path: Path) -> Mapping[str | None, tuple[tuple[int, ...], str]]:
+    """Read shape and dtype of each array in a .npy (under None) or .npz file."""
     if not path.is_file():
         raise BadInput(f"There is no file {path}.")
     headers: dict[str | None, tuple[tuple[int, ...], str]] = {}
@@ -165,7 +167,7 @@ def _headers(path: Path) -> Mapping[str | None, tuple[tuple[int, ...], str]]:
     return headers
 
 
-def _checked(spec: InputSpec, where: str) -> InputSpec:
+def _check_spec(spec: InputSpec, where: str) -> InputSpec:
     dtype = _ALIASES.get(spec.dtype, spec.dtype)
     if dtype not in DTYPES:
         raise BadInput(

@@ -1,4 +1,4 @@
-"""What a run shall do: everything that was asked for, checked before anything starts."""
+"""The plan of a run: everything that was asked for, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from runner.planning.check import Check
 from runner.planning.inputs import InputSpec, resolve_inputs
 from runner.planning.source import ModelFile, Source, identify_source
 from runner.toolchains.load import list_variants, load_image, load_toolchain
-from runner.toolchains.model import DEFAULT_VARIANT, Image, Toolchain, with_wheels
+from runner.toolchains.model import DEFAULT_VARIANT, Image, Toolchain, add_wheels
 
 _MOST_PYTHON_FILES = 200
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that was asked for, checked; making one touches neither engine nor disk.
+    """Everything that was asked for, checked; making one starts no engine and writes no file.
 
     `python_files` are the file of `--arch` and those beside it, by their names in the volume.
     """
@@ -42,12 +42,12 @@ class Plan:
     options: Mapping[str, Any] = field(default_factory=dict)
     # Further files that the stages find in the volume, by their names there.
     extras: Mapping[str, Path] = field(default_factory=dict)
-    # Whether it is a conversion, of which a record is left.
+    # Whether it is a conversion, which leaves a record.
     recorded: bool = True
 
     @property
     def arch_file(self) -> Path | None:
-        """Where the file of --arch is, if it names one."""
+        """The path of the file that --arch names, if it names one."""
         name = str(self.options.get("arch", "")).partition(":")[0]
         return self.python_files.get(name)
 
@@ -62,18 +62,18 @@ def make_plan(
     gpu: bool = False,
     output: Path | None = None,
 ) -> Plan:
-    """Check everything that was asked for. Raises `BadInput`."""
+    """Check everything that was asked for, and make a plan of it. Raises `BadInput`."""
     chain = load_toolchain(toolchain)
     model = identify_source(chain, source.path, source.arch)
-    images = {name: _image(name, gpu) for name in chain.images}
+    images = {name: _choose_image(name, gpu) for name in chain.images}
     accepted = tuple(accept_wheel(wheel, list(images.values())) for wheel in wheels)
-    images = {name: with_wheels(image, accepted) for name, image in images.items()}
-    return plan_for(
+    images = {name: add_wheels(image, accepted) for name, image in images.items()}
+    return make_file_plan(
         model, chain, source, check, options=options or {}, images=images, output=output
     )
 
 
-def plan_for(
+def make_file_plan(
     model: ModelFile,
     chain: Toolchain,
     source: Source,
@@ -84,10 +84,10 @@ def plan_for(
     images: Mapping[str, Image] | None = None,
     extras: Mapping[str, Path] | None = None,
 ) -> Plan:
-    """Make the plan for a file that is known and a chain of stages for it. Raises `BadInput`."""
+    """Make the plan for an identified file and a toolchain that takes it. Raises `BadInput`."""
     request = check.as_request()
     specs, inputs_from = resolve_inputs(model.path, check.inputs, check.inputs_file)
-    arch_file, asked = _arch_file(source.arch, {**source.options, **options})
+    arch_file, asked = _find_arch_file(source.arch, {**source.options, **options})
     run = make_run_name(model.path)
     return Plan(
         model=model,
@@ -98,21 +98,21 @@ def plan_for(
         arrays=check.inputs_file,
         python_files=collect_python_files(arch_file) if arch_file else {},
         check=request,
-        stage_options=_stage_options(chain, asked),
-        output=run_folder(output, run),
+        stage_options=_sort_options(chain, asked),
+        output=choose_run_folder(output, run),
         run=run,
         options={**request, **{k: v for k, v in asked.items() if v not in ("", None)}},
         extras=extras or {},
     )
 
 
-def _image(name: str, gpu: bool) -> Image:
+def _choose_image(name: str, gpu: bool) -> Image:
     variant = "cuda" if gpu and "cuda" in list_variants(name) else DEFAULT_VARIANT
     return load_image(name, variant)
 
 
-def _arch_file(arch: str, options: Mapping[str, Any]) -> tuple[Path | None, Mapping[str, Any]]:
-    """The Python file of `--arch`, if it is one, and the options as the stage sees the file."""
+def _find_arch_file(arch: str, options: Mapping[str, Any]) -> tuple[Path | None, Mapping[str, Any]]:
+    """Return the Python file of `--arch`, if any, and the options with its name in the volume."""
     source, colon, attribute = arch.partition(":")
     if not source.endswith(".py"):
         if arch and not colon:
@@ -129,8 +129,8 @@ def _arch_file(arch: str, options: Mapping[str, Any]) -> tuple[Path | None, Mapp
     return path, {**options, "arch": f"user/{path.name}{colon}{attribute}"}
 
 
-def _stage_options(chain: Toolchain, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Sort options to the stages that understand them. Raises `BadInput` for one that none does."""
+def _sort_options(chain: Toolchain, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Sort options by the stages that know them. Raises `BadInput` for one that none knows."""
     sorted_options: dict[str, dict[str, Any]] = {stage.name: {} for stage in chain.stages}
     for key, value in options.items():
         name, dot, option = key.rpartition(".")
@@ -145,18 +145,18 @@ def _stage_options(chain: Toolchain, options: Mapping[str, Any]) -> dict[str, di
     return sorted_options
 
 
-def run_folder(output: Path | None, run: str) -> Path:
-    """The absolute path of a run's folder. Raises `BadInput` if there is something in it."""
+def choose_run_folder(output: Path | None, run: str) -> Path:
+    """Return the absolute path of a run's folder. Raises `BadInput` if there is something in it."""
     folder = output or Path("runs") / run
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(
-            f"{folder} exists and is not empty{_unfinished(folder)}.",
+            f"{folder} exists and is not empty{_explain_leftovers(folder)}.",
             "Name another --output, or remove it first.",
         )
     return folder.absolute()
 
 
-def _unfinished(folder: Path) -> str:
+def _explain_leftovers(folder: Path) -> str:
     if (folder / "logs").is_dir() and not (folder / "report.json").exists():
         return ": a run is working there, or one was killed (then `runner clean` tidies it)"
     return ""
@@ -179,16 +179,16 @@ def list_initial_files(plan: Plan) -> dict[str, Path]:
 
 
 def read_arch_files(arch: str) -> tuple[str, dict[str, Path | bytes]]:
-    """`--arch` as the stages see it, and the files to put into their volume. Raises `BadInput`."""
-    file, options = _arch_file(arch, {"arch": arch})
+    """Return `--arch` as the stages see it, and the files for their volume. Raises `BadInput`."""
+    file, options = _find_arch_file(arch, {"arch": arch})
     return str(options["arch"]), {} if file is None else dict(collect_python_files(file))
 
 
 def collect_python_files(arch_file: Path) -> dict[str, Path]:
-    """The file of `--arch`, and what it may import: the Python files and packages beside it."""
+    """List the file of `--arch` and what it may import: the Python files and packages beside it."""
     folder = arch_file.parent
     packages = [path.parent for path in folder.glob("*/__init__.py")]
     beside = [*folder.glob("*.py"), *(path for p in packages for path in p.rglob("*.py"))]
     if len(beside) > _MOST_PYTHON_FILES:
-        beside = [arch_file]  # a folder of everything, not a project's
+        beside = [arch_file]  # a folder of all kinds of files, not a project's
     return {f"user/{path.relative_to(folder).as_posix()}": path for path in beside}

@@ -1,4 +1,4 @@
-"""The file that a run starts from: found out by its bytes, and refused where nothing reads it."""
+"""The file that a run starts from: identified by its bytes, and refused if nothing reads it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from runner.errors import BadInput
 from runner.formats.facts import FileFacts
 from runner.formats.identify import read_file
-from runner.formats.kinds import KINDS, STARTS, with_article
+from runner.formats.kinds import KINDS, STARTS, add_article
 from runner.planning.accept import judge
 from runner.schemas.inspection import Format, Obstacle
 from runner.toolchains.model import Toolchain
@@ -23,7 +23,7 @@ _SAVE = "Save the model with torch.save(model, FILE) or torch.jit.save(traced, F
 
 @dataclass(frozen=True)
 class Source:
-    """What a run is asked to start from: a file, and what builds the model where it does not.
+    """What a run is asked to start from: a file, and what builds the model if the file does not.
 
     `arch` is FILE.py, FILE.py:CALLABLE or MODULE:CALLABLE, `arch_args` its keyword arguments.
     """
@@ -34,7 +34,7 @@ class Source:
 
     @property
     def options(self) -> dict[str, str]:
-        """The stages' options that say the same."""
+        """The same in the form of stage options."""
         return {
             "arch": self.arch,
             "arch_args": json.dumps(self.arch_args) if self.arch_args else "",
@@ -43,7 +43,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file that a run starts from, identified; `sha256` and `bytes` are of its content."""
+    """An identified file that a run starts from; `sha256` and `bytes` describe its content."""
 
     path: Path
     format: Format
@@ -57,14 +57,14 @@ class ModelFile:
 
 
 def summarize(path: Path) -> FileFacts:
-    """Read what a file says of itself, and whether a toolchain takes it. Raises `BadInput`."""
+    """Read what a file says of itself, and judge if a toolchain takes it. Raises `BadInput`."""
     found = read_file(path)
     judge(found)
     return found
 
 
-def with_arch(found: FileFacts, arch: str) -> None:
-    """Take into account that the user names the code, or what builds the model."""
+def apply_arch(found: FileFacts, arch: str) -> None:
+    """Drop the obstacles that `--arch` settles: it names the code, or what builds the model."""
     if not arch or found.format not in ("torch-module", *_WEIGHTS):
         return
     taken = found.toolchain
@@ -81,10 +81,10 @@ def identify_source(chain: Toolchain, path: Path, arch: str = "") -> ModelFile:
     found = read_file(path)
     judge(found, chain)
     _refuse_another_start(found, chain, path)
-    with_arch(found, arch)
+    apply_arch(found, arch)
     for obstacle in found.toolchain.obstacles:
         if obstacle.refused:
-            raise BadInput(_message(path, found, obstacle), obstacle.remedy)
+            raise BadInput(_format_obstacle(path, found, obstacle), obstacle.remedy)
     if found.format in _WEIGHTS and not arch.partition(":")[2]:
         form = (
             " in a zip checkpoint, the format of torch 1.6 and later,"
@@ -102,7 +102,7 @@ def identify_source(chain: Toolchain, path: Path, arch: str = "") -> ModelFile:
 
 
 def _refuse_another_start(found: FileFacts, chain: Toolchain, path: Path) -> None:
-    """Raise `BadInput` for what is no such file as the toolchain starts from."""
+    """Raise `BadInput` unless it is the kind of file that the toolchain starts from."""
     kind, wanted = KINDS[found.format], STARTS[chain.accepts]
     zipped = found.container == "zip"
     if kind.start == chain.accepts or (zipped and found.damaged and chain.accepts == "pytorch"):
@@ -115,7 +115,7 @@ def _refuse_another_start(found: FileFacts, chain: Toolchain, path: Path) -> Non
     if kind.start:
         option = STARTS[kind.start].option
         raise BadInput(
-            f"{path} is {with_article(kind.title)}, not {wanted.title}.",
+            f"{path} is {add_article(kind.title)}, not {wanted.title}.",
             f"Convert it with {option}, or name {wanted.title}.",
         )
     if found.format == "tflite":
@@ -126,19 +126,19 @@ def _refuse_another_start(found: FileFacts, chain: Toolchain, path: Path) -> Non
         raise BadInput(f"{path} is a zip archive that PyTorch did not write.", _SAVE)
     unknown = next((o for o in found.problems if o.refused and not found.damaged), None)
     if unknown is not None:
-        raise BadInput(_message(path, found, unknown), unknown.remedy)
+        raise BadInput(_format_obstacle(path, found, unknown), unknown.remedy)
     remedies = [obstacle.remedy for obstacle in found.problems if not obstacle.refused]
     raise BadInput(
-        f"{path} is {with_article(found.what)}, not {wanted.title}.",
+        f"{path} is {add_article(found.what)}, not {wanted.title}.",
         " ".join(filter(None, [found.remedy, *remedies, f"Or name {wanted.title}."])),
     )
 
 
-def _message(path: Path, found: FileFacts, obstacle: Obstacle) -> str:
-    """An obstacle's reason as a sentence about the file."""
+def _format_obstacle(path: Path, found: FileFacts, obstacle: Obstacle) -> str:
+    """Word an obstacle's reason as a sentence about the file."""
     subject, _, rest = obstacle.reason.partition(" ")
     if subject == "It":
         return f"{path} {rest}"
     if subject == "Its":
-        return f"{path} is {with_article(KINDS[found.format].title)}, and its {rest}"
+        return f"{path} is {add_article(KINDS[found.format].title)}, and its {rest}"
     return f"{path}: {obstacle.reason}"

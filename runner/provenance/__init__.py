@@ -1,1 +1,1 @@
-"""The record of a run: written, signed, read again."""
+"""The record of a run: how it is written, signed and read again."""

@@ -1,7 +1,7 @@
-"""Reading a record: from a run folder, a statement or a signed envelope, and whether it holds.
+"""How a record is read from a run folder, a statement or a signed envelope, and then checked.
 
-Whoever can write to the folder can change a record and all that lies beside it. A signature tells;
-without one, what disagrees with what lies there is named.
+Whoever can write to the folder can change a record and all that lies beside it. A signature reveals
+that; without one, only contradictions within the record or to what lies beside it are found.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runner.errors import BadInput, Unverified
 from runner.host.files import hash_file, read_bytes
-from runner.provenance.signing import key_id, load_verifying_key, read_envelope, verify
+from runner.provenance.signing import compute_key_id, load_verifying_key, read_envelope, verify
 from runner.provenance.write import PROVENANCE_FILE, SIGNED
 from runner.report.runs import read_report
 from runner.schemas.provenance import BUILD_TYPE, MOST_BYTES, Provenance, parse
@@ -28,8 +28,8 @@ _ENVELOPE = SIGNED[PROVENANCE_FILE]
 class Recorded:
     """A record that was read. `folder` is where it lies, perhaps with the run's artifacts.
 
-    `signed_by` is the id of the key that its signature was verified with, or nothing. `alterations`
-    are what contradicts the record: in itself, or in the folder.
+    `signed_by` is the id of the key that its signature was verified with, or ''. `alterations` are
+    the contradictions to the record: within itself, or in the folder.
     """
 
     statement: Provenance
@@ -40,7 +40,7 @@ class Recorded:
     alterations: tuple[Difference, ...]
 
     def artifact(self, name: str) -> Path | None:
-        """The recorded artifact, if the folder still has it with the recorded bytes."""
+        """Return the recorded artifact, if the folder still has it with the recorded bytes."""
         path = self.folder / name
         subject = next(s for s in self.statement.subject if s.name == name)
         return path if path.is_file() and hash_file(path) == subject.sha256 else None
@@ -49,9 +49,9 @@ class Recorded:
 def read_record(path: Path, verify_key: Path | None = None) -> Recorded:
     """Read a record, and verify it if a key is given.
 
-    Raises `BadInput` for what is no record, `Unverified` if it is not signed by the key.
+    Raises `BadInput` for anything but a record, `Unverified` if it is not signed by the key.
     """
-    file = _file_of(path, signed=verify_key is not None)
+    file = _find_record_file(path, signed=verify_key is not None)
     text = _read(file)
     if _is_envelope(text):
         envelope = read_envelope(text, file)
@@ -70,15 +70,18 @@ def read_record(path: Path, verify_key: Path | None = None) -> Recorded:
                 )
             envelope = read_envelope(_read(beside), beside)
         signed = verify(envelope, key)
-        _same_as_signed(path, file, signed)
-        payload, signed_by = signed, key_id(key)
+        _check_same_as_signed(path, file, signed)
+        payload, signed_by = signed, compute_key_id(key)
     statement = parse(Provenance, payload, file)
     if statement.predicate.buildDefinition.buildType != BUILD_TYPE:
         raise BadInput(
             f"{file} records another kind of build: "
             f"{statement.predicate.buildDefinition.buildType[:80]}."
         )
-    found = [*_contradictions(statement, file.parent), *_altered_files(statement, file.parent)]
+    found = [
+        *_find_contradictions(statement, file.parent),
+        *_find_altered_files(statement, file.parent),
+    ]
     return Recorded(
         statement=statement,
         path=file,
@@ -89,7 +92,7 @@ def read_record(path: Path, verify_key: Path | None = None) -> Recorded:
     )
 
 
-def _file_of(path: Path, signed: bool) -> Path:
+def _find_record_file(path: Path, signed: bool) -> Path:
     if not path.is_dir():
         return path
     names = (_ENVELOPE, PROVENANCE_FILE) if signed else (PROVENANCE_FILE, _ENVELOPE)
@@ -99,8 +102,8 @@ def _file_of(path: Path, signed: bool) -> Path:
     raise BadInput(f"{path} holds no record ({PROVENANCE_FILE}).", "Give a run's folder.")
 
 
-def _same_as_signed(path: Path, file: Path, signed: bytes) -> None:
-    """Refuse a plain record that is not what was signed beside it. Raises `Unverified`."""
+def _check_same_as_signed(path: Path, file: Path, signed: bytes) -> None:
+    """Raise `Unverified` for a plain record that differs from the one signed beside it."""
     plain = path / PROVENANCE_FILE if path.is_dir() else file
     if plain.name.endswith(".dsse.json") or not plain.is_file():
         return
@@ -113,11 +116,11 @@ def _same_as_signed(path: Path, file: Path, signed: bytes) -> None:
 
 
 def _is_envelope(text: bytes) -> bool:
-    """By its content: files get renamed."""
+    """Tell an envelope by its content, since files get renamed."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
-        return False  # whatever reads it next says what is wrong
+        return False  # the next reader says what is wrong
     return isinstance(content, dict) and "payloadType" in content
 
 
@@ -133,8 +136,8 @@ def _read(file: Path) -> bytes:
     return text
 
 
-def _altered_files(statement: Provenance, folder: Path) -> Iterator[Difference]:
-    """Artifacts in the folder that are not what the record says."""
+def _find_altered_files(statement: Provenance, folder: Path) -> Iterator[Difference]:
+    """Yield the artifacts in the folder that are not what the record says."""
     for subject in statement.subject:
         path = folder / subject.name
         if path.is_file() and (sha256 := hash_file(path)) != subject.sha256:
@@ -145,13 +148,13 @@ def _altered_files(statement: Provenance, folder: Path) -> Iterator[Difference]:
             )
 
 
-def _contradictions(statement: Provenance, folder: Path) -> Iterator[Difference]:
-    """Where the record contradicts itself, or the run's report that lies beside it."""
+def _find_contradictions(statement: Provenance, folder: Path) -> Iterator[Difference]:
+    """Yield where the record contradicts itself, or the run's report that lies beside it."""
     parameters, builds = statement.parameters, statement.predicate.buildDefinition
     locks = {item.name: item for item in reversed(builds.resolvedDependencies)}
     model = statement.dependency(f"model/{parameters.model.name}")
     if model is not None and model.sha256 != parameters.model.sha256:
-        yield _contradiction("the model's sha256", parameters.model.sha256, model.sha256)
+        yield _make_contradiction("the model's sha256", parameters.model.sha256, model.sha256)
     for dependency in builds.resolvedDependencies:
         kind, _, title = (dependency.name or "").partition("/")
         lock = locks.get(f"lock/{title}")
@@ -163,14 +166,14 @@ def _contradictions(statement: Provenance, folder: Path) -> Iterator[Difference]
             key = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
             if key != notes["key"]:
                 other = "another, by the key of the environment that was made from it"
-                yield _contradiction(f"the lock of {title}", lock.sha256, other)
-    report = _report_beside(statement, folder)
+                yield _make_contradiction(f"the lock of {title}", lock.sha256, other)
+    report = _read_report_beside(statement, folder)
     if report is not None:
-        yield from _against_report(statement, report)
+        yield from _compare_with_report(statement, report)
 
 
-def _report_beside(statement: Provenance, folder: Path) -> Report | None:
-    """The run's report, if it lies there and is the one that the record names."""
+def _read_report_beside(statement: Provenance, folder: Path) -> Report | None:
+    """Read the run's report, if it lies there and is the one that the record names."""
     byproducts = statement.predicate.runDetails.byproducts
     named = next((item for item in byproducts if item.name == "report.json"), None)
     path = folder / "report.json"
@@ -182,7 +185,7 @@ def _report_beside(statement: Provenance, folder: Path) -> Report | None:
         return None
 
 
-def _against_report(statement: Provenance, report: Report) -> Iterator[Difference]:
+def _compare_with_report(statement: Provenance, report: Report) -> Iterator[Difference]:
     parameters = statement.parameters
     pairs: list[tuple[str, object, object]] = [
         ("the model's sha256", parameters.model.sha256, report.model.sha256),
@@ -213,10 +216,10 @@ def _against_report(statement: Provenance, report: Report) -> Iterator[Differenc
     for what, ours, theirs in pairs:
         if ours != theirs and what not in seen:
             seen.add(what)
-            yield _contradiction(what, ours, theirs)
+            yield _make_contradiction(what, ours, theirs)
 
 
-def _contradiction(what: str, record: object, other: object) -> Difference:
+def _make_contradiction(what: str, record: object, other: object) -> Difference:
     return Difference(
         what=f"{what}, where the record contradicts itself or the run's report",
         recorded=str(record),

@@ -1,7 +1,7 @@
-"""Signed statements: DSSE envelopes, version 1, made and verified with keys of the user's.
+"""Signed statements: DSSE envelopes, version 1, made and verified with the user's keys.
 
-What is signed is the payload's type and its bytes, in DSSE's pre-authentication encoding, so that
-nothing has to be canonical. https://github.com/secure-systems-lab/dsse/blob/master/protocol.md
+The signature covers the payload's type and its bytes, in DSSE's pre-authentication encoding, so no
+canonical form is needed. https://github.com/secure-systems-lab/dsse/blob/master/protocol.md
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MOST_KEY_BYTES = 1 << 16
 
 
 class Signature(BaseModel):
-    """`keyid` is the sha256 of the public key's DER; it is a hint, and proves nothing."""
+    """One signature. `keyid` is the sha256 of the public key's DER: a hint that proves nothing."""
 
     model_config = ConfigDict(extra="ignore")
     keyid: str = ""
@@ -46,12 +46,12 @@ class Envelope(BaseModel):
         return self.model_dump_json(indent=1) + "\n"
 
     def content(self) -> bytes:
-        """The payload's bytes, verified or not. Raises `Unverified` if they are not base64."""
-        return _decoded(self.payload)
+        """Return the payload's bytes, verified or not. Raises `Unverified` if not base64."""
+        return _decode(self.payload)
 
 
 def load_signing_key(path: Path) -> PrivateKey:
-    """A private key from an unencrypted PEM file. Raises `BadInput`."""
+    """Load a private key from an unencrypted PEM file. Raises `BadInput`."""
     try:
         key = serialization.load_pem_private_key(_read(path), password=None)
     except TypeError:
@@ -59,7 +59,7 @@ def load_signing_key(path: Path) -> PrivateKey:
             f"The key {path} is encrypted.",
             f"Decrypt it to where only you can read it: openssl pkey -in {path} -out FILE.",
         ) from None
-    except (ValueError, UnsupportedAlgorithm, InternalError):  # the last of a key cut short
+    except (ValueError, UnsupportedAlgorithm, InternalError):  # InternalError: a truncated key
         raise BadInput(f"{path} holds no private key.", _KINDS) from None
     if not isinstance(key, PrivateKey):
         raise BadInput(f"{path} holds a {type(key).__name__.strip('_')}.", _KINDS)
@@ -67,10 +67,10 @@ def load_signing_key(path: Path) -> PrivateKey:
 
 
 def load_verifying_key(path: Path) -> PublicKey:
-    """A public key from a PEM file. Raises `BadInput`."""
+    """Load a public key from a PEM file. Raises `BadInput`."""
     try:
         key = serialization.load_pem_public_key(_read(path))
-    except (ValueError, UnsupportedAlgorithm, InternalError):  # the last of a key cut short
+    except (ValueError, UnsupportedAlgorithm, InternalError):  # InternalError: a truncated key
         raise BadInput(
             f"{path} holds no public key.",
             "Write it from the private one: openssl pkey -in KEY -pubout -out FILE.",
@@ -81,39 +81,41 @@ def load_verifying_key(path: Path) -> PublicKey:
 
 
 def sign(payload: bytes, key: PrivateKey) -> Envelope:
-    """An envelope of an in-toto statement with one signature."""
+    """Put an in-toto statement into an envelope with one signature."""
     message = encode_preauth(PAYLOAD_TYPE, payload)
     if isinstance(key, ed25519.Ed25519PrivateKey):
         signature = key.sign(message)
     else:
-        signature = key.sign(message, ec.ECDSA(_hash_of(key.curve)))
+        signature = key.sign(message, ec.ECDSA(_choose_hash(key.curve)))
     return Envelope(
         payload=base64.b64encode(payload).decode(),
         payloadType=PAYLOAD_TYPE,
         signatures=[
-            Signature(keyid=key_id(key.public_key()), sig=base64.b64encode(signature).decode())
+            Signature(
+                keyid=compute_key_id(key.public_key()), sig=base64.b64encode(signature).decode()
+            )
         ],
     )
 
 
 def verify(envelope: Envelope, key: PublicKey) -> bytes:
-    """The payload, if one of the signatures is by this key. Raises `Unverified`."""
+    """Return the payload, if one of the signatures is by this key. Raises `Unverified`."""
     if envelope.payloadType != PAYLOAD_TYPE:
         raise Unverified(f"The envelope holds {envelope.payloadType[:60]!r}, not {PAYLOAD_TYPE}.")
     payload = envelope.content()
     message = encode_preauth(envelope.payloadType, payload)
-    if any(_is_by(key, _decoded(signature.sig), message) for signature in envelope.signatures):
+    if any(_is_by(key, _decode(signature.sig), message) for signature in envelope.signatures):
         return payload
     names = ", ".join(signature.keyid[:16] or "unnamed" for signature in envelope.signatures[:5])
     raise Unverified(
-        f"The record's signature is not by this key ({key_id(key)[:16]}): it is by another "
+        f"The record's signature is not by this key ({compute_key_id(key)[:16]}): it is by another "
         f"(it names {names}), or the record was changed after it was signed.",
         "Take the record from where it was signed, and the key from whoever signed it.",
     )
 
 
 def read_envelope(text: bytes, source: Path) -> Envelope:
-    """Raises `BadInput` if the text is no envelope."""
+    """Parse an envelope. Raises `BadInput` if the text is none."""
     try:
         return validate_json(Envelope, text)
     except Invalid as error:
@@ -121,12 +123,12 @@ def read_envelope(text: bytes, source: Path) -> Envelope:
 
 
 def encode_preauth(payload_type: str, payload: bytes) -> bytes:
-    """DSSE's pre-authentication encoding: both lengths and both texts, so nothing can shift."""
+    """Encode as DSSE signs it (PAE): both lengths and both texts, so nothing can shift."""
     kind = payload_type.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def key_id(key: PublicKey) -> str:
+def compute_key_id(key: PublicKey) -> str:
     der = key.public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
@@ -138,21 +140,21 @@ def _is_by(key: PublicKey, signature: bytes, message: bytes) -> bool:
         if isinstance(key, ed25519.Ed25519PublicKey):
             key.verify(signature, message)
         else:
-            key.verify(signature, message, ec.ECDSA(_hash_of(key.curve)))
+            key.verify(signature, message, ec.ECDSA(_choose_hash(key.curve)))
     except InvalidSignature:
         return False
     return True
 
 
-def _hash_of(curve: ec.EllipticCurve) -> hashes.HashAlgorithm:
-    """As long a hash as the curve is strong: RFC 5656's table."""
+def _choose_hash(curve: ec.EllipticCurve) -> hashes.HashAlgorithm:
+    """Choose a hash as long as the curve is strong, by RFC 5656's table."""
     if curve.key_size <= 256:
         return hashes.SHA256()
     return hashes.SHA384() if curve.key_size <= 384 else hashes.SHA512()
 
 
-def _decoded(text: str) -> bytes:
-    """Standard or URL-safe base64, as DSSE allows either."""
+def _decode(text: str) -> bytes:
+    """Decode standard or URL-safe base64, as DSSE allows either."""
     try:
         return base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
     except (binascii.Error, ValueError):

@@ -1,4 +1,4 @@
-"""Writes the record of a finished run: `provenance.json` and `test-result.json` in its folder."""
+"""How a finished run is recorded: `provenance.json` and `test-result.json` in its folder."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from runner.schemas.provenance import (
     WheelParameter,
 )
 from runner.schemas.report import CheckRecord, Report, StageRecord
-from runner.toolchains.code import tree_digest, tree_hashes
+from runner.toolchains.code import compute_tree_digest, hash_tree
 from runner.toolchains.model import DEFAULT_VARIANT, Image
 from runner.version import __version__
 
@@ -52,14 +52,14 @@ if TYPE_CHECKING:
 
 PROVENANCE_FILE = "provenance.json"
 TEST_RESULT_FILE = "test-result.json"
-# What the signed form of a statement is called.
+# The file name of each statement's signed form.
 SIGNED = {PROVENANCE_FILE: "provenance.dsse.json", TEST_RESULT_FILE: "test-result.dsse.json"}
 
 _PACKAGES_LOCK = "images/base/packages.lock"
 
 
 def write_records(plan: Plan, report: Report, key: PrivateKey | None = None) -> None:
-    """Write the two statements of a run whose report is written; with a key, signed ones too."""
+    """Write the two statements of a run, after its report; with a key, the signed ones too."""
     statements: dict[str, Statement] = {
         PROVENANCE_FILE: build_provenance(plan, report),
         TEST_RESULT_FILE: build_test_result(plan, report),
@@ -69,23 +69,23 @@ def write_records(plan: Plan, report: Report, key: PrivateKey | None = None) -> 
         write_text(plan.output / name, text)
         if key is not None:
             from runner.provenance.signing import (
-                sign,  # late, as it costs a run without a signature
+                sign,  # imported late: a run without a signature need not pay for it
             )
 
             write_text(plan.output / SIGNED[name], sign(text.encode(), key).to_json())
 
 
 def build_provenance(plan: Plan, report: Report) -> Provenance:
-    """How the artifacts of a run came about, as far as the run went."""
+    """Build the statement of how the artifacts of a run came about, as far as the run went."""
     started = datetime.datetime.fromisoformat(report.started)
-    # Not from the clock: it may have been set back since.
+    # Not read from the clock, which may have been set back since.
     finished = started + datetime.timedelta(seconds=report.seconds)
     return Provenance(
-        subject=_subjects(plan, report),
+        subject=_list_subjects(plan, report),
         predicate=Predicate(
             buildDefinition=BuildDefinition(
                 buildType=BUILD_TYPE,
-                externalParameters=_parameters(plan, report),
+                externalParameters=_collect_parameters(plan, report),
                 internalParameters=InternalParameters(
                     engine=report.engine.name,
                     engine_details=report.engine.details,
@@ -99,7 +99,7 @@ def build_provenance(plan: Plan, report: Report) -> Provenance:
                         for s in plan.toolchain.stages
                     ],
                 ),
-                resolvedDependencies=list(_dependencies(plan, report)),
+                resolvedDependencies=list(_list_dependencies(plan, report)),
             ),
             runDetails=RunDetails(
                 builder=Builder(
@@ -107,16 +107,21 @@ def build_provenance(plan: Plan, report: Report) -> Provenance:
                     version={"runner": __version__, "python": platform.python_version()},
                 ),
                 metadata=BuildMetadata(
-                    invocationId=report.run, startedOn=_utc(started), finishedOn=_utc(finished)
+                    invocationId=report.run,
+                    startedOn=_format_utc(started),
+                    finishedOn=_format_utc(finished),
                 ),
-                byproducts=_byproducts(plan.output, report),
+                byproducts=_list_byproducts(plan.output, report),
             ),
         ),
     )
 
 
 def build_test_result(plan: Plan, report: Report) -> TestResultStatement:
-    """What the checks said. The verdict on the final artifact decides; earlier ones only warn."""
+    """Build the statement of what the checks said.
+
+    The verdict on the final artifact decides; earlier ones only warn.
+    """
     passed: list[str] = []
     warned: list[str] = []
     failed: list[str] = []
@@ -134,7 +139,7 @@ def build_test_result(plan: Plan, report: Report) -> TestResultStatement:
     converted = report.outcome in ("passed", "vacuous")
     settings = json.dumps(plan.check, sort_keys=True).encode()
     return TestResultStatement(
-        subject=_subjects(plan, report),
+        subject=_list_subjects(plan, report),
         predicate=TestResult(
             result="FAILED" if not converted else "WARNED" if vacuous or warned else "PASSED",
             configuration=[
@@ -144,7 +149,7 @@ def build_test_result(plan: Plan, report: Report) -> TestResultStatement:
                     content=base64.b64encode(settings).decode(),
                     mediaType="application/json",
                 ),
-                _file("report.json", plan.output / "report.json"),
+                _describe_file("report.json", plan.output / "report.json"),
             ],
             passedTests=passed,
             warnedTests=warned,
@@ -153,14 +158,14 @@ def build_test_result(plan: Plan, report: Report) -> TestResultStatement:
     )
 
 
-def _subjects(plan: Plan, report: Report) -> list[Subject]:
+def _list_subjects(plan: Plan, report: Report) -> list[Subject]:
     subjects = []
     for stage, record in zip(plan.toolchain.stages, report.stages, strict=True):
         artifact = record.report.artifact if record.report else None
         if record.report is None or artifact is None or artifact.path != stage.produces:
             continue
         if not (plan.output / artifact.path).is_file():
-            continue  # what was not what the stage said it was has not been kept
+            continue  # not kept: it was not what the stage said it was
         check = record.report.check
         signature = record.report.signature
         subjects.append(
@@ -171,15 +176,15 @@ def _subjects(plan: Plan, report: Report) -> list[Subject]:
                     "stage": record.name,
                     "bytes": artifact.bytes,
                     "signature": signature.model_dump() if signature else None,
-                    "check": _figures(check) if check else None,
+                    "check": _collect_figures(check) if check else None,
                 },
             )
         )
     return subjects
 
 
-def _figures(check: CheckRecord) -> dict[str, Any]:
-    """What another run's figures are compared with, where the artifact itself is gone."""
+def _collect_figures(check: CheckRecord) -> dict[str, Any]:
+    """Collect figures to compare with another run's, should the artifact itself be gone."""
     keys = ("name", "mean_abs", "max_abs", "noise_floor", "reference_mean", "reference_std")
     return {
         "framework": check.framework,
@@ -188,8 +193,8 @@ def _figures(check: CheckRecord) -> dict[str, Any]:
     }
 
 
-def _parameters(plan: Plan, report: Report) -> ExternalParameters:
-    """What was asked for; what was left open, as the stages filled it in."""
+def _collect_parameters(plan: Plan, report: Report) -> ExternalParameters:
+    """Collect what was asked for, and what was left open as the stages filled it in."""
     reports = {record.name: record.report for record in report.stages if record.report}
     first = reports.get(plan.toolchain.stages[0].name)
     if first is not None and first.signature is not None:
@@ -208,7 +213,7 @@ def _parameters(plan: Plan, report: Report) -> ExternalParameters:
         toolchain=plan.toolchain.name,
         model=ModelParameter(
             name=report.model.name,
-            path=_path(plan.model.path),
+            path=_format_path(plan.model.path),
             sha256=plan.model.sha256,
             kind=plan.model.kind,
             bytes=plan.model.bytes,
@@ -217,14 +222,16 @@ def _parameters(plan: Plan, report: Report) -> ExternalParameters:
         inputs_from=report.inputs_from,
         inputs_file=(
             UserFile(
-                name=plan.check["inputs"], path=_path(plan.arrays), sha256=hash_file(plan.arrays)
+                name=plan.check["inputs"],
+                path=_format_path(plan.arrays),
+                sha256=hash_file(plan.arrays),
             )
             if plan.arrays is not None
             else None
         ),
         arch=str(plan.options.get("arch", "")),
         arch_files=[
-            UserFile(name=_text(name), path=_path(path), sha256=hash_file(path))
+            UserFile(name=_decode_name(name), path=_format_path(path), sha256=hash_file(path))
             for name, path in sorted(plan.python_files.items())
         ],
         check=CheckParameter(
@@ -243,7 +250,7 @@ def _parameters(plan: Plan, report: Report) -> ExternalParameters:
         wheels=[
             WheelParameter(
                 name=wheel.path.name,
-                path=_path(wheel.path),
+                path=_format_path(wheel.path),
                 sha256=wheel.sha256,
                 pin=wheel.pin,
                 replaces=wheel.replaces,
@@ -253,33 +260,37 @@ def _parameters(plan: Plan, report: Report) -> ExternalParameters:
     )
 
 
-def _dependencies(plan: Plan, report: Report) -> Iterator[ResourceDescriptor]:
-    parameters = _parameters(plan, report)
-    yield _of(f"model/{parameters.model.name}", parameters.model.sha256)
+def _list_dependencies(plan: Plan, report: Report) -> Iterator[ResourceDescriptor]:
+    parameters = _collect_parameters(plan, report)
+    yield _describe(f"model/{parameters.model.name}", parameters.model.sha256)
     for file in (parameters.inputs_file, *parameters.arch_files):
         if file is not None:
-            yield _of(file.name, file.sha256)
+            yield _describe(file.name, file.sha256)
     for image in plan.images.values():
         lock = image.lock.relative_to(ROOT).as_posix()
-        yield _of(f"lock/{image.title}", image.lock_sha256, path=lock, as_of=image.as_of)
+        yield _describe(f"lock/{image.title}", image.lock_sha256, path=lock, as_of=image.as_of)
         records = [
             r
             for s, r in zip(plan.toolchain.stages, report.stages, strict=True)
             if s.image == image.name and r.environment is not None
         ]
         if records:
-            yield from _environment(image, records[0], report.engine.name)
-    yield from _packages(list(plan.images.values()))
+            yield from _describe_environment(image, records[0], report.engine.name)
+    yield from _list_packages(list(plan.images.values()))
     for wheel in parameters.wheels:
-        yield _of(f"wheel/{wheel.name}", wheel.sha256, pin=wheel.pin, in_place_of=wheel.replaces)
-    yield _tree("stages", ROOT / "stages", each=True)
-    yield _tree("runner", PACKAGE, version=__version__)
-    if commit := _commit():
+        yield _describe(
+            f"wheel/{wheel.name}", wheel.sha256, pin=wheel.pin, in_place_of=wheel.replaces
+        )
+    yield _describe_tree("stages", ROOT / "stages", each=True)
+    yield _describe_tree("runner", PACKAGE, version=__version__)
+    if commit := _read_commit():
         yield ResourceDescriptor(name="repository", digest={"gitCommit": commit})
 
 
-def _environment(image: Image, record: StageRecord, engine: str) -> Iterator[ResourceDescriptor]:
-    """The image's id or the virtual environment's key; on docker, what the image stands on too."""
+def _describe_environment(
+    image: Image, record: StageRecord, engine: str
+) -> Iterator[ResourceDescriptor]:
+    """Yield the image's id or the virtual environment's key; on docker, the image's base too."""
     assert record.environment is not None
     details = record.environment.details
     annotations: dict[str, Any] = {
@@ -291,13 +302,13 @@ def _environment(image: Image, record: StageRecord, engine: str) -> Iterator[Res
         annotations["wheels"] = [wheel.sha256 for wheel in image.wheels]
     if "tag" in details:
         annotations["tag"] = details["tag"]
-    yield _of(
+    yield _describe(
         f"environment/{image.title}",
         record.environment.identity.removeprefix("sha256:"),
         **annotations,
     )
     if python := record.environment.interpreter:
-        yield _of(
+        yield _describe(
             f"interpreter/{image.title}",
             python.sha256,
             version=python.version,
@@ -307,14 +318,14 @@ def _environment(image: Image, record: StageRecord, engine: str) -> Iterator[Res
     if base := details.get("base"):
         packages = ROOT / _PACKAGES_LOCK
         digest = base.partition("+")[0].removeprefix("sha256:")
-        yield _of(f"base/{image.title}", digest)
-        yield _file(f"base-lock/{image.title}", packages)
+        yield _describe(f"base/{image.title}", digest)
+        yield _describe_file(f"base-lock/{image.title}", packages)
 
 
-def _packages(images: list[Image]) -> Iterator[ResourceDescriptor]:
-    """Every package of the locks, with the hashes that the locks allow, and what it stands in for.
+def _list_packages(images: list[Image]) -> Iterator[ResourceDescriptor]:
+    """Yield every package of the locks, with the hashes that they allow and what it stands in for.
 
-    A lock names all files of a release; which of them fits the platform is the installer's choice.
+    A lock names all files of a release; the installer chooses the one that fits the platform.
     """
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for image in images:
@@ -341,16 +352,18 @@ def _packages(images: list[Image]) -> Iterator[ResourceDescriptor]:
         )
 
 
-def _tree(name: str, folder: Path, each: bool = False, **annotations: Any) -> ResourceDescriptor:
-    hashes = tree_hashes(folder)
+def _describe_tree(
+    name: str, folder: Path, each: bool = False, **annotations: Any
+) -> ResourceDescriptor:
+    hashes = hash_tree(folder)
     if each:
         annotations["files"] = hashes
-    return _of(name, tree_digest(hashes), **annotations)
+    return _describe(name, compute_tree_digest(hashes), **annotations)
 
 
 @functools.cache
-def _commit() -> str:
-    """The commit of the checkout that this runs from; '' if it is none, or git is not there."""
+def _read_commit() -> str:
+    """Return the commit of the checkout that this runs from; '' without a checkout or git."""
     if not (ROOT / ".git").exists():
         return ""
     try:
@@ -367,27 +380,27 @@ def _commit() -> str:
     return commit if done.returncode == 0 and re.fullmatch("[0-9a-f]{40,64}", commit) else ""
 
 
-def _byproducts(folder: Path, report: Report) -> list[ResourceDescriptor]:
+def _list_byproducts(folder: Path, report: Report) -> list[ResourceDescriptor]:
     names = ["report.json", *(record.log for record in report.stages if record.log)]
-    return [_file(name, folder / name) for name in names if (folder / name).is_file()]
+    return [_describe_file(name, folder / name) for name in names if (folder / name).is_file()]
 
 
-def _of(name: str, sha256: str, **annotations: Any) -> ResourceDescriptor:
+def _describe(name: str, sha256: str, **annotations: Any) -> ResourceDescriptor:
     return ResourceDescriptor(name=name, digest={"sha256": sha256}, annotations=annotations or None)
 
 
-def _file(name: str, path: Path) -> ResourceDescriptor:
-    return _of(name, hash_file(path))
+def _describe_file(name: str, path: Path) -> ResourceDescriptor:
+    return _describe(name, hash_file(path))
 
 
-def _path(path: Path) -> str:
-    return _text(str(path.absolute()))
+def _format_path(path: Path) -> str:
+    return _decode_name(str(path.absolute()))
 
 
-def _text(name: str) -> str:
-    """A file's name as text that JSON can hold; one that is not UTF-8 as far as it goes."""
+def _decode_name(name: str) -> str:
+    """Decode a file's name as text that JSON can hold; what is not UTF-8 is replaced."""
     return os.fsencode(name).decode(errors="replace")
 
 
-def _utc(time: datetime.datetime) -> str:
+def _format_utc(time: datetime.datetime) -> str:
     return time.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -19,7 +19,7 @@ from runner.host.files import open_user_output
 from runner.report.runs import find_run_folder, read_report
 
 SUFFIXES = (".zip", ".tar.gz", ".tgz")
-# Every file of an archive has one date, the earliest of a zip, so that equal contents are equal.
+# All files of an archive get the earliest date of a zip, so that equal contents are equal bytes.
 _DATE = (1980, 1, 1, 0, 0, 0)
 _EPOCH = 315532800
 _MOST_OF_A_LOG = 4 << 20
@@ -51,7 +51,7 @@ def write_bundle(run: Path, output: Path | None = None) -> Bundle:
     """Collect a run's report, logs and weightless graphs into an archive.
 
     The same run gives the same bytes. Raises `BadInput` if `run` is no run's folder, or if the
-    output's name ends otherwise than .zip, .tar.gz or .tgz.
+    output's name does not end in .zip, .tar.gz or .tgz.
     """
     report = json.loads(read_report(find_run_folder(run)).to_json())
     target = output or Path(f"{run.resolve().name}-report.zip")
@@ -60,26 +60,26 @@ def write_bundle(run: Path, output: Path | None = None) -> Bundle:
             f"{target} is no name for an archive that can be written.",
             f"Let it end in {', '.join(SUFFIXES)}.",
         )
-    hide = _Hidden.of(run)
+    hide = _Hidden.for_run(run)
     left_out: list[tuple[str, str]] = []
     members: dict[str, bytes] = {
         "README.txt": _README.encode(),
-        "report.json": (json.dumps(hide.inside(report), indent=1) + "\n").encode(),
+        "report.json": (json.dumps(hide.replace_inside(report), indent=1) + "\n").encode(),
     }
     logs = run / "logs"
-    if logs.is_symlink():  # no run leaves one: it may lead anywhere
+    if logs.is_symlink():  # no run leaves a link, which may lead anywhere
         left_out.append((logs.name, "it is a link"))
     for log in () if logs.is_symlink() else sorted(logs.glob("*.log")):
         if not _PLAIN_NAME.fullmatch(log.name):
             left_out.append((log.name, "no run leaves a log of this name"))
         elif log.is_file() and not log.is_symlink():
-            members[f"logs/{log.name}"] = hide.text(_end_of(log)).encode()
+            members[f"logs/{log.name}"] = hide.text(_read_end(log)).encode()
     for path in sorted(path for path in run.iterdir() if path.suffix in BLANK):
         if not _PLAIN_NAME.fullmatch(path.name):
             left_out.append((path.name, "no run leaves an artifact of this name"))
             continue
         try:
-            members[f"graphs/{path.name}"] = _weightless(path)
+            members[f"graphs/{path.name}"] = _remove_weights(path)
         except Unreadable as reason:
             left_out.append((path.name, str(reason)))
     with open_user_output(target.absolute()) as temporary:
@@ -88,7 +88,7 @@ def write_bundle(run: Path, output: Path | None = None) -> Bundle:
     return Bundle(target, sizes, tuple(left_out))
 
 
-def _weightless(path: Path) -> bytes:
+def _remove_weights(path: Path) -> bytes:
     if path.is_symlink() or not path.is_file():
         raise Unreadable("it is no regular file")
     if path.stat().st_size >= _LARGEST_GRAPH:
@@ -98,7 +98,7 @@ def _weightless(path: Path) -> bytes:
     return bytes(data)
 
 
-def _end_of(log: Path) -> str:
+def _read_end(log: Path) -> str:
     with open(log, "rb") as file:
         size = log.stat().st_size
         file.seek(max(0, size - _MOST_OF_A_LOG))
@@ -108,12 +108,12 @@ def _end_of(log: Path) -> str:
 
 @dataclass(frozen=True)
 class _Hidden:
-    """What is replaced in texts: the longer folders first, then the user's name in a path."""
+    """The replacements in texts: the longer folders first, then the user's name in a path."""
 
     replacements: tuple[tuple[re.Pattern[str], str], ...]
 
     @classmethod
-    def of(cls, run: Path) -> _Hidden:
+    def for_run(cls, run: Path) -> _Hidden:
         folders = {
             str(run.resolve()): "RUN",
             str(run.absolute()): "RUN",
@@ -140,14 +140,14 @@ class _Hidden:
             text = pattern.sub(sign, text)
         return text
 
-    def inside(self, data: Any) -> Any:
-        """All texts of JSON data."""
+    def replace_inside(self, data: Any) -> Any:
+        """Replace in all texts of JSON data."""
         if isinstance(data, str):
             return self.text(data)
         if isinstance(data, list):
-            return [self.inside(item) for item in data]
+            return [self.replace_inside(item) for item in data]
         if isinstance(data, dict):
-            return {key: self.inside(value) for key, value in data.items()}
+            return {key: self.replace_inside(value) for key, value in data.items()}
         return data
 
 

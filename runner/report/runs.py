@@ -1,4 +1,4 @@
-"""Finished runs on disk: finding their folders, and reading their reports."""
+"""Finished runs on disk: their folders, and their reports."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class Runs:
-    """Reports by their run folder, and why others could not be read."""
+    """Reports with their run folders, and why others could not be read."""
 
     reports: Sequence[tuple[Path, Report]]
     unreadable: Sequence[BadInput] = field(default_factory=tuple)
 
 
 def find_run_folder(path: Path) -> Path:
-    """The folder itself, or that of a report.json which was named instead."""
+    """Return the folder itself, or that of a report.json which was named instead."""
     return path.parent if path.name == REPORT and path.is_file() else path
 
 
 def read_report(folder: Path) -> Report:
-    """The report of a run folder. Raises `BadInput` where there is none, or none of ours."""
+    """Read the report of a run folder. Raises `BadInput` if there is none, or none of ours."""
     path = folder / REPORT
     if not folder.is_dir():
         there = "is no folder" if folder.exists() else "does not exist"
@@ -59,10 +59,10 @@ def read_report(folder: Path) -> Report:
 
 
 def find_runs(paths: Iterable[Path]) -> Runs:
-    """The runs in these folders: each is one, or holds some, one level down.
+    """Read the runs in these folders, each of which is a run's or holds some, one level down.
 
-    A folder that was named and holds none is a `BadInput`; so is finding no readable run at all.
-    One run among many that cannot be read is listed in the result, and hides none of the others.
+    Raises `BadInput` for a folder that holds none, and if no run at all can be read. One unreadable
+    run among many is listed in the result, and hides none of the others.
     """
     folders: dict[Path, None] = {}
     for path in map(find_run_folder, paths):

@@ -1,4 +1,4 @@
-"""Many runs as one table: a row a run, for the console, for CSV and for JSON."""
+"""Many runs as one table: a row for each run, for the console, for CSV and for JSON."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from runner.host.files import human_bytes
-from runner.host.text import printable
+from runner.host.files import format_bytes
+from runner.host.text import make_printable
 from runner.report.wording import COLOURS, OUTCOMES, explain_verdict
 from runner.schemas.report import Report
 
@@ -24,7 +24,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 @dataclass(frozen=True)
 class Row:
-    """A run in a table; None where a run did not get so far. Errors are by the run's own metric."""
+    """A run in a table; None if a run did not get that far. Errors are by the run's own metric."""
 
     run: str
     model: str
@@ -46,11 +46,11 @@ class Row:
 
 
 def make_rows(reports: Iterable[tuple[Path, Report]]) -> list[Row]:
-    """A row for each report, in order; `run` is the run folder's name."""
-    return [_row(folder, report) for folder, report in reports]
+    """Make a row for each report, in order; `run` is the run folder's name."""
+    return [_make_row(folder, report) for folder, report in reports]
 
 
-def _row(folder: Path, report: Report) -> Row:
+def _make_row(folder: Path, report: Report) -> Row:
     last = report.stages[-1] if report.stages else None
     final = last.report if last and last.status == "ok" else None
     outputs = final.check.outputs if final and final.check else []
@@ -60,22 +60,22 @@ def _row(folder: Path, report: Report) -> Row:
         model=report.model.name,
         outcome=report.outcome,
         metric=gate.metric,
-        # Of NaN and of wrong shapes there is no error that says anything.
+        # With NaN or a wrong shape, the error means nothing.
         error=None if gate.verdict in ("nonfinite", "shape") else gate.value,
         tolerance=gate.tolerance,
         noise_floor=max((o.noise_floor for o in outputs if o.noise_floor), default=None),
         bytes=final.artifact.bytes if final and final.artifact else None,
         operators=sum(final.operators.values()) if final else None,
-        flex=flex_operators(final.operators) if final else None,
+        flex=count_flex_operators(final.operators) if final else None,
         seconds=report.seconds,
         toolchain=report.toolchain,
-        fixes=str(report.options.get("fixes", "")),
-        reason=_reason(report),
+        fixes=str(report.options.get("fixes", "all")),
+        reason=_find_reason(report),
     )
 
 
-def _reason(report: Report) -> str:
-    """Why a run did not pass, in a line."""
+def _find_reason(report: Report) -> str:
+    """Say in one line why a run did not pass."""
     failed = next((r for r in report.stages if r.status in ("failed", "interrupted")), None)
     if failed is None:
         return explain_verdict(report)
@@ -83,35 +83,35 @@ def _reason(report: Report) -> str:
     return f"{failed.name}: {said}"
 
 
-def flex_operators(operators: dict[str, int]) -> int:
-    """How many operators need TensorFlow's own kernels."""
+def count_flex_operators(operators: dict[str, int]) -> int:
+    """Count the operators that need TensorFlow's own kernels."""
     return sum(count for name, count in operators.items() if name.startswith("Flex"))
 
 
 def write_csv(table: Sequence[Row]) -> str:
-    """Comma-separated values with a header; text that a spreadsheet would calculate is quoted."""
+    """Return CSV with a header; text that a spreadsheet would calculate is quoted."""
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(field.name for field in fields(Row))
     for row in table:
-        writer.writerow(_inert(value) for value in row.as_dict().values())
+        writer.writerow(_defuse(value) for value in row.as_dict().values())
     return written.getvalue()
 
 
-def _inert(value: Any) -> Any:
-    """Text that no spreadsheet runs: an apostrophe before what begins like a formula."""
+def _defuse(value: Any) -> Any:
+    """Keep spreadsheets from running text: put an apostrophe before anything like a formula."""
     if not isinstance(value, str):
         return value
-    text = printable(value)
+    text = make_printable(value)
     return f"'{text}" if text.lstrip().startswith(_FORMULA) or text.startswith(_FORMULA) else text
 
 
 def render_table(table: Sequence[Row], width: int) -> Table:
-    """The table for a console of this width, where some columns are left out if it is narrow.
+    """Return the table for a console of this width; a narrow one leaves some columns out.
 
     A column that says the same of every run becomes a caption.
     """
-    cells = [_cells(row) for row in table]
+    cells = [_format_cells(row) for row in table]
     same = [
         column
         for column in _CAPTION_COLUMNS
@@ -148,8 +148,8 @@ _TEXT_COLUMNS = ("run", "model", "outcome", "metric", "toolchain", "fixes")
 _CAPTION_COLUMNS = ("metric", "tolerance", "Flex", "toolchain", "fixes")
 
 
-def _cells(row: Row) -> dict[str, Text]:
-    def number(value: float | None, form: str) -> str:
+def _format_cells(row: Row) -> dict[str, Text]:
+    def format_number(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
 
     texts = {
@@ -157,15 +157,15 @@ def _cells(row: Row) -> dict[str, Text]:
         "model": row.model,
         "outcome": row.outcome.replace("-", " "),
         "metric": row.metric,
-        "error": number(row.error, ".1e"),
-        "tolerance": number(row.tolerance, "g"),
-        "rounding": number(row.noise_floor, ".1e"),
-        "size": "" if row.bytes is None else human_bytes(row.bytes),
-        "operators": number(row.operators, ","),
-        "Flex": number(row.flex, ",") if row.flex else "",
-        "seconds": number(row.seconds, ".1f"),
+        "error": format_number(row.error, ".1e"),
+        "tolerance": format_number(row.tolerance, "g"),
+        "rounding": format_number(row.noise_floor, ".1e"),
+        "size": "" if row.bytes is None else format_bytes(row.bytes),
+        "operators": format_number(row.operators, ","),
+        "Flex": format_number(row.flex, ",") if row.flex else "",
+        "seconds": format_number(row.seconds, ".1f"),
         "toolchain": row.toolchain,
         "fixes": row.fixes,
     }
     styles = {"outcome": COLOURS[OUTCOMES[row.outcome].mark.tone]}
-    return {name: Text(printable(text), styles.get(name, "")) for name, text in texts.items()}
+    return {name: Text(make_printable(text), styles.get(name, "")) for name, text in texts.items()}

@@ -1,4 +1,4 @@
-"""Words for what came of a run, used by terminal, page and table alike."""
+"""The words for the outcome of a run, which terminal, page and table share."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from runner.host.text import printable
+from runner.host.text import make_printable
 from runner.schemas.report import Report, Verdict
 
 Tone = Literal["pass", "warn", "fail", "idle"]
-# What a tone is on a terminal.
+# The colour of a tone on a terminal.
 COLOURS: Mapping[Tone, str] = {"pass": "green", "warn": "yellow", "fail": "red", "idle": "dim"}
 
 
@@ -26,7 +26,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run: its mark, and a sentence for a conversion and one for a comparison."""
+    """The outcome of a run: its mark, and a sentence for a conversion and one for a comparison."""
 
     mark: Mark
     converted: str
@@ -72,7 +72,7 @@ STATUSES: Mapping[str, Mark] = {
 
 
 def explain_gate(report: Report) -> str:
-    """One or two sentences on the gate: the figure, and what it means."""
+    """Explain the gate in one or two sentences: the figure, and what it means."""
     gate = report.gate
     if gate.verdict in (None, "nonfinite", "shape"):
         return explain_verdict(report)
@@ -82,7 +82,7 @@ def explain_gate(report: Report) -> str:
 
 
 def explain_verdict(report: Report) -> str:
-    """What the gate's verdict means, in a sentence or two; '' where the figure says it all."""
+    """Explain the gate's verdict in a sentence or two; '' if the figure says it all."""
     gate = report.gate
     final = report.stages[-1].report if report.stages else None
     outputs = final.check.outputs if final and final.check else []
@@ -98,7 +98,7 @@ def explain_verdict(report: Report) -> str:
         if wrong is None:
             return "An output has another shape."
         there = f"{report.reference} gives {wrong.shape}"
-        return f"'{printable(wrong.name)}' has shape {wrong.actual_shape}, where {there}."
+        return f"'{make_printable(wrong.name)}' has shape {wrong.actual_shape}, where {there}."
     if gate.verdict == "vacuous" and any(o.verdict in ("passed", "exceeded") for o in outputs):
         return f"{report.reference}'s own outputs are random, or always the same."
     if gate.verdict == "vacuous":
@@ -106,7 +106,7 @@ def explain_verdict(report: Report) -> str:
             f"{report.reference}'s outputs hardly vary over the samples, so that a wrong "
             "model would pass as well: check the weights, BatchNorm's statistics and the inputs."
         )
-    # A float64 run that differs grossly is no measure of rounding.
+    # If the float64 run differs grossly, it does not measure rounding.
     floors = [
         o.times_noise_floor
         for o in outputs

@@ -1,1 +1,1 @@
-"""Running a recorded conversion again, and saying how it compares."""
+"""The reproduction of a recorded conversion, and how it compares."""

@@ -1,4 +1,4 @@
-"""Whether the artifacts of two runs are the same, and if not, how far apart their outputs are."""
+"""The comparison of two runs' artifacts: whether they are the same, or how far apart they are."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from runner.conversion.stage_log import stage_log
+from runner.conversion.stage_log import open_stage_log
 from runner.engines.base import Volume
 from runner.errors import RunnerError
 from runner.provenance.read import Recorded
 from runner.schemas.provenance import Subject
 from runner.schemas.report import CheckRecord, SignatureRecord, StageRecord, StageReport
-from runner.schemas.reproduction import ArtifactComparison, OutputDifference, allowed_difference
+from runner.schemas.reproduction import (
+    ArtifactComparison,
+    OutputDifference,
+    compute_allowed_difference,
+)
 from runner.schemas.stage_reports import read_report
 from runner.toolchains.model import Stage, Toolchain
 
@@ -25,9 +29,9 @@ _RECORDED = "recorded"
 
 @dataclass
 class Comparer:
-    """Runs recorded artifacts beside new ones, while the new run's volume is still there.
+    """A callback that runs recorded artifacts beside new ones, while the new volume exists.
 
-    `measured` holds, by artifact, the outputs' differences, or why there are none.
+    `measured` maps each artifact to the outputs' differences, or to why there are none.
     """
 
     recorded: Recorded
@@ -77,7 +81,7 @@ class Comparer:
                 answer: b"",
             }
         )
-        with stage_log(self.logs / f"{stage.name}-compared.log", volume.limits.log) as log:
+        with open_stage_log(self.logs / f"{stage.name}-compared.log", volume.limits.log) as log:
             volume.run(stage, log.write)
         try:
             compared = read_report(volume.read(answer) or b"")
@@ -91,7 +95,7 @@ class Comparer:
 
 
 def read_signature(subject: Subject) -> dict[str, Any] | None:
-    """The recorded artifact's own names of its inputs and outputs."""
+    """Read the recorded artifact's own names of its inputs and outputs; None if unknown."""
     try:
         noted = (subject.annotations or {}).get("signature")
         return SignatureRecord.model_validate(noted).model_dump() if noted else None
@@ -102,7 +106,7 @@ def read_signature(subject: Subject) -> dict[str, Any] | None:
 def compare_artifacts(
     recorded: Recorded, records: Sequence[StageRecord], measured: Mapping[str, CheckRecord | str]
 ) -> list[ArtifactComparison]:
-    """Every artifact that either run has, in the order of the stages."""
+    """Compare every artifact that either run has, in the order of the stages."""
     subjects = {subject.name: subject for subject in recorded.statement.subject}
     made = {r.report.artifact.path: r for r in records if r.report and r.report.artifact}
     produced = {stage.produces: stage.name for stage in recorded.statement.internal.stages}
@@ -131,17 +135,17 @@ def compare_artifacts(
             note = next((r.failure for r in records if r.status == "failed"), "")
             found.append(base.model_copy(update={"verdict": "missing", "note": note}))
         else:
-            found.append(_by_outputs(base, subject, report, measured.get(path)))
+            found.append(_compare_outputs(base, subject, report, measured.get(path)))
     return found
 
 
-def _by_outputs(
+def _compare_outputs(
     base: ArtifactComparison,
     subject: Subject,
     report: StageReport,
     measured: CheckRecord | str | None,
 ) -> ArtifactComparison:
-    """The verdict where bytes differ: by both artifacts' outputs, or by both runs' figures."""
+    """Decide where bytes differ: by both artifacts' outputs, or else by both runs' figures."""
     if isinstance(measured, CheckRecord):
         outputs = [
             OutputDifference(
@@ -149,7 +153,9 @@ def _by_outputs(
                 mean_abs=o.mean_abs,
                 max_abs=o.max_abs,
                 noise_floor=o.noise_floor,
-                allowed=allowed_difference(o.noise_floor, o.reference_mean, o.reference_std),
+                allowed=compute_allowed_difference(
+                    o.noise_floor, o.reference_mean, o.reference_std
+                ),
             )
             for o in measured.outputs
         ]
@@ -162,7 +168,7 @@ def _by_outputs(
                 "outputs": outputs,
             }
         )
-    bounds = _bounds(subject, report)
+    bounds = _bound_differences(subject, report)
     note = (
         f"the recorded artifact could not be run: {measured}"
         if measured
@@ -182,10 +188,10 @@ def _by_outputs(
     )
 
 
-def _bounds(subject: Subject, report: StageReport) -> list[OutputDifference] | None:
-    """How far apart outputs are at most, by the triangle inequality over PyTorch's; None: unknown.
+def _bound_differences(subject: Subject, report: StageReport) -> list[OutputDifference] | None:
+    """Bound the outputs' distances by the triangle inequality over PyTorch's; None if unknown.
 
-    It holds only if PyTorch's outputs were the same ones, of which their moments are a sign.
+    It holds only if PyTorch's outputs were the same, for which equal moments are taken as a sign.
     """
     noted = (subject.annotations or {}).get("check")
     if not isinstance(noted, dict) or report.check is None:
@@ -213,7 +219,9 @@ def _bounds(subject: Subject, report: StageReport) -> list[OutputDifference] | N
                 noise_floor=other.noise_floor,
                 # Each artifact may be that far from PyTorch's outputs.
                 allowed=2
-                * allowed_difference(other.noise_floor, other.reference_mean, other.reference_std),
+                * compute_allowed_difference(
+                    other.noise_floor, other.reference_mean, other.reference_std
+                ),
             )
         )
     return found

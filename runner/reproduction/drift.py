@@ -1,4 +1,4 @@
-"""What is not as it was when a run was recorded: locks, environments, code, options."""
+"""What has changed since a run was recorded: locks, environments, code, options, engine."""
 
 from __future__ import annotations
 
@@ -10,58 +10,60 @@ from runner.host.paths import ROOT
 from runner.schemas.provenance import Provenance
 from runner.schemas.report import EnvironmentRecord, Report, describe_cpython
 from runner.schemas.reproduction import Difference
-from runner.toolchains.code import tree_digest, tree_hashes
+from runner.toolchains.code import compute_tree_digest, hash_tree
 from runner.toolchains.model import Image, Toolchain
 from runner.version import __version__
 
-# So many changed files are named.
+# At most this many changed files are named.
 _MOST_FILES = 8
 
 
 def find_differences(
     statement: Provenance, images: Mapping[str, Image], toolchain: Toolchain, report: Report
 ) -> list[Difference]:
-    """Everything that may explain a difference, from the record and the new run's report."""
+    """List all that may explain a difference, from the record and the new run's report."""
     used = {r.environment.image: r.environment for r in report.stages if r.environment}
     as_recorded = {
         title: environment
         for title, environment in used.items()
-        if _recorded_identity(statement, title, report.engine.name)
-        in (environment.identity, _key_without_interpreter(statement, title, images))
+        if _get_recorded_identity(statement, title, report.engine.name)
+        in (environment.identity, _get_key_without_interpreter(statement, title, images))
     }
     return [
-        *_locks(statement, images, toolchain, as_recorded, used),
-        *_code(statement, report, docker_as_recorded=_all_as_recorded(used, as_recorded, report)),
-        *_options(statement, report),
-        *_engine(statement, report),
+        *_compare_locks(statement, images, toolchain, as_recorded, used),
+        *_compare_code(
+            statement, report, docker_as_recorded=_used_recorded_images(used, as_recorded, report)
+        ),
+        *_compare_options(statement, report),
+        *_compare_engines(statement, report),
     ]
 
 
-def _recorded_identity(statement: Provenance, title: str, engine: str) -> str:
-    """As an engine gives it; '' if another engine recorded it."""
+def _get_recorded_identity(statement: Provenance, title: str, engine: str) -> str:
+    """Return the recorded identity as an engine gives it; '' if another engine recorded it."""
     found = statement.dependency(f"environment/{title}")
     if found is None or statement.internal.engine != engine:
         return ""
     return f"sha256:{found.sha256}" if engine == "docker" else found.sha256
 
 
-def _key_without_interpreter(
+def _get_key_without_interpreter(
     statement: Provenance, title: str, images: Mapping[str, Image]
 ) -> str | None:
-    """What an environment is called in records that do not name its interpreter; else None."""
+    """Return the environment's key if the record does not name its interpreter; else None."""
     if statement.dependency(f"interpreter/{title}") is not None:
         return None
     return next((i.environment_key for i in images.values() if i.title == title), None)
 
 
-def _all_as_recorded(
+def _used_recorded_images(
     used: Mapping[str, EnvironmentRecord], same: Mapping[str, EnvironmentRecord], report: Report
 ) -> bool:
-    """Whether the stages' code came from the recorded images."""
+    """Tell whether the stages' code came from the recorded images."""
     return report.engine.name == "docker" and bool(used) and used.keys() == same.keys()
 
 
-def _locks(
+def _compare_locks(
     statement: Provenance,
     images: Mapping[str, Image],
     toolchain: Toolchain,
@@ -92,12 +94,12 @@ def _locks(
                 here=image.python,
                 stages=stages,
             )
-        interpreter = _interpreter(statement, environment)
+        interpreter = _compare_interpreters(statement, environment)
         if interpreter is not None:
             yield interpreter.model_copy(update={"stages": stages})
             if notes.get("key") == image.environment_key:
-                continue  # nothing else makes it another environment
-        if identity := _recorded_identity(statement, image.title, _engine_of(environment)):
+                continue  # nothing else about the environment differs
+        if identity := _get_recorded_identity(statement, image.title, _get_engine(environment)):
             yield Difference(
                 what=f"the environment {image.title}",
                 recorded=identity.removeprefix("sha256:"),
@@ -106,8 +108,10 @@ def _locks(
             )
 
 
-def _interpreter(statement: Provenance, environment: EnvironmentRecord) -> Difference | None:
-    """Whether an environment's CPython is another than was recorded: version, build or binary."""
+def _compare_interpreters(
+    statement: Provenance, environment: EnvironmentRecord
+) -> Difference | None:
+    """Tell how an environment's CPython differs from the record in version, build or binary."""
     recorded, here = (
         statement.dependency(f"interpreter/{environment.image}"),
         environment.interpreter,
@@ -123,14 +127,16 @@ def _interpreter(statement: Provenance, environment: EnvironmentRecord) -> Diffe
     )
 
 
-def _engine_of(environment: EnvironmentRecord) -> str:
+def _get_engine(environment: EnvironmentRecord) -> str:
     return "docker" if environment.identity.startswith("sha256:") else "process"
 
 
-def _code(statement: Provenance, report: Report, docker_as_recorded: bool) -> Iterator[Difference]:
-    hashes = tree_hashes(ROOT / "stages")
+def _compare_code(
+    statement: Provenance, report: Report, docker_as_recorded: bool
+) -> Iterator[Difference]:
+    hashes = hash_tree(ROOT / "stages")
     recorded = statement.dependency("stages")
-    if recorded is not None and recorded.sha256 != tree_digest(hashes):
+    if recorded is not None and recorded.sha256 != compute_tree_digest(hashes):
         files = (recorded.annotations or {}).get("files")
         theirs = files if isinstance(files, dict) else {}
         changed = sorted(f for f in {*theirs, *hashes} if theirs.get(f) != hashes.get(f))
@@ -138,7 +144,7 @@ def _code(statement: Provenance, report: Report, docker_as_recorded: bool) -> It
         yield Difference(
             what=f"the stages' code ({named})",
             recorded=recorded.sha256,
-            here=tree_digest(hashes),
+            here=compute_tree_digest(hashes),
             effective=not docker_as_recorded,
         )
     version = statement.predicate.runDetails.builder.version.get("runner", "")
@@ -146,25 +152,25 @@ def _code(statement: Provenance, report: Report, docker_as_recorded: bool) -> It
         yield Difference(what="the runner", recorded=version, here=__version__)
 
 
-def _options(statement: Provenance, report: Report) -> Iterator[Difference]:
-    """Options that the stages now know otherwise; what was recorded was asked for as it was."""
+def _compare_options(statement: Provenance, report: Report) -> Iterator[Difference]:
+    """Yield the options that stages now report differently, though given as recorded."""
     for record in report.stages:
         recorded = statement.parameters.options.get(record.name)
         if record.report is None or recorded is None:
             continue
         for name in sorted({*recorded, *record.report.options}):
-            before, now = _said(recorded, name), _said(record.report.options, name)
+            before, now = _format(recorded, name), _format(record.report.options, name)
             if before != now:
                 what = f"the option {record.name}.{name}"
                 yield Difference(what=what, recorded=before, here=now, stages=[record.name])
 
 
-def _said(options: Mapping[str, Any], name: str) -> str:
+def _format(options: Mapping[str, Any], name: str) -> str:
     return json.dumps(options[name]) if name in options else "(there was none)"
 
 
-def _engine(statement: Provenance, report: Report) -> Iterator[Difference]:
-    """Both engines are to give the same bytes; where they don't, this may be why."""
+def _compare_engines(statement: Provenance, report: Report) -> Iterator[Difference]:
+    """Yield a change of engine: both should give the same bytes, but if not, this may be why."""
     if statement.internal.engine != report.engine.name:
         yield Difference(
             what="the engine", recorded=statement.internal.engine, here=report.engine.name

@@ -1,4 +1,4 @@
-"""Running a recorded conversion again, from its record alone, and comparing the artifacts."""
+"""A recorded conversion, run again from its record alone, with the artifacts compared."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from runner.conversion.observer import Observer
 from runner.conversion.settings import RunSettings
 from runner.engines.select import Choice, prepare_engine
 from runner.errors import BadInput, EnvironmentUnavailable, ExitCode
-from runner.formats.kinds import format_of_artifact
+from runner.formats.kinds import get_artifact_format
 from runner.host.files import hash_file, write_text
-from runner.host.text import printable
+from runner.host.text import make_printable
 from runner.packages.user_wheel import accept_wheel
 from runner.planning.inputs import InputSpec
-from runner.planning.plan import Plan, make_run_name, run_folder
+from runner.planning.plan import Plan, choose_run_folder, make_run_name
 from runner.planning.source import identify_source
 from runner.provenance.read import Recorded, read_record
 from runner.reproduction.artifacts import Comparer, compare_artifacts
@@ -36,7 +36,7 @@ from runner.schemas.reproduction import (
     explain_difference,
 )
 from runner.toolchains.load import load_image, load_toolchain
-from runner.toolchains.model import Image, with_wheels
+from runner.toolchains.model import Image, add_wheels
 from runner.trust.scan import make_trust_check
 
 REPRODUCTION_FILE = "reproduction.json"
@@ -46,7 +46,7 @@ REPRODUCTION_FILE = "reproduction.json"
 class MovedFiles:
     """Where files of a recorded run are now; each must have the recorded sha256.
 
-    `arch` is the file of --arch. None: it is where it was.
+    `arch` is the file of --arch. None means that a file is where it was.
     """
 
     model: Path | None = None
@@ -61,20 +61,20 @@ def reproduce(
     *,
     verify_key: Path | None = None,
 ) -> Reproduction:
-    """Make a recorded run again and say how it compares; the new run folder has it all.
+    """Repeat a recorded run and say how it compares; the new run folder has it all.
 
     `record` is a run folder, its provenance.json or its provenance.dsse.json. The user's files are
     taken from where they were, unless `moved` says where they are now.
 
-    Raises `BadInput` for what is no record and for a file that is not the recorded one,
+    Raises `BadInput` for anything but a record and for a file that is not the recorded one,
     `Unverified` if the record is not signed by `verify_key`, and `EnvironmentUnavailable`, which
-    reproduction.json says too.
+    reproduction.json then says too.
     """
     started = time.time()
     view = settings.observer
     recorded = read_record(record, verify_key)
     for alteration in recorded.alterations:
-        view.say(printable(f"Altered: {alteration}."))
+        view.say(make_printable(f"Altered: {alteration}."))
     plan = make_plan_again(recorded, moved, settings)
     watched = _Watched(view)
     with view:
@@ -83,7 +83,7 @@ def reproduce(
         except EnvironmentUnavailable as error:
             write_text(
                 plan.output / REPRODUCTION_FILE,
-                _unavailable(plan, recorded, error.message).to_json(),
+                _report_unavailable(plan, recorded, error.message).to_json(),
             )
             raise
         comparer = Comparer(
@@ -96,7 +96,7 @@ def reproduce(
             started,
             after_stages=comparer,
         )
-    result = _judged(recorded, plan, report, comparer, watched.made)
+    result = _judge(recorded, plan, report, comparer, watched.made)
     write_text(plan.output / REPRODUCTION_FILE, result.to_json())
     return result
 
@@ -105,11 +105,11 @@ def make_plan_again(recorded: Recorded, moved: MovedFiles, settings: RunSettings
     """Make the plan of a recorded run, with nothing left to a default. Raises `BadInput`."""
     parameters = recorded.statement.parameters
     chain = load_toolchain(parameters.toolchain)
-    path = _found("the model", parameters.model, moved.model, "--model", recorded.folder)
+    path = _locate("the model", parameters.model, moved.model, "--model", recorded.folder)
     identified = identify_source(chain, path, parameters.arch)
     arrays = None
     if parameters.inputs_file is not None:
-        arrays = _found(
+        arrays = _locate(
             "the inputs file",
             parameters.inputs_file,
             moved.inputs_file,
@@ -122,7 +122,7 @@ def make_plan_again(recorded: Recorded, moved: MovedFiles, settings: RunSettings
         images[name] = load_image(name, variant) if variant else load_image(name)
     accepted = tuple(
         accept_wheel(f"{path}#sha256={sha256}", list(images.values()))
-        for path, sha256 in _wheels(recorded.statement, settings.wheels, list(images.values()))
+        for path, sha256 in _find_wheels(recorded.statement, settings.wheels, list(images.values()))
     )
     check: dict[str, Any] = parameters.check.model_dump(exclude_none=True)
     if arrays is not None and parameters.inputs_file is not None:
@@ -133,17 +133,17 @@ def make_plan_again(recorded: Recorded, moved: MovedFiles, settings: RunSettings
     return Plan(
         model=identified,
         toolchain=chain,
-        images={name: with_wheels(image, accepted) for name, image in images.items()},
+        images={name: add_wheels(image, accepted) for name, image in images.items()},
         inputs=[
             InputSpec(item.name, tuple(item.shape), item.dtype, item.low, item.high)
             for item in parameters.inputs
         ],
         inputs_from=parameters.inputs_from,
         arrays=arrays,
-        python_files=_python_files(recorded, moved.arch),
+        python_files=_find_python_files(recorded, moved.arch),
         check=check,
         stage_options=options,
-        output=run_folder(settings.output, run),
+        output=choose_run_folder(settings.output, run),
         run=run,
         options={
             **check,
@@ -153,8 +153,8 @@ def make_plan_again(recorded: Recorded, moved: MovedFiles, settings: RunSettings
     )
 
 
-def _found(what: str, file: FileParameter, given: Path | None, option: str, folder: Path) -> Path:
-    """Where a recorded file is now, with the recorded content. Raises `BadInput`."""
+def _locate(what: str, file: FileParameter, given: Path | None, option: str, folder: Path) -> Path:
+    """Find where a recorded file is now, with the recorded content. Raises `BadInput`."""
     places = [given] if given else [Path(file.path), folder / Path(file.path).name]
     path = next((place for place in places if _is_file(place)), None)
     if path is None:
@@ -173,12 +173,12 @@ def _found(what: str, file: FileParameter, given: Path | None, option: str, fold
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a recorded path that no file system here can have
+    except OSError:  # a recorded path that no file system here can hold
         return False
 
 
-def _python_files(recorded: Recorded, arch: Path | None) -> dict[str, Path]:
-    """The recorded file of --arch and those beside it, and no others that have come since."""
+def _find_python_files(recorded: Recorded, arch: Path | None) -> dict[str, Path]:
+    """Find the recorded file of --arch and those beside it, without any added since."""
     files = recorded.statement.parameters.arch_files
     if not files:
         return {}
@@ -186,16 +186,16 @@ def _python_files(recorded: Recorded, arch: Path | None) -> dict[str, Path]:
     for file in files:
         # Names are relative to the folder of the file of --arch, which the volume calls `user`.
         place = arch.parent / file.name.partition("/")[2] if arch else None
-        found[file.name] = _found(
+        found[file.name] = _locate(
             f"the file {Path(file.path).name} of --arch", file, place, "--arch", recorded.folder
         )
     return found
 
 
-def _wheels(
+def _find_wheels(
     statement: Provenance, given: Sequence[str], images: Sequence[Image]
 ) -> list[tuple[Path, str]]:
-    """The recorded wheels of the user's. Raises `EnvironmentUnavailable` for one that is gone."""
+    """Find the user's recorded wheels. Raises `EnvironmentUnavailable` for one that is gone."""
     paths = [Path(argument.partition("#sha256=")[0]) for argument in given]
     known = {
         sha256 for image in images for stand_in in image.stand_ins for sha256 in stand_in.sha256
@@ -203,7 +203,7 @@ def _wheels(
     found = []
     for wheel in statement.parameters.wheels:
         places = [path for path in paths if path.name == wheel.name]
-        # Where the record says that it is, only if it is one that this project knows: a wheel is a
+        # The record's own path counts only for a wheel that this project knows: a wheel is a
         # program, and anybody can write a record.
         if wheel.sha256 in known:
             places.append(Path(wheel.path))
@@ -219,7 +219,7 @@ def _wheels(
 
 
 def _choose(plan: Plan, recorded: Recorded, settings: RunSettings) -> Choice:
-    """An engine that is ready: with the very images of the record, if those are here."""
+    """Choose an engine that is ready: with the very images of the record, if those are here."""
     images, wanted = list(plan.images.values()), settings.engine
     if wanted in ("auto", "docker") and recorded.statement.internal.engine == "docker":
         from runner.engines.docker.engine import DockerEngine, connect
@@ -237,25 +237,25 @@ def _choose(plan: Plan, recorded: Recorded, settings: RunSettings) -> Choice:
             if wanted == "docker":
                 raise
 
-    def asked() -> str:  # every artifact is hashed for it
+    def check_trust() -> str:  # called only if needed, as it hashes every artifact
         artifacts = [recorded.artifact(subject.name) for subject in recorded.statement.subject]
         options = [{"arch": recorded.statement.parameters.arch}, *plan.stage_options.values()]
         return make_trust_check(
             {
                 plan.model.path: plan.model.format,
-                # They are run where the new ones differ.
-                **{path: format_of_artifact(path) for path in artifacts if path is not None},
+                # Recorded artifacts are run too, where the new ones differ.
+                **{path: get_artifact_format(path) for path in artifacts if path is not None},
             },
             next(iter(plan.python_files.values()), None),
             recorded=[str(o.get("arch") or "") for o in options],
             trusted=settings.trust_model,
         )()
 
-    return prepare_engine(wanted, images, settings.observer, settings.limits, asked)
+    return prepare_engine(wanted, images, settings.observer, settings.limits, check_trust)
 
 
 class _Watched(Observer):
-    """Passes set-up work on to an observer, and remembers what had to be made."""
+    """An observer that passes set-up work on to another, and remembers what had to be made."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
@@ -266,7 +266,7 @@ class _Watched(Observer):
         return self._observer.task(title)
 
 
-def _judged(
+def _judge(
     recorded: Recorded, plan: Plan, report: Report, comparer: Comparer, made: set[str]
 ) -> Reproduction:
     artifacts = compare_artifacts(recorded, report.stages, comparer.measured)
@@ -285,21 +285,21 @@ def _judged(
         reasons = explain_difference(first.stage, known, signed=bool(recorded.signed_by))
         if first.note and first.measured == "nothing":
             reasons.append(first.note)
-    return _result(
+    return _make_result(
         plan,
         recorded,
         verdict,
-        summary=_summary(verdict, artifacts, recorded, failed.failure if failed else ""),
+        summary=_summarize(verdict, artifacts, recorded, failed.failure if failed else ""),
         exit_code=int(code),
         first_differing_stage=first.stage if first else None,
         reasons=reasons,
         artifacts=artifacts,
         differences=found,
-        environments=_environments(recorded.statement, report, made),
+        environments=_list_environments(recorded.statement, report, made),
     )
 
 
-def _result(plan: Plan, recorded: Recorded, verdict: Verdict, **fields: Any) -> Reproduction:
+def _make_result(plan: Plan, recorded: Recorded, verdict: Verdict, **fields: Any) -> Reproduction:
     return Reproduction(
         verdict=verdict,
         record=str(recorded.path),
@@ -312,8 +312,8 @@ def _result(plan: Plan, recorded: Recorded, verdict: Verdict, **fields: Any) -> 
     )
 
 
-def _unavailable(plan: Plan, recorded: Recorded, message: str) -> Reproduction:
-    return _result(
+def _report_unavailable(plan: Plan, recorded: Recorded, message: str) -> Reproduction:
+    return _make_result(
         plan,
         recorded,
         "environment-unavailable",
@@ -322,7 +322,9 @@ def _unavailable(plan: Plan, recorded: Recorded, message: str) -> Reproduction:
     )
 
 
-def _environments(statement: Provenance, report: Report, made: set[str]) -> list[EnvironmentUsed]:
+def _list_environments(
+    statement: Provenance, report: Report, made: set[str]
+) -> list[EnvironmentUsed]:
     used: dict[str, EnvironmentUsed] = {}
     for record in report.stages:
         environment = record.environment
@@ -342,7 +344,7 @@ def _environments(statement: Provenance, report: Report, made: set[str]) -> list
     return list(used.values())
 
 
-def _summary(
+def _summarize(
     verdict: Verdict, artifacts: Sequence[ArtifactComparison], recorded: Recorded, failure: str
 ) -> str:
     counts: Mapping[str, int] = {

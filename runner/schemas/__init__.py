@@ -1,4 +1,4 @@
-"""What is written for machines: report.json, the record of a run, diagnoses, inspections."""
+"""The machine-readable formats: report.json, the record of a run, diagnoses, inspections."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 
-def written_for_machines() -> dict[str, type[BaseModel]]:
-    """List the models of which docs/schemas has a JSON schema, by its name."""
-    # Late: a run needs few of them.
+def list_schema_models() -> dict[str, type[BaseModel]]:
+    """Return the models whose JSON schemas are in docs/schemas, by the schema's name."""
+    # Imported late: a run needs few of them.
     from runner.schemas.inspection import Inspection
     from runner.schemas.provenance import Provenance, TestResultStatement
     from runner.schemas.report import Report, StageReport

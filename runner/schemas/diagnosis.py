@@ -1,4 +1,4 @@
-"""Where an error is born: what the programs that trace a stage find, and what follows from it.
+"""Where an error is introduced: what the programs that trace a stage find, and what follows.
 
 docs/diagnosis.md explains the method and the figures.
 """

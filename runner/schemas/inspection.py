@@ -1,4 +1,4 @@
-"""What is known of a file after a look at it: the data behind `runner inspect`."""
+"""What an inspection finds out about a file: the data behind `runner inspect`."""
 
 from __future__ import annotations
 

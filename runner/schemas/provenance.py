@@ -4,7 +4,7 @@ The field names are the specifications' own:
 https://github.com/in-toto/attestation/tree/main/spec/v1,
 https://slsa.dev/spec/v1.0/provenance and
 https://github.com/in-toto/attestation/blob/main/spec/predicates/test-result.md.
-What is this project's own are the parameters, below; docs/reproduce.md explains them.
+Only the parameters, below, are this project's own; docs/reproduce.md explains them.
 The JSON schemas in docs/schemas are generated from these models by `runner schemas`.
 """
 
@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from runner.errors import BadInput
 from runner.schemas.base import NAME, Invalid, Natural, Positive, validate_json
 
-# How to read the parameters, and how a build goes; a change that old records do not survive counts
-# the version up.
+# The meaning of the parameters, and the course of a build; a change that breaks old records
+# increments the version.
 BUILD_TYPE = "urn:tflite-runner:conversion:v1"
 BUILDER = "urn:tflite-runner:engine:"
 
@@ -33,7 +33,7 @@ _INSIDE = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$"
 
 
 class _Model(BaseModel):
-    """Other producers may add fields, and readers are to ignore what they do not know."""
+    """Fields that a reader does not know are ignored, since other producers may add some."""
 
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
@@ -56,26 +56,26 @@ class ResourceDescriptor(_Model):
     annotations: dict[str, Any] | None = None
 
     @model_validator(mode="after")
-    def _identifies(self) -> ResourceDescriptor:
+    def _check_identity(self) -> ResourceDescriptor:
         if not (self.uri or self.digest or self.content):
             raise ValueError("a resource needs a uri, a digest or content")
         return self
 
     @property
     def sha256(self) -> str:
-        """'' if it is not known by one."""
+        """The sha256 of its content, '' if it has none."""
         return (self.digest or {}).get("sha256", "")
 
 
 class Subject(ResourceDescriptor):
     """An artifact of the run. Annotations: its stage, size, signature, and its check's figures."""
 
-    # As long as file systems take a name.
+    # The longest name that file systems take.
     name: str = Field(pattern=_INSIDE, max_length=255)
     digest: dict[str, str]
 
     @model_validator(mode="after")
-    def _hashed(self) -> Subject:
+    def _check_digest(self) -> Subject:
         if "sha256" not in self.digest:
             raise ValueError("a subject needs a sha256")
         return self
@@ -99,7 +99,7 @@ class UserFile(FileParameter):
 
     @field_validator("name")
     @classmethod
-    def _stays_inside(cls, name: str) -> str:
+    def _check_name(cls, name: str) -> str:
         parts = name.split("/")
         if len(parts) < 2 or parts[0] != "user" or {"", ".", ".."} & set(parts) or "\0" in name:
             raise ValueError("a file of the user's lies below user/")
@@ -153,7 +153,7 @@ class ExternalParameters(_Parameters):
     wheels: list[WheelParameter]
 
     @model_validator(mode="after")
-    def _runs_recorded_code_only(self) -> ExternalParameters:
+    def _check_arch(self) -> ExternalParameters:
         known = {file.name for file in self.arch_files}
         for arch in (
             self.arch,
@@ -263,7 +263,7 @@ _S = TypeVar("_S", bound=Statement)
 
 
 def parse(model: type[_S], text: str | bytes, source: Path) -> _S:
-    """A statement from its JSON. Raises `BadInput` that names the first thing wrong with it."""
+    """Parse a statement. Raises `BadInput` that names the first thing wrong with it."""
     try:
         statement = validate_json(model, text)
     except Invalid as error:

@@ -47,7 +47,7 @@ class SignatureRecord(_Model):
     outputs: list[TensorRecord]
 
     @model_validator(mode="after")
-    def _inputs_hold_something(self) -> SignatureRecord:
+    def _check_inputs(self) -> SignatureRecord:
         if any(size < 1 for tensor in self.inputs for size in tensor.shape):
             raise ValueError("an input has no elements")
         return self
@@ -72,7 +72,7 @@ class Histogram(_Model):
     counts: list[Natural] = Field(max_length=64)
 
     @model_validator(mode="after")
-    def _is_a_histogram(self) -> Histogram:
+    def _check_edges(self) -> Histogram:
         if len(self.edges) != (len(self.counts) + 1 if self.counts else 0):
             raise ValueError("a histogram has one edge more than it has bins")
         if any(low >= high for low, high in zip(self.edges, self.edges[1:], strict=False)):
@@ -202,7 +202,7 @@ class InterpreterRecord(_Model):
 
 
 def describe_cpython(version: str, build: str, sha256: str) -> str:
-    """Name an interpreter for a person, as exactly as anybody can tell two apart."""
+    """Name an interpreter for a person, exactly enough to tell any two apart."""
     return f"CPython {version} ({build}, sha256 {sha256[:12]})"
 
 
@@ -219,7 +219,7 @@ class EnvironmentRecord(_Model):
 
 
 class KnownFailure(_Model):
-    """What is known of a failure: an entry of runner/failures.
+    """What is known of a failure: an entry of runner/known_failures.
 
     `fix` is the fix that handles it, 'all' where several together do, '' where none does.
     """
@@ -250,7 +250,7 @@ class StageRecord(_Model):
     last_lines: list[str] = []
     environment: EnvironmentRecord | None = None
     log: str | None = None
-    # The run that made it, where it was taken from the cache.
+    # The run that made it, if it was taken from the cache.
     cached: str = ""
     report: StageReport | None = None
 
@@ -266,7 +266,7 @@ class ModelRecord(_Model):
     kind: str
     sha256: str
     bytes: Integer
-    # Where it was, with the files that belong to it, for those who run it again.
+    # Its path and those of the files that belong to it, for those who run it again.
     path: str | None = None
     arch_file: str | None = None
     inputs_file: str | None = None

@@ -1,4 +1,4 @@
-"""What comes of reproducing a run: the models of `reproduction.json`, and the verdict."""
+"""The result of reproducing a run: the models of `reproduction.json`, and the verdict."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Difference(_Model):
     effective: bool = True
 
     def __str__(self) -> str:
-        return f"{self.what}: recorded {_short(self.recorded)}, here {_short(self.here)}"
+        return f"{self.what}: recorded {_shorten(self.recorded)}, here {_shorten(self.here)}"
 
 
 class OutputDifference(_Model):
@@ -111,19 +111,19 @@ class Reproduction(_Model):
 def decide_verdict(
     artifacts: Sequence[ArtifactComparison], alterations: Sequence[Difference]
 ) -> Verdict:
-    """The worst of the artifacts; 'different' where anything was altered."""
+    """Return the worst of the artifacts' verdicts; 'different' if anything was altered."""
     verdicts = {artifact.verdict for artifact in artifacts}
     if alterations or verdicts & {"different", "missing", "new"}:
         return "different"
     return "equivalent" if "equivalent" in verdicts else "identical"
 
 
-def allowed_difference(
+def compute_allowed_difference(
     noise_floor: float | None, reference_mean: float | None, reference_std: float | None
 ) -> float:
-    """How far apart two outputs may be, in mean absolute difference, to be equal but for rounding.
+    """Return the largest mean absolute difference of two outputs that rounding alone explains.
 
-    Without a measured noise floor, it is float32's resolution at the outputs' size.
+    Without a measured noise floor, float32's resolution at the outputs' size takes its place.
     """
     if noise_floor is None:
         noise_floor = _EPSILON * max(abs(reference_mean or 0.0), reference_std or 0.0)
@@ -131,7 +131,7 @@ def allowed_difference(
 
 
 def explain_difference(stage: str, differences: Sequence[Difference], signed: bool) -> list[str]:
-    """Why a stage's artifact may differ, as far as it can be told."""
+    """Explain why a stage's artifact may differ, as far as that can be told."""
     found = [d for d in differences if d.effective and (not d.stages or stage in d.stages)]
     if found:
         return [str(difference) for difference in found]
@@ -139,8 +139,8 @@ def explain_difference(stage: str, differences: Sequence[Difference], signed: bo
     return [f"{told}." if signed else f"{told}, or that the record was altered: it is not signed."]
 
 
-def _short(value: str) -> str:
-    """A hash by its first digits, other text up to a line."""
+def _shorten(value: str) -> str:
+    """Cut a hash to its first digits, and other text to a line."""
     if len(value) == 64 and set(value) <= set("0123456789abcdef"):
         return f"sha256 {value[:12]}…"
     return value if len(value) <= 120 else f"{value[:117]}..."

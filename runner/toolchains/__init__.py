@@ -1,1 +1,1 @@
-"""The data in images/ and stages/toolchains/, read: which environments and stages there are."""
+"""Which environments and stages there are, from the data in images/ and stages/toolchains/."""

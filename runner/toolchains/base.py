@@ -1,4 +1,4 @@
-"""What the stage images stand on: images/base/base.toml, read."""
+"""The base of the stage images, as images/base/base.toml describes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner.host.paths import ROOT
 
 @dataclass(frozen=True)
 class BaseRecipe:
-    """images/base/base.toml."""
+    """The contents of images/base/base.toml."""
 
     default: str
     epoch: int

@@ -5,23 +5,19 @@ from __future__ import annotations
 import functools
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from runner.host.files import hash_file
 
-if TYPE_CHECKING:
-    pass
-
 
 @functools.cache
-def tree_hashes(folder: Path) -> dict[str, str]:
-    """sha256 of each file of code below a folder, by its path there."""
+def hash_tree(folder: Path) -> dict[str, str]:
+    """Return the sha256 of each file of code below a folder, by its path there."""
     paths = [p for p in folder.rglob("*") if p.suffix in (".py", ".toml", ".json") and p.is_file()]
     hashes = {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
     return dict(sorted(hashes.items()))
 
 
-def tree_digest(hashes: dict[str, str]) -> str:
-    """What `find . -type f | sort | xargs sha256sum | sha256sum` gives in such a folder."""
+def compute_tree_digest(hashes: dict[str, str]) -> str:
+    """Compute what `find . -type f | sort | xargs sha256sum | sha256sum` gives in such a folder."""
     lines = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(hashes.items()))
     return hashlib.sha256(lines.encode()).hexdigest()

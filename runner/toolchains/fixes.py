@@ -1,4 +1,4 @@
-"""What the fixes are, for people: the stages' catalogue, which is data."""
+"""Descriptions of the fixes for people, from the stages' catalogue, which is data."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Reading images and toolchains from the data files that define them.
+"""The images and toolchains, read from the data files that define them.
 
 An image is a folder in `images/`; a toolchain is a TOML file in `stages/toolchains/` that lists
-stages in order. Adding either is adding files: nothing here knows their names.
+stages in order. Adding either means adding files: nothing here knows their names.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from runner.schemas.base import NAME
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Reach, Reads, Stage, StandIn, Toolchain
 
 
-def image_names(root: Path = ROOT) -> list[str]:
+def list_image_names(root: Path = ROOT) -> list[str]:
     return sorted(path.parent.name for path in (root / "images").glob("*/image.toml"))
 
 
 def load_image(name: str, variant: str = DEFAULT_VARIANT, root: Path = ROOT) -> Image:
-    """Read one image's definition. `BadInput` if there is no such image or variant."""
+    """Read one image's definition. Raises `BadInput` if there is no such image or variant."""
     folder = root / "images" / name
     try:
-        _plain(name)
+        _check_plain(name)
         data = tomllib.loads((folder / "image.toml").read_text())
     except FileNotFoundError:
-        known = ", ".join(image_names(root))
+        known = ", ".join(list_image_names(root))
         raise BadInput(f"There is no image '{name}'.", f"Known images: {known}.") from None
     files: dict[str, str] = {"intent": "requirements.in", "lock": "requirements.lock"}
     if variant != DEFAULT_VARIANT:
@@ -48,9 +48,9 @@ def load_image(name: str, variant: str = DEFAULT_VARIANT, root: Path = ROOT) -> 
         as_of_package=data.get("as-of-package", {}),
         intent=folder / files["intent"],
         lock=folder / files["lock"],
-        stand_ins=tuple(_stand_in(entry) for entry in data.get("stand-in", ())),
-        reads={name: Reads(**_fields(entry)) for name, entry in data.get("reads", {}).items()},
-        reach=Reach(**_fields(data.get("reach", {}))),
+        stand_ins=tuple(_read_stand_in(entry) for entry in data.get("stand-in", ())),
+        reads={name: Reads(**_convert(entry)) for name, entry in data.get("reads", {}).items()},
+        reach=Reach(**_convert(data.get("reach", {}))),
     )
 
 
@@ -59,25 +59,25 @@ def list_variants(name: str, root: Path = ROOT) -> list[str]:
     return [DEFAULT_VARIANT, *data.get("variants", {})]
 
 
-def all_images(root: Path = ROOT) -> list[Image]:
-    """Every image in every variant."""
+def load_all_images(root: Path = ROOT) -> list[Image]:
+    """Load every image in every variant."""
     return [
         load_image(name, variant, root)
-        for name in image_names(root)
+        for name in list_image_names(root)
         for variant in list_variants(name, root)
     ]
 
 
 def load_toolchain(name: str = "", root: Path = ROOT) -> Toolchain:
-    """Read one toolchain's list of stages, the default one's without a name.
+    """Read the toolchain of this name, or the default one without a name.
 
     Raises `BadInput` if there is none of this name.
     """
     if not name:
-        return toolchains(root)[0]
+        return load_toolchains(root)[0]
     folder = root / "stages" / "toolchains"
     try:
-        _plain(name)
+        _check_plain(name)
         data = tomllib.loads((folder / f"{name}.toml").read_text())
     except FileNotFoundError:
         known = ", ".join(sorted(path.stem for path in folder.glob("*.toml")))
@@ -96,8 +96,8 @@ def load_toolchain(name: str = "", root: Path = ROOT) -> Toolchain:
 
 
 @cache
-def toolchains(root: Path = ROOT) -> tuple[Toolchain, ...]:
-    """Read every toolchain: the default one first, then the latest by name."""
+def load_toolchains(root: Path = ROOT) -> tuple[Toolchain, ...]:
+    """Read every toolchain: the default one first, then the others, the latest name first."""
     names = sorted(
         (path.stem for path in (root / "stages/toolchains").glob("*.toml")), reverse=True
     )
@@ -105,24 +105,24 @@ def toolchains(root: Path = ROOT) -> tuple[Toolchain, ...]:
     return tuple(sorted(read, key=lambda chain: not chain.default))
 
 
-def _plain(name: str) -> None:
-    """See that a name is none of a file elsewhere. Raises `FileNotFoundError`."""
+def _check_plain(name: str) -> None:
+    """Raise `FileNotFoundError` for a name that could lead to a file elsewhere."""
     if not re.fullmatch(NAME, name, re.ASCII):
         raise FileNotFoundError(name)
 
 
-def toolchain_for(accepts: str, root: Path = ROOT) -> str:
-    """Choose the toolchain for a kind of file: the default one if it accepts that."""
-    return next(chain.name for chain in toolchains(root) if chain.accepts == accepts)
+def choose_toolchain(accepts: str, root: Path = ROOT) -> str:
+    """Name the toolchain for a kind of file: the default one if it accepts that."""
+    return next(chain.name for chain in load_toolchains(root) if chain.accepts == accepts)
 
 
-def _fields(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A table's entries by names as Python has them, its lists as tuples."""
+def _convert(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a table's keys to Python names, and its lists to tuples."""
     return {
         key.replace("-", "_"): tuple(value) if isinstance(value, list) else value
         for key, value in table.items()
     }
 
 
-def _stand_in(entry: Mapping[str, Any]) -> StandIn:
+def _read_stand_in(entry: Mapping[str, Any]) -> StandIn:
     return StandIn(entry["pin"], entry["use"], entry["reason"], tuple(entry.get("sha256", ())))

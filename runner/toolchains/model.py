@@ -1,4 +1,4 @@
-"""What an image, a stage and a toolchain are."""
+"""The definitions of an image, a stage and a toolchain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEFAULT_VARIANT = "cpu"
 
 @dataclass(frozen=True)
 class StandIn:
-    """A pin that can no longer be had, and the release that the lock names in its place."""
+    """A pin that is no longer available, and the release that the lock names in its place."""
 
     pin: str
     use: str
@@ -36,12 +36,12 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Reads:
-    """What an environment's loader makes of files of one format.
+    """Which files of one format an environment's loader reads.
 
-    It reads versions up to `newest` (0: any) in these containers (none: any), or none at all where
-    `never` is set. `reason` is said of the others, after 'It '; `{version}` stands for the file's.
-    ONNX models of an IR version above `newest_ir` are read as that version. `control_flow` is
-    noted of models that have some.
+    It reads versions up to `newest` (0: any) in these `containers` (none: any), or nothing if
+    `never` is set. `reason` says why not for the others, after 'It '; `{version}` stands for the
+    file's. ONNX models of an IR version above `newest_ir` are read as that version. `control_flow`
+    is the note for models that have some.
     """
 
     newest: int = 0
@@ -56,9 +56,9 @@ class Reads:
 
 @dataclass(frozen=True)
 class Reach:
-    """What in a file could reach beyond the process that loads it: regular expressions for bytes.
+    """Regular expressions for the bytes in a file that could reach beyond the loading process.
 
-    `graph` is looked for in TensorFlow's graphs and TensorFlow Lite models, `torchscript` in the
+    `graph` is searched for in TensorFlow's graphs and TensorFlow Lite models, `torchscript` in the
     code of a TorchScript archive. `builders` are values of --arch that only build a model.
     """
 
@@ -106,14 +106,14 @@ class Image:
 
     @property
     def stand_ins_used(self) -> tuple[StandIn, ...]:
-        """The stand-ins that the lock really installs: those without a wheel of the user's."""
+        """The stand-ins that the lock really installs: those that no user's wheel replaces."""
         handed_over = {wheel.pin for wheel in self.wheels}
         return tuple(s for s in self.stand_ins if s.pin not in handed_over)
 
-    def requirements(self, wheel_folder: str | None = None) -> str:
-        """The lock's text as an engine installs it.
+    def render_requirements(self, wheel_folder: str | None = None) -> str:
+        """Return the lock's text as an engine installs it.
 
-        A handed-over wheel takes its stand-in's place, as a file URL with its hash.
+        A user's wheel takes its stand-in's place, as a file URL with its hash.
         `wheel_folder` is where the engine sees the wheels (default: where they are).
         """
         text = self.lock.read_text()
@@ -153,9 +153,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Toolchain:
-    """Stages in order, from a file that `accepts` names: 'pytorch', 'onnx' or 'frozen-graph'.
+    """Stages in order, from a kind of file, `accepts`: 'pytorch', 'onnx' or 'frozen-graph'.
 
-    `reference` is whose outputs the check compares with.
+    `reference` names whose outputs the check compares with.
     """
 
     name: str
@@ -170,8 +170,8 @@ class Toolchain:
         return tuple(dict.fromkeys(stage.image for stage in self.stages))
 
 
-def with_wheels(image: Image, wheels: tuple[Wheel, ...]) -> Image:
-    """The image with those of the user's wheels that replace one of its stand-ins."""
+def add_wheels(image: Image, wheels: tuple[Wheel, ...]) -> Image:
+    """Return the image with those of the user's wheels that replace one of its stand-ins."""
     pins = {stand_in.pin for stand_in in image.stand_ins}
     return replace(image, wheels=tuple(wheel for wheel in wheels if wheel.pin in pins))
 

@@ -1,7 +1,7 @@
 """Programs for single files, read from the data files that define them: `stages/tools/*.toml`.
 
 A tool's stages run in the environment of the file's own framework, which `formats.toml` names.
-Adding a format is an entry there and a module `stages/compare/open_KIND.py`.
+Adding a format takes an entry there and a module `stages/compare/open_KIND.py`.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class FileFormat:
 
 @dataclass(frozen=True)
 class Tool:
-    """A program's stages, still without the environment that the file decides on."""
+    """A program's stages, without their environment, which depends on the file."""
 
     name: str
     description: str
     stages: tuple[dict[str, Any], ...]
 
     def stage(self, index: int, opened: FileFormat, file: Path, title: str = "") -> Stage:
-        """A stage for a file of this format; the first one consumes the file."""
+        """Make a stage for a file of this format; the first one consumes the file."""
         entry = self.stages[index]
-        consumes = name_in_volume(entry["name"], file) if index == 0 else entry["consumes"]
+        consumes = make_volume_path(entry["name"], file) if index == 0 else entry["consumes"]
         return Stage(
             name=entry["name"],
             service="",
@@ -51,8 +51,8 @@ class Tool:
         )
 
 
-def name_in_volume(role: str, file: Path) -> str:
-    """Where the stages find a file of the user's: under its own name, as far as that is plain."""
+def make_volume_path(role: str, file: Path) -> str:
+    """Return the path of a user's file in the volume: its name, with unsafe characters replaced."""
     return f"{role}/{re.sub('[^A-Za-z0-9_.-]', '-', file.name).lstrip('.-') or 'model'}"
 
 
@@ -61,18 +61,18 @@ def load_tool(name: str, root: Path = ROOT) -> Tool:
     return Tool(name, data["description"], tuple(data["stage"]))
 
 
-def file_formats(root: Path = ROOT) -> list[FileFormat]:
+def load_file_formats(root: Path = ROOT) -> list[FileFormat]:
     data = tomllib.loads((root / "stages" / "tools" / "formats.toml").read_text())
     return [FileFormat(**{**e, "formats": tuple(e["formats"])}) for e in data["format"]]
 
 
 def find_format(found: Inspection) -> FileFormat | None:
-    """How a file is opened, by what it is; None if no environment opens it."""
-    return next((entry for entry in file_formats() if found.format in entry.formats), None)
+    """Find how a file is opened, by what it is; None if no environment opens it."""
+    return next((entry for entry in load_file_formats() if found.format in entry.formats), None)
 
 
 def require_format(found: Inspection) -> FileFormat:
-    """How a file is opened. Raises `BadInput` for one that cannot be run."""
+    """Find how a file is opened. Raises `BadInput` for one that cannot be run."""
     opened = find_format(found)
     against = [o for o in found.toolchain.obstacles if opened is None or not o.runs]
     if opened is None or against:

@@ -1,1 +1,1 @@
-"""Could this file run code, or reach files, when a framework loads and runs it?"""
+"""Checks whether a file could run code, or reach files, when a framework loads and runs it."""

@@ -1,7 +1,7 @@
-"""Zip archives of torch that hold no more than weights, or TorchScript that reaches no file.
+"""Checks that a zip archive of torch holds only weights, or TorchScript that reaches no files.
 
-torch and Python read archives by code of their own. So an archive that the two could read
-differently is refused first; what is left is the same for both.
+torch and Python each have their own zip reader. So an archive that the two could read differently
+is refused first; what is left is the same for both.
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ class ArchiveRefused(Exception):
 
 
 def check_checkpoint(path: Path) -> None:
-    """See that a zip checkpoint holds weights alone. Raises `ArchiveRefused`, `PickleRefused`."""
+    """Check that a zip checkpoint holds only weights. Raises `ArchiveRefused`, `PickleRefused`."""
     with zipfile.ZipFile(path) as archive:
-        parts = _parts(path, archive)
+        parts = _list_parts(path, archive)
         for name in parts:
             if name not in ("data.pkl", "version", "byteorder") and not re.match(
                 r"data/|\.data/|\.format|\.storage_alignment", name
             ):
                 raise ArchiveRefused(f"it holds '{name}' besides weights"[:120])
-        check_weights(io.BytesIO(_text(archive, parts["data.pkl"])))
+        check_weights(io.BytesIO(_read_text(archive, parts["data.pkl"])))
 
 
 def check_torchscript(path: Path, reaching: re.Pattern[bytes]) -> None:
-    """See that a TorchScript archive has nothing in its code that reaches files.
+    """Check that nothing in the code of a TorchScript archive reaches files.
 
     Raises `ArchiveRefused` or `PickleRefused`.
     """
     with zipfile.ZipFile(path) as archive:
         total = 0
-        for name, entry in _parts(path, archive).items():
+        for name, entry in _list_parts(path, archive).items():
             if name.startswith(("data/", "constants/")) or name.endswith(".debug_pkl"):
-                continue  # the bytes of tensors; where the code came from, which only C++ reads
+                continue  # tensors' bytes; the code's source locations, which only C++ reads
             total += entry.file_size
             if total > _MOST_TEXT:
                 raise ArchiveRefused("its code is too large to look through")
             if name.endswith(".pkl"):
-                check_names(_text(archive, entry), lambda n: bool(_SCRIPT_NAMES.fullmatch(n)))
+                check_names(_read_text(archive, entry), lambda n: bool(_SCRIPT_NAMES.fullmatch(n)))
             elif name.startswith("code/") and name.endswith(".py"):
-                _check_code(_text(archive, entry), name, reaching)
+                _check_code(_read_text(archive, entry), name, reaching)
             elif name != "version" and not name.startswith("extra/"):
                 raise ArchiveRefused(f"it holds '{name}', which is not TorchScript's"[:120])
 
@@ -73,15 +73,15 @@ def _check_code(content: bytes, name: str, reaching: re.Pattern[bytes]) -> None:
         raise ArchiveRefused(f"'{name}' has the word '{word}', which can reach files"[:160])
 
 
-def _text(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+def _read_text(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     if entry.file_size > _LARGEST_TEXT:
         raise ArchiveRefused(f"'{entry.filename}' is too large to look through"[:120])
     with archive.open(entry) as file:
         return file.read(_LARGEST_TEXT + 1)
 
 
-def _parts(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """The entries by their names below the one folder. Raises `ArchiveRefused`."""
+def _list_parts(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Return the entries by their names below the single folder. Raises `ArchiveRefused`."""
     _check_layout(path)
     parts: dict[str, zipfile.ZipInfo] = {}
     entries = archive.infolist()
@@ -90,9 +90,9 @@ def _parts(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         above, _, name = entry.filename.partition("/")
         if above != folder or not _NAME.fullmatch(entry.filename):
             raise ArchiveRefused(f"it holds {entry.filename[:60]!r}")
-        # A name of Unicode's in the extra field, which Python 3.12 takes and torch does not, or the
-        # like; 1 is of large files, the other what torch pads with.
-        if entry.filename != entry.orig_filename or not _extra_ids(entry.extra) <= {1, 0x4246}:
+        # Such as a Unicode name in an extra field, which Python 3.12 uses and torch does not; field
+        # 1 is for large files, and 0x4246 is what torch pads with.
+        if entry.filename != entry.orig_filename or not _list_extra_ids(entry.extra) <= {1, 0x4246}:
             raise ArchiveRefused(f"it holds {entry.filename[:60]!r}, which has two names")
         if entry.flag_bits & 1 or entry.compress_type not in (
             zipfile.ZIP_STORED,
@@ -100,14 +100,14 @@ def _parts(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         ):
             raise ArchiveRefused("it is encrypted, or packed in an unusual way")
         parts[name] = entry
-    # torch does not tell large letters from small ones.
+    # torch ignores the case of names.
     if len({name.lower() for name in parts}) != len(entries):
         raise ArchiveRefused("it holds two files of one name")
     return parts
 
 
-def _extra_ids(extra: bytes) -> set[int]:
-    """Which fields there are in an entry's extra part; -1 for what is none."""
+def _list_extra_ids(extra: bytes) -> set[int]:
+    """List the ids of the fields in an entry's extra part, with -1 for a malformed one."""
     found: set[int] = set()
     while extra:
         if len(extra) < 4:
@@ -119,7 +119,7 @@ def _extra_ids(extra: bytes) -> set[int]:
 
 
 def _check_layout(path: Path) -> None:
-    """See that the archive begins and ends with the file, and has one index."""
+    """Check that the archive begins and ends with the file, and has a single index."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         file.seek(max(0, size - _END_SIZE - _LOCATOR64_SIZE - _END64_SIZE))

@@ -1,10 +1,10 @@
-"""Pickles that can do nothing but put tensors into dictionaries.
+"""Checks that a pickle can do nothing but put tensors into dictionaries.
 
-A pickle is a program for a small machine, and it is dangerous by the callables it names: they are
-called with whatever it likes. Here it runs on the same machine (CPython's own unpickler) with a
-handful of names, each bound to a stand-in that refuses every use but the one that torch.save makes
-of it. Modules are not among them: with a state of its own choice, torch's LSTM hands out any
-attribute of itself, and from there it is not far to any function.
+A pickle is a program for a small stack machine. The danger lies in the callables that it names,
+since it calls them with arguments of its choice. Here it runs on the same machine (CPython's own
+unpickler), but with a handful of names, each bound to a stand-in that refuses every use but the one
+that torch.save makes of it. Modules are not among them: given a state of the pickle's choice,
+torch's LSTM hands out any attribute of itself, and from there any function is within reach.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-# The first bytes of a file by torch.save of version 1.5 and earlier: a pickled magic number.
+# The first bytes of a file written by torch.save up to torch 1.5: a pickled magic number.
 _MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
-# A zip archive's last part lies within 64 kB of a file's end; torch's reader, which goes back by
-# blocks, finds one some kilobytes before that too.
+# A zip archive's end record lies within 64 kB of the end of the file; torch's reader, which goes
+# back in blocks, also finds one some kilobytes before that.
 _ZIP_END, _ZIP_END_WITHIN = b"PK\x05\x06", 1 << 17
 _TAR_BLOCK, _TAR_CHECKSUM = 512, slice(148, 156)
 _STORAGES = frozenset(
@@ -31,18 +31,18 @@ _STORAGES = frozenset(
 
 
 class PickleRefused(Exception):
-    """What a pickle does beyond that; the text is part of a sentence."""
+    """What a pickle does besides building tensors; the text is part of a sentence."""
 
 
 class _Tensor:
-    """Stands for a tensor: nothing can be done with it."""
+    """A stand-in for a tensor, with which nothing can be done."""
 
     def __setstate__(self, state: Any) -> None:
         raise PickleRefused("it changes a tensor's own attributes")
 
 
 class _StorageType:
-    """Stands for torch.FloatStorage and its like, which only a persistent id may name."""
+    """A stand-in for torch.FloatStorage and the like, which only a persistent id may name."""
 
     def __call__(self, *_: Any) -> Any:
         raise PickleRefused("it makes a storage by itself")
@@ -51,11 +51,11 @@ class _StorageType:
 
 
 class _Storage(_Tensor):
-    """Stands for the bytes of a tensor."""
+    """A stand-in for the bytes of a tensor."""
 
 
 class _Rebuild:
-    """Stands for one of torch._utils' functions that make a tensor of a storage."""
+    """A stand-in for a function of torch._utils that makes a tensor from a storage."""
 
     def __init__(self, of: type) -> None:
         self._of = of
@@ -72,7 +72,7 @@ class _Rebuild:
 
 
 class _Dictionary(dict[Any, Any]):
-    """Stands for OrderedDict; `_metadata` is what a state_dict carries besides its items."""
+    """A stand-in for OrderedDict; a state_dict carries `_metadata` besides its items."""
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, dict) or set(state) - {"_metadata"}:
@@ -89,7 +89,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows those names alone."""
+    """An unpickler that knows only the names in `_KNOWN`."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -106,14 +106,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 def check_weights(file: IO[bytes]) -> None:
-    """Follow one pickle to its end. Raises `PickleRefused`."""
+    """Check one pickle by running it to its end. Raises `PickleRefused`."""
     _Unpickler(file, encoding="utf-8").load()
 
 
 def check_legacy_file(path: Path) -> None:
-    """A file of torch 1.5's own format: five pickles, then bytes. Raises `PickleRefused`."""
+    """Check a file in torch 1.5's format: five pickles, then bytes. Raises `PickleRefused`."""
     with open(path, "rb") as file:
-        if _begins_a_tar(file.read(_TAR_BLOCK)):  # which torch.load tries first
+        if _is_tar_header(file.read(_TAR_BLOCK)):  # the format that torch.load tries first
             raise PickleRefused("it is a tar archive as well")
         file.seek(0)
         if file.read(len(_MAGIC)) != _MAGIC:
@@ -122,14 +122,14 @@ def check_legacy_file(path: Path) -> None:
             check_weights(file)
         file.seek(0, 2)
         file.seek(max(0, file.tell() - _ZIP_END_WITHIN))
-        if _ZIP_END in file.read():  # which torch.jit.load looks for
+        if _ZIP_END in file.read():  # the record that torch.jit.load looks for
             raise PickleRefused("it is a zip archive as well")
 
 
-def _begins_a_tar(block: bytes) -> bool:
-    """Whether a reader of tar archives would take this for a header, by its checksum.
+def _is_tar_header(block: bytes) -> bool:
+    """Tell whether a tar reader would take this block for a header, by its checksum.
 
-    What it makes of the rest differs between Python's releases.
+    What it makes of the rest differs between Python releases.
     """
     field = block[_TAR_CHECKSUM]
     rest = block[: _TAR_CHECKSUM.start] + b" " * 8 + block[_TAR_CHECKSUM.stop :]
@@ -145,10 +145,10 @@ def _begins_a_tar(block: bytes) -> bool:
 
 
 def check_names(content: bytes, allowed: Callable[[str], bool]) -> None:
-    """See that a pickle names nothing else. Raises `PickleRefused`.
+    """Check that a pickle names only what `allowed` accepts. Raises `PickleRefused`.
 
     For TorchScript's own pickles, whose reader is not Python's. A pickle has no jumps, so its names
-    are all in plain sight, unless they are put together on the way: that is refused.
+    are all in plain sight, unless they are assembled at run time: that is refused.
     """
     for operation, argument, _ in pickletools.genops(content):
         if operation.name in ("INST", "OBJ", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):

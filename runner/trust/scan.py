@@ -1,12 +1,11 @@
-"""Whether a model file could run code, or reach files, when a framework loads and runs it.
+"""Checks whether a model file could run code, or reach files, when a framework loads and runs it.
 
-An engine that isolates does not ask. Without one, what is let through has to be shown to hold
-nothing of the kind; everything else needs --trust-model. docs/security.md gives the argument.
+An engine that isolates its stages does not ask. Without one, a file is let through only if it is
+shown to hold nothing of the kind; all others need --trust-model. docs/security.md explains why.
 
-Everything here looks at bytes that were not run. What cannot be understood counts as code. Files of
-torch are looked at by a process of its own (`python -m runner.trust.scan FORMAT FILE`), within
-bounds: a contrived pickle can crash an unpickler, or keep it busy for ever, without running
-anything.
+Nothing is run here, and what cannot be understood counts as code. Torch files are checked in a
+separate process (`python -m runner.trust.scan FORMAT FILE`) with resource limits: a contrived
+pickle can crash an unpickler, or keep it busy forever, without running anything.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ from pathlib import Path
 
 from runner.host.paths import ROOT
 from runner.schemas.inspection import Format
-from runner.toolchains.load import all_images
+from runner.toolchains.load import load_all_images
 from runner.trust.archives import ArchiveRefused, check_checkpoint, check_torchscript
 from runner.trust.pickles import PickleRefused, check_legacy_file
 
-# For the check of one file, in seconds of the processor and bytes.
+# Limits on the check of one file: seconds of CPU time, and bytes of memory.
 _MOST_SECONDS = 10
 _MOST_BYTES = 4 << 30
-# The key of `external_data`, by which an ONNX model names a file to read its weights from.
+# The key in `external_data` that names a file from which an ONNX model reads weights.
 _EXTERNAL_DATA = re.compile(rb"location")
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What in a file counts as reaching beyond the process, over the environments that load it."""
+    """What in a file counts as reaching beyond the process, in any environment that loads it."""
 
     graph: re.Pattern[bytes]
     torchscript: re.Pattern[bytes]
@@ -45,18 +44,18 @@ class Rules:
 
 
 @cache
-def all_rules() -> Rules:
-    """Join what every image says of its framework: a file may be loaded in any of them."""
-    reaches = [image.reach for image in all_images()]
+def join_rules() -> Rules:
+    """Join what all images say about their frameworks: a file may be loaded in any of them."""
+    reaches = [image.reach for image in load_all_images()]
     never = r"(?!)"
 
-    def joined(patterns: Iterable[str]) -> str:
+    def join_patterns(patterns: Iterable[str]) -> str:
         return "|".join(f"(?:{pattern})" for pattern in dict.fromkeys(patterns)) or never
 
     return Rules(
-        graph=re.compile(joined(p for r in reaches for p in r.graph).encode()),
-        torchscript=re.compile(joined(p for r in reaches for p in r.torchscript).encode()),
-        builders=re.compile(joined(p for r in reaches for p in r.builders), re.ASCII),
+        graph=re.compile(join_patterns(p for r in reaches for p in r.graph).encode()),
+        torchscript=re.compile(join_patterns(p for r in reaches for p in r.torchscript).encode()),
+        builders=re.compile(join_patterns(p for r in reaches for p in r.builders), re.ASCII),
     )
 
 
@@ -67,9 +66,10 @@ def make_trust_check(
     recorded: Collection[str] = (),
     trusted: bool,
 ) -> Callable[[], str]:
-    """Return what an engine that does not isolate asks before it runs these files (see `code_in`).
+    """Return the check that an engine without isolation makes before running these files.
 
-    `recorded` are values of --arch that the user has not given himself: they call what they name.
+    The check returns what `find_code` does. `recorded` are values of --arch that the user did not
+    give: they call what they name.
     """
 
     def check() -> str:
@@ -78,22 +78,22 @@ def make_trust_check(
         if arch_file is not None:
             return f"{arch_file.name}, named by --arch, is a program."
         for arch in recorded:
-            if arch and not all_rules().builders.fullmatch(arch):
+            if arch and not join_rules().builders.fullmatch(arch):
                 return f"The record says --arch {arch[:100]!r}, which may do anything."
-        return next(filter(None, (code_in(path, form) for path, form in files.items())), "")
+        return next(filter(None, (find_code(path, form) for path, form in files.items())), "")
 
     return check
 
 
-def code_in(path: Path, file_format: Format) -> str:
+def find_code(path: Path, file_format: Format) -> str:
     """Say why this file could run code of its own, as a sentence; '' where it cannot."""
     name = path.name
     if file_format == "onnx":
         found = _search(path, _EXTERNAL_DATA)
         return f"{name} may read other files ('{found}' is in it)." if found else ""
-    # Either may hold TensorFlow's operators.
+    # Each of these may hold TensorFlow operators.
     if file_format in ("frozen-graph", "graph", "tflite"):
-        found = _search(path, all_rules().graph)
+        found = _search(path, join_rules().graph)
         return f"{name} may read or write files ('{found}' is in it)." if found else ""
     if file_format == "torch-module":
         return f"{name} is a pickled module: to load it is to run what it says."
@@ -107,19 +107,19 @@ def code_in(path: Path, file_format: Format) -> str:
     return done.stdout.decode(errors="replace")
 
 
-def code_in_torch_file(path: Path, file_format: str) -> str:
-    """Say what `code_in` says, of files that torch reads; not for a process that has to live on."""
+def find_code_in_torch_file(path: Path, file_format: str) -> str:
+    """Say the same as `find_code`, for torch files; it may crash or exhaust its process."""
     name = path.name
     try:
         if file_format == "torchscript":
-            check_torchscript(path, all_rules().torchscript)
+            check_torchscript(path, join_rules().torchscript)
         elif _is_zip(path):
             check_checkpoint(path)
         else:
             check_legacy_file(path)
     except (PickleRefused, ArchiveRefused) as refused:
         return f"{name} could run code: {refused}."
-    except Exception as error:  # a damaged or contrived file raises anything at all
+    except Exception as error:  # a damaged or contrived file can raise anything
         return f"{name} could run code: it cannot be followed ({type(error).__name__})."
     return ""
 
@@ -128,7 +128,7 @@ def _main(file_format: str, path: str) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (_MOST_SECONDS, _MOST_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    said = code_in_torch_file(Path(path), file_format)
+    said = find_code_in_torch_file(Path(path), file_format)
     sys.stdout.buffer.write(said.encode(errors="replace"))
 
 
@@ -138,7 +138,7 @@ def _is_zip(path: Path) -> bool:
 
 
 def _search(path: Path, pattern: re.Pattern[bytes]) -> str:
-    if not path.stat().st_size:  # of which no map can be made
+    if not path.stat().st_size:  # an empty file cannot be mapped
         return ""
     with (
         open(path, "rb") as file,

@@ -203,7 +203,7 @@ def test_one_layer_and_one_wheel_is_there_once(saved: Saved) -> None:
     """Images share their base, and environments many wheels."""
     with Archive(saved.file) as archive:
         index = archive.index
-    contents = [part.sha256 for part in index.of_kind("image", "wheel")]
+    contents = [part.sha256 for part in index.list_parts("image", "wheel")]
     assert len(contents) == len(set(contents))
     named = [sha for environment in index.environments for sha in environment.wheels]
     assert set(named) <= set(contents) and len(named) > len(set(named))
@@ -276,7 +276,7 @@ def test_damage_is_refused_and_what_was_loaded_stays(machine: Machine, saved: Sa
     images = set(machine.docker("images", "--no-trunc").splitlines())
     cached = sorted(path.name for path in (machine.folder / "cache/wheels").iterdir())
     with Archive(saved.file) as archive:
-        blob = max(archive.index.of_kind("image"), key=lambda part: part.stored_size)
+        blob = max(archive.index.list_parts("image"), key=lambda part: part.stored_size)
     with open(saved.file, "r+b") as file:
         place = blob.offset + blob.stored_size // 2
         file.seek(place)

@@ -20,7 +20,7 @@ from harness import BAD_INPUT, ENVIRONMENT, PASSED, ROOT, run_cli, run_here
 
 from runner.archive.writer import ArchiveWriter
 from runner.packages.index import PackageIndexes
-from runner.packages.lockfile import Pin, choose_file, parse_lock, stage_tags
+from runner.packages.lockfile import Pin, choose_file, list_stage_tags, parse_lock
 from runner.packages.pip_settings import read_registry
 from runner.toolchains.load import load_image
 
@@ -207,8 +207,8 @@ def test_an_archive_has_what_the_index_lost(shelf: Shelf, audit: Audit, tmp_path
     del shelf.files["wheel"]
     indexes = PackageIndexes(read_registry(MACHINE))
     pin = PINS[WHEEL]
-    locked = [file for file in indexes.listing(pin).files if file.sha256 in pin.hashes]
-    file = choose_file(locked, stage_tags("3.8", "x86_64-manylinux2014"))
+    locked = [file for file in indexes.list_files(pin).files if file.sha256 in pin.hashes]
+    file = choose_file(locked, list_stage_tags("3.8", "x86_64-manylinux2014"))
     assert file is not None
     with indexes.open(file) as source:
         content = source.read()

@@ -28,7 +28,7 @@ from harness import (
 )
 
 from runner.host.paths import cache_folder
-from runner.host.process_identity import process_id
+from runner.host.process_identity import get_process_id
 
 Cached = Callable[..., Run]
 
@@ -201,7 +201,7 @@ def test_only_what_is_the_runners_is_removed(tmp_path: Path) -> None:
     stages, environments = tmp_path / "stages", tmp_path / "environments"
     key = "0123456789abcdef"
     # Of a process that is none: no id is that large.
-    draft = f".{key * 4}.9999999-1-{process_id().split('-')[2]}.part"
+    draft = f".{key * 4}.9999999-1-{get_process_id().split('-')[2]}.part"
     gone = [
         *(stages / (key * 4), stages / draft),
         *(

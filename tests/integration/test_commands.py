@@ -14,7 +14,7 @@ from rich.console import Console
 import runner
 from runner.cli.summary import render_summary
 from runner.schemas.report import Report
-from runner.toolchains.load import all_images
+from runner.toolchains.load import load_all_images
 
 DEAD = {"DOCKER_HOST": "unix:///nowhere/docker.sock"}
 
@@ -45,8 +45,8 @@ def test_images_list(tmp_path: Path, convert: Convert) -> None:
     finished = run_cli("images", "list", "--json", cwd=tmp_path, environment=DEAD)
     assert finished.returncode == 0, finished.stderr
     rows = {row["image"]: row for row in json.loads(finished.stdout)}
-    assert set(rows) == {image.title for image in all_images()}
-    for image in all_images():
+    assert set(rows) == {image.title for image in load_all_images()}
+    for image in load_all_images():
         row = rows[image.title]
         assert row["lock"] == image.lock_sha256[:12]
         assert row["docker"] == "no engine"

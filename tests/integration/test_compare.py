@@ -111,6 +111,8 @@ def test_a_graph_of_a_gpu_against_one_of_a_cpu(foreign: Path, tmp_path: Path) ->
         assert sum("transposed" in note for note in run.report["notes"]) == 2
         (output,) = check_of(run)["outputs"]
         assert output["max_abs"] < 1e-5 and output["reference_sample_std"] > 1
+        # NHWC runs on a CPU, and so in float64 too.
+        assert (output["noise_floor"] is not None) is (first == "NHWC")
 
 
 def test_the_other_models_shape_is_taken_where_the_file_has_none(

@@ -451,10 +451,10 @@ def test_the_clock_jumps(places: Places, hashes: Hashes, engine: str, row: Row) 
 TAG = """
 import sys
 from runner.engines.docker.engine import connect
-from runner.engines.docker.images import find_image, image_tag
+from runner.engines.docker.images import find_image, make_image_tag
 from runner.toolchains.load import load_image
 image = load_image(sys.argv[1])
-print(image_tag(image, sys.argv[2]) if sys.argv[2] else find_image(connect(), image).tag)
+print(make_image_tag(image, sys.argv[2]) if sys.argv[2] else find_image(connect(), image).tag)
 """
 
 

@@ -37,7 +37,7 @@ from harness import (
 )
 
 from runner.engines.process.bubblewrap import Sandbox, find_sandbox
-from runner.engines.process.seccomp import seccomp_filter
+from runner.engines.process.seccomp import open_seccomp_filter
 
 SECRET = "the secret of the house"
 SANDBOXED = pytest.param("process", marks=pytest.mark.sandbox)
@@ -304,7 +304,7 @@ def test_no_answer_is_believed(attack: Attack, engine: str, what: str, secret: P
 def test_the_filter(call: str, answer: str) -> None:
     sandbox = find_sandbox()
     assert isinstance(sandbox, Sandbox)
-    filter_ = seccomp_filter()
+    filter_ = open_seccomp_filter()
     done = subprocess.run(
         sandbox.command(
             ["/usr/bin/perl", "-e", f'print syscall({call}), " $!"'],

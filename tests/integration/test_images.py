@@ -22,10 +22,10 @@ from runner.host.compat import tomllib
 from runner.host.paths import ROOT
 from runner.host.subprocesses import run_showing_lines
 from runner.toolchains.base import read_recipe
-from runner.toolchains.load import all_images, image_names, load_image, load_toolchain
-from runner.toolchains.model import Image, Wheel, with_wheels
+from runner.toolchains.load import list_image_names, load_all_images, load_image, load_toolchain
+from runner.toolchains.model import Image, Wheel, add_wheels
 
-IMAGES = all_images()
+IMAGES = load_all_images()
 STAGES = load_toolchain().stages
 HARDENED = {
     "network_mode": "none",
@@ -58,7 +58,7 @@ def default_of(text: str) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("name", image_names())
+@pytest.mark.parametrize("name", list_image_names())
 def test_dockerfile_agrees_with_the_data(name: str) -> None:
     image, recipe = load_image(name), read_recipe()
     text = image.dockerfile.read_text()
@@ -75,7 +75,7 @@ def test_dockerfiles_have_one_shape() -> None:
         text = load_image(name).dockerfile.read_text()
         return re.sub(r"(?m)^(ARG LOCK=|ENTRYPOINT ).*$", r"\1", text)
 
-    assert len({shape(name) for name in image_names()}) == 1
+    assert len({shape(name) for name in list_image_names()}) == 1
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.title)
@@ -109,7 +109,9 @@ def test_compose_hardens(name: str) -> None:
 
 def test_tag_changes_with_base_lock_and_variant() -> None:
     tags = {
-        images.image_tag(image, base) for image in IMAGES for base in ("sha256:one", "sha256:two")
+        images.make_image_tag(image, base)
+        for image in IMAGES
+        for base in ("sha256:one", "sha256:two")
     }
     assert len(tags) == 2 * len(IMAGES)
 
@@ -121,7 +123,7 @@ def test_context_holds_what_the_build_reads_and_a_handed_over_wheel(tmp_path: Pa
     file.write_bytes(b"wheel")
     wheel = Wheel(file, pin=stand_in.pin, replaces=stand_in.use, sha256="ab" * 32)
     folder = tmp_path / "build"
-    images._lay_out(with_wheels(image, (wheel,)), folder)
+    images._lay_out(add_wheels(image, (wheel,)), folder)
     lock = (folder / "context/images/tflite/requirements.lock").read_text()
     url = f"file://{images.WHEELS}/{file.name}"
     assert f"tf-nightly @ {url} --hash=sha256:{wheel.sha256}\n" in lock
@@ -165,11 +167,11 @@ def test_an_interrupt_ends_the_whole_process_group(tmp_path: Path) -> None:
 def test_base_packages_are_locked_by_one_writer(tmp_path: Path) -> None:
     recipe = SimpleNamespace(lock=tmp_path / "packages.lock")
     base = BaseImage("tag", "id", "3.8.18", ("libc6=1", "zlib1g=2"))
-    assert base.drift(recipe) == ()  # type: ignore[arg-type]
+    assert base.find_drift(recipe) == ()  # type: ignore[arg-type]
     assert base_image.lock_base(base, recipe)  # type: ignore[arg-type]
     assert not base_image.lock_base(base, recipe)  # type: ignore[arg-type]
     newer = BaseImage("tag", "id", "3.8.18", ("libc6=1", "zlib1g=3"))
-    assert newer.drift(recipe) == ("zlib1g=3",)  # type: ignore[arg-type]
+    assert newer.find_drift(recipe) == ("zlib1g=3",)  # type: ignore[arg-type]
     recipe.lock.write_text("mine")
     with pytest.raises(BadInput):
         base_image.lock_base(base, recipe)  # type: ignore[arg-type]
@@ -226,7 +228,7 @@ def client() -> Any:
     return from_env(timeout=300)
 
 
-@pytest.fixture(scope="module", params=image_names())
+@pytest.fixture(scope="module", params=list_image_names())
 def built(request: pytest.FixtureRequest, client: Any) -> tuple[Image, images.ImageRecord]:
     image = load_image(request.param)
     record = images.find_image(client, image)

@@ -112,7 +112,7 @@ def test_in_the_set_up(models: Path, tmp_path: Path, delay: float) -> None:
 def whole_environment(name: str, cache: Path) -> Path | None:
     """The folder of an image's environment, if every package of its lock is in there."""
     image = load_image(name)
-    pins = re.findall(r"^\S+(?===| @ )", image.requirements(), re.MULTILINE)
+    pins = re.findall(r"^\S+(?===| @ )", image.render_requirements(), re.MULTILINE)
     for folder in cache.glob(f"environments/{name}-*-{image.environment_key[:16]}"):
         installed = list(folder.glob("lib/*/site-packages/*.dist-info"))
         return folder if len(installed) == len(pins) else None

@@ -41,7 +41,7 @@ from uv import find_uv_bin
 from runner.known_failures.catalogue import load_catalogue
 from runner.known_failures.match import explain_stage
 from runner.packages.cpython import find_cpython
-from runner.packages.pip_settings import uv_environment
+from runner.packages.pip_settings import make_uv_environment
 from runner.schemas.report import StageRecord, StageReport
 from runner.toolchains.load import load_image
 
@@ -529,7 +529,7 @@ def test_a_package_that_is_too_new(
     python = ("--python", find_cpython("3.8").path)
     subprocess.run(
         [find_uv_bin(), *map(str, (*install, *python, requirement))],
-        env=uv_environment(),
+        env=make_uv_environment(),
         check=True,
     )
     volume = tmp_path / "volume"

@@ -10,7 +10,7 @@ from harness import PASSED, ROOT, run_cli
 
 from runner.errors import EnvironmentUnavailable
 from runner.packages import resolver
-from runner.toolchains.load import all_images, load_image
+from runner.toolchains.load import load_all_images, load_image
 from runner.toolchains.model import Image
 
 pytestmark = pytest.mark.network
@@ -26,14 +26,14 @@ def image(tmp_path: Path) -> Image:
 def test_every_lock_is_what_its_intent_resolves_to(tmp_path: Path) -> None:
     finished = run_cli("lock", "--check", cwd=tmp_path)
     assert finished.returncode == PASSED, finished.stdout + finished.stderr
-    for title in ("runner", *(image.title for image in all_images())):
+    for title in ("runner", *(image.title for image in load_all_images())):
         assert f"{title}: current\n" in finished.stdout
 
 
 def test_a_stale_lock_is_told(image: Image) -> None:
     text = image.intent.read_text()
     image.intent.write_text(text.replace("==0.6.1", "==0.6.0").replace("==1.5.1", "==1.5.0"))
-    told = resolver.difference(image.lock, resolver.resolve(image))
+    told = resolver.diff_lock(image.lock, resolver.resolve(image))
     assert "-torch==1.5.1" in told and "+torch==1.5.0" in told
 
 

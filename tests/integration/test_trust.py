@@ -23,11 +23,11 @@ from harness import ROOT, SUPPORT
 from runner.planning.source import identify_source
 from runner.schemas.inspection import Format
 from runner.toolchains.load import load_toolchain
-from runner.trust.scan import code_in, make_trust_check
+from runner.trust.scan import find_code, make_trust_check
 
 
 def judged(path: Path, kind: Format) -> str:
-    return code_in(path, kind)
+    return find_code(path, kind)
 
 
 @pytest.mark.parametrize("name", ["script", "loops", "pictures", "inverse"])
@@ -326,7 +326,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory, in_environment: Any) -> Pat
 
 def test_graphs(graphs: Path) -> None:
     harmless = identify_source(load_toolchain("pb-tflite-2020"), graphs / "harmless.pb")
-    assert code_in(harmless.path, harmless.format) == ""
+    assert find_code(harmless.path, harmless.format) == ""
     others = [path for path in graphs.glob("*.pb") if path.stem != "harmless"]
     assert len(others) == 10
     for path in others:

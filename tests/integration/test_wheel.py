@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from harness import BAD_INPUT, ENVIRONMENT, PASSED, Convert, run_cli, sha256
 
-from runner.engines.process.environments import environment_folder
+from runner.engines.process.environments import locate_environment
 from runner.toolchains.load import load_image
 
 PIN = "tf-nightly==2.4.0.dev20200923"
@@ -41,7 +41,7 @@ def installed_files(site: Path) -> Iterator[tuple[str, bytes]]:
 def wheel(convert: Convert, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of the vanished nightly, made from the release that stands in for it."""
     assert convert("cnn").code == PASSED  # the environment is there
-    (site,) = environment_folder(load_image("tflite")).glob("lib/python3.8/site-packages")
+    (site,) = locate_environment(load_image("tflite")).glob("lib/python3.8/site-packages")
     file = tmp_path_factory.mktemp("wheel") / NAME
     record = []
     with zipfile.ZipFile(file, "w") as archive:
@@ -61,7 +61,7 @@ def test_takes_the_stand_ins_place(
     cache = tmp_path_factory.mktemp("cache")
     (cache / "environments").mkdir()
     for name in ("torch", "onnx-tf"):
-        folder = environment_folder(load_image(name))
+        folder = locate_environment(load_image(name))
         (cache / "environments" / folder.name).symlink_to(folder)
     run = convert("cnn", "--wheel", wheel, environment={"RUNNER_CACHE_DIR": str(cache)})
     assert run.code == PASSED, run.stdout + run.stderr

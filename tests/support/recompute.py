@@ -82,7 +82,7 @@ def main(kind, file, folder, tensors, seed, count, *nodes):
     folder = Path(folder)
     if kind == "torch":
         sys.path.insert(0, str(Path(__file__).parent))  # user_code, for pickled classes
-    inputs = [Tensor.of(tensor) for tensor in json.loads(tensors)]
+    inputs = [Tensor.from_dict(tensor) for tensor in json.loads(tensors)]
     generate_inputs(folder, inputs, int(count), int(seed))
     arrays = [np.load(str(folder / f"input-{index}.npy")) for index in range(len(inputs))]
     if kind == "torch":

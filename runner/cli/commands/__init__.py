@@ -1,1 +1,1 @@
-"""The commands, a module each: they parse, call and print. `runner.cli.app` lists them."""
+"""The commands, one module each, which parse, call and print; `runner.cli.app` lists them."""

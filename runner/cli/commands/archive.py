@@ -1,4 +1,4 @@
-"""`runner archive`: save a toolchain to a file, verify one, load one."""
+"""`runner archive`: save a toolchain to a file, verify it, load it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from runner.archive.format import Part
 from runner.cli.console import Console
 from runner.cli.options import Json, errors, print_rows
-from runner.host.files import human_bytes, relative_to_here
+from runner.host.files import format_bytes, format_relative_path
 
 File = Annotated[Path, typer.Argument(help="The archive.", show_default=False)]
 Engine = Annotated[str, typer.Option(help="For which engine: process, docker or all.")]
@@ -43,35 +43,35 @@ def save(
     except BaseException:
         unfinished = file.parent / f".{file.name}.part"
         if unfinished.exists():
-            size = human_bytes(unfinished.stat().st_size)
+            size = format_bytes(unfinished.stat().st_size)
             errors.print(f"The same command goes on where this one stopped, after {size}.")
         raise
-    totals = _totals(index.parts)
+    totals = _sum_by_kind(index.parts)
     if as_json:
         print(json.dumps({"file": str(file), "bytes": file.stat().st_size, "totals": totals}))
         return
-    _print_totals(totals, f"{relative_to_here(file)}: {human_bytes(file.stat().st_size)}")
+    _print_totals(totals, f"{format_relative_path(file)}: {format_bytes(file.stat().st_size)}")
 
 
 def verify(file: File, as_json: Json = False) -> None:
     """Check every byte of an archive; damage is named."""
     from runner.archive.loading import verify as verify_archive
     from runner.cli.progress import ConsoleView
-    from runner.host.text import printable
+    from runner.host.text import make_printable
 
     with ConsoleView(Console(stderr=True)) as view:
         index = verify_archive(file, view)
-    totals = _totals(index.parts)
+    totals = _sum_by_kind(index.parts)
     if as_json:
-        # Without the parts themselves, of which there are hundreds.
+        # Leave out the parts themselves: there are hundreds.
         print(json.dumps({**index.model_dump(exclude={"parts"}), "totals": totals}))
         return
-    _print_totals(totals, f"{relative_to_here(file)}: whole")
+    _print_totals(totals, f"{format_relative_path(file)}: whole")
     for environment in index.environments:
         engines = ["process"] * bool(environment.wheels) + ["docker"] * bool(environment.id)
         print(f"{environment.image}: {' and '.join(engines) or 'no engine'}")
         for stand_in in environment.stand_ins:
-            print(f"  {printable(stand_in)}.")
+            print(f"  {make_printable(stand_in)}.")
     for interpreter in index.interpreters:
         needs = ", ".join(interpreter.needs)
         print(f"CPython {interpreter.version}; of the system it needs {needs}.")
@@ -95,13 +95,13 @@ def load(
     for wheel in loaded.own_wheels:
         print(f"own wheel: --wheel {wheel}")
     for folder in loaded.runs:
-        print(f"run: {relative_to_here(folder)}")
+        print(f"run: {format_relative_path(folder)}")
     for note in loaded.notes:
         print(f"note: {note}")
 
 
-def _totals(parts: Sequence[Part]) -> list[dict[str, str | int]]:
-    """For each kind of part: how many, and the bytes of their content and in the file."""
+def _sum_by_kind(parts: Sequence[Part]) -> list[dict[str, str | int]]:
+    """Count the parts of each kind, the bytes of their content, and their bytes in the file."""
     kinds = dict.fromkeys(part.kind for part in parts)
     return [
         {
@@ -119,8 +119,8 @@ def _print_totals(totals: list[dict[str, str | int]], title: str) -> None:
         {
             "kind": str(total["kind"]),
             "parts": str(total["parts"]),
-            "content": human_bytes(float(total["content_bytes"])),
-            "stored": human_bytes(float(total["stored_bytes"])),
+            "content": format_bytes(float(total["content_bytes"])),
+            "stored": format_bytes(float(total["stored_bytes"])),
         }
         for total in totals
     ]

@@ -1,4 +1,4 @@
-"""`runner cache` and `runner clean`: what is kept on this machine, and how to be rid of it."""
+"""`runner cache` and `runner clean`: list what is kept on this machine, and remove it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from runner.cli.options import Json, print_rows
-from runner.host.files import human_bytes
+from runner.host.files import format_bytes
 
 
 def cache(as_json: Json = False) -> None:
@@ -16,19 +16,19 @@ def cache(as_json: Json = False) -> None:
     from runner.cache.store import StageCache
 
     kept = StageCache()
-    entries = kept.entries()
+    entries = kept.list_entries()
     rows = [
         {
             "stage": entry.stage,
             "made by": entry.made_by_run,
             "made": datetime.datetime.fromtimestamp(entry.created).isoformat(" ", "minutes"),
-            "size": human_bytes(entry.bytes),
+            "size": format_bytes(entry.bytes),
             "key": entry.key[:12],
         }
         for entry in entries
     ]
     total = sum(entry.bytes for entry in entries)
-    title = f"{kept.folder}: {human_bytes(total)} of at most {human_bytes(kept.most_bytes)}"
+    title = f"{kept.folder}: {format_bytes(total)} of at most {format_bytes(kept.most_bytes)}"
     if rows or as_json:
         print_rows(rows, title, as_json)
     else:
@@ -55,13 +55,13 @@ def clean(
         remove_scratch_folders,
     )
     from runner.conversion.folder import tidy_killed_runs
-    from runner.host.text import printable
+    from runner.host.text import make_printable
 
     cache = StageCache()
     if keep_cache:
         cache.remove_drafts()
     else:
-        print(f"cache of stages: {human_bytes(cache.clear())} freed")
+        print(f"cache of stages: {format_bytes(cache.clear())} freed")
     removed = [
         *remove_from_docker(),
         *remove_control_groups(),
@@ -72,4 +72,4 @@ def clean(
     if environments:
         removed += remove_environments()
     for name in removed:
-        print(printable(f"removed: {name}"))  # it may be a file of a stranger's
+        print(make_printable(f"removed: {name}"))  # the name of a file may come from anybody

@@ -24,8 +24,8 @@ from runner.cli.options import (
     TrustModel,
     Verbose,
     end_with,
-    json_object,
     make_observer,
+    parse_json_object,
 )
 from runner.engines.limits import parse_limits
 
@@ -53,14 +53,14 @@ def compare(
     verbose: Verbose = False,
 ) -> None:
     """Compare two models (.pt, .onnx, .pb, .tflite) on the same inputs."""
-    # Late: other commands do without what a run imports.
+    # Imported late: other commands do not need what a run imports.
     from runner.conversion.compare import compare as compare_models
     from runner.conversion.settings import RunSettings
     from runner.planning.check import Check
     from runner.planning.source import Source
 
     report = compare_models(
-        Source(reference, arch, json_object(arch_args, "--arch-args")),
+        Source(reference, arch, parse_json_object(arch_args, "--arch-args")),
         other,
         Check(input or (), inputs, samples, seed, tolerance, metric),
         RunSettings(

@@ -25,13 +25,13 @@ from runner.cli.options import (
     Verbose,
     Wheels,
     end_with,
-    json_object,
     make_observer,
-    stage_options,
+    parse_json_object,
+    parse_stage_options,
 )
 from runner.engines.limits import parse_limits
 from runner.errors import BadInput
-from runner.toolchains.load import load_toolchain, toolchain_for
+from runner.toolchains.load import choose_toolchain, load_toolchain
 
 
 def convert(
@@ -57,14 +57,21 @@ def convert(
     metric: Metric = "mean",
     opset: Annotated[Optional[int], typer.Option(help="ONNX operator set.")] = None,
     fixes: Annotated[
-        str, typer.Option(help="Repairs of the pinned tools: all, none, NAME,... or -NAME,...")
-    ] = "all",
+        Optional[str],
+        typer.Option(
+            help="Repairs of the pinned tools: all, none, NAME,... or -NAME,...", show_default="all"
+        ),
+    ] = None,
     faithful: Annotated[
         bool, typer.Option("--faithful", help="The pinned tools alone: --fixes none.")
     ] = False,
     io_layout: Annotated[
-        str, typer.Option(help="nchw: images as in PyTorch; nhwc: channels last, no transpose.")
-    ] = "nchw",
+        Optional[str],
+        typer.Option(
+            help="nchw: images as in PyTorch; nhwc: channels last, no transpose.",
+            show_default="nchw",
+        ),
+    ] = None,
     engine: Engine = "auto",
     gpu: Annotated[bool, typer.Option("--gpu", help="Run TensorFlow's CUDA variant.")] = False,
     option: Annotated[
@@ -96,15 +103,15 @@ def convert(
     verbose: Verbose = False,
 ) -> None:
     """Convert a model, check every stage against PyTorch's outputs, and leave a run folder."""
-    # Late: other commands do without what a conversion imports.
+    # Imported late: other commands do not need what a conversion imports.
     from runner.conversion.convert import convert as convert_model
     from runner.conversion.settings import RunSettings
     from runner.planning.check import Check
     from runner.planning.source import Source
 
-    path, toolchain = _source(model, from_onnx, from_pb, toolchain)
+    path, toolchain = _choose_source(model, from_onnx, from_pb, toolchain)
     report = convert_model(
-        Source(path, arch, json_object(arch_args, "--arch-args")),
+        Source(path, arch, parse_json_object(arch_args, "--arch-args")),
         Check(input or (), inputs, samples, seed, tolerance, metric),
         RunSettings(
             output=output,
@@ -123,16 +130,16 @@ def convert(
             "opset": opset,
             "fixes": "none" if faithful else fixes,
             "io_layout": io_layout,
-            **stage_options(option or []),
+            **parse_stage_options(option or []),
         },
     )
     end_with(report, as_json, quiet)
 
 
-def _source(
+def _choose_source(
     model: Path | None, from_onnx: Path | None, from_pb: Path | None, toolchain: str | None
 ) -> tuple[Path, str]:
-    """The one file to convert, and the toolchain that accepts such a file."""
+    """Choose the file to convert and the toolchain that accepts it. Raises `BadInput`."""
     options = (
         ("--model", "pytorch", model),
         ("--from-onnx", "onnx", from_onnx),
@@ -145,7 +152,7 @@ def _source(
             "A PyTorch model, an ONNX model made elsewhere, or a frozen graph made elsewhere.",
         )
     option, kind, path = given[0]
-    chosen = toolchain or toolchain_for(kind)
+    chosen = toolchain or choose_toolchain(kind)
     if load_toolchain(chosen).accepts != kind:
         raise BadInput(
             f"The toolchain '{chosen}' does not start from what {option} names.",

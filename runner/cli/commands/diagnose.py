@@ -37,7 +37,7 @@ def diagnose(
     verbose: Verbose = False,
 ) -> None:
     """Find the first operator that introduces the error of a run, and the layer it belongs to."""
-    # Late: other commands do without what this imports.
+    # Imported late: other commands do not need what this imports.
     from runner.cli.diagnosis import render_diagnosis
     from runner.conversion.diagnose import diagnose as diagnose_run
     from runner.conversion.settings import RunSettings

@@ -11,16 +11,16 @@ import typer
 from runner.cli.console import Console
 from runner.cli.options import Json, print_rows, select_images
 from runner.errors import BadInput
-from runner.toolchains.load import all_images, image_names
+from runner.toolchains.load import list_image_names, load_all_images
 
 
 def list_images(as_json: Json = False) -> None:
     """List the environments, and where they are ready on this machine."""
-    from runner.doctor import image_states
+    from runner.doctor import describe_images
 
-    print_rows(image_states(all_images()), "Images", as_json)
+    print_rows(describe_images(load_all_images()), "Images", as_json)
     if not as_json:
-        for image in all_images():
+        for image in load_all_images():
             for stand_in in image.stand_ins:
                 print(f"{image.title}: {stand_in}: {stand_in.reason}.")
 
@@ -70,25 +70,26 @@ def sbom(
     ] = None,
 ) -> None:
     """Write what an image is made of: a bill of materials in CycloneDX 1.5."""
-    from runner.engines.process.environments import environment_folder, is_installed
+    from runner.engines.process.environments import is_installed, locate_environment
     from runner.host.files import write_text
-    from runner.host.text import printable
-    from runner.packages.sbom import bill_of_materials, installed_licences
+    from runner.host.text import make_printable
+    from runner.packages.sbom import collect_licences, make_bill_of_materials
 
     chosen = select_images(image)
     if output is None and len(chosen) > 1:
         raise BadInput(
             f"These are {len(chosen)} images, each with a bill of its own.",
-            f"Name a folder for them: --output sbom. Or one image: {', '.join(image_names())}.",
+            "Name a folder for them: --output sbom. Or one image: "
+            f"{', '.join(list_image_names())}.",
         )
     if output is not None and output.exists() and not output.is_dir():
         raise BadInput(f"{output} is no folder.", "Name a folder: --output sbom.")
     for item in chosen:
-        licences = installed_licences(environment_folder(item)) if is_installed(item) else {}
-        bill = bill_of_materials(item, licences)
+        licences = collect_licences(locate_environment(item)) if is_installed(item) else {}
+        bill = make_bill_of_materials(item, licences)
         text = json.dumps(bill, indent=1) + "\n"
         if output is None:
             print(text, end="")
         else:
             write_text(output / f"{item.title}.cdx.json", text)
-            print(printable(str(output / f"{item.title}.cdx.json")))
+            print(make_printable(str(output / f"{item.title}.cdx.json")))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from runner.cli.console import Console
-from runner.cli.options import Arch, ArchArgs, Json, Limit, Timeout, TrustModel, json_object
+from runner.cli.options import Arch, ArchArgs, Json, Limit, Timeout, TrustModel, parse_json_object
 from runner.engines.limits import parse_limits
 from runner.engines.select import ENGINES
 from runner.errors import BadInput
@@ -30,16 +30,16 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Say what a file is, who wrote it, what is in it, and whether it can be converted."""
-    # Late: a summary does without what an engine imports.
+    # Imported late: a summary does not need what an engine imports.
     from runner.cli.inspection import render_inspection
     from runner.cli.progress import ConsoleView
-    from runner.planning.source import Source, summarize, with_arch
+    from runner.planning.source import Source, apply_arch, summarize
 
     if engine not in ENGINES:
         raise BadInput(f"There is no engine '{engine}'.", f"Engines: {', '.join(ENGINES)}.")
-    arguments = json_object(arch_args, "--arch-args")
+    arguments = parse_json_object(arch_args, "--arch-args")
     found = summarize(file)
-    with_arch(found, arch)
+    apply_arch(found, arch)
     if summary:
         found.not_loaded = "--summary was asked for, so that this was read from the file alone"
     else:

@@ -16,7 +16,7 @@ from runner.cli.options import Json, select_images
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.paths import ROOT
 from runner.packages.audit import Finding
-from runner.toolchains.model import with_wheels
+from runner.toolchains.model import add_wheels
 
 
 def lock(
@@ -56,7 +56,7 @@ def lock(
         text = resolve()
         if not check:
             print(f"{title}: {'written' if resolver.write(path, text) else 'unchanged'}")
-        elif difference := resolver.difference(path, text):
+        elif difference := resolver.diff_lock(path, text):
             stale.append(title)
             print(difference)
         else:
@@ -66,14 +66,14 @@ def lock(
 
 
 def _audit(names: list[str] | None, archive: Path | None, wheels: list[str], as_json: bool) -> None:
-    """Print what the audit found; an error names the pins that nobody has."""
+    """Print the audit's findings; raise an error that names the pins that nobody has."""
     from runner.archive.reader import Archive
     from runner.packages.audit import audit_pins
     from runner.packages.user_wheel import accept_wheel
 
     images = select_images(names)
     accepted = tuple(accept_wheel(wheel, images) for wheel in wheels)
-    images = [with_wheels(image, accepted) for image in images]
+    images = [add_wheels(image, accepted) for image in images]
     with Archive(archive) if archive else nullcontext() as opened:
         findings = audit_pins(images, own=not names, archive=opened)
     if as_json:
@@ -94,12 +94,12 @@ def _audit(names: list[str] | None, archive: Path | None, wheels: list[str], as_
 
 
 def _print_lock(lock: str, findings: list[Finding]) -> None:
-    """How many pins of a lock each source has, and every pin that is out of the ordinary."""
+    """Print how many pins of a lock each source has, and every pin that is not just available."""
     counts = Counter(source for finding in findings for source in finding.sources)
     places = ", ".join(f"{count} from {source}" for source, count in counts.items()) or "none"
     print(f"{lock}: {len(findings)} pins; {places}")
     for finding in findings:
-        # What nobody has is the error that follows.
+        # The error that follows names the pins that nobody has.
         if finding.level != "error" and (finding.status != "available" or finding.detail):
             where = f" ({', '.join(finding.sources)})" if finding.sources else ""
             print(f"  {finding.pin}: {finding.status}{where}: {finding.detail}")

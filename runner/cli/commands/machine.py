@@ -1,4 +1,4 @@
-"""What there is: `runner doctor`, `runner stages`, `runner schemas`."""
+"""`runner doctor`, `runner stages`, `runner schemas`: this machine and this version."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def schemas(
 ) -> None:
     """Write the JSON schemas of the reports, the records and an inspection."""
     from runner.host.files import write_text
-    from runner.schemas import written_for_machines
+    from runner.schemas import list_schema_models
 
-    for name, model in written_for_machines().items():
+    for name, model in list_schema_models().items():
         text = json.dumps(model.model_json_schema(by_alias=True), indent=1) + "\n"
         write_text(folder / f"{name}.schema.json", text)
         print(folder / f"{name}.schema.json")

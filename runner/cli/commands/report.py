@@ -1,4 +1,4 @@
-"""`runner report`: what is left of finished runs, for people and for machines."""
+"""`runner report`: reports of finished runs, for people and for machines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runner.errors import BadInput, ExitCode
 
 
 class _TableByDefault(TyperGroup):
-    """`runner report RUN ...` is `runner report table RUN ...`."""
+    """A group that takes `runner report RUN ...` for `runner report table RUN ...`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
@@ -37,13 +37,13 @@ def page(
     run: Annotated[Path, typer.Argument(help="A run folder, with its report.json.")],
 ) -> None:
     """Write a run's report.html from its report.json, again or for the first time."""
-    from runner.host.files import relative_to_here
-    from runner.host.text import printable
+    from runner.host.files import format_relative_path
+    from runner.host.text import make_printable
     from runner.report.html.render import write_page
     from runner.report.runs import find_run_folder, read_report
 
     folder = find_run_folder(run)
-    print(printable(relative_to_here(write_page(read_report(folder), folder.absolute()))))
+    print(make_printable(format_relative_path(write_page(read_report(folder), folder.absolute()))))
 
 
 @report_app.command("table")
@@ -57,7 +57,7 @@ def table(
 ) -> None:
     """One table over many runs: outcome, error, size, operators, time."""
     from runner.host.files import open_user_output
-    from runner.host.text import printable
+    from runner.host.text import make_printable
     from runner.report.html.table import write_table
     from runner.report.runs import find_runs
     from runner.report.table import make_rows, render_table, write_csv
@@ -73,7 +73,7 @@ def table(
         print(json.dumps([row.as_dict() for row in made], indent=1))
     else:
         console = Console()
-        if not console.is_terminal:  # a file or a pipe has no edge to fit into
+        if not console.is_terminal:  # a file or a pipe has no width to fit into
             console = Console(width=180)
         console.print(render_table(made, console.width))
     for error in found.unreadable:
@@ -84,7 +84,7 @@ def table(
         raise typer.Exit(ExitCode.BAD_INPUT)
     for written in (csv, html):
         if written is not None and not as_json:
-            print(printable(str(written)))
+            print(make_printable(str(written)))
 
 
 @report_app.command()
@@ -95,16 +95,16 @@ def bundle(
     ] = None,
 ) -> None:
     """Make an archive for an issue: the report, the logs, the graphs; no weights, no samples."""
-    from runner.host.text import printable
+    from runner.host.text import make_printable
     from runner.report.issue_bundle import write_bundle
 
     written = write_bundle(run, output)
     for member, size in written.members:
-        print(printable(f"  {member} ({size} bytes)"))
+        print(make_printable(f"  {member} ({size} bytes)"))
     for name, reason in written.left_out:
-        print(printable(f"  left out: {name}: {reason}"))
+        print(make_printable(f"  left out: {name}: {reason}"))
     said = f"{written.path}: read it before you hand it on; names of layers are in it, weights not."
-    print(printable(said))
+    print(make_printable(said))
 
 
 @report_app.command()
@@ -115,12 +115,12 @@ def explain(
 ) -> None:
     """Look an error up in the catalogue of known failures, from whatever tool it comes."""
     from runner.cli.summary import describe_known_failure
-    from runner.host.text import printable
+    from runner.host.text import make_printable
     from runner.known_failures.match import (
         ANYWHERE,
         Symptoms,
-        last_meaningful_lines,
         make_known_failure,
+        pick_meaningful_lines,
         read_stream_tail,
         read_tail,
         recognise,
@@ -133,8 +133,8 @@ def explain(
     entry = recognise(Symptoms(text, stage=ANYWHERE))
     if entry is None:
         console.print("Not a known failure. The last meaningful lines:")
-        for line in last_meaningful_lines(text):
-            console.print(Text(f"  {printable(line)}"), soft_wrap=True)
+        for line in pick_meaningful_lines(text):
+            console.print(Text(f"  {make_printable(line)}"), soft_wrap=True)
         return
     said = Text(entry.id, style="bold").append_text(
         describe_known_failure(make_known_failure(entry, "none"))

@@ -66,7 +66,7 @@ def reproduce(
     verbose: Verbose = False,
 ) -> None:
     """Run a recorded conversion again, and compare the artifacts with the recorded ones."""
-    # Late: other commands do without what a conversion imports.
+    # Imported late: other commands do not need what a conversion imports.
     from runner.conversion.settings import RunSettings
     from runner.reproduction.reproduce import REPRODUCTION_FILE, MovedFiles
     from runner.reproduction.reproduce import reproduce as reproduce_run
@@ -87,54 +87,54 @@ def reproduce(
     if as_json:
         print(result.to_json(), end="")
     elif not quiet:
-        _print(Console(), result, REPRODUCTION_FILE)
+        _print_result(Console(), result, REPRODUCTION_FILE)
     raise typer.Exit(result.exit_code)
 
 
-def _print(console: Console, result: Reproduction, file: str) -> None:
-    from runner.host.text import printable
+def _print_result(console: Console, result: Reproduction, file: str) -> None:
+    from runner.host.text import make_printable
 
-    def line(text: str, style: str = "") -> None:
-        console.print(Text(printable(text), style=style), soft_wrap=True)
+    def show(text: str, style: str = "") -> None:
+        console.print(Text(make_printable(text), style=style), soft_wrap=True)
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("artifact", "recorded", "here", "verdict"):
         table.add_column(column, no_wrap=True)
     for artifact in result.artifacts:
         table.add_row(
-            Text(printable(artifact.path)),
+            Text(make_printable(artifact.path)),
             (artifact.recorded_sha256 or "-")[:12],
             (artifact.sha256 or "-")[:12],
             artifact.verdict,
         )
     console.print(table)
     for artifact in result.artifacts:
-        for text in _figures(artifact):
-            line(text, "dim")
+        for text in _format_figures(artifact):
+            show(text, "dim")
     for environment in result.environments:
-        line(f"environment {environment.image} ({environment.engine}): {environment.source}", "dim")
+        show(f"environment {environment.image} ({environment.engine}): {environment.source}", "dim")
     for difference in result.differences:
         unused = "" if difference.effective else " (not used: the recorded image is here)"
-        line(f"differs: {difference}{unused}", "yellow")
+        show(f"differs: {difference}{unused}", "yellow")
     for alteration in result.alterations:
-        line(f"altered: {alteration}", "red")
+        show(f"altered: {alteration}", "red")
     if result.first_differing_stage:
-        line(f"The first stage that differs: {result.first_differing_stage}. Why:")
+        show(f"The first stage that differs: {result.first_differing_stage}. Why:")
         for reason in result.reasons:
-            line(f"  - {reason}")
+            show(f"  - {reason}")
     if result.signed_by:
-        line(f"The record is signed by the key {result.signed_by[:16]}.", "dim")
+        show(f"The record is signed by the key {result.signed_by[:16]}.", "dim")
     verdict = result.verdict.replace("-", " ").capitalize()
     console.print(
         Text(f"{verdict}.", style=_STYLES[result.verdict]).append(
-            f" {printable(result.summary)}", style="not bold default"
+            f" {make_printable(result.summary)}", style="not bold default"
         ),
         soft_wrap=True,
     )
-    line(f"{file} in the new run's folder says all of this.", "dim")
+    show(f"{file} in the new run's folder says all of this.", "dim")
 
 
-def _figures(artifact: ArtifactComparison) -> list[str]:
+def _format_figures(artifact: ArtifactComparison) -> list[str]:
     lines = [f"{artifact.path}: {artifact.note}"] if artifact.note else []
     for output in artifact.outputs:
         if output.mean_abs is None:

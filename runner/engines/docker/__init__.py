@@ -1,1 +1,1 @@
-"""The docker engine: its images, its containers, and what their volume holds."""
+"""The docker engine: its images, its containers, and the usage of their volume."""

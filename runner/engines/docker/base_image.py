@@ -1,8 +1,8 @@
-"""The base image, built without a registry: Debian's packages and a CPython of this machine.
+"""The base image, built without a registry from Debian packages and a CPython on this machine.
 
-mmdebstrap makes the root file system and its tar; CPython is copied from an interpreter found here;
-the engine loads it from an archive of our own. The same packages and the same interpreter give the
-same image id.
+mmdebstrap creates the root file system as a tar, CPython is copied from an interpreter found here,
+and the engine loads both from an archive that we write. The same packages and the same interpreter
+give the same image id.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LOCAL_TAG = f"{REPOSITORY}:local"
 BANNER = "# Written by `runner images base --lock`. Do not edit: change base.toml."
 _LABELS = "org.runner.base"
 
-# Parts of CPython that no stage can reach: tests, Tk, and what compiles C extensions.
+# Parts of CPython that no stage needs: tests, Tk, and what compiles C extensions.
 _LEFT_OUT = (
     *("test", "tests", "idlelib", "tkinter", "turtledemo", "site-packages", "dist-packages"),
     *("config-*", "_test*.so", "_tkinter*.so", "__pycache__"),
@@ -43,7 +43,7 @@ _NEEDED = "bz2, ctypes, ensurepip, lzma, readline, sqlite3, ssl, uuid, venv, zli
 
 @dataclass(frozen=True)
 class BaseImage:
-    """A base that was built on this machine."""
+    """A base image that was built on this machine."""
 
     tag: str
     id: str
@@ -54,8 +54,8 @@ class BaseImage:
     def packages_sha256(self) -> str:
         return hashlib.sha256("\n".join(self.packages).encode()).hexdigest()
 
-    def drift(self, recipe: BaseRecipe) -> tuple[str, ...]:
-        """Packages that are not as packages.lock has them, since the mirror has moved on."""
+    def find_drift(self, recipe: BaseRecipe) -> tuple[str, ...]:
+        """List the packages that differ from packages.lock because the mirror has moved on."""
         if not recipe.lock.exists():
             return ()
         lines = recipe.lock.read_text().splitlines()
@@ -64,7 +64,7 @@ class BaseImage:
 
 
 def find_base(client: docker.DockerClient) -> BaseImage | None:
-    """The base that was built last on this machine, if there is one."""
+    """Return the base image that was built last on this machine, or None."""
     try:
         image = client.images.get(LOCAL_TAG)
     except docker.errors.ImageNotFound:
@@ -84,23 +84,23 @@ def build_base(
     on_line: Callable[[str], None],
     recipe: BaseRecipe | None = None,
 ) -> BaseImage:
-    """Build the base and load it into the engine; about a minute.
+    """Build the base image and load it into the engine, which takes about a minute.
 
-    `on_line` gets mmdebstrap's lines and a warning for packages that differ from packages.lock.
-    Raises `EnvironmentUnavailable` where that cannot work: it takes Linux, root, mmdebstrap and a
-    CPython of the recipe's version.
+    `on_line` gets mmdebstrap's output and a warning if packages differ from packages.lock.
+    Raises `EnvironmentUnavailable` unless there are Linux, root, mmdebstrap and a CPython of the
+    recipe's version.
     """
     recipe = recipe or read_recipe()
     _check_machine()
     executable = find_cpython(recipe.python).path
     with tempfile.TemporaryDirectory(prefix="runner-base-") as name:
         folder = Path(name)
-        # mmdebstrap's helpers drop privileges, and must reach the files that it hands them.
+        # mmdebstrap's helpers drop privileges, but must still reach the files that it passes them.
         folder.chmod(0o755)
         python = copy_cpython(executable, recipe.python, folder / "python")
         _bootstrap(recipe, folder, on_line)
         packages = tuple((folder / "packages").read_text().split())
-        key = _recipe_key(recipe, folder / "python")
+        key = _compute_recipe_key(recipe, folder / "python")
         tag = f"{REPOSITORY}:py{recipe.python.replace('.', '')}-{key}"
         archive = folder / "image.tar"
         write_archive(
@@ -114,18 +114,20 @@ def build_base(
             client.images.load(file)
     image = client.images.get(tag)
     base = BaseImage(tag=tag, id=str(image.id), python=python, packages=packages)
-    drift = base.drift(recipe)
+    drift = base.find_drift(recipe)
     if drift:
         on_line(f"Warning: {len(drift)} packages differ from packages.lock: {', '.join(drift)}")
     return base
 
 
 def lock_base(base: BaseImage, recipe: BaseRecipe | None = None) -> bool:
-    """Write packages.lock from a base that was built; whether it changed."""
+    """Write packages.lock from a base image, and return whether it changed."""
     recipe = recipe or read_recipe()
     old = recipe.lock.read_text() if recipe.lock.exists() else ""
     if old and not old.startswith(BANNER):
-        raise BadInput(f"{recipe.lock} was not written by `runner lock`.", "Move it away.")
+        raise BadInput(
+            f"{recipe.lock} was not written by `runner images base --lock`.", "Move it away."
+        )
     text = "\n".join([BANNER, "", *base.packages]) + "\n"
     if text == old:
         return False
@@ -154,7 +156,7 @@ def _check_machine() -> None:
 
 
 def copy_cpython(executable: Path, version: str, target: Path) -> str:
-    """Copy an interpreter as it should lie under /usr/local; its full version ('3.8.18')."""
+    """Copy an interpreter as it belongs under /usr/local; return its full version ('3.8.18')."""
     script = (
         "import platform, sys, sysconfig; "
         "print(platform.python_version(), sys.base_prefix, sysconfig.get_path('stdlib'), "
@@ -184,30 +186,30 @@ def _bootstrap(recipe: BaseRecipe, folder: Path, on_line: Callable[[str], None])
     python = shlex.quote(str(folder / "python"))
     packages = shlex.quote(str(folder / "packages"))
     stdlib = f"/usr/local/lib/python{recipe.python}"
-    # A read-only image cannot write .pyc; a timestamp in one would be the build's.
+    # A read-only image cannot write .pyc files, and a timestamp in one would be the build's.
     compile_options = "-q --invalidation-mode unchecked-hash -x lib2to3/tests"
     hooks = (
         f'cp -R --preserve=mode,links {python}/. "$1/usr/local/"',
         'chroot "$1" ldconfig',
-        # -B: a .pyc written by an import would bear a date, and compileall would keep it.
+        # -B: a .pyc written by an import would contain a timestamp, and compileall would keep it.
         f'chroot "$1" python3 -I -B -c "import {_NEEDED}"',
         f'PYTHONHASHSEED=0 chroot "$1" python3 -m compileall {compile_options} {stdlib}',
         f"""chroot "$1" dpkg-query --show -f '${{Package}}=${{Version}}\\n' >{packages}""",
-        # What differs between machines, and what names their mirror.
+        # Remove what differs between machines or names their mirror.
         'for file in resolv.conf hostname hosts apt/sources.list; do : >"$1/etc/$file"; done',
         'rm -rf "$1"/var/cache/apt/*.bin "$1"/var/cache/debconf/*-old "$1"/var/lib/dpkg/*-old',
     )
     command = [
         *("mmdebstrap", "--variant=minbase", "--mode=root", "--architectures=amd64"),
         "--include=" + ",".join(recipe.packages),
-        # Without it, apt chooses the package usrmerge, which brings 50 MB of Perl.
+        # Without this hook, apt chooses the package usrmerge, which pulls in 50 MB of Perl.
         "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
-        # Licences stay; manuals and translations do not.
+        # Keep licences, but not manuals and translations.
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")),
         "--dpkgopt=path-include=/usr/share/doc/*/copyright",
         *(f"--customize-hook={hook}" for hook in hooks),
         *(recipe.suite, str(folder / "layer.tar")),
-        *_apt_sources(recipe.suite),
+        *_list_apt_sources(recipe.suite),
     ]
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(recipe.epoch), "LC_ALL": "C.UTF-8"}
     finished = run_showing_lines(command, on_line, environment)
@@ -218,8 +220,8 @@ def _bootstrap(recipe: BaseRecipe, folder: Path, on_line: Callable[[str], None])
         )
 
 
-def _apt_sources(suite: str) -> list[str]:
-    """This machine's sources for Debian's `suite`; empty means mmdebstrap's own default."""
+def _list_apt_sources(suite: str) -> list[str]:
+    """List this machine's apt sources for Debian's `suite`; if none, mmdebstrap has a default."""
     command = [
         *("apt-get", "indextargets", "--format", "deb $(REPO_URI) $(RELEASE) $(COMPONENT)"),
         *("Created-By: Packages", "Origin: Debian", "Component: main"),
@@ -230,8 +232,8 @@ def _apt_sources(suite: str) -> list[str]:
     return [line for line in lines if line.split()[2] in wanted]
 
 
-def _recipe_key(recipe: BaseRecipe, python: Path) -> str:
-    """12 hex digits over the recipe, of which this module is a part, and the interpreter."""
+def _compute_recipe_key(recipe: BaseRecipe, python: Path) -> str:
+    """Compute 12 hex digits from the recipe, this module's source and the interpreter."""
     digest = hashlib.sha256(repr((recipe.epoch, recipe.suite, recipe.packages)).encode())
     digest.update(Path(__file__).read_bytes())
     for path in sorted(path for path in python.rglob("*") if path.is_file()):

@@ -15,7 +15,7 @@ import docker.errors
 import docker.types
 import requests.exceptions
 
-from runner.engines.base import MOST_READ, OnLine, Progress, StageExit, out_of_memory
+from runner.engines.base import MOST_READ, OnLine, Progress, StageExit, make_out_of_memory_exit
 from runner.engines.docker.images import (
     CUDA_VARIANT,
     LABELS,
@@ -30,7 +30,7 @@ from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.watchdog import Watch
 from runner.errors import EnvironmentUnavailable
 from runner.host.files import atomic_write
-from runner.host.process_identity import owner
+from runner.host.process_identity import get_owner
 from runner.host.text import split_lines
 from runner.schemas.report import EnvironmentRecord, InterpreterRecord
 from runner.toolchains.model import Image, Stage
@@ -38,17 +38,17 @@ from runner.toolchains.model import Image, Stage
 LABEL = "org.runner.run"
 OWNER = "org.runner.owner"
 _VOLUME = "/artifacts"
-# The user that the images make, and who owns the volume.
+# The user that the images create, who owns the volume.
 _USER = 1000
 _TMPFS = "rw,nosuid,nodev,mode=1777,size={}"
-# What a stage prints is read as it comes; the engine itself keeps no more than this of it.
+# A stage's output is read as it arrives; the daemon itself keeps no more of it than this.
 _LOGS = docker.types.LogConfig(
     type="local", config={"max-size": "32m", "max-file": "2", "compress": "false"}
 )
 
 
 def connect() -> docker.DockerClient:
-    """A client of a daemon that answers. Raises `EnvironmentUnavailable` if none does."""
+    """Return a client of the Docker daemon. Raises `EnvironmentUnavailable` if none answers."""
     try:
         client = docker.from_env(timeout=60)
         client.ping()
@@ -56,10 +56,10 @@ def connect() -> docker.DockerClient:
         docker.errors.DockerException,
         requests.exceptions.RequestException,
         OSError,
-        ValueError,  # of a DOCKER_HOST that is none
+        ValueError,  # from a malformed DOCKER_HOST
     ) as error:
         raise EnvironmentUnavailable(
-            f"No Docker engine answers: {_short(error)}",
+            f"No Docker engine answers: {_shorten_error(error)}",
             "Start Docker (and set DOCKER_HOST if it is elsewhere), or use --engine process.",
         ) from None
     return client
@@ -78,18 +78,18 @@ class DockerEngine:
             "version": str(info.get("ServerVersion", "")),
             "kernel": str(info.get("KernelVersion", "")),
         }
-        self.memory = limits.stage_memory(int(info.get("MemTotal") or 4 << 30))
+        self.memory = limits.compute_stage_memory(int(info.get("MemTotal") or 4 << 30))
         self._records: dict[str, ImageRecord] = {}
         self._images: dict[str, Image] = {}
         self._locks: dict[str, str] = {}
         self._interpreters: dict[str, InterpreterRecord] = {}
 
-    def missing(self, images: Sequence[Image]) -> list[Image]:
+    def find_missing(self, images: Sequence[Image]) -> list[Image]:
         return [image for image in images if find_image(self.client, image) is None]
 
     def prepare(self, images: Sequence[Image], progress: Progress) -> None:
         self._images = {image.name: image for image in images}
-        missing = self.missing(images)
+        missing = self.find_missing(images)
         if missing:
             show = progress.task("base image")
             base = choose_base(self.client, lambda line: show(line, None))
@@ -104,16 +104,16 @@ class DockerEngine:
         self._find_interpreters()
 
     def _find_interpreters(self) -> None:
-        with _answering():
+        with _translate_errors():
             self._interpreters = {
                 name: find_interpreter(self.client, record.id)
                 for name, record in self._records.items()
             }
 
     def adopt(self, images: Sequence[Image], ids: Mapping[str, str]) -> bool:
-        """Take images by their ids (`sha256:...`, by name), whatever they were built from.
+        """Use the images with these ids (`sha256:...`, by name), whatever they were built from.
 
-        False, and nothing is taken, unless all of them are here and are images of stages.
+        Return False, and use none, unless all of them exist here and are stage images.
         """
         records = {}
         for image in images:
@@ -149,12 +149,12 @@ class DockerEngine:
 
     @contextmanager
     def volume(self, run: str, folder: Path) -> Iterator[DockerVolume]:
-        labels = {LABEL: run, OWNER: owner()}
+        labels = {LABEL: run, OWNER: get_owner()}
         name = f"runner-{run}"
         try:
-            with _answering():
+            with _translate_errors():
                 self.client.volumes.create(name, labels=labels)
-                # Never started: it holds the volume open for copying, whatever stage is running.
+                # Never started: it gives access to the volume for copying, whatever stage runs.
                 keeper = self.client.containers.create(
                     next(iter(self._records.values())).id,
                     volumes={name: {"bind": _VOLUME, "mode": "rw"}},
@@ -170,7 +170,7 @@ class DockerEngine:
             remove_run(self.client, run)
 
     def create(self, stage: Stage, volume: str, labels: dict[str, str]) -> Any:
-        """A container for a stage, as closed as it can be, not started yet."""
+        """Create a container for a stage, as locked down as possible, without starting it."""
         image = self._images[stage.image]
         devices = []
         if image.variant == CUDA_VARIANT:
@@ -190,7 +190,7 @@ class DockerEngine:
             user=f"{_USER}:{_USER}",
             pids_limit=self.limits.processes,
             mem_limit=self.memory,
-            # Memory and swap together: no swap beyond it.
+            # Memory and swap together, so there is no swap on top.
             memswap_limit=self.memory,
             ulimits=[
                 docker.types.Ulimit(name="fsize", soft=self.limits.disk, hard=self.limits.disk),
@@ -204,7 +204,7 @@ class DockerEngine:
 
 
 class DockerVolume:
-    """A named volume, and a container that is never started to copy through."""
+    """A named volume, and a container, never started, for copying in and out."""
 
     def __init__(
         self,
@@ -222,11 +222,11 @@ class DockerVolume:
         self._watcher = watcher
 
     def put(self, files: Mapping[str, Path | bytes]) -> None:
-        # Through a file: a model may be larger than what memory should hold.
+        # Through a file: a model may be too large to hold in memory.
         with tempfile.TemporaryFile() as archive:
-            _archive(archive, files)
+            _write_tar(archive, files)
             archive.seek(0)
-            with _answering():
+            with _translate_errors():
                 self._keeper.put_archive(_VOLUME, archive)
 
     def read(self, name: str) -> bytes | None:
@@ -239,7 +239,7 @@ class DockerVolume:
                 raise FileNotFoundError(f"the volume holds no regular file '{name}'")
 
     def _copy_out(self, name: str, target: Any, most: int) -> bool:
-        with _answering():
+        with _translate_errors():
             try:
                 chunks, _ = self._keeper.get_archive(f"{_VOLUME}/{name}")
             except docker.errors.NotFound:
@@ -248,7 +248,7 @@ class DockerVolume:
 
     def run(self, stage: Stage, on_line: OnLine) -> StageExit:
         memory = self._engine.memory
-        with _answering():
+        with _translate_errors():
             container = self._engine.create(stage, self._name, self._labels)
 
             def end() -> None:
@@ -257,20 +257,19 @@ class DockerVolume:
 
             watch = Watch(self.limits, 0, self._watcher.look, end)
 
-            def line_came(line: str) -> None:
+            def handle_line(line: str) -> None:
                 watch.count_output(line)
                 if watch.exceeded is None:
                     on_line(line)
 
             try:
                 container.start()
-                with watch.running():
+                with watch.run_in_background():
                     for line in split_lines(container.logs(stream=True, follow=True)):
-                        line_came(line)
+                        handle_line(line)
                         if watch.exceeded is not None:
-                            break  # what is still on its way does not matter any more
-                    # The log ends when the daemon does, too: only the state says that the stage
-                    # ended.
+                            break  # output still in transit no longer matters
+                    # The log ends with the daemon, too: only the state says that the stage ended.
                     status = int(container.wait(timeout=600)["StatusCode"])
                 container.reload()
                 state = container.attrs["State"]
@@ -280,16 +279,16 @@ class DockerVolume:
         if watch.exceeded is not None:
             return StageExit(status, watch.exceeded.reason, watch.exceeded.remedy)
         if state.get("OOMKilled") and status:
-            return out_of_memory(status, memory)
+            return make_out_of_memory_exit(status, memory)
         if status > 128:
             return StageExit(status, f"The stage was ended by signal {status - 128}.")
         return StageExit(status)
 
 
 def _extract(chunks: Iterator[bytes], target: Any, most: int) -> bool:
-    """Write the one regular file of a tar stream to `target`; False if there is none to take.
+    """Write the single regular file of a tar stream to `target`.
 
-    That is: something else than a file, or more than `most` bytes.
+    Return False if the stream holds anything but a regular file of at most `most` bytes.
     """
     with tarfile.open(fileobj=io.BufferedReader(_Stream(chunks)), mode="r|") as archive:
         for member in archive:
@@ -317,8 +316,8 @@ def remove_run(client: docker.DockerClient, run: str) -> None:
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
-    """Turn what the SDK raises, when the daemon refuses or is gone, into an error for a person."""
+def _translate_errors() -> Iterator[None]:
+    """Turn the SDK's errors, raised if the daemon refuses or is gone, into one for users."""
     try:
         yield
     except (
@@ -330,12 +329,12 @@ def _answering() -> Iterator[None]:
         if "device driver" in str(error):
             remedy = "Docker has no GPU driver here: leave out --gpu, or install NVIDIA's toolkit."
         raise EnvironmentUnavailable(
-            f"The Docker engine failed: {_short(error)}", remedy
+            f"The Docker engine failed: {_shorten_error(error)}", remedy
         ) from error
 
 
-def _archive(target: Any, files: Mapping[str, Path | bytes]) -> None:
-    """Write a tar of these files, owned by the stages' user, parent folders included."""
+def _write_tar(target: Any, files: Mapping[str, Path | bytes]) -> None:
+    """Write a tar of these files and their parent folders, owned by the stages' user."""
     with tarfile.open(fileobj=target, mode="w") as archive:
         for folder in sorted({str(Path(name).parent) for name in files} - {"."}):
             entry = tarfile.TarInfo(folder)
@@ -356,7 +355,7 @@ def _archive(target: Any, files: Mapping[str, Path | bytes]) -> None:
 
 
 class _Stream(io.RawIOBase):
-    """The chunks of a download as a file; io.BufferedReader makes reads of any size of it."""
+    """The chunks of a download as a raw file, to be wrapped in an io.BufferedReader."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
@@ -376,8 +375,8 @@ class _Stream(io.RawIOBase):
         return count
 
 
-def _short(error: BaseException) -> str:
-    """One line; of one that is too long its two ends, since the cause stands at the last."""
+def _shorten_error(error: BaseException) -> str:
+    """Format an error as one line; if it is too long, as its two ends: the cause comes last."""
     said = getattr(error, "explanation", None) or str(error) or type(error).__name__
     if isinstance(said, bytes):
         said = said.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Writing what `docker load` reads. (`docker import` would stamp the day's date into the image.)"""
+"""Archives for `docker load`. (`docker import` would stamp the current date into the image.)"""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def write_archive(
     created: str,
     labels: Mapping[str, str],
 ) -> None:
-    """Write an image of one layer, a tar of a root file system, as of an RFC 3339 date.
+    """Write an image of one layer, a tar of a root file system, created at an RFC 3339 date.
 
-    The image's id is the hash of its configuration, so it depends on nothing but the arguments and
-    the layer's bytes.
+    The image's id is the digest of its configuration, so it depends only on the arguments and the
+    layer's bytes.
     """
     config = {
         "architecture": "amd64",
@@ -32,7 +32,7 @@ def write_archive(
             "Cmd": ["python3"],
             "Labels": dict(labels),
         },
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{_sha256(layer)}"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{_hash_file(layer)}"]},
         "history": [{"created": created, "created_by": "runner"}],
     }
     manifest = [{"Config": "config.json", "RepoTags": list(tags), "Layers": ["layer.tar"]}]
@@ -45,7 +45,7 @@ def write_archive(
             tar.addfile(member, io.BytesIO(data))
 
 
-def _sha256(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""The images of the stages: their names, whether they are here, and building them with BuildKit."""
+"""Stage images: naming them, finding them on this machine, and building them with BuildKit."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from runner.packages.pip_settings import read_registry
 from runner.toolchains.base import read_recipe
 from runner.toolchains.model import Image
 
-# What the locked packages are for.
+# The platform of the locked packages.
 PLATFORM = "linux/amd64"
 CUDA_VARIANT = "cuda"
 LABELS = "org.runner"
-# Where images/base/install sees the wheels that the user handed over.
+# Where images/base/install finds the wheels that the user supplied.
 WHEELS = "/dev/shm/wheels"
 
 _INSTALL = Path("images", "base", "install")
@@ -37,7 +37,7 @@ _OUTPUT_OF_A_STEP = re.compile(r"#\d+ \d+\.\d+ (?P<text>.*)")
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """A stage image that is on this machine. `base` is the id of what it was built from."""
+    """A stage image on this machine; `base` is the id of the image that it was built from."""
 
     tag: str
     id: str
@@ -45,27 +45,27 @@ class ImageRecord:
     size: int
 
 
-def image_tag(image: Image, base_id: str) -> str:
-    """The only name under which an image of these very inputs is ever found."""
-    return f"runner-{image.title}:{_key(image, base_id)[:12]}"
+def make_image_tag(image: Image, base_id: str) -> str:
+    """Return the tag under which an image built from exactly these inputs is found."""
+    return f"runner-{image.title}:{_compute_key(image, base_id)[:12]}"
 
 
 def find_image(client: docker.DockerClient, image: Image) -> ImageRecord | None:
-    """The image, if it is here and was built from the lock, Dockerfile and code as they are now.
+    """Find an image that was built from the current lock, Dockerfile and code, or return None.
 
-    Of several, on different bases, the one that was built last.
+    If there are several, on different bases, return the one that was built last.
     """
     labels = [f"{LABELS}.image={image.name}", f"{LABELS}.variant={image.variant}"]
     found: list[ImageRecord] = []
     for candidate in client.images.list(filters={"label": labels}):
         base_id = candidate.labels.get(f"{LABELS}.base", "")
-        tag = image_tag(image, base_id)
+        tag = make_image_tag(image, base_id)
         if tag in candidate.tags:
             record = ImageRecord(tag, str(candidate.id), base_id, candidate.attrs["Size"])
-            if _latest(image) in candidate.tags:
+            if _get_latest_tag(image) in candidate.tags:
                 return record
             found.append(record)
-    # Their dates are all the same, so any order will do that is always the same.
+    # Their dates are all the same, so any deterministic order will do.
     return min(found, key=lambda record: record.tag, default=None)
 
 
@@ -80,30 +80,30 @@ def build_image(
 ) -> ImageRecord:
     """Build an image on `base` and load it into the engine: half a minute, without a cache.
 
-    `cuda` is the image that the cuda variant takes its libraries from; by default the first of
-    base.toml's that can be had. `options` are passed on to `docker buildx build`. Raises
-    `EnvironmentUnavailable` with the build's own last words.
+    `cuda` is the image that the cuda variant takes its libraries from; by default, the first one
+    in base.toml that is available. `options` are passed on to `docker buildx build`. Raises
+    `EnvironmentUnavailable` with the last lines of the build's output.
     """
     if cuda is None:
         cuda = choose_cuda(client, on_line) if image.variant == CUDA_VARIANT else "scratch"
-    base_id = _id_of(client, base)
+    base_id = _get_image_id(client, base)
     if cuda != "scratch":
-        base_id += f"+{_id_of(client, cuda)}"
-    tag = image_tag(image, base_id)
+        base_id += f"+{_get_image_id(client, cuda)}"
+    tag = make_image_tag(image, base_id)
     arguments = {
         "BASE": base,
         "CUDA": cuda,
-        "LOCK": _lock_path(image),
+        "LOCK": _get_lock_path(image),
         "SOURCE_DATE_EPOCH": str(read_recipe().epoch),
     }
     labels = {
         "image": image.name,
         "variant": image.variant,
         "lock": image.lock_sha256,
-        "key": _key(image, base_id),
+        "key": _compute_key(image, base_id),
         "base": base_id,
     }
-    with tempfile.TemporaryDirectory(prefix="runner-build-") as name, _secrets() as secrets:
+    with tempfile.TemporaryDirectory(prefix="runner-build-") as name, _provide_secrets() as secrets:
         folder = Path(name)
         _lay_out(image, folder)
         finished = run_showing_lines(
@@ -111,12 +111,12 @@ def build_image(
                 *("docker", "buildx", "build", "--load", "--progress=plain"),
                 *("--provenance=false", "--platform", PLATFORM),
                 *(f"--build-arg={name}={value}" for name, value in arguments.items()),
-                # Known to BuildKit, which keeps them out of the image's history.
+                # Predefined in BuildKit, which keeps them out of the image's history.
                 *(f"--build-arg={name}" for name in _PROXIES if os.environ.get(name)),
                 *(f"--label={LABELS}.{name}={value}" for name, value in labels.items()),
                 *secrets,
                 f"--build-context=wheels={folder / 'wheels'}",
-                *("--tag", tag, "--tag", _latest(image)),
+                *("--tag", tag, "--tag", _get_latest_tag(image)),
                 *("--file", str(image.dockerfile)),
                 *options,
                 str(folder / "context"),
@@ -135,7 +135,7 @@ def build_image(
 
 
 def choose_base(client: docker.DockerClient, on_line: Callable[[str], None]) -> str:
-    """The base to build on: one built here before, else the published one, else one built now.
+    """Choose the base to build on: one built here before, else the published one, else a new one.
 
     Raises `EnvironmentUnavailable` naming each way that was tried.
     """
@@ -161,7 +161,7 @@ def choose_base(client: docker.DockerClient, on_line: Callable[[str], None]) -> 
 
 
 def choose_cuda(client: docker.DockerClient, on_line: Callable[[str], None]) -> str:
-    """The first image with CUDA 10.1 of base.toml's that is here or can be pulled."""
+    """Return the first image with CUDA 10.1 in base.toml that is here or can be pulled."""
     sources = read_recipe().cuda_sources
     refusals = []
     for source in sources:
@@ -175,7 +175,7 @@ def choose_cuda(client: docker.DockerClient, on_line: Callable[[str], None]) -> 
     )
 
 
-def _id_of(client: docker.DockerClient, reference: str) -> str:
+def _get_image_id(client: docker.DockerClient, reference: str) -> str:
     try:
         return str(client.images.get(reference).id)
     except docker.errors.ImageNotFound:
@@ -186,7 +186,7 @@ def _id_of(client: docker.DockerClient, reference: str) -> str:
 
 
 def _obtain(client: docker.DockerClient, reference: str, on_line: Callable[[str], None]) -> str:
-    """Have an image here, pulling it if need be; why that is impossible, or nothing."""
+    """Make sure that an image is here, pulling it if needed; return why it cannot be, or ''."""
     try:
         client.images.get(reference)
     except docker.errors.ImageNotFound:
@@ -195,62 +195,64 @@ def _obtain(client: docker.DockerClient, reference: str, on_line: Callable[[str]
         return ""
     command = ["docker", "pull", "--platform", PLATFORM, reference]
     finished = run_showing_lines(command, on_line)
-    return finished.lines[-1] if finished.status and finished.lines else ""
+    if finished.status == 0:
+        return ""
+    return (finished.lines or [f"docker pull ended with exit status {finished.status}"])[-1]
 
 
-def _key(image: Image, base_id: str) -> str:
-    """64 hex digits over everything that goes into an image."""
+def _compute_key(image: Image, base_id: str) -> str:
+    """Compute 64 hex digits from everything that goes into an image."""
     digest = hashlib.sha256(f"{image.environment_key}\n{image.variant}\n{base_id}\n".encode())
-    for path in (image.dockerfile, ROOT / _INSTALL, *_stage_files()):
+    for path in (image.dockerfile, ROOT / _INSTALL, *_list_stage_files()):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
-def _latest(image: Image) -> str:
-    """The name in compose.yaml."""
+def _get_latest_tag(image: Image) -> str:
+    """Return the tag that compose.yaml uses."""
     return f"runner-{image.title}:latest"
 
 
-def _stage_files() -> list[Path]:
-    """What of the stages goes into an image: their code, and the data that it reads."""
+def _list_stage_files() -> list[Path]:
+    """List the files of the stages that go into an image: their code, and the data it reads."""
     return sorted(p for p in (ROOT / "stages").rglob("*") if p.suffix in (".py", ".json"))
 
 
-def _lock_path(image: Image) -> str:
+def _get_lock_path(image: Image) -> str:
     return f"images/{image.name}/{image.lock.name}"
 
 
 def _lay_out(image: Image, folder: Path) -> None:
-    """Make the build context, laid out like the repository, with only what the build reads."""
+    """Create the build context, laid out like the repository, with only what the build reads."""
     context = folder / "context"
-    for path in (ROOT / _INSTALL, *_stage_files()):
+    for path in (ROOT / _INSTALL, *_list_stage_files()):
         copy = context / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    lock = context / _lock_path(image)
+    lock = context / _get_lock_path(image)
     lock.parent.mkdir(parents=True)
-    lock.write_text(image.requirements(WHEELS))
+    lock.write_text(image.render_requirements(WHEELS))
     (folder / "wheels").mkdir()
     for wheel in image.wheels:
         shutil.copy(wheel.path, folder / "wheels")
 
 
 @contextmanager
-def _secrets() -> Iterator[list[str]]:
-    """The options that show this machine's index and certificates to a build, and to it alone."""
+def _provide_secrets() -> Iterator[list[str]]:
+    """Yield options that expose this machine's index and certificates only during the build."""
     registry = read_registry()
     options = []
     if registry.ca_bundle:
         options.append(f"--secret=id=ca_bundle,src={registry.ca_bundle}")
     with tempfile.NamedTemporaryFile("w", prefix="runner-pip-conf-") as file:
-        file.write(registry.pip_conf())
+        file.write(registry.render_pip_conf())
         file.flush()
         options.append(f"--secret=id=pip_conf,src={file.name}")
         yield options
 
 
 def _last_words(lines: Sequence[str]) -> str:
-    """The end of the failed step's own output; BuildKit's, if no step had begun."""
+    """Return the end of the failed step's own output, or of BuildKit's if no step had begun."""
     words = [match["text"] for line in lines if (match := _OUTPUT_OF_A_STEP.match(line))]
     return "\n".join((words or list(lines))[-12:])

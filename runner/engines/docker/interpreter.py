@@ -1,4 +1,4 @@
-"""Which CPython an image has: asked once of each image, by a container of its own."""
+"""The CPython of an image, found by running a container once per image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.schemas.report import InterpreterRecord
 
 
 def find_interpreter(client: docker.DockerClient, image_id: str) -> InterpreterRecord:
-    """Tell which CPython an image's stages run on. Raises the SDK's errors."""
+    """Find the CPython that an image's stages run on. Raises the SDK's errors."""
     memory = cache_folder() / "images" / f"{image_id.removeprefix('sha256:')}.json"
     try:
         return InterpreterRecord.model_validate_json(memory.read_bytes())
@@ -37,5 +37,5 @@ def find_interpreter(client: docker.DockerClient, image_id: str) -> InterpreterR
     try:
         write_text(memory, record.model_dump_json() + "\n")
     except OSError:
-        pass  # then it is asked again
+        pass  # the next run asks again
     return record

@@ -1,7 +1,7 @@
-"""How much a docker volume holds: the engine has no bound for that, and does not say it.
+"""How much a docker volume holds, which the engine neither limits nor reports.
 
-A container of its own looks, since the volume's folder is on the engine's machine and mostly not
-for this user to read. It sees the volume read-only, and runs nothing but the lines below.
+A separate container measures it, since the volume's folder is on the engine's machine and mostly
+not readable for this user. It sees the volume read-only, and runs only the program below.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from runner.host.text import split_lines
 _PLACE = "/artifacts"
 _MOST_FILES = 1 << 20
 _SECONDS_TO_START = 30
-# `measure_disk` as it is: the image's Python reads it, however old.
+# The source of `measure_disk`, which runs on the image's Python, however old.
 _PROGRAM = f"""
 from __future__ import annotations
 import errno, json, os, stat, time
@@ -37,7 +37,7 @@ while True:
 
 
 class VolumeWatcher:
-    """Knows what a volume held a moment ago. Started at the first question, by a thread."""
+    """Tracks what a volume holds, from a container that a thread starts at the first look."""
 
     def __init__(
         self, client: docker.DockerClient, image: str, volume: str, labels: dict[str, str]
@@ -50,7 +50,7 @@ class VolumeWatcher:
         self._container: Any = None
 
     def close(self) -> None:
-        """Take the container away, also one that is just being made."""
+        """Remove the container, even one that is still being created."""
         if self._thread is None:
             return
         self._started.wait(_SECONDS_TO_START)
@@ -60,9 +60,9 @@ class VolumeWatcher:
         self._thread.join(timeout=5)
 
     def look(self) -> ResourceUsage | None:
-        """What the volume held last, None before the first look.
+        """Return what the volume held at the last measurement, or None before the first one.
 
-        Raises `EnvironmentUnavailable` when nobody looks any more.
+        Raises `EnvironmentUnavailable` once the container has ended.
         """
         if self._thread is None:
             self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -72,7 +72,7 @@ class VolumeWatcher:
         return self._latest
 
     def _follow(self) -> None:
-        # The engine may go away at any time, and this container with the run.
+        # The engine may go away at any time, and the container is removed with its run.
         with suppress(
             docker.errors.DockerException, requests.exceptions.RequestException, OSError, ValueError
         ):
@@ -93,7 +93,7 @@ class VolumeWatcher:
             network_mode="none",
             read_only=True,
             cap_drop=["ALL"],
-            # Folders that a stage has closed to its own user are looked into as well.
+            # To look into folders that a stage has closed to its own user, too.
             cap_add=["DAC_READ_SEARCH"],
             user="0:0",
             security_opt=["no-new-privileges:true"],

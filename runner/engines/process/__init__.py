@@ -1,1 +1,1 @@
-"""The process engine: locked virtual environments on this machine, isolated where that works."""
+"""The process engine: locked virtual environments on this machine, sandboxed if possible."""

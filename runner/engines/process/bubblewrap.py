@@ -1,8 +1,8 @@
 """The process engine's sandbox: bubblewrap (Debian's package `bubblewrap`), where it works.
 
-A stage sees a system that is read-only, its environment and its run's volume, and nothing else:
-no network, no home folder, no other process, no capability, no new privileges. Its processes end
-with it, since their process namespace does.
+A stage sees a read-only system, its environment and its run's volume, and nothing else: no
+network, no home folder, no other processes, no capabilities, no new privileges. Its processes end
+with it, because their process namespace does.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.engines.process.seccomp import seccomp_filter
+from runner.engines.process.seccomp import open_seccomp_filter
 
-# Names another program than the `bwrap` of the path.
+# Names a program to use instead of the `bwrap` on the PATH.
 PROGRAM_VARIABLE = "RUNNER_BWRAP"
 # Where the stage finds its volume and its temporary folder.
 VOLUME, HOME = "/artifacts", "/tmp"
-# Inside, a stage is this user and has no capability, whoever runs the runner.
+# Inside, a stage runs as this user without capabilities, whoever runs the runner.
 _USER = 1000
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin")
-# What the dynamic loader and the C library read, and nothing that tells of users or hosts.
+# What the dynamic loader and the C library read, and nothing that reveals users or hosts.
 _SETTINGS = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime")
-# The frameworks count the cores there.
+# Where the frameworks count the cores.
 _CORES = "/sys/devices/system/cpu"
 _SECONDS_TO_TRY = 20
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A bubblewrap that works on this machine; `options` are those that not every version has."""
+    """A bubblewrap that works on this machine; `options` are those that only some versions have."""
 
     program: str
     version: str
@@ -50,25 +50,26 @@ class Sandbox:
         devices: Sequence[str] = (),
         seccomp: int | None = None,
     ) -> list[str]:
-        """The command line that runs `command` inside.
+        """Build the command line that runs `command` in the sandbox.
 
-        `writable` are folders and their places; `seccomp` is a descriptor to read a filter from.
+        `writable` maps folders to their places inside; `seccomp` is a file descriptor to read a
+        filter from.
         """
         arguments = [self.program, *_ISOLATED, *self.options]
         for folder in _SYSTEM:
-            arguments += _shown(folder)
+            arguments += _bind_system_folder(folder)
         for name in _SETTINGS:
             arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
         arguments += ["--proc", "/proc", "--dev", "/dev", "--ro-bind-try", _CORES, _CORES]
         arguments += ["--dir", HOME]
-        # First, since the rest may lie below /tmp.
+        # Before the read-only folders, since those may lie below /tmp.
         for path, place in writable.items():
             arguments += ["--bind", str(path), place]
         for path in read_only:
             arguments += ["--ro-bind", str(path), str(path)]
         for device in devices:
             arguments += ["--dev-bind-try", device, device]
-        # The file systems made for it are memory, and what is written there would not be counted.
+        # These file systems live in memory, and what is written there would not be counted.
         arguments += ["--remount-ro", "/dev", "--remount-ro", "/"]
         arguments += ["--seccomp", str(seccomp)] if seccomp is not None else []
         for name, value in environment.items():
@@ -88,8 +89,8 @@ _ISOLATED = (
 )
 
 
-def _shown(folder: str) -> list[str]:
-    """A folder of the system as it is: today's /lib is a link to /usr/lib."""
+def _bind_system_folder(folder: str) -> list[str]:
+    """Build the options to mount a system folder as it is; /lib may be a link to /usr/lib."""
     path = Path(folder)
     if path.is_symlink():
         return ["--symlink", str(path.readlink()), folder]
@@ -98,15 +99,15 @@ def _shown(folder: str) -> list[str]:
 
 @functools.cache
 def find_sandbox() -> Sandbox | str:
-    """The sandbox, tried out just now; or why there is none, as the end of a sentence."""
+    """Return a sandbox that was just tried out, or why there is none, as the end of a sentence."""
     if sys.platform != "linux":
         return "bubblewrap exists for Linux only"
     named = os.environ.get(PROGRAM_VARIABLE) or "bwrap"
     program = shutil.which(named)
     if program is None:
         return "bubblewrap is not installed"
-    version = _output([program, "--version"]).rpartition(" ")[2].strip()
-    # Of 0.8: nothing inside can make user namespaces, where many of the kernel's faults were.
+    version = _read_output([program, "--version"]).rpartition(" ")[2].strip()
+    # Since 0.8: forbid user namespaces inside, the source of many kernel vulnerabilities.
     for options in (("--disable-userns",), ()):
         sandbox = Sandbox(program, version, options)
         problem = _try(sandbox)
@@ -116,8 +117,8 @@ def find_sandbox() -> Sandbox | str:
 
 
 def _try(sandbox: Sandbox) -> str:
-    """Run a program in it, and see that it has no capability; what is wrong, if anything."""
-    filter_ = seccomp_filter()
+    """Check that a program in the sandbox has no capabilities; return what is wrong, or ''."""
+    filter_ = open_seccomp_filter()
     command = sandbox.command(
         ["/bin/cat", "/proc/self/status"],
         environment={},
@@ -145,7 +146,7 @@ def _try(sandbox: Sandbox) -> str:
     return said.strip().splitlines()[-1][:160] if said.strip() else f"status {done.returncode}"
 
 
-def _output(command: Sequence[str]) -> str:
+def _read_output(command: Sequence[str]) -> str:
     try:
         return subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=_SECONDS_TO_TRY

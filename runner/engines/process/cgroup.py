@@ -1,8 +1,8 @@
-"""Hard bounds on memory and processes by a control group, where one can be made.
+"""Hard limits on memory and processes by a control group, where one can be created.
 
-That is mostly as root, on the machine itself. The kernel does not count the processes of root by
-rlimits, so for root this is the one hard bound there is. Elsewhere rlimits bound each process, and
-the watch the sum of them.
+That mostly takes root, outside of containers. The kernel does not enforce rlimits on the number of
+root's processes, so for root this is the only hard limit. Elsewhere rlimits bound each process, and
+the watchdog bounds their sum.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.host.process_identity import is_process_id, is_running, process_id
+from runner.host.process_identity import get_process_id, is_process_id, is_running
 
 _ROOT = Path("/sys/fs/cgroup")
 _PREFIX = "runner-"
-# Joins the groups before anything else, and becomes the command. The groups come first, then '--'.
+# Joins the groups before anything else, then execs the command. Arguments: groups, '--', command.
 _JOIN = """
 while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit 125; shift; done
 shift
@@ -29,16 +29,16 @@ exec "$@"
 
 @dataclass(frozen=True)
 class ControlGroup:
-    """The folders of one group: one a controller (version 1), or one for all (version 2)."""
+    """The folders of one group: one per controller (version 1), or one for all (version 2)."""
 
     folders: tuple[Path, ...]
 
     def wrap_command(self, command: list[str]) -> list[str]:
-        """The command, run in the group from its first instruction on."""
+        """Wrap a command so that it runs in the group from its first instruction on."""
         return ["/bin/sh", "-c", _JOIN, "sh", *map(str, self.folders), "--", *command]
 
     def ran_out_of_memory(self) -> bool:
-        """Whether the kernel ended a process of the group for want of memory."""
+        """Tell whether the kernel killed a process of the group for lack of memory."""
         for folder in self.folders:
             for name in ("memory.events", "memory.oom_control"):
                 with suppress(OSError):
@@ -49,7 +49,7 @@ class ControlGroup:
         return False
 
     def end(self) -> None:
-        """Kill whatever is in the group, such as a daemon that left its process group."""
+        """Kill everything in the group, such as a daemon that left its process group."""
         for _ in range(200):
             left = False
             for folder in self.folders:
@@ -63,14 +63,14 @@ class ControlGroup:
             _pause(10)
 
     def remove(self) -> None:
-        """End what is in the group, and remove it."""
+        """Kill everything in the group, and remove it."""
         self.end()
         _remove(self.folders)
 
 
 @contextmanager
-def control_group(memory: int, processes: int) -> Iterator[ControlGroup | None]:
-    """A group with these bounds, removed afterwards; None where this user cannot make one."""
+def open_control_group(memory: int, processes: int) -> Iterator[ControlGroup | None]:
+    """Yield a group with these limits, then remove it; None if this user cannot create one."""
     group = _make(memory, processes)
     try:
         yield group
@@ -80,7 +80,7 @@ def control_group(memory: int, processes: int) -> Iterator[ControlGroup | None]:
 
 
 def find_abandoned_groups() -> list[ControlGroup]:
-    """Groups whose runner was killed: nobody ends what is in them, nor removes them."""
+    """List the groups whose runner was killed, so that nobody empties or removes them."""
     found = []
     for folder in sorted(_ROOT.glob(f"{_PREFIX}*")) + sorted(_ROOT.glob(f"*/{_PREFIX}*")):
         owner = folder.name[len(_PREFIX) :].rpartition("-")[0]
@@ -90,7 +90,7 @@ def find_abandoned_groups() -> list[ControlGroup]:
 
 
 def _make(memory: int, processes: int) -> ControlGroup | None:
-    name = f"{_PREFIX}{process_id()}-{secrets.token_hex(3)}"
+    name = f"{_PREFIX}{get_process_id()}-{secrets.token_hex(3)}"
     if (_ROOT / "cgroup.controllers").exists():
         settings = {
             _ROOT / name: {
@@ -113,7 +113,7 @@ def _make(memory: int, processes: int) -> ControlGroup | None:
             folder.mkdir()
             made.append(folder)
             for file, value in values.items():
-                # Kernels without the accounting of swap have no such files.
+                # Kernels without swap accounting lack these files.
                 if "sw" not in file or (folder / file).exists():
                     (folder / file).write_text(str(value))
     except OSError:
@@ -136,5 +136,5 @@ def _remove(folders: tuple[Path, ...] | list[Path]) -> None:
 
 
 def _pause(milliseconds: int) -> None:
-    # Not time.sleep: where libfaketime sets the clock, as in the tests, it fails when that jumps.
+    # Not time.sleep: under libfaketime, as in the tests, it fails when the clock jumps.
     select.poll().poll(milliseconds)

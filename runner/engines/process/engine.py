@@ -1,4 +1,4 @@
-"""The process engine: stages in locked virtual environments on this machine, no Docker needed."""
+"""The process engine: stages in locked virtual environments on this machine, without Docker."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.process import volume as volume_folder
 from runner.engines.process.bubblewrap import Sandbox, find_sandbox
 from runner.engines.process.environments import (
-    environment_folder,
-    environment_identity,
-    environment_python,
+    compute_environment_identity,
     install_missing,
+    locate_environment,
+    locate_environment_python,
 )
 from runner.engines.process.launch import StageProgram, run_stage_program
 from runner.engines.process.precompile import precompile
 from runner.errors import EnvironmentUnavailable
 from runner.host.files import atomic_write, remove_tree
-from runner.host.paths import ROOT
-from runner.host.paths import cache_folder as cache_folder
-from runner.host.process_identity import scratch_folder
+from runner.host.paths import ROOT, cache_folder
+from runner.host.process_identity import make_scratch_folder
 from runner.packages.cpython import find_cpython
 from runner.schemas.report import EnvironmentRecord
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Stage
 
-# What stages see of the user's environment variables; the rest could change what they do.
+# The user's environment variables that stages see; others could change what the stages do.
 _KEPT_VARIABLES = ("PATH", "SYSTEMROOT", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
 
 
@@ -53,13 +52,13 @@ class ProcessEngine:
         install_missing(images, progress)
         if self.sandbox is not None:
             with ThreadPoolExecutor(len(images)) as pool:
-                list(pool.map(lambda image: precompile(image, environment_folder(image)), images))
+                list(pool.map(lambda image: precompile(image, locate_environment(image)), images))
 
     def environment(self, image: Image) -> EnvironmentRecord:
         interpreter = find_cpython(image.python, install=False)
         return EnvironmentRecord(
             image=image.title,
-            identity=environment_identity(image, interpreter),
+            identity=compute_environment_identity(image, interpreter),
             lock_sha256=image.lock_sha256,
             interpreter=interpreter.record,
             stand_ins=[str(stand_in) for stand_in in image.stand_ins_used],
@@ -76,7 +75,7 @@ class ProcessEngine:
 
 
 class ProcessVolume:
-    """A folder on this machine, where nothing is what it was once a stage has run."""
+    """A folder on this machine, whose contents are untrusted once a stage has run."""
 
     def __init__(
         self,
@@ -104,13 +103,13 @@ class ProcessVolume:
 
     def run(self, stage: Stage, on_line: OnLine) -> StageExit:
         image = self._images[stage.image]
-        python = environment_python(image)
+        python = locate_environment_python(image)
         if not python.exists():
             raise EnvironmentUnavailable(
-                f"The environment '{image.title}' is no longer in {environment_folder(image)}.",
+                f"The environment '{image.title}' is no longer in {locate_environment(image)}.",
                 "It was removed in the meantime: run the command again, which makes it.",
             )
-        with scratch_folder("home") as home:
+        with make_scratch_folder("home") as home:
             return run_stage_program(
                 StageProgram(
                     python=python,
@@ -118,7 +117,7 @@ class ProcessVolume:
                     code=ROOT,
                     volume=self._folder,
                     home=home,
-                    variables=_stage_environment(),
+                    variables=_make_stage_environment(),
                     gpu=image.variant != DEFAULT_VARIANT,
                 ),
                 self.limits,
@@ -127,7 +126,7 @@ class ProcessVolume:
             )
 
 
-def _stage_environment() -> dict[str, str]:
+def _make_stage_environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     return {
         **kept,

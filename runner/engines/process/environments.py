@@ -1,4 +1,4 @@
-"""Locked virtual environments in the cache folder: where they lie, and how they are made."""
+"""Locked virtual environments in the cache folder: where they lie, and how to install them."""
 
 from __future__ import annotations
 
@@ -23,20 +23,18 @@ from runner.host.paths import cache_folder
 from runner.host.subprocesses import Programs
 from runner.packages.cpython import Interpreter, find_cpython
 from runner.packages.lockfile import parse_lock
-from runner.packages.pip_settings import uv_environment
-from runner.packages.wheel_store import uv_variables
+from runner.packages.pip_settings import make_uv_environment
+from runner.packages.wheel_store import provide_uv_variables
 from runner.toolchains.model import Image
 
-# Counted up when the way of making environments changes, so that old ones are not used.
+# Incremented when the way of making environments changes, so that old ones are not used.
 _FORMAT = "2"
-
-
-# Lines of the lock that other packages' sources are built with, installed before the rest.
+# Locked packages that build other packages from source, so they are installed first.
 _BUILD_TOOLS = ("setuptools", "wheel")
 
 
-def environment_identity(image: Image, interpreter: Interpreter) -> str:
-    """64 hex digits that change whenever an installed file, or what runs it, could.
+def compute_environment_identity(image: Image, interpreter: Interpreter) -> str:
+    """Compute 64 hex digits that change whenever an installed file or its interpreter could.
 
     The same packages under another CPython are another environment.
     """
@@ -45,40 +43,40 @@ def environment_identity(image: Image, interpreter: Interpreter) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def environment_folder(image: Image, interpreter: Interpreter | None = None) -> Path:
-    """Where an image's environment lies on this machine, whether or not it is installed.
+def locate_environment(image: Image, interpreter: Interpreter | None = None) -> Path:
+    """Return where an image's environment lies on this machine, whether or not it is installed.
 
-    Raises `EnvironmentUnavailable` where the machine has no such CPython.
+    Raises `EnvironmentUnavailable` if the machine has no such CPython.
     """
     interpreter = interpreter or find_cpython(image.python, install=False)
-    identity = environment_identity(image, interpreter)
+    identity = compute_environment_identity(image, interpreter)
     return cache_folder() / "environments" / f"{image.title}-{_FORMAT}-{identity[:16]}"
 
 
 def is_installed(image: Image) -> bool:
-    """Whether an image's environment is on this machine."""
+    """Tell whether an image's environment is on this machine."""
     try:
-        return environment_python(image).exists()
+        return locate_environment_python(image).exists()
     except EnvironmentUnavailable:
         return False
 
 
 def is_environment_folder(path: Path) -> bool:
-    """Whether a folder has the name of one that this engine makes, of whatever format."""
+    """Tell whether a folder is named like an environment of this engine, of any format."""
     return re.fullmatch(r".+-[0-9]+-[0-9a-f]{16}", path.name, re.ASCII) is not None
 
 
-def environment_python(image: Image) -> Path:
-    """The interpreter of an image's environment, whether or not it is installed."""
-    return _python(environment_folder(image))
+def locate_environment_python(image: Image) -> Path:
+    """Return the interpreter of an image's environment, whether or not it is installed."""
+    return _get_python(locate_environment(image))
 
 
-def _python(folder: Path) -> Path:
+def _get_python(folder: Path) -> Path:
     return folder / "bin" / "python"
 
 
 def install_missing(images: Sequence[Image], progress: Progress) -> None:
-    """Install the environments of these images that are not here yet, side by side.
+    """Install the environments of these images that are not here yet, in parallel.
 
     Raises `EnvironmentUnavailable`.
     """
@@ -88,7 +86,7 @@ def install_missing(images: Sequence[Image], progress: Progress) -> None:
             "Use the docker engine here: --engine docker.",
         )
     interpreters = {version: find_cpython(version) for version in {i.python for i in images}}
-    missing = [image for image in images if not environment_python(image).exists()]
+    missing = [image for image in images if not locate_environment_python(image).exists()]
     if not missing:
         return
     tasks = [progress.task(f"environment {image.title}") for image in missing]
@@ -114,18 +112,18 @@ def _install(
     programs: Programs,
     show: Callable[[str, float | None], None],
 ) -> None:
-    """Make an image's virtual environment, under its final name only when it is whole."""
-    folder = environment_folder(image, interpreter)
+    """Create an image's virtual environment, which gets its final name only once complete."""
+    folder = locate_environment(image, interpreter)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _held(FileLock(str(folder) + ".lock"), programs, show):
-        if _python(folder).exists():
+        if _get_python(folder).exists():
             show("installed by another run", 1.0)
             return
         draft = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(draft, ignore_errors=True)
         try:
             _fill(image, interpreter, draft, programs, show)
-            shutil.rmtree(folder, ignore_errors=True)  # one that somebody has removed in part
+            shutil.rmtree(folder, ignore_errors=True)  # one that was partly deleted
             draft.rename(folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -136,7 +134,7 @@ def _install(
 def _held(
     lock: FileLock, programs: Programs, show: Callable[[str, float | None], None]
 ) -> Iterator[None]:
-    """Hold a lock; whoever ends the programs ends the wait for it too."""
+    """Hold a lock; ending the programs also ends the wait for it."""
     while True:
         try:
             lock.acquire(timeout=1)
@@ -158,24 +156,31 @@ def _fill(
     programs: Programs,
     show: Callable[[str, float | None], None],
 ) -> None:
-    text = image.requirements()
+    text = image.render_requirements()
     pins = parse_lock(text)
     total = len(pins) + len(image.wheels)
     lock = draft.with_name(draft.name + ".txt")
-    watching = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(draft, total, show, watching), daemon=True)
+    stopped = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(draft, total, show, stopped), daemon=True)
     try:
         show("creating", 0.0)
         venv = ("venv", "--quiet", "--relocatable", "--python", interpreter.path, draft)
-        _uv(programs, image, *venv)
+        _run_uv(programs, image, *venv)
         watcher.start()
-        install = ("pip", "install", "--no-deps", "--require-hashes", "--python", _python(draft))
-        with uv_variables(image, draft.with_name(f"{draft.name}.wheels")) as store:
+        install = (
+            "pip",
+            "install",
+            "--no-deps",
+            "--require-hashes",
+            "--python",
+            _get_python(draft),
+        )
+        with provide_uv_variables(image, draft.with_name(f"{draft.name}.wheels")) as store:
             lock.write_text("".join(pin.text for pin in pins if pin.name in _BUILD_TOOLS))
-            _uv(programs, image, *install, "--requirement", lock, variables=store)
+            _run_uv(programs, image, *install, "--requirement", lock, variables=store)
             lock.write_text(text)
-            # What is published as source only is built by the locked tools, not by newer ones.
-            _uv(
+            # Source-only packages are built by the locked tools, not by newer ones.
+            _run_uv(
                 programs,
                 image,
                 *install,
@@ -185,11 +190,11 @@ def _fill(
                 variables=store,
             )
     finally:
-        watching.set()
+        stopped.set()
         lock.unlink(missing_ok=True)
 
 
-def _uv(
+def _run_uv(
     programs: Programs,
     image: Image,
     *arguments: str | Path,
@@ -198,8 +203,8 @@ def _uv(
     finished = programs.run(
         [find_uv_bin(), *map(str, arguments)],
         lambda line: None,
-        # 'wrapt' is the same pure Python on every machine, whether it has a compiler or not.
-        environment={**uv_environment(), "WRAPT_EXTENSIONS": "false", **variables},
+        # Makes 'wrapt' pure Python on every machine, whether or not it has a compiler.
+        environment={**make_uv_environment(), "WRAPT_EXTENSIONS": "false", **variables},
     )
     if finished.status:
         raise EnvironmentUnavailable(
@@ -213,7 +218,7 @@ def _uv(
 def _watch(
     draft: Path, total: int, show: Callable[[str, float | None], None], stop: threading.Event
 ) -> None:
-    """Show how many of the lock's packages are installed already."""
+    """Show how many of the locked packages are installed already, until `stop` is set."""
     while not stop.wait(0.25):
         count = len(list(draft.glob("lib/*/site-packages/*.dist-info")))
         show(

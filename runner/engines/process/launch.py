@@ -1,4 +1,4 @@
-"""Running a stage as a child process: in the sandbox where there is one, within the limits."""
+"""Stages as child processes: in the sandbox where there is one, and within their limits."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.engines.base import OnLine, StageExit, out_of_memory
-from runner.engines.limits import Limits, available_memory, machine_memory
+from runner.engines.base import OnLine, StageExit, make_out_of_memory_exit
+from runner.engines.limits import Limits, read_available_memory, read_machine_memory
 from runner.engines.process.bubblewrap import HOME, VOLUME, Sandbox
-from runner.engines.process.cgroup import ControlGroup, control_group
+from runner.engines.process.cgroup import ControlGroup, open_control_group
 from runner.engines.process.procfs import count_threads_of_user, measure_tree
-from runner.engines.process.seccomp import seccomp_filter
+from runner.engines.process.seccomp import open_seccomp_filter
 from runner.engines.watchdog import ResourceUsage, Watch, measure_disk
 from runner.host.subprocesses import Programs, kill
 
-# Inside, the path names the system's folders only.
+# The PATH inside the sandbox: system folders only.
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 @dataclass(frozen=True)
 class StageProgram:
-    """What to start: an environment's Python on a stage's module, and the stage's two folders.
+    """What to start: a stage's module on an environment's Python, and the stage's two folders.
 
     `code` is the folder that holds the package `stages`.
     """
@@ -43,11 +43,11 @@ class StageProgram:
 def run_stage_program(
     program: StageProgram, limits: Limits, sandbox: Sandbox | None, on_line: OnLine
 ) -> StageExit:
-    """Run a stage to its end, or to the first limit that it reaches."""
-    memory = limits.stage_memory(machine_memory())
+    """Run a stage until it ends or reaches a limit."""
+    memory = limits.compute_stage_memory(read_machine_memory())
     running: list[subprocess.Popen[bytes]] = []
     with ExitStack() as stack:
-        group = stack.enter_context(control_group(memory, limits.processes))
+        group = stack.enter_context(open_control_group(memory, limits.processes))
 
         def look() -> ResourceUsage:
             use = measure_disk((str(program.volume), str(program.home)), limits.files)
@@ -57,8 +57,8 @@ def run_stage_program(
                     use,
                     memory=found.memory,
                     processes=found.processes,
-                    # Shared memory that no process has mapped just now belongs to none.
-                    available=available_memory(),
+                    # Shared memory that no process maps at the moment is charged to none.
+                    available=read_available_memory(),
                 )
             return use
 
@@ -71,25 +71,25 @@ def run_stage_program(
 
         watch = Watch(limits, memory, look, end)
 
-        def line_came(line: str) -> None:
+        def handle_line(line: str) -> None:
             watch.count_output(line)
             if watch.exceeded is None:
                 on_line(line)
 
         command, descriptors = (
-            _sandboxed_command(program, sandbox) if sandbox else _bare_command(program)
+            _make_sandboxed_command(program, sandbox) if sandbox else _make_bare_command(program)
         )
         for descriptor in descriptors:
             stack.callback(os.close, descriptor)
-        command = _with_rlimits(command, limits, memory)
+        command = _add_rlimits(command, limits, memory)
         if group is not None:
             command = group.wrap_command(command)
-        with watch.running():
+        with watch.run_in_background():
             finished = Programs().run(
                 command,
-                line_came,
-                environment=_variables(program),
-                # Not the volume: Python looks for modules in the folder that it starts in.
+                handle_line,
+                environment=_make_variables(program),
+                # Not the volume: Python imports modules from the folder that it starts in.
                 folder=program.home,
                 descriptors=descriptors,
                 on_start=running.append,
@@ -97,7 +97,7 @@ def run_stage_program(
         return _describe_exit(finished.status, watch, group, memory, sandboxed=sandbox is not None)
 
 
-def _variables(program: StageProgram) -> dict[str, str]:
+def _make_variables(program: StageProgram) -> dict[str, str]:
     home = str(program.home)
     return {
         **program.variables,
@@ -107,19 +107,19 @@ def _variables(program: StageProgram) -> dict[str, str]:
     }
 
 
-def _bare_command(program: StageProgram) -> tuple[list[str], list[int]]:
-    # -s: nothing of the user's own packages; the stage's folder comes by PYTHONPATH.
+def _make_bare_command(program: StageProgram) -> tuple[list[str], list[int]]:
+    # -s leaves out the user's own packages; the stage's code is found through PYTHONPATH.
     python = [str(program.python), "-s", "-m", program.module]
     return [*python, "--volume", str(program.volume)], []
 
 
-def _sandboxed_command(program: StageProgram, sandbox: Sandbox) -> tuple[list[str], list[int]]:
-    seccomp = seccomp_filter()
-    devices, libraries = _gpu(program) if program.gpu else ([], [])
+def _make_sandboxed_command(program: StageProgram, sandbox: Sandbox) -> tuple[list[str], list[int]]:
+    seccomp = open_seccomp_filter()
+    devices, libraries = _find_gpu(program) if program.gpu else ([], [])
     command = sandbox.command(
         [str(program.python), "-s", "-m", program.module, "--volume", VOLUME],
         environment={
-            **_variables(program),
+            **_make_variables(program),
             "HOME": HOME,
             "TMPDIR": HOME,
             "PATH": _PATH,
@@ -127,7 +127,7 @@ def _sandboxed_command(program: StageProgram, sandbox: Sandbox) -> tuple[list[st
         },
         read_only=[
             program.python.parent.parent,
-            *_interpreter(program.python),
+            *_find_interpreter_folders(program.python),
             program.code / "stages",
             *libraries,
         ],
@@ -138,8 +138,8 @@ def _sandboxed_command(program: StageProgram, sandbox: Sandbox) -> tuple[list[st
     return command, [seccomp]
 
 
-def _interpreter(python: Path) -> list[Path]:
-    """The folders of the CPython that an environment was made of, if the system has it not."""
+def _find_interpreter_folders(python: Path) -> list[Path]:
+    """List the folders of an environment's base CPython that lie outside the system's."""
     folders = []
     link = python
     while link.is_symlink():
@@ -147,14 +147,14 @@ def _interpreter(python: Path) -> list[Path]:
         prefix = link.parent.parent
         if prefix.is_relative_to("/usr") or prefix == Path("/"):
             continue
-        # An interpreter may be in the home folder itself: then only what it needs of that.
+        # A prefix that contains the home folder is not exposed whole: only what Python needs.
         whole = not Path.home().is_relative_to(prefix)
         folders += [prefix] if whole else [prefix / "bin", prefix / "lib"]
     return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
 
 
-def _gpu(program: StageProgram) -> tuple[list[str], list[Path]]:
-    """The devices and the libraries of an NVIDIA GPU."""
+def _find_gpu(program: StageProgram) -> tuple[list[str], list[Path]]:
+    """Find the devices and the libraries of an NVIDIA GPU."""
     libraries = program.variables.get("LD_LIBRARY_PATH", "").split(":")
     found = [Path(name) for name in libraries if name and Path(name).is_dir()]
     return [str(path) for path in Path("/dev").glob("nvidia*")], [
@@ -163,12 +163,12 @@ def _gpu(program: StageProgram) -> tuple[list[str], list[Path]]:
     ]
 
 
-def _with_rlimits(command: list[str], limits: Limits, memory: int) -> list[str]:
-    """The command under the limits that the kernel keeps for each process (man 1 prlimit)."""
+def _add_rlimits(command: list[str], limits: Limits, memory: int) -> list[str]:
+    """Wrap a command in the limits that the kernel enforces per process (man 1 prlimit)."""
     prlimit = shutil.which("prlimit")
     if prlimit is None:
         return command
-    # The kernel counts all processes of a user together, on older kernels over all namespaces.
+    # The kernel counts all processes of a user together, on older kernels across namespaces.
     processes = limits.processes + count_threads_of_user(os.getuid())
     bounds = {"core": 0, "fsize": limits.disk, "data": memory, "nproc": processes}
     return [prlimit, *(f"--{name}={value}" for name, value in bounds.items()), "--", *command]
@@ -180,7 +180,7 @@ def _describe_exit(
     if watch.exceeded is not None:
         return StageExit(status, watch.exceeded.reason, watch.exceeded.remedy)
     if status and group is not None and group.ran_out_of_memory():
-        return out_of_memory(status, memory)
+        return make_out_of_memory_exit(status, memory)
     number = -status if status < 0 else status - 128 if sandboxed else 0
     if number > 0:
         try:

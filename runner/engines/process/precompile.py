@@ -1,8 +1,8 @@
-"""Compiling an environment's Python code before a stage needs it.
+"""Bytecode for an environment's Python code, compiled before a stage needs it.
 
-In the sandbox a stage cannot keep what Python compiles: it must not be able to change the code that
-the next run executes. So the packages of an environment are imported once without any model, and
-the stages' own modules are compiled when they are new.
+A sandboxed stage cannot save bytecode, since it must not be able to change the code that the next
+run executes. So the packages of an environment are imported once without any model, and the stages'
+own modules are compiled when they are new.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from runner.host.paths import ROOT
-from runner.toolchains.load import toolchains
+from runner.toolchains.load import load_toolchains
 from runner.toolchains.model import Image
 
 _MARK = ".compiled"
@@ -30,10 +30,10 @@ for module in sys.argv[1:]:
 
 
 def precompile(image: Image, environment: Path) -> None:
-    """Compile what is not compiled yet; nothing where that cannot be written either."""
+    """Compile what is not compiled yet, except where the bytecode cannot be written."""
     mark = environment / _MARK
     if not mark.exists() and os.access(environment, os.W_OK):
-        _run(environment, "-c", _IMPORT, *_modules(image))
+        _run(environment, "-c", _IMPORT, *_list_modules(image))
         mark.touch()
     stages = ROOT / "stages"
     if os.access(stages, os.W_OK) and any(
@@ -42,8 +42,8 @@ def precompile(image: Image, environment: Path) -> None:
         _run(environment, "-m", "compileall", "-q", str(stages))
 
 
-def _modules(image: Image) -> list[str]:
-    stages = [stage for chain in toolchains() for stage in chain.stages]
+def _list_modules(image: Image) -> list[str]:
+    stages = [stage for chain in load_toolchains() for stage in chain.stages]
     return sorted({stage.module for stage in stages if stage.image == image.name})
 
 

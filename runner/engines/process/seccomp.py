@@ -1,7 +1,7 @@
-"""The system calls that a stage cannot make in the sandbox, as a filter for the kernel.
+"""The sandbox's seccomp filter, which refuses system calls that no stage needs.
 
-Docker has a filter of its own. This one refuses what no framework needs and where most of the
-kernel's faults were: other processes' memory, keys, mounts, namespaces, BPF, io_uring.
+Docker has a filter of its own. This one refuses what no framework needs and where most kernel
+vulnerabilities were: other processes' memory, keys, mounts, namespaces, BPF, io_uring.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import os
 import socket
 import struct
 
-# x86-64's numbers, since the stages' packages are for that machine.
+# The numbers of x86-64, since the stages' packages are for that architecture.
 _REFUSED = {
-    # Memory that belongs to no process, so that nobody sees how much it is.
+    # Memory that belongs to no process, so its size would go unnoticed.
     "shmget": 29,
     "ptrace": 101,
     "syslog": 103,
@@ -61,25 +61,25 @@ _REFUSED = {
     "fspick": 433,
 }
 _CLONE, _CLONE3 = 56, 435
-# Of clone: every flag that makes a namespace (linux/sched.h).
+# Every flag of clone that creates a namespace (linux/sched.h).
 _NEW_NAMESPACE = 0x7E020000
 
-# Sockets of other families lead past the network namespace (vsock, to the hypervisor), or into
-# parts of the kernel that no framework needs.
+# Sockets of other families bypass the network namespace (vsock reaches the hypervisor), or lead
+# into parts of the kernel that no framework needs.
 _SOCKET, _SOCKETPAIR = 41, 53
 _FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
 
 _AUDIT_ARCH_X86_64 = 0xC000003E
-_X32 = 0x40000000  # the other ABI of the same machine, with numbers of its own
+_X32 = 0x40000000  # the other ABI of the same architecture, with its own numbers
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 _EPERM, _ENOSYS, _EAFNOSUPPORT = 1, 38, 97
-# Of struct seccomp_data; the first argument by its lower half.
+# Offsets in struct seccomp_data; of the first argument, that of its lower half.
 _ARCH_OFFSET, _NUMBER_OFFSET, _ARGUMENT_OFFSET = 4, 0, 16
 
 
-def program() -> bytes:
-    """The filter as classic BPF (linux/filter.h): 8 bytes an instruction."""
+def assemble_filter() -> bytes:
+    """Assemble the filter as classic BPF (linux/filter.h), 8 bytes per instruction."""
     lines = [
         (_LOAD, 0, 0, _ARCH_OFFSET),
         (_JUMP_EQUAL, 1, 0, _AUDIT_ARCH_X86_64),
@@ -87,7 +87,7 @@ def program() -> bytes:
         (_LOAD, 0, 0, _NUMBER_OFFSET),
         (_JUMP_AT_LEAST, 0, 1, _X32),
         (_RETURN, 0, 0, _KILL),
-        # Its flags lie in memory, where no filter can look; the C library then takes clone.
+        # Its flags lie in memory that no filter can read; the C library falls back to clone.
         (_JUMP_EQUAL, 0, 1, _CLONE3),
         (_RETURN, 0, 0, _ERROR | _ENOSYS),
     ]
@@ -109,9 +109,9 @@ def program() -> bytes:
     return b"".join(struct.pack("=HBBI", *line) for line in lines)
 
 
-def seccomp_filter() -> int:
-    """A descriptor that the filter can be read from; the caller closes it."""
+def open_seccomp_filter() -> int:
+    """Return a file descriptor to read the filter from; the caller closes it."""
     descriptor = os.memfd_create("seccomp", 0)
-    os.write(descriptor, program())
+    os.write(descriptor, assemble_filter())
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor

@@ -1,8 +1,8 @@
-"""Reading and writing in a folder that a stage could write into.
+"""Safe reading and writing in a folder that a stage could write into.
 
-The stage may have put anything in a file's place: a link to the user's own files, a device, a FIFO
-that never ends, a folder that is a link. So every step down is by a descriptor, and follows no
-link.
+The stage may have replaced a file with anything: a link to the user's own files, a device, a FIFO
+that never ends, a folder that is a link. So each step down a path opens a file descriptor, and
+follows no link.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -28,9 +28,9 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 def put(root: Path, name: str, content: Path | bytes) -> None:
     """Write a file under its name, whole or not at all, whatever lies there now.
 
-    Raises `EnvironmentUnavailable` where a folder on the way is none any more.
+    Raises `EnvironmentUnavailable` if a folder on the path is no longer one.
     """
-    with _parent(root, name, create=True) as (folder, last):
+    with _open_parent(root, name, create=True) as (folder, last):
         temporary = f".{last}.{secrets.token_hex(4)}.part"
         try:
             with open(os.open(temporary, _NEW, 0o644, dir_fd=folder), "wb") as file:
@@ -42,15 +42,16 @@ def put(root: Path, name: str, content: Path | bytes) -> None:
             try:
                 os.replace(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
             except IsADirectoryError:
-                raise _replaced(name) from None
+                raise _make_replaced_error(name) from None
         except BaseException:
-            os.unlink(temporary, dir_fd=folder)
+            with suppress(FileNotFoundError):  # on a full disk it may never have been made
+                os.unlink(temporary, dir_fd=folder)
             raise
 
 
 def read(root: Path, name: str, most: int) -> bytes | None:
-    """A regular file's content; None for anything else, and for a file of more bytes than this."""
-    with _opened(root, name) as file:
+    """Return a regular file's content; None for anything else or more than `most` bytes."""
+    with _open_file(root, name) as file:
         if file is None or os.fstat(file.fileno()).st_size > most:
             return None
         content = file.read(most + 1)
@@ -58,11 +59,11 @@ def read(root: Path, name: str, most: int) -> bytes | None:
 
 
 def copy_out(root: Path, name: str, target: IO[bytes], most: int) -> bool:
-    """Copy a regular file out; False if there is none to take, or it has more bytes than this.
+    """Copy a regular file out; return False if there is none, or it exceeds `most` bytes.
 
-    A copy and no hard link: the next stage could write into the user's own file through that.
+    Not a hard link: through one, the next stage could write into the user's own file.
     """
-    with _opened(root, name) as file:
+    with _open_file(root, name) as file:
         if file is None:
             return False
         left = most
@@ -75,9 +76,9 @@ def copy_out(root: Path, name: str, target: IO[bytes], most: int) -> bool:
 
 
 @contextmanager
-def _opened(root: Path, name: str) -> Iterator[IO[bytes] | None]:
+def _open_file(root: Path, name: str) -> Iterator[IO[bytes] | None]:
     try:
-        with _parent(root, name, create=False) as (folder, last):
+        with _open_parent(root, name, create=False) as (folder, last):
             descriptor = os.open(last, _FILE, dir_fd=folder)
     except (OSError, EnvironmentUnavailable):
         yield None
@@ -91,8 +92,8 @@ def _opened(root: Path, name: str) -> Iterator[IO[bytes] | None]:
 
 
 @contextmanager
-def _parent(root: Path, name: str, *, create: bool) -> Iterator[tuple[int, str]]:
-    """A descriptor of the folder that a file is in, and the file's own name."""
+def _open_parent(root: Path, name: str, *, create: bool) -> Iterator[tuple[int, str]]:
+    """Yield a file descriptor of the folder that contains a file, and the file's own name."""
     *above, last = Path(name).parts
     if Path(name).is_absolute() or ".." in above:
         raise ValueError(f"'{name}' is not a name in the volume")
@@ -108,7 +109,7 @@ def _parent(root: Path, name: str, *, create: bool) -> Iterator[tuple[int, str]]
                 below = os.open(part, _FOLDER, dir_fd=folder)
             except OSError as error:
                 if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                    raise _replaced(part) from None
+                    raise _make_replaced_error(part) from None
                 raise
             os.close(folder)
             folder = below
@@ -117,7 +118,7 @@ def _parent(root: Path, name: str, *, create: bool) -> Iterator[tuple[int, str]]
         os.close(folder)
 
 
-def _replaced(name: str) -> EnvironmentUnavailable:
+def _make_replaced_error(name: str) -> EnvironmentUnavailable:
     return EnvironmentUnavailable(
         f"'{name}' in the run's volume is not what the runner put there.",
         "An earlier stage replaced it, which none does by itself: do not trust this model.",

@@ -1,8 +1,8 @@
-"""Graph files with their weights blanked: same structure, same size, zeros where numbers were.
+"""Blanking of the weights in graph files: same structure, same size, zeros instead of numbers.
 
-A conversion's failure hardly ever depends on the weights' values, so such a file still shows it,
-and says nothing of what was learned. Bytes are overwritten in place, so no length in the file
-changes, and nothing has to be understood but where constants lie.
+Whether a conversion fails hardly ever depends on the values of weights, so a blanked file still
+reproduces the failure, and reveals nothing that was learned. Bytes are overwritten in place, so no
+length in the file changes, and only the locations of constants have to be known.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Blanking the weights of ONNX models and frozen graphs, which are protocol buffers."""
+"""Blanking of the weights in ONNX models and frozen graphs, which are protocol buffers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from runner.formats.protobuf import (
     Malformed,
     Message,
     TooMuch,
-    signed,
-    varint,
+    decode_signed,
+    read_varint,
 )
 
 # A text attribute longer than this is data.
@@ -23,16 +23,16 @@ _DEEPEST = 64
 # Lists that are not packed have a field for each number.
 _MOST_FIELDS = 1_000_000
 _LARGEST = 1 << 20
-# Of each byte of a varint, whether another one follows: the same number of zeros.
+# Keeps the continuation bit of each byte: a varint of zeros with the same length.
 _ZEROS = bytes(byte & 0x80 for byte in range(256))
 
 
 @dataclass(frozen=True)
 class _Message:
-    """A message's fields by number: messages to go into, and what in it may have to be blanked.
+    """A message's fields by number: messages to descend into, and what may have to be blanked.
 
     `texts` are blanked if they are long, `documents` always (exporters put file names there),
-    `numbers` unless they are plain. Every other field says how the graph is built, and is kept.
+    `numbers` unless they are plain. All other fields describe the graph's structure, and are kept.
     """
 
     inner: Mapping[int, str] = field(default_factory=dict)
@@ -43,10 +43,11 @@ class _Message:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A constant's message: what describes it is kept, the rest is its data.
+    """The message of a constant: what describes it is kept, the rest is its data.
 
-    `raw` is the field of its bytes as they are in memory, `type` that of its element type, and
-    `forms` says how to read them, by that type. `floats`, `doubles` and `whole` are lists.
+    `raw` is the field with its bytes as they are in memory, `type` the one with its element type,
+    and `forms` maps that type to the `struct` format of the bytes. `floats`, `doubles` and `whole`
+    are lists.
     """
 
     kept: frozenset[int]
@@ -60,7 +61,7 @@ class _Tensor:
 
 @dataclass(frozen=True)
 class _Format:
-    """A kind of file: its messages by name ('Model' is the whole), and that of constants."""
+    """A file format: its messages by name ('Model' is the whole file), and that of constants."""
 
     messages: Mapping[str, _Message]
     tensor: _Tensor
@@ -185,7 +186,7 @@ def _blank_tensor(message: Message, tensor: _Tensor) -> None:
             if varints
             else is_plain(data, span.start, span.end, forms.get(span.number, ""))
         )
-        # More than one field is a long list that is not packed, or a mixture that none should be.
+        # Several fields are a long list that is not packed, or a mixture that should not exist.
         if len(contents) > 1 or not plain:
             data[span.start : span.end] = (
                 data[span.start : span.end].translate(_ZEROS)
@@ -199,6 +200,6 @@ def _is_plain_varints(data: bytearray, start: int, end: int) -> bool:
         return False
     values = []
     while start < end:
-        value, start = varint(data, start, end)
-        values.append(signed(value))
+        value, start = read_varint(data, start, end)
+        values.append(decode_signed(value))
     return len(values) <= MOST_ELEMENTS and all(abs(value) < _LARGEST for value in values)

@@ -1,4 +1,4 @@
-"""Blanking the weights of TensorFlow Lite models, which are FlatBuffers."""
+"""Blanking of the weights in TensorFlow Lite models, which are FlatBuffers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from runner.formats.blank.values import Unreadable, is_plain
 from runner.formats.flatbuffer import Buffer
 from runner.formats.protobuf import Budget, Malformed, TooMuch
 
-# tensorflow/lite/schema/schema.fbs: the places of fields in their tables, and element types.
+# tensorflow/lite/schema/schema.fbs: the indices of fields in their tables, and element types.
 _MODEL_SUBGRAPHS, _MODEL_BUFFERS, _SUBGRAPH_TENSORS, _TENSOR_TYPE, _TENSOR_BUFFER = 2, 4, 0, 1, 2
 _BUFFER_DATA, _BUFFER_OFFSET = 0, 1
 # Offsets may point to one place from a million others; the largest models have some 10,000 tables.
@@ -15,10 +15,7 @@ _FORMS = {0: "f", 2: "i", 4: "q", 6: "?", 10: "d"}
 
 
 def blank_tflite(data: bytearray) -> None:
-    """Blank a TensorFlow Lite model's weights in place: the buffers of its tensors.
-
-    Raises `Unreadable`.
-    """
+    """Blank a TensorFlow Lite model's tensor buffers in place. Raises `Unreadable`."""
     if data[4:8] != b"TFL3":
         raise Unreadable("it is not a TensorFlow Lite model")
     try:

@@ -1,4 +1,4 @@
-"""Which constants may stay: those that shapes are made of, and no weights."""
+"""Which constants need no blanking: those that make up shapes, but not weights."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _LONGEST_NUMBER = 8
 
 
 class Unreadable(Exception):
-    """The file is not what it should be; nothing of it is handed on."""
+    """The file is not what it should be, so nothing of it may be passed on."""
 
 
 def is_plain(data: bytearray, start: int, end: int, form: str) -> bool:
-    """Whether this is a few numbers such as shapes, axes, scales and bounds have.
+    """Tell whether this is a few numbers, as in shapes, axes, scales and bounds.
 
-    At most 16 of them, each a small multiple of 1/16. `form` is their type as `struct` has it, ''
-    for one that is not known, of which nothing is plain.
+    That is at most 16 of them, each a small multiple of 1/16. `form` is their `struct` format, or
+    '' if it is unknown, in which case nothing is plain.
     """
     if start == end:
         return True

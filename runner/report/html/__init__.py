@@ -1,1 +1,1 @@
-"""A report as a page: one HTML file that needs nothing else, for a person to read."""
+"""A report as a page: one self-contained HTML file, for a person to read."""

@@ -1,7 +1,7 @@
 """The geometry of the charts: where each mark lies, in per cent of the width.
 
-Templates draw them as inline SVG whose x coordinates are percentages. So a chart takes the width
-of its column, while its text and its marks keep their size: on a phone too, and without a script.
+Templates draw them as inline SVG whose x coordinates are percentages. So a chart fills the width
+of its column while its text and its marks keep their size, on a phone too, and without a script.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from runner.schemas.report import Histogram
 
 _MOST_TICKS = 5
 _MOST_POINTS = 300
-# Beyond these float64 has no numbers; a scale never gets wider.
+# The decimal exponents beyond float64's range: a scale never gets wider.
 _LOWEST, _HIGHEST = -324, 309
 
 
@@ -27,13 +27,13 @@ class Tick:
 
 @dataclass(frozen=True)
 class LogScale:
-    """Powers of ten from `low` to `high` (exponents), over 0 to 100 per cent."""
+    """A scale from 10**low to 10**high, mapped to 0 to 100 per cent."""
 
     low: int
     high: int
 
     def at(self, value: float) -> float:
-        """The place of a value; what lies outside is at the edge, as 0 is."""
+        """Return the place of a value; what lies outside goes to the edge, as 0 does."""
         if not value > 0:
             return 0.0
         exponent = math.log10(value) if math.isfinite(value) else math.inf
@@ -50,8 +50,8 @@ class LogScale:
         ]
 
 
-def log_scale(values: Iterable[float | None], margin: float = 0.15) -> LogScale:
-    """A scale of whole decades around all positive values; what is none of these is left out."""
+def make_log_scale(values: Iterable[float | None], margin: float = 0.15) -> LogScale:
+    """Make a scale of whole decades around all positive finite values; others are ignored."""
     logs = [math.log10(v) for v in values if v is not None and math.isfinite(v) and v > 0]
     if not logs:
         return LogScale(-9, 0)
@@ -65,7 +65,7 @@ class Bar:
     width: float
     height: float
     beyond: bool
-    """Whether all of the bin lies beyond the tolerance."""
+    """Whether the whole bin lies beyond the tolerance."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,18 @@ class HistogramChart:
     total: int
     zeros: int
     median: float | None
-    """The edge of the bin below which half of the errors lie."""
+    """The bin edge below which half of the errors lie."""
 
 
-def histogram_scale(histograms: Sequence[Histogram], marks: Iterable[float | None]) -> LogScale:
-    """One scale for all histograms of a page, so that they compare at a glance."""
+def make_histogram_scale(
+    histograms: Sequence[Histogram], marks: Iterable[float | None]
+) -> LogScale:
+    """Make one scale for all histograms of a page, so that they compare at a glance."""
     edges = [edge for h in histograms for edge in (h.edges[:1] + h.edges[-1:])]
-    return log_scale([*edges, *marks], margin=0.0)
+    return make_log_scale([*edges, *marks], margin=0.0)
 
 
-def histogram_chart(
+def make_histogram_chart(
     histogram: Histogram, scale: LogScale, tolerance: float | None
 ) -> HistogramChart:
     tallest = max(histogram.counts, default=0) or 1
@@ -124,17 +126,17 @@ def histogram_chart(
 
 @dataclass(frozen=True)
 class Curve:
-    """A line over places in order: points from (0, 0) at the top left to (100, 100)."""
+    """A polyline whose points go from (0, 0) at the top left to (100, 100)."""
 
     points: str
-    """As the `points` attribute of a polyline."""
+    """In the form of the `points` attribute of an SVG polyline."""
     marked: tuple[float, float] | None
 
 
-def curve(values: Sequence[float], scale: LogScale, marked: int | None = None) -> Curve:
-    """Errors in order of depth, over a vertical log scale; what is not finite is at the top.
+def make_curve(values: Sequence[float], scale: LogScale, marked: int | None = None) -> Curve:
+    """Plot errors in order of depth over a vertical log scale, nonfinite ones at the top.
 
-    Of more than a few hundred values, the largest of each stretch stands for all of it: peaks stay.
+    With more than a few hundred values, each stretch is drawn as its largest one: peaks stay.
     """
     last = max(1, len(values) - 1)
 
@@ -146,12 +148,12 @@ def curve(values: Sequence[float], scale: LogScale, marked: int | None = None) -
 
     step = max(1, math.ceil(len(values) / _MOST_POINTS))
     kept = [
-        max(range(start, min(start + step, len(values))), key=lambda i: _height(values[i]))
+        max(range(start, min(start + step, len(values))), key=lambda i: _get_height(values[i]))
         for start in range(0, len(values), step)
     ]
     points = " ".join(f"{x:g},{y:g}" for x, y in map(place, kept))
     return Curve(points, None if marked is None else place(marked))
 
 
-def _height(value: float) -> float:
+def _get_height(value: float) -> float:
     return math.inf if math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""The error by depth: what the page draws of a diagnosis, if the run has one."""
+"""The error by depth: the page's charts of a diagnosis, if the run has one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.report.html import figures
-from runner.report.html.charts import Curve, LogScale, curve, log_scale
+from runner.report.html.charts import Curve, LogScale, make_curve, make_log_scale
 from runner.schemas.report import Report
 
 _MOST_ROWS, _LABEL = 60, 24
@@ -17,8 +17,8 @@ _MOST_ROWS, _LABEL = 60, 24
 class DepthCurve:
     """A stage's relative error at each tensor that it shares with the reference, in order.
 
-    `points` are pairs of what the tensor is (a module's path or a node's name) and its error;
-    `culprit` is the label of the point where the error is born, '' where there is none.
+    `points` are pairs of a tensor's label (a module's path or a node's name) and its error;
+    `culprit` is the label of the point that introduces the error, '' if there is none.
     """
 
     stage: str
@@ -26,8 +26,8 @@ class DepthCurve:
     culprit: str = ""
 
 
-def depth_curves(report: Report) -> list[DepthCurve]:
-    """A curve for each stage that was traced; none for a report without a diagnosis."""
+def make_depth_curves(report: Report) -> list[DepthCurve]:
+    """Make a curve for each stage that was traced; none for a report without a diagnosis."""
     diagnosis = report.diagnosis
     if diagnosis is None:
         return []
@@ -36,20 +36,20 @@ def depth_curves(report: Report) -> list[DepthCurve]:
     for stage in diagnosis.stages:
         if stage.trace is None:
             continue
-        points = tuple((_label(point), point.error) for point in stage.trace.points)
+        points = tuple((_make_label(point), point.error) for point in stage.trace.points)
         born_here = culprit is not None and culprit.stage == stage.stage
-        curves.append(DepthCurve(stage.stage, points, _label(culprit) if born_here else ""))
+        curves.append(DepthCurve(stage.stage, points, _make_label(culprit) if born_here else ""))
     return curves
 
 
-def depth_summary(report: Report) -> str:
-    """What the diagnosis comes to, in its own words; '' without one."""
+def summarize_depth(report: Report) -> str:
+    """Return the diagnosis's own summary, clipped; '' without a diagnosis."""
     diagnosis = report.diagnosis
     return "" if diagnosis is None else figures.clip(diagnosis.summary, 500)
 
 
-def _label(point: Any) -> str:
-    """The layers of the user's model that a tensor comes from, and its name, which is unique."""
+def _make_label(point: Any) -> str:
+    """Name the layers of the user's model that a tensor comes from, and the tensor itself."""
     layers = " + ".join(point.modules)
     return f"{layers} ({point.tensor})" if layers else str(point.tensor)
 
@@ -71,20 +71,20 @@ class DepthChart:
     curve: Curve
     culprit: str
     label: str
-    """The culprit's name as the chart has room for it."""
+    """The culprit's name, cut to the room in the chart."""
     description: str
     rows: tuple[Point, ...]
     shown: str
 
 
-def depth_charts(curves: Sequence[DepthCurve]) -> list[DepthChart]:
-    """The curves over one scale, so that the stages compare."""
+def make_depth_charts(curves: Sequence[DepthCurve]) -> list[DepthChart]:
+    """Chart the curves over one scale, so that the stages compare."""
     curves = [item for item in curves if item.points]
-    scale = log_scale(error for item in curves for _, error in item.points)
-    return [_chart(item, scale) for item in curves]
+    scale = make_log_scale(error for item in curves for _, error in item.points)
+    return [_make_chart(item, scale) for item in curves]
 
 
-def _chart(item: DepthCurve, scale: LogScale) -> DepthChart:
+def _make_chart(item: DepthCurve, scale: LogScale) -> DepthChart:
     errors = [error for _, error in item.points]
     labels = [label for label, _ in item.points]
     at = labels.index(item.culprit) if item.culprit and item.culprit in labels else None
@@ -102,9 +102,9 @@ def _chart(item: DepthCurve, scale: LogScale) -> DepthChart:
     return DepthChart(
         stage=figures.clip(item.stage, 60),
         scale=scale,
-        curve=curve(errors, scale, at),
+        curve=make_curve(errors, scale, at),
         culprit=culprit,
-        label=_short(culprit),
+        label=_shorten(culprit),
         description=(
             f"From {figures.scientific(errors[0])} at the first of {figures.count(len(errors))} "
             f"tensors to {figures.scientific(errors[-1])} at the last.{born}"
@@ -117,7 +117,7 @@ def _chart(item: DepthCurve, scale: LogScale) -> DepthChart:
     )
 
 
-def _short(culprit: str) -> str:
-    """A layer's path without the tensor's name; the end of a long one says most."""
+def _shorten(culprit: str) -> str:
+    """Return a layer's path without the tensor's name; of a long one, the end, which says most."""
     path = culprit.partition(" (")[0]
     return path if len(path) <= _LABEL else "…" + path[1 - _LABEL :]

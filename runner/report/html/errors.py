@@ -8,21 +8,21 @@ from runner.report.html import figures
 from runner.report.html.charts import (
     HistogramChart,
     LogScale,
-    histogram_chart,
-    histogram_scale,
-    log_scale,
+    make_histogram_chart,
+    make_histogram_scale,
+    make_log_scale,
 )
-from runner.report.html.marks import checks, share
+from runner.report.html.marks import compute_share, list_checks
 from runner.report.wording import VERDICTS, Mark
 from runner.schemas.report import CheckRecord, OutputRecord, Report
 
-# Bounds, so that no report makes a page of megabytes.
+# Limits, so that no report makes a page of megabytes.
 _MOST_ROWS, _MOST_CHARTS = 60, 12
 
 
 @dataclass(frozen=True)
 class ErrorRow:
-    """The error of one output of one framework. `rounding` is the error as so many noise floors."""
+    """The error of one output of one framework. `rounding` is the error in noise floors."""
 
     framework: str
     output: str
@@ -70,17 +70,17 @@ class Ladder:
         return f"{'; '.join(parts)}. The tolerance is {self.tolerance_text}.{floor}"
 
 
-def error_rows(report: Report) -> list[ErrorRow]:
+def make_error_rows(report: Report) -> list[ErrorRow]:
     rows = []
-    for check in checks(report):
+    for check in list_checks(report):
         for output in check.outputs[:_MOST_ROWS]:
-            compared = _compared(output)
+            compared = _was_compared(output)
             rows.append(
                 ErrorRow(
                     framework=figures.clip(check.framework, 40),
                     output=figures.clip(output.name, 60),
                     shape=figures.shape(output.shape),
-                    remark=_remark(output, report.reference),
+                    remark=_make_remark(output, report.reference),
                     mean=figures.scientific(output.mean_abs if compared else None),
                     p99=figures.scientific(output.p99_abs if compared else None),
                     largest=figures.scientific(output.max_abs if compared else None),
@@ -92,8 +92,8 @@ def error_rows(report: Report) -> list[ErrorRow]:
     return rows[:_MOST_ROWS]
 
 
-def _remark(output: OutputRecord, reference: str) -> str:
-    """What the figures do not say, since they are of what could be compared only."""
+def _make_remark(output: OutputRecord, reference: str) -> str:
+    """Say what the figures leave out, since they cover only what could be compared."""
     if output.actual_shape is not None:
         return f"has the shape {figures.shape(output.actual_shape)}"
     parts = [
@@ -107,34 +107,34 @@ def _remark(output: OutputRecord, reference: str) -> str:
     return f"NaN or infinite: {', '.join(parts)}" if parts else ""
 
 
-def _compared(output: OutputRecord) -> bool:
-    """Whether any value of an output could be compared at all, as far as the report tells."""
+def _was_compared(output: OutputRecord) -> bool:
+    """Tell whether any value of an output could be compared, as far as the report knows."""
     histogram = output.histogram
     return histogram is None or bool(histogram.zeros or sum(histogram.counts))
 
 
-def _value(check: CheckRecord, output: OutputRecord, metric: str) -> float | None:
-    """An output's error by the metric; None where NaN or a wrong shape make it meaningless."""
+def _get_error(check: CheckRecord, output: OutputRecord, metric: str) -> float | None:
+    """Return an output's error by the metric; None if NaN or a wrong shape make it meaningless."""
     if check.verdict in ("nonfinite", "shape"):
         return None
     value: float | None = getattr(output, metric, None)
     return value
 
 
-def ladder(report: Report) -> Ladder | None:
-    """None where nothing was compared, or the comparison gave no figure at all."""
+def make_ladder(report: Report) -> Ladder | None:
+    """Chart the errors; None if nothing was compared, or no comparison gave a figure."""
     metric, tolerance = report.gate.metric, report.gate.tolerance
     absolute = metric.endswith("_abs")
-    floor = _floor(report, metric) if absolute else None
-    worst = [(check, _worst(check, metric)) for check in checks(report)]
-    errors = [_value(check, output, metric) for check, output in worst]
+    floor = _find_noise_floor(report, metric) if absolute else None
+    worst = [(check, _find_worst_output(check, metric)) for check in list_checks(report)]
+    errors = [_get_error(check, output, metric) for check, output in worst]
     if all(error is None for error in errors):
         return None
     largest = [
         output.max_abs if absolute and error is not None else None
         for (_, output), error in zip(worst, errors, strict=True)
     ]
-    scale = log_scale([tolerance, floor, *errors, *largest])
+    scale = make_log_scale([tolerance, floor, *errors, *largest])
 
     def at(value: float | None) -> float | None:
         return None if value is None else scale.at(value)
@@ -161,12 +161,12 @@ def ladder(report: Report) -> Ladder | None:
     )
 
 
-def _worst(check: CheckRecord, metric: str) -> OutputRecord:
+def _find_worst_output(check: CheckRecord, metric: str) -> OutputRecord:
     return max(check.outputs, key=lambda output: getattr(output, metric, None) or 0.0)
 
 
-def _floor(report: Report, metric: str) -> float | None:
-    """The noise floor by the gate's own metric; the largest of the outputs'."""
+def _find_noise_floor(report: Report, metric: str) -> float | None:
+    """Find the noise floor by the gate's own metric: the largest of all outputs'."""
     for record in report.stages:
         if record.report and record.report.noise_floor:
             outputs = record.report.noise_floor.outputs or []
@@ -185,26 +185,26 @@ class Spread:
     tolerance: float | None
 
 
-def spreads(report: Report) -> list[Spread]:
-    """Every output that has a histogram; the last stages' if there are too many for a page."""
-    pairs = [(check, o, o.histogram) for check in checks(report) for o in check.outputs]
-    drawn = [(c, o, h) for c, o, h in pairs if h is not None and _compared(o)][-_MOST_CHARTS:]
+def make_spreads(report: Report) -> list[Spread]:
+    """Chart every output with a histogram; the last stages' if there are too many for a page."""
+    pairs = [(check, o, o.histogram) for check in list_checks(report) for o in check.outputs]
+    drawn = [(c, o, h) for c, o, h in pairs if h is not None and _was_compared(o)][-_MOST_CHARTS:]
     absolute = report.gate.metric.endswith("_abs")
     tolerance = report.gate.tolerance if absolute else None
-    scale = histogram_scale([h for _, _, h in drawn], [tolerance])
+    scale = make_histogram_scale([h for _, _, h in drawn], [tolerance])
     return [
         Spread(
             framework=figures.clip(check.framework, 40),
             output=figures.clip(output.name, 40),
-            chart=(chart := histogram_chart(histogram, scale, tolerance)),
-            description=_spread_in_words(output, chart),
+            chart=(chart := make_histogram_chart(histogram, scale, tolerance)),
+            description=_describe_spread(output, chart),
             tolerance=None if tolerance is None else scale.at(tolerance),
         )
         for check, output, histogram in drawn
     ]
 
 
-def _spread_in_words(output: OutputRecord, chart: HistogramChart) -> str:
+def _describe_spread(output: OutputRecord, chart: HistogramChart) -> str:
     total = figures.count(chart.total)
     if chart.zeros == chart.total:
         return f"All {total} values are equal to the reference's."
@@ -233,9 +233,9 @@ class Worst:
     rows: tuple[WorstRow, ...]
 
 
-def worst_samples(report: Report) -> list[Worst]:
-    """A table for each output that has an error at all."""
-    pairs = [(check, o) for check in checks(report) for o in check.outputs if o.worst_samples]
+def make_worst_tables(report: Report) -> list[Worst]:
+    """Make a table for each output that has any error."""
+    pairs = [(check, o) for check in list_checks(report) for o in check.outputs if o.worst_samples]
     return [
         Worst(
             figures.clip(check.framework, 40),
@@ -245,7 +245,7 @@ def worst_samples(report: Report) -> list[Worst]:
                     figures.count(sample.sample),
                     figures.scientific(sample.max_abs),
                     figures.scientific(sample.mean_abs),
-                    share(sample.max_abs, max(s.max_abs for s in output.worst_samples)),
+                    compute_share(sample.max_abs, max(s.max_abs for s in output.worst_samples)),
                 )
                 for sample in output.worst_samples
             ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runner.report.html import figures
-from runner.report.html.marks import link
+from runner.report.html.marks import make_link
 from runner.schemas.report import KnownFailure, Report, StageError
 
 _BLAMES = {
@@ -28,10 +28,10 @@ class Failure:
     known: KnownFailure | None
 
 
-def failures(report: Report) -> list[Failure]:
+def list_failures(report: Report) -> list[Failure]:
     found = []
     for record in report.stages:
-        # What is known may be about a check that did not pass, too.
+        # A known failure may also explain a check that did not pass.
         if record.status != "failed" and record.known is None:
             continue
         error = record.report.error if record.report else None
@@ -40,11 +40,11 @@ def failures(report: Report) -> list[Failure]:
             Failure(
                 stage=figures.clip(record.name, 40),
                 title=figures.clip(record.title, 60),
-                where=_where(error) if error else "",
+                where=_describe_place(error) if error else "",
                 message=figures.excerpt(record.failure, 3000),
                 remedy=figures.excerpt(record.remedy, 1500),
                 blame=_BLAMES.get(record.blame, ""),
-                log=link(record.log or ""),
+                log=make_link(record.log or ""),
                 last_lines=figures.excerpt("\n".join(record.last_lines), 3000),
                 traceback=figures.excerpt(trace),
                 known=record.known,
@@ -53,5 +53,5 @@ def failures(report: Report) -> list[Failure]:
     return found
 
 
-def _where(error: StageError) -> str:
+def _describe_place(error: StageError) -> str:
     return f"{figures.clip(error.type, 60)}, in the phase '{figures.clip(error.phase, 40)}'"

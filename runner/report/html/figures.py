@@ -1,12 +1,12 @@
-"""How figures are written on a page: a few digits, the unit beside them, and never a surprise."""
+"""How figures are written on a page: few digits, the unit beside them, and no surprises."""
 
 from __future__ import annotations
 
 import math
 from decimal import ROUND_CEILING, Context
 
-from runner.host.files import human_bytes
-from runner.host.text import printable as _printable
+from runner.host.files import format_bytes
+from runner.host.text import make_printable as _printable
 
 # No-break spaces, so that a figure and its unit stay on one line.
 SPACE = "\N{NO-BREAK SPACE}"
@@ -24,7 +24,7 @@ _KINDS = {"abs": "absolute error", "rel": "relative error"}
 
 
 def scientific(value: float | None, digits: int = 3) -> str:
-    """`1.26×10⁻⁷`, or `0.0251`: errors, which range over many orders of magnitude."""
+    """Format an error, of whatever order of magnitude: `1.26×10⁻⁷`, or `0.0251`."""
     if value is None:
         return NONE
     if math.isnan(value):
@@ -40,7 +40,7 @@ def scientific(value: float | None, digits: int = 3) -> str:
 
 
 def tolerance(value: float) -> str:
-    """A tolerance as it was asked for: 10⁻⁶ and not 1.00×10⁻⁶."""
+    """Format a tolerance as it was asked for: 10⁻⁶ and not 1.00×10⁻⁶."""
     if not (math.isfinite(value) and value > 0):
         return scientific(value)
     if 0.01 <= value < 1000:
@@ -51,8 +51,8 @@ def tolerance(value: float) -> str:
     return power if mantissa == "1" else f"{mantissa}×{power}"
 
 
-def rounded_up(value: float) -> str:
-    """Two digits, never below the value: a tolerance that it fits into."""
+def round_up(value: float) -> str:
+    """Format a tolerance that the value fits into: two digits, never below the value."""
     if not (math.isfinite(value) and value > 0):
         return scientific(value)
     return tolerance(float(_UPWARDS.create_decimal_from_float(value)))
@@ -65,7 +65,7 @@ def power_of_ten(exponent: int) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits, plain where that is short: `0.0914`, `1.13`, `3.1×10⁶`."""
+    """Format three digits, plain where that is short: `0.0914`, `1.13`, `3.1×10⁶`."""
     if value is None or not math.isfinite(value) or value == 0:
         return scientific(value)
     if 1e-3 <= abs(value) < 1e5:
@@ -74,12 +74,12 @@ def number(value: float | None) -> str:
 
 
 def count(value: int) -> str:
-    """`7,549`."""
+    """Format a count: `7,549`."""
     return f"{value:,}"
 
 
 def percent(part: float, whole: float) -> str:
-    """A share; what is there at all is never rounded to 0 %, nor what lacks anything to 100 %."""
+    """Format a share; only nothing at all is 0 %, and only all of it is 100 %."""
     if not whole or not math.isfinite(part / whole):
         return NONE
     share = 100 * part / whole
@@ -93,7 +93,7 @@ def percent(part: float, whole: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`0.45 s`, `9.4 s`, `2 min 5 s`, `1 h 12 min`."""
+    """Format a duration: `0.45 s`, `9.4 s`, `2 min 5 s`, `1 h 12 min`."""
     if not math.isfinite(seconds) or seconds < 0:
         return NONE
     if seconds < 1:
@@ -107,11 +107,11 @@ def duration(seconds: float) -> str:
 
 
 def size(value: int) -> str:
-    return human_bytes(value).replace(" ", SPACE)
+    return format_bytes(value).replace(" ", SPACE)
 
 
 def times(value: float | None) -> str:
-    """`1.4 times`, without digits that mean nothing."""
+    """Format a factor without meaningless digits: `1.4 times`."""
     if value is None or not math.isfinite(value):
         return NONE
     if 0 < value < 0.05:
@@ -121,12 +121,12 @@ def times(value: float | None) -> str:
 
 
 def multiple(value: float | None) -> str:
-    """`1.4×`, for a column of its own."""
+    """Format a factor for a column of its own: `1.4×`."""
     return times(value).replace(f"{SPACE}times", "×")
 
 
 def shape(dimensions: list[int] | None) -> str:
-    """`1×3×224×224`; a scalar has no dimensions."""
+    """Format a shape: `1×3×224×224`, or `scalar` if there are no dimensions."""
     if dimensions is None:
         return NONE
     shown = "×".join(map(str, dimensions[:8])) or "scalar"
@@ -134,7 +134,7 @@ def shape(dimensions: list[int] | None) -> str:
 
 
 def metric(name: str) -> str:
-    """`mean_abs` in words."""
+    """Spell out a metric such as `mean_abs` in words."""
     what, _, kind = name.partition("_")
     if what in _METRICS and kind in _KINDS:
         return f"{_METRICS[what]} {_KINDS[kind]}"
@@ -142,17 +142,17 @@ def metric(name: str) -> str:
 
 
 def clip(text: str, length: int = 120) -> str:
-    """Text from a stage or a file: on one line, of bounded length, without control characters."""
+    """Cut text from a stage or a file to one bounded line without control characters."""
     text = printable(" ".join(text[: 4 * length].split()))
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def printable(text: str) -> str:
-    """Text without control characters; the spaces that do not break may stay."""
+    """Remove control characters from text, but keep no-break spaces."""
     return SPACE.join(_printable(part) for part in text.split(SPACE))
 
 
 def excerpt(text: str, length: int = 6000) -> str:
-    """The end of a longer text, with its lines; where it was cut is marked."""
+    """Return the end of a longer text, with its lines and a mark where it was cut."""
     text = printable(text.strip("\n"))
     return text if len(text) <= length else "…\n" + text[-length:].partition("\n")[2]

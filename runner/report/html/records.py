@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runner.report.html import figures
-from runner.report.html.marks import Pair, link
+from runner.report.html.marks import Pair, make_link
 from runner.schemas.report import Report
 
 _MOST_OPTIONS, _MOST_DETAILS, _MOST_FILES = 60, 8, 20
@@ -31,7 +31,7 @@ class Environment:
     wheels: str
 
 
-def circumstances(report: Report) -> list[Pair]:
+def list_circumstances(report: Report) -> list[Pair]:
     engine = report.engine
     details = list(engine.details.items())[:_MOST_DETAILS]
     pairs = [
@@ -46,15 +46,15 @@ def circumstances(report: Report) -> list[Pair]:
     return [Pair(figures.clip(p.name, 40), figures.clip(p.value, 200)) for p in pairs if p.value]
 
 
-def files(report: Report) -> list[File]:
-    """The model that was given and every artifact; only the latter lie beside the page."""
+def list_files(report: Report) -> list[File]:
+    """List the given model and every artifact; only the latter lie beside the page."""
     given = report.model
     return [
         File(figures.clip(given.name, 80), "", figures.count(given.bytes), given.sha256[:64]),
         *(
             File(
                 figures.clip(artifact.path, 80),
-                link(artifact.path),
+                make_link(artifact.path),
                 figures.count(artifact.bytes),
                 artifact.sha256,
             )
@@ -63,7 +63,7 @@ def files(report: Report) -> list[File]:
     ]
 
 
-def environments(report: Report) -> list[Environment]:
+def list_environments(report: Report) -> list[Environment]:
     found = []
     for record in report.stages:
         if record.environment is None:
@@ -83,8 +83,8 @@ def environments(report: Report) -> list[Environment]:
     return found
 
 
-def stand_ins(report: Report) -> list[str]:
-    """Releases that stand in for pins which can no longer be had, and wheels of the user's own."""
+def list_stand_ins(report: Report) -> list[str]:
+    """List the releases that stand in for vanished pins, and the user's own wheels."""
     found = []
     for record in report.stages:
         if record.environment is not None:
@@ -94,8 +94,8 @@ def stand_ins(report: Report) -> list[str]:
     return list(dict.fromkeys(found))[:_MOST_OPTIONS]
 
 
-def options(report: Report) -> list[Pair]:
-    """What was asked for, the stages' options included."""
+def list_options(report: Report) -> list[Pair]:
+    """List what was asked for, the stages' options included."""
     return [
         Pair(figures.clip(str(name), 60), figures.clip(str(value), 120))
         for name, value in list(report.options.items())[:_MOST_OPTIONS]

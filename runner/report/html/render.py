@@ -1,4 +1,4 @@
-"""Pages out of templates: everything is escaped, and a page is one file without a script.
+"""Pages from templates: everything is escaped, and a page is one file without a script.
 
 What a page says comes from the modules beside this one; how it looks, from `templates/`.
 """
@@ -15,8 +15,13 @@ from markupsafe import Markup
 
 from runner.host.files import write_text
 from runner.report.html import errors, failures, figures, records, story, verdict
-from runner.report.html.depth import DepthCurve, depth_charts, depth_curves, depth_summary
-from runner.report.html.marks import checks, link
+from runner.report.html.depth import (
+    DepthCurve,
+    make_depth_charts,
+    make_depth_curves,
+    summarize_depth,
+)
+from runner.report.html.marks import list_checks, make_link
 from runner.report.wording import Mark
 from runner.schemas.report import Report
 from runner.version import __version__
@@ -27,46 +32,46 @@ _MOST_NOTES = 20
 
 
 def write_page(report: Report, folder: Path) -> Path:
-    """Write report.html into a run's folder, whole or not at all; its path."""
+    """Write report.html into a run's folder, whole or not at all, and return its path."""
     path = folder / PAGE
     write_text(path, render_run(report, folder.name))
     return path
 
 
 def render_run(report: Report, folder: str = "", curves: Sequence[DepthCurve] | None = None) -> str:
-    """The page of one run. `folder` is the run folder's name, which stands before the model's.
+    """Render the page of one run. `folder` is the run folder's name, shown before the model's.
 
-    `curves` are those of the report's own diagnosis unless given.
+    `curves` default to those of the report's own diagnosis.
     """
-    context = _context(report, folder, depth_curves(report) if curves is None else curves)
-    context["sections"] = [(name, title) for name, title, shown in _sections(context) if shown]
+    context = _make_context(report, folder, make_depth_curves(report) if curves is None else curves)
+    context["sections"] = [(name, title) for name, title, shown in _list_sections(context) if shown]
     return render("run.html.j2", **context)
 
 
 def render(template: str, **context: Any) -> str:
-    return environment().get_template(template).render(version=__version__, **context)
+    return make_environment().get_template(template).render(version=__version__, **context)
 
 
 @cache
-def environment() -> Environment:
+def make_environment() -> Environment:
     made = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_harmless,
+        finalize=_remove_control,
     )
     return made
 
 
-def _harmless(value: Any) -> Any:
-    """No control character of a name or a message gets through, whoever forgets to clip it."""
+def _remove_control(value: Any) -> Any:
+    """Remove control characters from any text of a template, in case nobody has clipped it."""
     plain = isinstance(value, str) and not isinstance(value, Markup)
     return figures.printable(value) if plain else value
 
 
-def _sections(context: dict[str, Any]) -> list[tuple[str, str, bool]]:
+def _list_sections(context: dict[str, Any]) -> list[tuple[str, str, bool]]:
     return [
         ("failure", "Failure", bool(context["failures"])),
         ("notes", "Notes", bool(context["notes"])),
@@ -81,44 +86,44 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str, bool]]:
     ]
 
 
-def _context(report: Report, folder: str, curves: Sequence[DepthCurve]) -> dict[str, Any]:
-    """Everything that the template of a run names."""
-    spreads = errors.spreads(report)
+def _make_context(report: Report, folder: str, curves: Sequence[DepthCurve]) -> dict[str, Any]:
+    """Collect everything that the template of a run names."""
+    spreads = errors.make_spreads(report)
     last = report.stages[-1] if report.stages else None
     made = last.report.artifact if last and last.status == "ok" and last.report else None
     seed = None if "inputs" in report.options else report.options.get("seed")
     faithful = report.options.get("fixes") == "none"
     return {
-        "head": verdict.headline(report),
-        "facts": verdict.facts(report),
-        "result": link(made.path) if made else "",
+        "head": verdict.make_headline(report),
+        "facts": verdict.list_facts(report),
+        "result": make_link(made.path) if made else "",
         "folder": f"{figures.clip(folder, 80)}/" if folder else "",
-        "failures": failures.failures(report),
+        "failures": failures.list_failures(report),
         "notes": [figures.clip(note, 500) for note in report.notes[:_MOST_NOTES]],
-        "model": story.model(report),
+        "model": story.describe_model(report),
         "origin": Mark("idle", "•", "given"),
-        "destination": story.artifact_kind(made.path) if made else "TensorFlow Lite",
+        "destination": story.name_artifact_kind(made.path) if made else "TensorFlow Lite",
         "seconds": figures.duration(report.seconds),
-        "journey": story.journey(report),
-        "rows": errors.error_rows(report),
-        "ladder": errors.ladder(report),
+        "journey": story.list_steps(report),
+        "rows": errors.make_error_rows(report),
+        "ladder": errors.make_ladder(report),
         "reference": figures.clip(report.reference, 60),
-        "samples": next((figures.count(check.samples) for check in checks(report)), ""),
-        "curves": depth_charts(curves),
-        "diagnosis": depth_summary(report),
+        "samples": next((figures.count(check.samples) for check in list_checks(report)), ""),
+        "curves": make_depth_charts(curves),
+        "diagnosis": summarize_depth(report),
         "spreads": spreads,
         "tolerance_drawn": any(spread.tolerance is not None for spread in spreads),
-        "worst": errors.worst_samples(report),
+        "worst": errors.make_worst_tables(report),
         "seed": seed if isinstance(seed, int) else None,
-        "operators": story.operators(report),
-        "fixes": story.fixes(report),
+        "operators": story.list_operators(report),
+        "fixes": story.list_applied_fixes(report),
         "faithful": faithful,
         "complete": all(record.environment for record in report.stages),
-        "stand_ins": records.stand_ins(report),
-        "circumstances": records.circumstances(report),
-        "files": records.files(report),
-        "environments": records.environments(report),
-        "options": records.options(report),
+        "stand_ins": records.list_stand_ins(report),
+        "circumstances": records.list_circumstances(report),
+        "files": records.list_files(report),
+        "environments": records.list_environments(report),
+        "options": records.list_options(report),
         "run": figures.clip(report.run, 80),
         "started": figures.clip(report.started[:16].replace("T", " "), 40),
     }

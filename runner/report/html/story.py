@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from runner.report.html import figures
-from runner.report.html.marks import Pair, link, share
+from runner.report.html.marks import Pair, compute_share, make_link
 from runner.report.wording import STATUSES, VERDICTS, Mark
 from runner.schemas.report import CheckRecord, Report, StageRecord, TensorRecord
 from runner.toolchains.fixes import load_fixes
 
-# Bounds, so that no report makes a page of megabytes.
 _OUTER_PHASES = ("convert", "check")
+# Limits, so that no report makes a page of megabytes.
 _MOST_KINDS, _MOST_FIXES, _MOST_TENSORS = 24, 60, 10
 
 _CONSTANTS, _INPUTS = ("Const", "Constant"), ("Placeholder",)
@@ -21,7 +21,7 @@ _ARTIFACTS = {"onnx": "ONNX model", "pb": "frozen graph", "tflite": "TensorFlow 
 
 @dataclass(frozen=True)
 class Model:
-    """What was given: the file, and its inputs and outputs as far as they are known."""
+    """The given file, with its inputs and outputs as far as they are known."""
 
     name: str
     kind: str
@@ -31,7 +31,7 @@ class Model:
     outputs: tuple[Pair, ...]
 
 
-def model(report: Report) -> Model:
+def describe_model(report: Report) -> Model:
     first = report.stages[0].report if report.stages else None
     signature = first.signature if first else None
     return Model(
@@ -39,12 +39,12 @@ def model(report: Report) -> Model:
         kind=figures.clip(report.model.kind, 80),
         size=figures.size(report.model.bytes),
         parameters=figures.count(first.parameters) if first and first.parameters else "",
-        inputs=_tensors(signature.inputs) if signature else (),
-        outputs=_tensors(signature.outputs) if signature else (),
+        inputs=_list_tensors(signature.inputs) if signature else (),
+        outputs=_list_tensors(signature.outputs) if signature else (),
     )
 
 
-def _tensors(tensors: Sequence[TensorRecord]) -> tuple[Pair, ...]:
+def _list_tensors(tensors: Sequence[TensorRecord]) -> tuple[Pair, ...]:
     shown = [
         Pair(
             figures.clip(tensor.name, 60),
@@ -58,7 +58,7 @@ def _tensors(tensors: Sequence[TensorRecord]) -> tuple[Pair, ...]:
 
 @dataclass(frozen=True)
 class Step:
-    """A stage of the journey. `begin` and `width` place its time in the run's, in per cent."""
+    """A stage of the journey. `begin` and `width` are its place in the run's time, in per cent."""
 
     name: str
     title: str
@@ -78,66 +78,66 @@ class Step:
     log: str
 
 
-def journey(report: Report) -> list[Step]:
+def list_steps(report: Report) -> list[Step]:
     steps, elapsed, whole = [], report.setup_seconds, report.seconds
     for record in report.stages:
         own, check = record.report, record.report.check if record.report else None
-        begin = share(elapsed, whole)
+        begin = compute_share(elapsed, whole)
         elapsed += record.seconds
         artifact = own.artifact if own else None
         steps.append(
             Step(
                 name=figures.clip(record.name, 40),
                 title=figures.clip(record.title, 60),
-                mark=_step_mark(record, check),
+                mark=_choose_mark(record, check),
                 seconds=figures.duration(record.seconds) if record.seconds else "",
                 begin=begin,
-                width=min(share(record.seconds, whole), 100 - begin),
-                tools=_listed([f"{k} {v}" for k, v in own.versions.items()]) if own else "",
-                made=link(artifact.path) if artifact else "",
+                width=min(compute_share(record.seconds, whole), 100 - begin),
+                tools=_join([f"{k} {v}" for k, v in own.versions.items()]) if own else "",
+                made=make_link(artifact.path) if artifact else "",
                 size=figures.size(artifact.bytes) if artifact else "",
-                phases=_phases(own.phases) if own else "",
+                phases=_format_phases(own.phases) if own else "",
                 memory=figures.size(own.peak_memory_bytes) if own else "",
-                checked=_checked(check),
+                checked=_describe_check(check),
                 check_mark=VERDICTS[check.verdict] if check else None,
                 fixes=len(own.fixes) if own else 0,
                 stand_ins=tuple(
                     figures.clip(text, 160)
                     for text in (record.environment.stand_ins if record.environment else [])
                 ),
-                log=link(record.log or ""),
+                log=make_link(record.log or ""),
             )
         )
     return steps
 
 
-def _listed(items: Sequence[str], length: int = 60) -> str:
+def _join(items: Sequence[str], length: int = 60) -> str:
     shown = [figures.clip(item, length) for item in items[:12]]
     return ", ".join(shown) + (f" and {len(items) - 12} more" if len(items) > 12 else "")
 
 
-def _step_mark(record: StageRecord, check: CheckRecord | None) -> Mark:
-    """A stage that is done but whose check did not pass carries the check's sign."""
+def _choose_mark(record: StageRecord, check: CheckRecord | None) -> Mark:
+    """Choose a stage's mark, which has the check's sign if only the check did not pass."""
     mark = STATUSES[record.status]
     if record.status != "ok" or check is None or check.verdict == "passed":
         return mark
     return replace(VERDICTS[check.verdict], word=mark.word)
 
 
-def _phases(phases: dict[str, float]) -> str:
-    """Phases in words. Each is listed when it ends, so what is inside another comes before it."""
+def _format_phases(phases: dict[str, float]) -> str:
+    """Put phases into words. They are listed as they end, so inner ones precede outer ones."""
     parts, inside = [], []
     for name, seconds in phases.items():
         text = f"{figures.clip(name, 40)} {figures.duration(seconds)}"
         if name not in _OUTER_PHASES:
             inside.append(text)
             continue
-        parts.append(text + (f" (of which {_listed(inside)})" if inside else ""))
+        parts.append(text + (f" (of which {_join(inside)})" if inside else ""))
         inside = []
-    return _listed([*parts, *inside], 400)
+    return _join([*parts, *inside], 400)
 
 
-def _checked(check: CheckRecord | None) -> str:
+def _describe_check(check: CheckRecord | None) -> str:
     if check is None:
         return ""
     samples = figures.count(check.samples)
@@ -165,12 +165,12 @@ class Operators:
     more: str
 
 
-def artifact_kind(path: str) -> str:
-    """An artifact in words, by its file's extension."""
+def name_artifact_kind(path: str) -> str:
+    """Name an artifact in words, by its file's extension."""
     return _ARTIFACTS.get(path.rpartition(".")[2], "artifact")
 
 
-def operators(report: Report) -> list[Operators]:
+def list_operators(report: Report) -> list[Operators]:
     found = []
     for record in report.stages:
         own = record.report
@@ -184,7 +184,7 @@ def operators(report: Report) -> list[Operators]:
         path = own.artifact.path if own.artifact else record.name
         found.append(
             Operators(
-                artifact=artifact_kind(path),
+                artifact=name_artifact_kind(path),
                 path=figures.clip(path, 60),
                 computing=figures.count(sum(own.operators.values()) - constants - inputs),
                 constants=figures.count(constants) if constants else "",
@@ -192,18 +192,18 @@ def operators(report: Report) -> list[Operators]:
                     Kind(
                         figures.clip(name, 60),
                         figures.count(count),
-                        share(count, most),
+                        compute_share(count, most),
                         name.startswith("Flex"),
                     )
                     for name, count in shown
                 ),
-                more=_rest(rest),
+                more=_describe_rest(rest),
             )
         )
     return found
 
 
-def _rest(left_out: Sequence[tuple[str, int]]) -> str:
+def _describe_rest(left_out: Sequence[tuple[str, int]]) -> str:
     total = figures.count(sum(count for _, count in left_out))
     return f"{figures.count(len(left_out))} more kinds, {total} operators" if left_out else ""
 
@@ -216,8 +216,8 @@ class AppliedFix:
     link: str
 
 
-def fixes(report: Report) -> list[AppliedFix]:
-    """The fixes that did something, in the order of the stages."""
+def list_applied_fixes(report: Report) -> list[AppliedFix]:
+    """List the fixes that had an effect, in the order of the stages."""
     names = [name for r in report.stages if r.report for name in r.report.fixes]
     known, found = load_fixes(), []
     for name in dict.fromkeys(names[:_MOST_FIXES]):

@@ -17,7 +17,7 @@ from runner.report.wording import OUTCOMES, Mark
 
 @dataclass(frozen=True)
 class Line:
-    """A row in words."""
+    """A row of the table, in words."""
 
     run: str
     model: str
@@ -61,14 +61,14 @@ def render_table(rows: Sequence[Row], unreadable: Sequence[BadInput] = ()) -> st
         ],
         total=figures.count(len(rows)),
         one=len(rows) == 1,
-        lines=[_line(row, OUTCOMES[row.outcome].mark) for row in rows],
+        lines=[_make_line(row, OUTCOMES[row.outcome].mark) for row in rows],
         toolchain=figures.clip(rows[0].toolchain) if len({r.toolchain for r in rows}) == 1 else "",
         unreadable=[figures.clip(error.message, 300) for error in unreadable],
         tone="pass" if outcomes["passed"] == len(rows) and not unreadable else "warn",
     )
 
 
-def _line(row: Row, mark: Mark) -> Line:
+def _make_line(row: Row, mark: Mark) -> Line:
     operators = figures.NONE if row.operators is None else figures.count(row.operators)
     return Line(
         run=figures.clip(row.run, 80),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from runner.report.html import figures
-from runner.report.html.marks import failed_stages, final_check
-from runner.report.table import flex_operators
+from runner.report.html.marks import find_final_check, list_failed_stages
+from runner.report.table import count_flex_operators
 from runner.report.wording import OUTCOMES, Mark, explain_verdict
 from runner.schemas.report import CheckRecord, Report
 
@@ -20,23 +20,25 @@ class Headline:
     sentences: tuple[str, ...]
 
 
-def headline(report: Report) -> Headline:
+def make_headline(report: Report) -> Headline:
     outcome, model = OUTCOMES[report.outcome], figures.clip(report.model.name, 60)
     gate, other = report.gate, report.options.get("compared_with")
     said = outcome.compared if other else outcome.converted
     mark = replace(outcome.mark, word=said.removesuffix("."))
     if other:
-        return _compared(report, mark, f"{model} and {figures.clip(str(other), 60)}")
+        return _make_comparison_headline(
+            report, mark, f"{model} and {figures.clip(str(other), 60)}"
+        )
     if report.outcome == "interrupted":
         at = next((s for s in report.stages if s.status == "interrupted"), None)
         where = f" during the stage {figures.clip(at.name)}" if at else ""
         title = f"The conversion of {model} was interrupted{where}."
         return Headline(mark, title, ("The logs and what was made until then are kept.",))
     if report.outcome == "failed":
-        failed = failed_stages(report)
+        failed = list_failed_stages(report)
         name = figures.clip(failed[0].name) if failed else "unknown"
         title = f"{model} was not converted: the stage {name} failed."
-        return Headline(mark, title, ())  # why is said right below it
+        return Headline(mark, title, ())  # the page says why right below
     if report.outcome == "passed":
         title = f"{model} was converted, within tolerance."
     elif report.outcome == "vacuous":
@@ -47,11 +49,11 @@ def headline(report: Report) -> Headline:
         title = f"{model} was converted, but an output has the wrong shape."
     else:
         title = f"{model} was converted, but is out of tolerance."
-    return Headline(mark, title, _sentences(report))
+    return Headline(mark, title, _make_sentences(report))
 
 
-def _compared(report: Report, mark: Mark, both: str) -> Headline:
-    """Of a comparison of two models, in which nothing is converted."""
+def _make_comparison_headline(report: Report, mark: Mark, both: str) -> Headline:
+    """Make the headline of a comparison of two models, in which nothing is converted."""
     title = {
         "passed": f"{both} agree, within tolerance.",
         "vacuous": f"{both} were compared, but that proves nothing.",
@@ -60,12 +62,12 @@ def _compared(report: Report, mark: Mark, both: str) -> Headline:
         "interrupted": f"The comparison of {both} was interrupted.",
     }[report.outcome]
     ended = report.outcome not in ("failed", "interrupted")
-    return Headline(mark, title, _sentences(report) if ended else ())
+    return Headline(mark, title, _make_sentences(report) if ended else ())
 
 
-def _sentences(report: Report) -> tuple[str, ...]:
-    """The figure, and what it means."""
-    check, gate, sentences = final_check(report), report.gate, []
+def _make_sentences(report: Report) -> tuple[str, ...]:
+    """State the figure, and what it means."""
+    check, gate, sentences = find_final_check(report), report.gate, []
     measured = gate.value is not None and gate.verdict not in ("nonfinite", "shape")
     if check is not None and measured:
         sentences.append(
@@ -75,22 +77,22 @@ def _sentences(report: Report) -> tuple[str, ...]:
         )
     if told := explain_verdict(report):
         sentences.append(figures.clip(told, 400))
-    elif report.outcome == "passed" and (rounding := _times_rounding(check)):
+    elif report.outcome == "passed" and (rounding := _format_rounding(check)):
         sentences.append(
             f"That is {rounding} {figures.clip(report.reference)}'s own float32 rounding."
         )
     return tuple(sentences)
 
 
-def _times_rounding(check: CheckRecord | None) -> str:
+def _format_rounding(check: CheckRecord | None) -> str:
     worst = max((o.times_noise_floor or 0.0 for o in check.outputs), default=0.0) if check else 0.0
     return figures.times(worst) if worst else ""
 
 
-def _enough(check: CheckRecord | None) -> str:
+def _format_passing_tolerance(check: CheckRecord | None) -> str:
     passing = [o.passing_tolerance for o in check.outputs] if check else []
     known = [value for value in passing if value is not None]
-    return figures.rounded_up(max(known)) if known and len(known) == len(passing) else ""
+    return figures.round_up(max(known)) if known and len(known) == len(passing) else ""
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,10 @@ class Fact:
     note: str = ""
 
 
-def facts(report: Report) -> list[Fact]:
-    """The figures below the verdict: error, tolerance, rounding, size, operators, time.
+def list_facts(report: Report) -> list[Fact]:
+    """List the figures below the verdict: error, tolerance, rounding, size, operators, time.
 
-    None of a run that made no model: what failed is what matters then.
+    A run that made no model has none: there, what failed is what matters.
     """
     gate, found = report.gate, []
     if report.outcome in ("failed", "interrupted"):
@@ -114,8 +116,8 @@ def facts(report: Report) -> list[Fact]:
     measured = gate.value is not None and gate.verdict not in ("nonfinite", "shape")
     if measured:
         found.append(Fact("Error", figures.scientific(gate.value), figures.metric(gate.metric)))
-    check, note = final_check(report), ""
-    if gate.verdict == "exceeded" and (enough := _enough(check)):
+    check, note = find_final_check(report), ""
+    if gate.verdict == "exceeded" and (enough := _format_passing_tolerance(check)):
         note = f"would pass at {enough}"
     elif gate.verdict == "passed" and gate.value and gate.value > 0:
         note = f"{figures.times(gate.tolerance / gate.value)} the error"
@@ -127,7 +129,7 @@ def facts(report: Report) -> list[Fact]:
     if final and final.artifact and report.stages[-1].status == "ok":
         size = figures.size(final.artifact.bytes)
         found.append(Fact("Size", size, f"from {figures.size(report.model.bytes)}"))
-        total, flex = sum(final.operators.values()), flex_operators(final.operators)
+        total, flex = sum(final.operators.values()), count_flex_operators(final.operators)
         need = f"{figures.count(flex)} need Flex" if flex else "all built in"
         found.append(Fact("Operators", figures.count(total), need))
     setup = report.setup_seconds

@@ -25,8 +25,8 @@ from runner.archive.format import (
     TRAILER_LINE,
     Environment,
     Index,
-    header,
-    padding,
+    build_header,
+    compute_padding,
 )
 from runner.archive.interpreter import unpack
 from runner.archive.reader import Archive
@@ -93,8 +93,8 @@ def names_by_offset(path: Path) -> list[tuple[int, str]]:
     """Where each member's header begins, and what damage there is called."""
     with Archive(path) as archive:
         parts = archive.index.parts
-    found = [(p.offset - len(header(p.name, p.stored_size)), p.name) for p in parts]
-    end = parts[-1].offset + parts[-1].stored_size + padding(parts[-1].stored_size)
+    found = [(p.offset - len(build_header(p.name, p.stored_size)), p.name) for p in parts]
+    end = parts[-1].offset + parts[-1].stored_size + compute_padding(parts[-1].stored_size)
     size = path.stat().st_size
     trailer = size - 4 * BLOCK
     return [*found, (end, INDEX), (trailer, TRAILER), (size - 2 * BLOCK, "end of the file")]
@@ -185,7 +185,7 @@ def test_damage_is_told_and_nothing_is_loaded(
 # The second has the header of a member of less than no bytes.
 @pytest.mark.parametrize(
     "content",
-    [b"", header("a", -512) + bytes(2048), b"no archive", b"\0" * 4096, a_wheel()],
+    [b"", build_header("a", -512) + bytes(2048), b"no archive", b"\0" * 4096, a_wheel()],
     ids=["empty", "less than empty", "text", "zeros", "wheel"],
 )
 def test_another_file_is_no_archive(content: bytes, tmp_path: Path, cli: Cli) -> None:
@@ -207,7 +207,7 @@ def forge(path: Path, members: list[tuple[str, bytes]], change: Callable[[Any], 
     parts: list[dict[str, Any]] = []
     data = b""
     for name, stored in members:
-        head = header(name, len(stored))
+        head = build_header(name, len(stored))
         digest = hashlib.sha256(stored).hexdigest()
         parts.append(
             {
@@ -221,7 +221,7 @@ def forge(path: Path, members: list[tuple[str, bytes]], change: Callable[[Any], 
                 "compression": "none",
             }
         )
-        data += head + stored + bytes(padding(len(stored)))
+        data += head + stored + bytes(compute_padding(len(stored)))
     index = {"format": "runner-archive", "version": 1, **ABOUT, "environments": [], "runs": ["a"]}
     index["parts"] = parts
     change(index)
@@ -231,7 +231,7 @@ def forge(path: Path, members: list[tuple[str, bytes]], change: Callable[[Any], 
         sha256=hashlib.sha256(text).hexdigest(), offset=offset, size=len(text)
     ).encode()
     for name, content in ((INDEX, text), (TRAILER, line)):
-        data += header(name, len(content)) + content + bytes(padding(len(content)))
+        data += build_header(name, len(content)) + content + bytes(compute_padding(len(content)))
     path.write_bytes(data + bytes(2 * BLOCK))
     return path
 

@@ -18,9 +18,9 @@ sys.path.insert(0, str(ROOT))
 
 from fuzz.sample import stage_report
 from runner.cache.session import CachedRun
-from runner.cache.store import StageCache, stage_key
+from runner.cache.store import StageCache, compute_stage_key
 from runner.engines.docker.volume_usage import VolumeWatcher
-from runner.engines.limits import Limits, least_memory
+from runner.engines.limits import Limits, compute_least_memory
 from runner.engines.process.procfs import measure_tree
 from runner.engines.watchdog import ResourceUsage, Watch, check_limits, measure_disk
 from runner.errors import EnvironmentUnavailable
@@ -59,7 +59,7 @@ def test_who_cannot_be_watched_is_ended() -> None:
         raise RuntimeError("nothing to be seen")
 
     watch = Watch(Limits(), 0, look, lambda: ended.append(True))
-    with watch.running():
+    with watch.run_in_background():
         for _ in range(200):
             if ended:
                 break
@@ -72,7 +72,7 @@ def test_it_is_ended_until_it_has_ended() -> None:
     """An engine that is busy does not do it at once."""
     ended: list[bool] = []
     watch = Watch(Limits(disk=1), 0, lambda: ResourceUsage(disk=2), lambda: ended.append(True))
-    with watch.running():
+    with watch.run_in_background():
         for _ in range(200):
             if len(ended) > 1:
                 break
@@ -81,7 +81,7 @@ def test_it_is_ended_until_it_has_ended() -> None:
 
 
 def test_a_machine_without_memory() -> None:
-    least = least_memory()
+    least = compute_least_memory()
     full, empty = ResourceUsage(available=least - 1), ResourceUsage(available=least)
     assert check_limits(full, Limits(), 0, full) is None
     found = check_limits(full, Limits(), 0, empty)
@@ -190,7 +190,7 @@ def test_a_run_keeps_what_it_took_from_the_cache(tmp_path: Path) -> None:
     stage = load_toolchain().stages[0]
     environment = EnvironmentRecord(image="torch", identity="i", lock_sha256="0" * 64, stand_ins=[])
     record = StageRecord(name="torch", title="t", status="failed", environment=environment)
-    key = stage_key("", "process i", stage.module, {})
+    key = compute_stage_key("", "process i", stage.module, {})
     files = {stage.produces: artifact, "reports/torch.json": written, "log": artifact}
     cache.store(key, "torch", "before", files)
     with closing(CachedRun(cache, "now", run, {}, {})) as cached:

@@ -30,7 +30,7 @@ from runner.provenance.read import read_record
 from runner.provenance.signing import PAYLOAD_TYPE, read_envelope, verify
 from runner.report.runs import read_report
 from runner.schemas.stage_reports import read_report as read_stage_report
-from runner.toolchains.load import all_images, load_toolchain
+from runner.toolchains.load import load_all_images, load_toolchain
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -47,7 +47,7 @@ def test_members_that_unpack_without_bounds(tmp_path: Path, compression: int) ->
     wheel = tmp_path / "tf_nightly-2.4.0.dev20200923-cp38-cp38-manylinux2010_x86_64.whl"
     wheel.write_bytes(seeds.zipped({"x.dist-info/RECORD": zeros}, compression))
     with pytest.raises(BadInput):
-        accept_wheel(str(wheel), all_images())
+        accept_wheel(str(wheel), load_all_images())
 
 
 def of_too_many(report: dict[str, Any]) -> bytes:

@@ -13,14 +13,14 @@ from filelock import FileLock
 
 from runner.engines.process.environments import _held
 from runner.errors import EnvironmentUnavailable
-from runner.host.process_identity import find_abandoned_scratch, is_alive, owner, process_id
+from runner.host.process_identity import find_abandoned_scratch, get_owner, get_process_id, is_alive
 from runner.host.subprocesses import Programs
 
 CODE = """
-from runner.host.process_identity import owner, scratch_folder
+from runner.host.process_identity import get_owner, make_scratch_folder
 
-with scratch_folder("owned") as folder:
-    print(folder, owner(), sep="\\n", flush=True)
+with make_scratch_folder("owned") as folder:
+    print(folder, get_owner(), sep="\\n", flush=True)
     input()
 """
 OTHER_NAMESPACE = ("bwrap", "--bind", "/", "/", "--dev", "/dev", "--unshare-pid", "--proc", "/proc")
@@ -61,9 +61,9 @@ def test_a_process_in_another_namespace(runner: tuple[subprocess.Popen[str], Pat
 
 
 def test_an_id_that_is_used_again() -> None:
-    number, started, namespace = process_id().split("-")
-    host = owner().split(" ")[0]
-    assert is_alive(owner())
+    number, started, namespace = get_process_id().split("-")
+    host = get_owner().split(" ")[0]
+    assert is_alive(get_owner())
     assert not is_alive(f"{host} {number} {int(started) - 1} {namespace}")
     assert is_alive(f"not-{host} {number} {int(started) - 1} {namespace}")
     assert not is_alive("")

@@ -14,8 +14,8 @@ from runner.known_failures.catalogue import Entry, check_bounded, load_catalogue
 from runner.known_failures.match import (
     Symptoms,
     _bounded,
-    last_meaningful_lines,
     make_known_failure,
+    pick_meaningful_lines,
     recognise,
 )
 from runner.toolchains.load import load_toolchain
@@ -196,10 +196,10 @@ RuntimeError: the thing itself
 
 
 def test_last_words_are_what_matters() -> None:
-    assert last_meaningful_lines(LOG) == [
+    assert pick_meaningful_lines(LOG) == [
         "2026-11-24 10:00:00.123456: E tensorflow/core/framework/op.cc:1] something that matters",
         "RuntimeError: the thing itself",
         "    with a second line",
     ]
-    assert last_meaningful_lines("") == []
-    assert last_meaningful_lines("line\n" * 100) == ["line"] * 8
+    assert pick_meaningful_lines("") == []
+    assert pick_meaningful_lines("line\n" * 100) == ["line"] * 8

@@ -11,12 +11,12 @@ from runner.packages.lockfile import (
     applies_here,
     choose_file,
     filter_release,
-    host_tags,
+    list_host_tags,
+    list_stage_tags,
     parse_lock,
     parse_pin,
-    stage_tags,
 )
-from runner.toolchains.load import all_images
+from runner.toolchains.load import load_all_images
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,9 @@ class File:
 
 
 def chosen(*names: str) -> str | None:
-    file = choose_file([File(name) for name in names], stage_tags("3.8", "x86_64-manylinux2014"))
+    file = choose_file(
+        [File(name) for name in names], list_stage_tags("3.8", "x86_64-manylinux2014")
+    )
     return file.name if file else None
 
 
@@ -63,7 +65,7 @@ def test_files_of_a_release() -> None:
 
 
 def test_every_pin_of_every_lock_is_read() -> None:
-    for lock in [*(image.lock for image in all_images()), ROOT / "requirements.lock"]:
+    for lock in [*(image.lock for image in load_all_images()), ROOT / "requirements.lock"]:
         text = lock.read_text()
         pins = parse_lock(text)
         assert len(pins) == text.count("==") - text.split("\n\n")[0].count("==") - sum(
@@ -81,4 +83,4 @@ def test_a_wheel_by_its_url_is_no_pin() -> None:
 def test_markers() -> None:
     text = "a==1 ; sys_platform == 'win32'\nb==1 ; python_full_version >= '3.8'\nc==1\n"
     assert [str(pin) for pin in parse_lock(text) if applies_here(pin)] == ["b==1", "c==1"]
-    assert choose_file([File("c-1-py3-none-any.whl")], host_tags()) is not None
+    assert choose_file([File("c-1-py3-none-any.whl")], list_host_tags()) is not None

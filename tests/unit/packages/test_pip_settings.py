@@ -94,7 +94,7 @@ FULL = Registry(MIRROR, ("https://extra.example/",), ("/opt/wheels", "/srv"), "/
 
 
 def test_uvs_variables() -> None:
-    assert FULL.uv_environment() == {
+    assert FULL.make_uv_environment() == {
         "UV_NO_CONFIG": "1",
         "UV_DEFAULT_INDEX": MIRROR,
         "SSL_CERT_FILE": "/ca.pem",
@@ -103,19 +103,19 @@ def test_uvs_variables() -> None:
         "UV_INDEX_STRATEGY": "unsafe-best-match",
         "UV_FIND_LINKS": "/opt/wheels,/srv",
     }
-    assert Registry().uv_environment() == {"UV_NO_CONFIG": "1"}
+    assert Registry().make_uv_environment() == {"UV_NO_CONFIG": "1"}
 
 
 def test_a_lock_does_not_depend_on_this_machines_folders() -> None:
-    assert not {"UV_INDEX", "UV_FIND_LINKS"} & FULL.uv_environment(resolving=True).keys()
+    assert not {"UV_INDEX", "UV_FIND_LINKS"} & FULL.make_uv_environment(resolving=True).keys()
 
 
 def test_pip_conf_for_builds_names_what_a_container_can_reach() -> None:
     registry = Registry(MIRROR, ("file:///opt/extra", "https://extra.example/"), (), "", ("a",))
-    text = registry.pip_conf()
+    text = registry.render_pip_conf()
     assert f"index-url = {MIRROR}" in text and "https://extra.example/" in text
     assert "file:" not in text
-    assert Registry().pip_conf() == ""
+    assert Registry().render_pip_conf() == ""
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_pip_conf_for_builds_names_what_a_container_can_reach() -> None:
 def test_no_index_keeps_uv_off_the_network(home: Path, links: str, offline: bool) -> None:
     """uv has no variable for it; with folders alone, offline is the same."""
     registry = read_registry(environ(home, PIP_NO_INDEX="1", PIP_FIND_LINKS=links))
-    assert registry.uv_environment()["UV_FIND_LINKS"] == links
-    assert ("UV_OFFLINE" in registry.uv_environment()) == offline
-    assert "UV_OFFLINE" not in read_registry(environ(home, PIP_NO_INDEX="0")).uv_environment()
+    assert registry.make_uv_environment()["UV_FIND_LINKS"] == links
+    assert ("UV_OFFLINE" in registry.make_uv_environment()) == offline
+    assert "UV_OFFLINE" not in read_registry(environ(home, PIP_NO_INDEX="0")).make_uv_environment()
 
 
 @pytest.mark.parametrize("secret", ["", "user:secret@", "user:se@cret@"])

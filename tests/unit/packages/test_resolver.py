@@ -11,10 +11,10 @@ import pytest
 from runner.errors import BadInput
 from runner.host.paths import ROOT
 from runner.packages import resolver
-from runner.toolchains.load import all_images, load_image
+from runner.toolchains.load import load_all_images, load_image
 from runner.toolchains.model import Image
 
-IMAGES = pytest.mark.parametrize("image", all_images(), ids=lambda image: image.title)
+IMAGES = pytest.mark.parametrize("image", load_all_images(), ids=lambda image: image.title)
 PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^ \\]+)", re.MULTILINE)
 
 
@@ -68,8 +68,8 @@ def test_write_and_difference(tmp_path: Path) -> None:
     before = lock.stat().st_mtime_ns
     assert not resolver.write(lock, text)
     assert lock.stat().st_mtime_ns == before
-    assert resolver.difference(lock, text) == ""
-    told = resolver.difference(lock, text.replace("1.15.0", "1.16.0"))
+    assert resolver.diff_lock(lock, text) == ""
+    told = resolver.diff_lock(lock, text.replace("1.15.0", "1.16.0"))
     assert "-six==1.15.0" in told and "+six==1.16.0" in told
     assert [path.name for path in tmp_path.iterdir()] == [lock.name]
 

@@ -14,11 +14,11 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from runner.host.paths import ROOT
-from runner.packages.sbom import bill_of_materials, installed_licences
-from runner.toolchains.load import all_images, load_image
+from runner.packages.sbom import collect_licences, make_bill_of_materials
+from runner.toolchains.load import load_all_images, load_image
 from runner.toolchains.model import Image
 
-IMAGES = all_images()
+IMAGES = load_all_images()
 
 
 def validate(bill: dict[str, Any]) -> None:
@@ -34,7 +34,7 @@ def image(request: pytest.FixtureRequest) -> Image:
 
 
 def test_it_is_valid_and_has_every_package_once(image: Image) -> None:
-    bill = bill_of_materials(image, {"numpy": "BSD", "future": "MIT"})
+    bill = make_bill_of_materials(image, {"numpy": "BSD", "future": "MIT"})
     validate(bill)
     libraries = [c["purl"] for c in bill["components"]]
     assert len(set(libraries)) == len(libraries)
@@ -56,7 +56,7 @@ def test_it_is_valid_and_has_every_package_once(image: Image) -> None:
 
 
 def test_every_component_is_reached_from_the_image(image: Image) -> None:
-    bill = bill_of_materials(image, {})
+    bill = make_bill_of_materials(image, {})
     edges = {entry["ref"]: entry["dependsOn"] for entry in bill["dependencies"]}
     reached, pending = set(), [bill["metadata"]["component"]["bom-ref"]]
     while pending:
@@ -67,18 +67,20 @@ def test_every_component_is_reached_from_the_image(image: Image) -> None:
 
 
 def test_an_error_in_it_would_be_seen() -> None:
-    bill = bill_of_materials(load_image("torch"), {})
+    bill = make_bill_of_materials(load_image("torch"), {})
     bill["components"][0]["hashes"][0]["alg"] = "SHA-257"
     with pytest.raises(AssertionError):
         validate(bill)
-    bill = bill_of_materials(load_image("torch"), {})
+    bill = make_bill_of_materials(load_image("torch"), {})
     bill["components"][0]["licenses"] = [{"license": {"id": "No-Such-Licence"}}]
     with pytest.raises(AssertionError):
         validate(bill)
 
 
 def test_what_it_says_of_one_package() -> None:
-    bill = bill_of_materials(load_image("tflite"), {"numpy": "Apache 2.0", "six": "Some own words"})
+    bill = make_bill_of_materials(
+        load_image("tflite"), {"numpy": "Apache 2.0", "six": "Some own words"}
+    )
     by_name = {component["name"]: component for component in bill["components"]}
     assert by_name["numpy"]["licenses"] == [{"license": {"id": "Apache-2.0"}}]
     assert by_name["six"]["licenses"] == [{"license": {"name": "Some own words"}}]
@@ -88,19 +90,19 @@ def test_what_it_says_of_one_package() -> None:
 
 
 def test_the_same_lock_gives_the_same_bill() -> None:
-    first, second = (bill_of_materials(load_image("torch"), {}) for _ in range(2))
+    first, second = (make_bill_of_materials(load_image("torch"), {}) for _ in range(2))
     assert first == second
-    other = bill_of_materials(load_image("torch"), {"numpy": "BSD"})
+    other = make_bill_of_materials(load_image("torch"), {"numpy": "BSD"})
     assert other["serialNumber"] != first["serialNumber"]
 
 
 def test_licences_come_from_the_installed_environment(tmp_path: Path) -> None:
     torch = load_image("torch")
-    assert installed_licences(tmp_path) == {}
+    assert collect_licences(tmp_path) == {}
     info = tmp_path / "lib/python3.8/site-packages/numpy-1.19.2.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Name: numpy\nVersion: 1.19.2\nLicense: BSD\n\nLicense: MIT\n")
-    bill = bill_of_materials(torch, installed_licences(tmp_path))
+    bill = make_bill_of_materials(torch, collect_licences(tmp_path))
     by_name = {c["name"]: c for c in bill["components"]}
     assert by_name["numpy"]["licenses"] == [{"license": {"name": "BSD"}}]
     assert "licenses" not in by_name["torch"]

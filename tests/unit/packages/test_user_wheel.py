@@ -13,7 +13,7 @@ import pytest
 from runner.errors import BadInput
 from runner.packages.user_wheel import accept_wheel
 from runner.toolchains.load import load_image
-from runner.toolchains.model import Wheel, with_wheels
+from runner.toolchains.model import Wheel, add_wheels
 
 NAME = "tf_nightly-2.4.0.dev20200923-cp38-cp38-manylinux2010_x86_64.whl"
 INFO = "tf_nightly-2.4.0.dev20200923.dist-info"
@@ -54,16 +54,16 @@ def test_accepted(tmp_path: Path) -> None:
 def test_takes_the_stand_ins_place(tmp_path: Path) -> None:
     file = make(tmp_path)
     wheel = accept_wheel(str(file), IMAGES)
-    torch, tflite = (with_wheels(image, (wheel,)) for image in IMAGES)
+    torch, tflite = (add_wheels(image, (wheel,)) for image in IMAGES)
     assert torch == IMAGES[0] and torch.wheels == ()
     assert tflite.stand_ins_used == () and IMAGES[1].stand_ins_used != ()
     assert tflite.environment_key != IMAGES[1].environment_key
-    lines = tflite.requirements().splitlines()
+    lines = tflite.render_requirements().splitlines()
     assert f"tf-nightly @ file://{file} --hash=sha256:{wheel.sha256}" in lines
     assert not [line for line in lines if line.startswith("tensorflow-cpu==")]
     # Nothing else is changed: the other requirements keep their hashes.
     kept = [line for line in lines if line.startswith("    --hash")]
-    whole = IMAGES[1].requirements().splitlines()
+    whole = IMAGES[1].render_requirements().splitlines()
     start = next(i for i, line in enumerate(whole) if line.startswith("tensorflow-cpu=="))
     own = next(i for i, line in enumerate(whole[start:]) if not line.endswith("\\"))
     assert len([line for line in whole if line.startswith("    --hash")]) == len(kept) + own

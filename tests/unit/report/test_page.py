@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from sample_reports import KINDS, failed, output, report, stage, validated
 
 from runner.report.html import figures
-from runner.report.html.charts import LogScale, curve, histogram_chart, log_scale
+from runner.report.html.charts import LogScale, make_curve, make_histogram_chart, make_log_scale
 from runner.report.html.depth import DepthCurve
 from runner.report.html.render import render_run, write_page
 from runner.schemas.report import Histogram, KnownFailure, Report
@@ -369,7 +369,7 @@ class TestFigures:
 
     @given(st.floats(min_value=1e-300, max_value=1e300))
     def test_rounded_up_is_never_below(self, value: float) -> None:
-        shown = read(figures.rounded_up(value))
+        shown = read(figures.round_up(value))
         assert value * (1 - 1e-12) <= shown <= value * 1.11
 
     @given(st.floats(min_value=1e-300, max_value=1e300))
@@ -406,7 +406,7 @@ class TestCharts:
 
     @given(st.lists(st.floats() | st.none(), max_size=6))
     def test_a_scale_holds_every_value(self, values: list[float | None]) -> None:
-        scale = log_scale(values)
+        scale = make_log_scale(values)
         assert scale.low < scale.high and 1 <= len(scale.ticks) <= 6
         for value in values:
             if value is not None and math.isfinite(value) and value > 0:
@@ -415,7 +415,7 @@ class TestCharts:
 
     def test_bars_stand_where_the_errors_are(self) -> None:
         histogram = Histogram(zeros=10, edges=[1e-8, 1e-7, 1e-6, 1e-5], counts=[20, 0, 10])
-        chart = histogram_chart(histogram, LogScale(-8, -4), tolerance=1e-6)
+        chart = make_histogram_chart(histogram, LogScale(-8, -4), tolerance=1e-6)
         assert [(b.x, b.width, b.height, b.beyond) for b in chart.bars] == [
             (0, 25, 100, False),
             (50, 25, 50, True),
@@ -426,7 +426,7 @@ class TestCharts:
     def test_a_curve_keeps_its_peak_however_many_points_there_are(self) -> None:
         values = [1e-8] * 10_000
         values[7777] = 1e-2
-        drawn = curve(values, LogScale(-8, -2), marked=7777)
+        drawn = make_curve(values, LogScale(-8, -2), marked=7777)
         points = [tuple(map(float, p.split(","))) for p in drawn.points.split()]
         assert len(points) <= 300
         assert min(points, key=lambda p: p[1]) == (77.78, 0.0) == drawn.marked

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.kit.matching import End, fitting_order, is_ambiguous, pair, plain_name
+from stages.kit.matching import End, find_fitting_order, is_ambiguous, pair, strip_tensor_name
 
 SIZES = st.lists(st.integers(1, 5), min_size=0, max_size=5)
 
@@ -31,7 +31,7 @@ SIZES = st.lists(st.integers(1, 5), min_size=0, max_size=5)
     ],
 )
 def test_orders(ours: tuple[int, ...], theirs: object, order: object) -> None:
-    assert fitting_order(ours, theirs) == order  # type: ignore[arg-type]
+    assert find_fitting_order(ours, theirs) == order  # type: ignore[arg-type]
 
 
 @given(SIZES, st.randoms())
@@ -40,7 +40,7 @@ def test_the_order_gives_the_shape_and_its_inverse_undoes_it(
 ) -> None:
     array = np.zeros(sizes)
     for shape in ([*sizes[:1], *sizes[2:], *sizes[1:2]], sizes):
-        order = fitting_order(sizes, shape)
+        order = find_fitting_order(sizes, shape)
         if order is None:
             assert len(sizes) < 3 and sizes != shape
             continue
@@ -67,7 +67,7 @@ def test_no_end_is_in_two_pairs_and_names_come_first(
 
 def test_names_without_what_converters_add() -> None:
     for name in ("x", "x:0", "serving_default_x:0", "x_int8"):
-        assert plain_name(name) == "x"
+        assert strip_tensor_name(name) == "x"
 
 
 def test_places_and_lone_fits() -> None:

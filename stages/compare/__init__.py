@@ -1,1 +1,1 @@
-"""Running any two artifacts on the same inputs, and asking a framework what a file is."""
+"""Run any two artifacts on the same inputs, or ask a framework what a file holds."""

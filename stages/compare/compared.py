@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from stages.compare.opened import Opened, open_model, output_names
+from stages.compare.opened import Opened, list_output_names, open_model
 from stages.kit.contract import (
     InputError,
     Job,
@@ -24,13 +24,13 @@ from stages.kit.contract import (
     sha256,
     write_json,
 )
-from stages.kit.matching import End, Pair, is_ambiguous, orders, pair, shown
+from stages.kit.matching import End, Pair, format_shape, is_ambiguous, list_axis_orders, pair
 from stages.kit.samples import Predict, Samples, compare, open_samples
 
 
 @dataclass(frozen=True)
 class _Part(Samples):
-    """The samples with those of the reference's outputs that the second model has too."""
+    """The samples, reduced to the reference outputs that the second model has as well."""
 
     kept: Tuple[int, ...] = ()
 
@@ -40,13 +40,18 @@ class _Part(Samples):
         return [np.load(file, mmap_mode="c", allow_pickle=False) for file in files]
 
 
-# How `convert` hands what it has made to `check`.
-_prepared: Dict[str, Any] = {}
+@dataclass(frozen=True)
+class _Prepared:
+    """The loaded model and the pairs of its outputs."""
+
+    framework: str
+    make_predict: Any
+    pairs: Sequence[Any]
 
 
 def convert(job: Job) -> Signature:
-    """Load the second model and match its ends; the artifact says how they match."""
-    file = _file(job)
+    """Load the second model, match its inputs and outputs, and write how they match."""
+    file = _locate_file(job)
     with job.phase("load"):
         opened = open_model(job, file, job.options["kind"])
     job.report["operators"] = opened.operators
@@ -56,19 +61,19 @@ def convert(job: Job) -> Signature:
         raise InputError("The volume holds no samples.", "Run the stage 'reference' first.")
     with job.phase("match"):
         ins = _match_inputs(job, samples, opened)
-        inputs = _their_inputs(samples, opened, ins)
-        make_predict = _fed(opened.prepare(inputs), ins, inputs)
-        first = _first_run(make_predict(), samples, file, inputs)
-        names = output_names(opened, len(first))
+        inputs = _build_their_inputs(samples, opened, ins)
+        make_predict = _map_inputs(opened.prepare(inputs), ins, inputs)
+        first = _run_first_sample(make_predict(), samples, file, inputs)
+        names = list_output_names(opened, len(first))
         outs = _match_outputs(job, samples, names, first)
-    _prepared.update(framework=opened.framework, predict=_taken(make_predict, outs), pairs=outs)
+    job.prepared = _Prepared(opened.framework, _map_outputs(make_predict, outs), outs)
     made = {
-        "inputs": [_described(p, samples.inputs, [t.name for t in inputs]) for p in ins],
-        "outputs": [_described(p, samples.outputs, names) for p in outs],
+        "inputs": [_describe_pair(p, samples.inputs, [t.name for t in inputs]) for p in ins],
+        "outputs": [_describe_pair(p, samples.outputs, names) for p in outs],
     }
     write_json(job.output, made)
     return Signature(
-        tuple(replace(t, name=samples.inputs[p.ours].name) for t, p in _in_place(inputs, ins)),
+        tuple(replace(t, name=samples.inputs[p.ours].name) for t, p in _zip_pairs(inputs, ins)),
         tuple(
             Tensor(samples.outputs[p.ours].name, v.shape, v.dtype.name, names[p.theirs])
             for p in outs
@@ -78,10 +83,10 @@ def convert(job: Job) -> Signature:
 
 
 def check(job: Job) -> Optional[Dict[str, Any]]:
-    """Run the second model over all samples."""
+    """Run the second model on every sample and compare the outputs that both models have."""
     samples = open_samples(job.volume)
     assert samples is not None
-    kept = tuple(found.ours for found in _prepared["pairs"])
+    kept = tuple(found.ours for found in job.prepared.pairs)
     floor = samples.noise_floor
     if floor and floor.get("outputs"):
         floor = {**floor, "outputs": [floor["outputs"][index] for index in kept]}
@@ -94,10 +99,10 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
         samples.random,
         kept,
     )
-    return compare(job, part, _prepared["framework"], _prepared["predict"])
+    return compare(job, part, job.prepared.framework, job.prepared.make_predict)
 
 
-def _file(job: Job) -> Path:
+def _locate_file(job: Job) -> Path:
     file = job.volume / job.options["file"]
     if not file.is_file():
         raise InputError(f"The volume holds no '{job.options['file']}'.", "Name one: --file.")
@@ -107,7 +112,7 @@ def _file(job: Job) -> Path:
 
 
 def _match_inputs(job: Job, samples: Samples, opened: Opened) -> List[Pair]:
-    """Which of the samples each input of the second model gets. Raises `InputError`."""
+    """Match the second model's inputs with the samples'. Raises `InputError` if one has none."""
     ours = [End(t.name, t.shape) for t in samples.inputs]
     theirs = [End(given.name, given.shape) for given in opened.inputs]
     pairs = pair(ours, theirs)
@@ -124,27 +129,27 @@ def _match_inputs(job: Job, samples: Samples, opened: Opened) -> List[Pair]:
     if unused:
         job.note(f"The second model does without the first one's input {', '.join(unused)}.")
     if opened.runs is not None:
-        pairs = _turned_until_it_runs(samples, opened, pairs)
-    _say(job, "input", pairs, ours, theirs)
+        pairs = _find_layout_that_runs(samples, opened, pairs)
+    _note_pairs(job, "input", pairs, ours, theirs)
     return pairs
 
 
-def _turned_until_it_runs(samples: Samples, opened: Opened, pairs: List[Pair]) -> List[Pair]:
-    """Of a model whose file has no shapes: the order of axes that it runs on, as it is first."""
+def _find_layout_that_runs(samples: Samples, opened: Opened, pairs: List[Pair]) -> List[Pair]:
+    """Find the order of axes that a model without shapes in its file runs on, unchanged first."""
     assert opened.runs is not None
     for choice in range(3):
         turned = []
         for found in pairs:
-            candidates = orders(len(samples.inputs[found.ours].shape))
+            candidates = list_axis_orders(len(samples.inputs[found.ours].shape))
             order = candidates[min(choice, len(candidates) - 1)]
             turned.append(replace(found, axes=order))
-        if opened.runs(_their_inputs(samples, opened, turned)):
+        if opened.runs(_build_their_inputs(samples, opened, turned)):
             return turned
     return pairs
 
 
-def _their_inputs(samples: Samples, opened: Opened, pairs: Sequence[Pair]) -> List[Tensor]:
-    """The second model's inputs, in its own order, with fixed shapes."""
+def _build_their_inputs(samples: Samples, opened: Opened, pairs: Sequence[Pair]) -> List[Tensor]:
+    """Return the second model's inputs in its order, with fixed shapes. Raises `InputError`."""
     tensors = []
     for found in sorted(pairs, key=lambda p: p.theirs):
         given, own = opened.inputs[found.theirs], samples.inputs[found.ours]
@@ -160,10 +165,10 @@ def _their_inputs(samples: Samples, opened: Opened, pairs: Sequence[Pair]) -> Li
     return tensors
 
 
-def _fed(
+def _map_inputs(
     make_predict: Callable[[], Predict], pairs: Sequence[Pair], inputs: Sequence[Tensor]
 ) -> Callable[[], Predict]:
-    """The second model with the first one's inputs."""
+    """Wrap the second model so that it takes the first one's inputs."""
     by_place = sorted(pairs, key=lambda p: p.theirs)
 
     def make() -> Predict:
@@ -184,8 +189,10 @@ def _fed(
     return make
 
 
-def _taken(make_predict: Callable[[], Predict], pairs: Sequence[Pair]) -> Callable[[], Predict]:
-    """The second model with the first one's outputs, in the first one's order of axes."""
+def _map_outputs(
+    make_predict: Callable[[], Predict], pairs: Sequence[Pair]
+) -> Callable[[], Predict]:
+    """Wrap the second model to return the first one's outputs, in the first one's order of axes."""
 
     def make() -> Predict:
         predict = make_predict()
@@ -203,15 +210,15 @@ def _taken(make_predict: Callable[[], Predict], pairs: Sequence[Pair]) -> Callab
     return make
 
 
-def _first_run(
+def _run_first_sample(
     predict: Predict, samples: Samples, file: Path, inputs: Sequence[Tensor]
 ) -> Sequence[Any]:
     try:
         return predict([array[0] for array in samples.input_arrays])
     except InputError:
         raise
-    except Exception as error:  # each framework raises types of its own
-        shapes = ", ".join(f"{t.name} {shown(t.shape)}" for t in inputs)
+    except Exception as error:  # every framework raises its own types
+        shapes = ", ".join(f"{t.name} {format_shape(t.shape)}" for t in inputs)
         raise InputError(
             f"'{file.name}' does not run on inputs of shape {shapes}: "
             f"{' '.join(str(error).split())[:500]}",
@@ -222,7 +229,7 @@ def _first_run(
 def _match_outputs(
     job: Job, samples: Samples, names: Sequence[str], first: Sequence[Any]
 ) -> List[Pair]:
-    """Which outputs are compared with which. Raises `InputError` if there is none."""
+    """Match the two models' outputs. Raises `InputError` if they have none in common."""
     ours = [End(t.name, t.shape) for t in samples.outputs]
     theirs = [End(name, np.asarray(value).shape) for name, value in zip(names, first)]
     pairs = pair(ours, theirs)
@@ -238,38 +245,39 @@ def _match_outputs(
         job.note(f"NOT compared, for the second model has no such output: {', '.join(left)}.")
     if extra:
         job.note(f"NOT compared, for the first model has no such output: {', '.join(extra)}.")
-    _say(job, "output", pairs, ours, theirs)
+    _note_pairs(job, "output", pairs, ours, theirs)
     return pairs
 
 
-def _say(
+def _note_pairs(
     job: Job, what: str, pairs: Sequence[Pair], ours: Sequence[End], theirs: Sequence[End]
 ) -> None:
-    """Tell of each pair that is more than a name and a shape on both sides."""
+    """Note each pair that is not simply the same name and shape on both sides."""
     for found in pairs:
         own, end = ours[found.ours], theirs[found.theirs]
         sizes = [int(size) for size in own.shape or ()]
+        shape = format_shape(sizes)
         if not found.by_name:
             job.note(f"The {what} {own} is taken for the second model's {end}, by its place.")
         if found.is_turned:
             moved = [sizes[axis] for axis in found.axes or ()]
             job.note(
-                f"The {what} '{own.name}' ({shown(sizes)}) is transposed for the second model's "
-                f"'{end.name}' ({shown(moved)})."
+                f"The {what} '{own.name}' ({shape}) is transposed for the second model's "
+                f"'{end.name}' ({format_shape(moved)})."
             )
         elif is_ambiguous(sizes):
             job.note(
-                f"The sizes of the {what} '{own.name}' ({shown(sizes)}) do not tell its layout: "
+                f"The sizes of the {what} '{own.name}' ({shape}) do not tell its layout: "
                 "it is taken as it is."
             )
 
 
-def _in_place(inputs: Sequence[Tensor], pairs: Sequence[Pair]) -> List[Tuple[Tensor, Pair]]:
+def _zip_pairs(inputs: Sequence[Tensor], pairs: Sequence[Pair]) -> List[Tuple[Tensor, Pair]]:
     by_place = sorted(pairs, key=lambda p: p.theirs)
     return [(replace(t, node=t.name), found) for t, found in zip(inputs, by_place)]
 
 
-def _described(found: Pair, ours: Sequence[Tensor], theirs: Sequence[str]) -> Dict[str, Any]:
+def _describe_pair(found: Pair, ours: Sequence[Tensor], theirs: Sequence[str]) -> Dict[str, Any]:
     return {**asdict(found), "name": ours[found.ours].name, "their_name": theirs[found.theirs]}
 
 

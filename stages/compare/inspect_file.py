@@ -21,7 +21,7 @@ from stages.kit.contract import (
 
 
 def convert(job: Job) -> Signature:
-    """Write what the framework found: the artifact is a description of the file."""
+    """Write the artifact: what the framework says of the file, or why it refuses it."""
     kind = job.options["kind"]
     described: Dict[str, Any] = {"framework": _FRAMEWORKS.get(kind, kind), "ok": False}
     try:
@@ -34,8 +34,8 @@ def convert(job: Job) -> Signature:
         described.update(
             framework=opened.framework,
             ok=True,
-            inputs=[_described(given) for given in opened.inputs],
-            outputs=None if opened.outputs is None else [_described(e) for e in opened.outputs],
+            inputs=[_describe_end(given) for given in opened.inputs],
+            outputs=None if opened.outputs is None else [_describe_end(e) for e in opened.outputs],
             parameters=opened.parameters,
             facts=opened.facts,
         )
@@ -46,12 +46,12 @@ def convert(job: Job) -> Signature:
 
 
 def check(job: Job) -> Optional[Dict[str, Any]]:
-    """There is nothing to compare."""
+    """Return None: there is nothing to compare."""
     return None
 
 
 def _allocate(opened: Opened) -> None:
-    """Only then does the interpreter look at every operator. Raises `InputError`."""
+    """Allocate tensors, which makes the interpreter check each operator. Raises `InputError`."""
     shapes: List[Tensor] = []
     for given in opened.inputs:
         sizes = [1 if isinstance(size, str) else int(size) for size in given.shape or ()]
@@ -59,7 +59,7 @@ def _allocate(opened: Opened) -> None:
     opened.prepare(shapes)()
 
 
-def _described(given: OpenEnd) -> Dict[str, Any]:
+def _describe_end(given: OpenEnd) -> Dict[str, Any]:
     shape = None if given.shape is None else list(given.shape)
     return {"name": given.name, "shape": shape, "dtype": given.dtype or "?"}
 

@@ -1,4 +1,4 @@
-"""An ONNX model, opened by ONNX Runtime 1.4, which does not optimize it."""
+"""ONNX models, opened in ONNX Runtime 1.4 with its optimizations off."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from stages.kit.samples import Predict
 
 
 def open_file(job: Job, file: Path) -> Opened:
-    """Load an ONNX model. Custom operators that ONNX Runtime has are none of an obstacle here."""
+    """Load an ONNX model; custom operators are fine as long as ONNX Runtime has them.
+
+    Raises `InputError` if the file is not an ONNX model, keeps weights in other files, is of too
+    new an opset, or is refused by ONNX Runtime.
+    """
     import onnx
     import onnxruntime
 
@@ -36,16 +40,16 @@ def open_file(job: Job, file: Path) -> Opened:
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
     names = [value.name for value in inputs]
-    # Made at once, since it is what says whether ONNX Runtime takes the model.
-    predict: Predict = given_onnx._predictor(onnxruntime, model, names)
+    # Built at once: only this tells whether ONNX Runtime accepts the model.
+    predict: Predict = given_onnx.make_predict(onnxruntime, model, names)
 
     def prepare(_: Sequence[Tensor]) -> MakePredict:
         return lambda: predict
 
-    def described(value: Any) -> OpenEnd:
-        sizes = given_onnx._sizes(value)
-        tensor = Tensor(value.name, (), given_onnx._dtype(value))
-        tensor = given_onnx._with_range(_Silent(job), graph, tensor)
+    def describe(value: Any) -> OpenEnd:
+        sizes = given_onnx.get_sizes(value)
+        tensor = Tensor(value.name, (), given_onnx.get_dtype(value))
+        tensor = given_onnx.add_range(_Silent(job), graph, tensor)
         return OpenEnd(value.name, sizes, tensor.dtype, tensor.low, tensor.high)
 
     operators = Counter(
@@ -54,12 +58,12 @@ def open_file(job: Job, file: Path) -> Opened:
     )
     return Opened(
         framework=f"ONNX Runtime {onnxruntime.__version__}",
-        inputs=[described(value) for value in inputs],
+        inputs=[describe(value) for value in inputs],
         prepare=prepare,
-        outputs=[described(value) for value in graph.output],
+        outputs=[describe(value) for value in graph.output],
         operators=dict(operators.most_common()),
         parameters=sum(int(np.prod(tensor.dims)) for tensor in graph.initializer),
-        facts={"checked by onnx 1.7.0": _checked(onnx, model)},
+        facts={"checked by onnx 1.7.0": _check_model(onnx, model)},
     )
 
 
@@ -75,16 +79,16 @@ def _refuse_newer_opset(onnx: Any, runtime: Any, name: str, model: Any) -> None:
             )
 
 
-def _checked(onnx: Any, model: Any) -> str:
+def _check_model(onnx: Any, model: Any) -> str:
     try:
         onnx.checker.check_model(model)
-    except Exception as error:  # the checker raises types of its own
+    except Exception as error:  # the checker raises its own types
         return f"not valid: {str(error).splitlines()[0]}"
     return "valid"
 
 
 class _Silent:
-    """A job whose notes are left unsaid: the ranges of an input that may not be generated."""
+    """A job that drops its notes, here on the ranges of inputs that may never be generated."""
 
     def __init__(self, job: Job) -> None:
         self.request = job.request

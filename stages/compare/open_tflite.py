@@ -1,4 +1,4 @@
-"""A TensorFlow Lite model, opened by the interpreter of TensorFlow 2.4."""
+"""TensorFlow Lite models, opened in the interpreter of TensorFlow 2.4."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ _NEWER_REMEDY = (
 
 
 def open_file(job: Job, file: Path) -> Opened:
-    """Load a .tflite file. Quantised inputs and outputs are float32 here, and said to be so."""
+    """Load a .tflite file; quantised inputs and outputs become float32, as a note says.
+
+    Raises `InputError` if the interpreter refuses the file or an end is not a tensor of numbers.
+    """
     tf = import_tensorflow()
 
     def new_interpreter() -> Any:
         try:
             return tf.lite.Interpreter(model_path=str(file), num_threads=1)
         except (ValueError, RuntimeError) as error:
-            raise _explained(tf, file, error) from None
+            raise _explain_refusal(tf, file, error) from None
 
     first = new_interpreter()
     ins, outs = first.get_input_details(), first.get_output_details()
     for detail in [*ins, *outs]:
         if np.dtype(detail["dtype"]).kind not in "fiub":
             raise InputError(f"'{detail['name']}' of '{file.name}' is not a tensor of numbers.")
-    quantised = [d["name"] for d in [*ins, *outs] if _steps(d)]
+    quantised = [d["name"] for d in [*ins, *outs] if _get_quantization(d)]
     if quantised:
         job.note(
             f"'{file.name}' is quantised at {', '.join(quantised)}: it is given and gives float32 "
@@ -51,13 +54,13 @@ def open_file(job: Job, file: Path) -> Opened:
             try:
                 interpreter.allocate_tensors()
             except (ValueError, RuntimeError) as error:
-                raise _explained(tf, file, error) from None
+                raise _explain_refusal(tf, file, error) from None
 
             def predict(values: Sequence[np.ndarray]) -> List[np.ndarray]:
                 for detail, value in zip(ins, values):
-                    interpreter.set_tensor(detail["index"], _quantized(detail, value))
+                    interpreter.set_tensor(detail["index"], _quantize(detail, value))
                 interpreter.invoke()
-                return [_dequantized(d, interpreter.get_tensor(d["index"])) for d in outs]
+                return [_dequantize(d, interpreter.get_tensor(d["index"])) for d in outs]
 
             return predict
 
@@ -67,16 +70,16 @@ def open_file(job: Job, file: Path) -> Opened:
     flex = sorted(name for name in operators if name.startswith("Flex"))
     return Opened(
         framework=f"TensorFlow Lite {tf.__version__}",
-        inputs=[_end(detail) for detail in ins],
+        inputs=[_describe_end(detail) for detail in ins],
         prepare=prepare,
-        outputs=[_end(detail) for detail in outs],
+        outputs=[_describe_end(detail) for detail in outs],
         operators=dict(operators.most_common()),
         facts={"Flex": ", ".join(flex)} if flex else {},
     )
 
 
-def _explained(tf: Any, file: Path, error: Exception) -> InputError:
-    """What the interpreter says of a file that it does not take, in a sentence."""
+def _explain_refusal(tf: Any, file: Path, error: Exception) -> InputError:
+    """Return an `InputError` that says in one sentence why the interpreter refuses the file."""
     text = " ".join(str(error).split())
     unknown = re.search(r"op for builtin opcode '(\w+)' version '(\d+)'", text)
     if unknown:
@@ -103,11 +106,11 @@ def _explained(tf: Any, file: Path, error: Exception) -> InputError:
     )
 
 
-def _end(detail: Dict[str, Any]) -> OpenEnd:
-    return OpenEnd(detail["name"], _sizes(detail), _dtype(detail), 0, 10)
+def _describe_end(detail: Dict[str, Any]) -> OpenEnd:
+    return OpenEnd(detail["name"], _get_sizes(detail), _get_dtype(detail), 0, 10)
 
 
-def _sizes(detail: Dict[str, Any]) -> List[Size]:
+def _get_sizes(detail: Dict[str, Any]) -> List[Size]:
     signature = detail.get("shape_signature")
     fixed = [int(size) for size in detail["shape"]]
     if signature is None or len(signature) != len(fixed):
@@ -115,19 +118,19 @@ def _sizes(detail: Dict[str, Any]) -> List[Size]:
     return ["?" if size < 0 else own for size, own in zip(signature, fixed)]
 
 
-def _steps(detail: Dict[str, Any]) -> Optional[Tuple[float, int]]:
-    """Scale and zero point of a quantised tensor; None of floats and of plain integers."""
+def _get_quantization(detail: Dict[str, Any]) -> Optional[Tuple[float, int]]:
+    """Return a quantised tensor's scale and zero point; None for floats and plain integers."""
     scale, zero = detail["quantization"]
     whole = np.dtype(detail["dtype"]) in (np.int8, np.uint8, np.int16)
     return (float(scale), int(zero)) if whole and scale else None
 
 
-def _dtype(detail: Dict[str, Any]) -> str:
-    return np.dtype(np.float32 if _steps(detail) else detail["dtype"]).name
+def _get_dtype(detail: Dict[str, Any]) -> str:
+    return np.dtype(np.float32 if _get_quantization(detail) else detail["dtype"]).name
 
 
-def _quantized(detail: Dict[str, Any], value: np.ndarray) -> np.ndarray:
-    steps = _steps(detail)
+def _quantize(detail: Dict[str, Any], value: np.ndarray) -> np.ndarray:
+    steps = _get_quantization(detail)
     if steps is None:
         return value
     limits = np.iinfo(detail["dtype"])
@@ -135,8 +138,8 @@ def _quantized(detail: Dict[str, Any], value: np.ndarray) -> np.ndarray:
     return np.clip(rounded, limits.min, limits.max).astype(detail["dtype"])
 
 
-def _dequantized(detail: Dict[str, Any], value: np.ndarray) -> np.ndarray:
-    steps = _steps(detail)
+def _dequantize(detail: Dict[str, Any], value: np.ndarray) -> np.ndarray:
+    steps = _get_quantization(detail)
     if steps is None:
         return value
     return ((value.astype(np.float32) - steps[1]) * np.float32(steps[0])).astype(np.float32)

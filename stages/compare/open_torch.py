@@ -1,4 +1,4 @@
-"""A PyTorch model, opened by PyTorch 1.5.1."""
+"""PyTorch models, opened in PyTorch 1.5.1."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stages.kit.contract import Job, Tensor
 
 
 def open_file(job: Job, file: Path) -> Opened:
-    """Load what `--model` may be. A pickle in it runs."""
+    """Load any file that `--model` accepts. Code pickled in it is executed."""
     import torch
 
     from stages.convert import load_torch
@@ -25,27 +25,27 @@ def open_file(job: Job, file: Path) -> Opened:
     model = load_torch.load_model(file, arch, arguments, job.note)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    names = list(load_torch.forward_names(model))
-    required = load_torch.required_inputs(model)
-    rows = load_torch.embedding_rows(model)
+    names = list(load_torch.list_forward_names(model))
+    required = load_torch.count_required_inputs(model)
+    rows = load_torch.count_embedding_rows(model)
 
     def prepare(inputs: Sequence[Tensor]) -> MakePredict:
-        return lambda: torch_stage._predictor(torch, torch_stage._replica(torch, model))
+        return lambda: torch_stage.make_predict(torch, torch_stage.copy_model(torch, model))
 
     def runs(inputs: Sequence[Tensor]) -> bool:
         values = [torch.zeros(*t.shape, dtype=getattr(torch, t.dtype)) for t in inputs]
         try:
             with torch.no_grad():
                 model(*values)
-        except Exception:  # any failure means that these shapes do not fit
+        except Exception:  # whatever fails, the shapes do not fit
             return False
         return True
 
     def infer(job: Job) -> List[Tensor]:
-        return torch_stage._inputs(job, model)
+        return torch_stage.resolve_inputs(job, model)
 
     def noise_floor(reference: Any, samples: int) -> Dict[str, Any]:
-        return torch_stage._noise_floor(torch, model, reference, samples)
+        return torch_stage.measure_noise_floor(torch, model, reference, samples)
 
     return Opened(
         framework=f"PyTorch {torch.__version__}",
@@ -54,50 +54,50 @@ def open_file(job: Job, file: Path) -> Opened:
         runs=runs,
         infer=infer,
         noise_floor=noise_floor,
-        operators=_operators(torch, model),
-        parameters=load_torch.parameter_count(model),
-        facts=_facts(torch, model),
+        operators=_count_operators(torch, model),
+        parameters=load_torch.count_parameters(model),
+        facts=_collect_facts(torch, model),
     )
 
 
-def _operators(torch: Any, model: Any) -> Dict[str, int]:
-    """Operators of a TorchScript graph; of a module in Python, its layers."""
+def _count_operators(torch: Any, model: Any) -> Dict[str, int]:
+    """Count the operators of a TorchScript graph, or the layers of a Python module."""
     if isinstance(model, torch.jit.ScriptModule):
         found: Counter = Counter()
-        graph = model.inlined_graph  # a copy, and its nodes live as long as it does
-        _count(graph.nodes(), found)
+        graph = model.inlined_graph  # a copy, which must outlive the use of its nodes
+        _count_nodes(graph.nodes(), found)
         return dict(found.most_common())
     leaves = [m for m in model.modules() if not any(True for _ in m.children())]
     return dict(Counter(type(m).__name__ for m in leaves).most_common())
 
 
-def _count(nodes: Any, found: Counter) -> None:
-    """Count operators, in the blocks of loops and branches too; constants and types are none."""
+def _count_nodes(nodes: Any, found: Counter) -> None:
+    """Count operators, those in loops and branches included; skip constants, attributes, lists."""
     for node in nodes:
         if not node.kind().startswith(("prim::Constant", "prim::GetAttr", "prim::ListConstruct")):
             found[node.kind()] += 1
         for block in node.blocks():
-            _count(block.nodes(), found)
+            _count_nodes(block.nodes(), found)
 
 
-def _facts(torch: Any, model: Any) -> Dict[str, str]:
+def _collect_facts(torch: Any, model: Any) -> Dict[str, str]:
     from stages.convert.load_torch import infer_inputs
     from stages.kit.contract import InputError
 
     facts = {
         "module": getattr(model, "original_name", type(model).__name__),
         "buffers": str(sum(int(buffer.numel()) for buffer in model.buffers())),
-        "forward": ", ".join(_arguments(model)) or "(no arguments)",
+        "forward": ", ".join(_list_arguments(model)) or "(no arguments)",
     }
     try:
         (shape, dtype), _ = infer_inputs(model)
         facts["input that fits"] = f"{'x'.join(map(str, shape))}:{dtype}"
     except InputError:
-        pass  # the file does not tell
+        pass  # the file does not tell which input fits
     return facts
 
 
-def _arguments(model: Any) -> List[str]:
-    from stages.convert.load_torch import forward_names
+def _list_arguments(model: Any) -> List[str]:
+    from stages.convert.load_torch import list_forward_names
 
-    return list(forward_names(model))
+    return list(list_forward_names(model))

@@ -1,4 +1,4 @@
-"""Models of any format, opened to be run: what `compare` and `inspect` see of each framework."""
+"""Models of any format, ready to run: how `compare` and `inspect` see every framework."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 from stages.kit.contract import InputError, Job, Tensor
 from stages.kit.samples import Predict
 
-# A size that the model leaves open has a name, or '?'.
+# A size that the model leaves open is given by name, or as '?'.
 Size = Union[int, str]
-# Makes what runs the model, once a thread.
+# Makes what runs the model; called once per thread.
 MakePredict = Callable[[], Predict]
 
 KINDS = ("torch", "onnx", "graph", "tflite")
@@ -19,10 +19,10 @@ KINDS = ("torch", "onnx", "graph", "tflite")
 
 @dataclass(frozen=True)
 class OpenEnd:
-    """An input or output as the model has it.
+    """An input or output as the model declares it.
 
-    `shape` and `dtype` are None where the model does not say. `low` and `high` bound generated
-    values, as in `Tensor`.
+    `shape` and `dtype` are None where the model does not declare them. `low` and `high` bound
+    generated values, as in `Tensor`.
     """
 
     name: str
@@ -36,10 +36,10 @@ class OpenEnd:
 class Opened:
     """A model that a framework has loaded.
 
-    `prepare` takes the inputs with fixed shapes. `runs` tells whether the model takes inputs of
-    these shapes, where that is all that tells. `outputs` are in the order of what it returns; None
-    where only a run says how many there are. `noise_floor` measures the framework's own
-    rounding over the reference samples, if it can.
+    `prepare` takes the inputs with fixed shapes. `runs` tells whether the model accepts inputs of
+    given shapes, for formats that do not declare any. `outputs` are in the order in which the model
+    returns them; None where only a run shows how many there are. `noise_floor`, if there is one,
+    measures the framework's own rounding over the reference samples.
     """
 
     framework: str
@@ -55,7 +55,7 @@ class Opened:
 
 
 def open_model(job: Job, file: Any, kind: str) -> Opened:
-    """Load a file of one of `KINDS` in its framework. Raises `InputError` where that refuses it."""
+    """Load a file of one of `KINDS` in its framework. Raises `InputError` if it is refused."""
     if kind not in KINDS:
         raise InputError(f"There is no kind of file '{kind}'.", f"Kinds: {', '.join(KINDS)}.")
     module = importlib.import_module(f"stages.compare.open_{kind}")
@@ -63,8 +63,8 @@ def open_model(job: Job, file: Any, kind: str) -> Opened:
     return opened
 
 
-def output_names(opened: Opened, count: int) -> List[str]:
-    """The names of what the model returns, which is so many arrays."""
+def list_output_names(opened: Opened, count: int) -> List[str]:
+    """Return the names of a model's outputs, of which there are `count`."""
     if opened.outputs is not None:
         return [end.name for end in opened.outputs]
     return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]

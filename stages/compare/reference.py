@@ -11,22 +11,22 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from stages.compare.opened import Opened, OpenEnd, open_model, output_names
+from stages.compare.opened import Opened, OpenEnd, list_output_names, open_model
 from stages.convert.torch_to_onnx import parse_inputs
 from stages.kit.contract import Job, Option, Signature, Stage, Tensor, run_as_program, write_json
-from stages.kit.given_model import fixed_shape, look_at_run, matched
-from stages.kit.matching import orders, plain_name
+from stages.kit.given_model import look_at_run, match_requested_inputs, resolve_shape
+from stages.kit.matching import list_axis_orders, strip_tensor_name
 
 
 def convert(job: Job) -> Signature:
-    """Write the samples and the model's outputs for them; the artifact says what they are."""
+    """Write the samples, the model's outputs for them, and an artifact that describes both."""
     from stages.kit import samples
 
     with job.phase("load"):
         opened = open_model(job, job.input, job.options["kind"])
     job.report["operators"] = opened.operators
     job.report["parameters"] = opened.parameters
-    inputs = _inputs(job, opened)
+    inputs = _resolve_inputs(job, opened)
     folder = job.volume / "samples"
     settings = job.request.get("check", {})
     with job.phase("samples"):
@@ -35,10 +35,10 @@ def convert(job: Job) -> Signature:
     draft = samples.Samples(folder, count, tuple(inputs), ())
     with job.phase("reference"):
         first = make_predict()([array[0] for array in draft.input_arrays])
-        names = output_names(opened, len(first))
+        names = list_output_names(opened, len(first))
         random = look_at_run(make_predict(), draft, job, "model", names)
         reference = samples.write_reference(folder, inputs, count, names, make_predict)
-    floor = _noise_floor(job, opened, reference, settings.get("noise_samples", 16))
+    floor = _measure_noise_floor(job, opened, reference, settings.get("noise_samples", 16))
     job.report["noise_floor"] = floor
     samples.save(job, replace(reference, noise_floor=floor, random=random))
     signature = Signature(
@@ -58,11 +58,11 @@ def convert(job: Job) -> Signature:
 
 
 def check(job: Job) -> Optional[Dict[str, Any]]:
-    """There is nothing to compare the reference with."""
+    """Return None: there is nothing to compare the reference with."""
     return None
 
 
-def _noise_floor(job: Job, opened: Opened, reference: Any, samples: int) -> Dict[str, Any]:
+def _measure_noise_floor(job: Job, opened: Opened, reference: Any, samples: int) -> Dict[str, Any]:
     if opened.noise_floor is None:
         reason = f"{opened.framework} has no float64 run of the model"
         return {"samples": 0, "outputs": None, "reason": reason}
@@ -70,24 +70,24 @@ def _noise_floor(job: Job, opened: Opened, reference: Any, samples: int) -> Dict
         return opened.noise_floor(reference, samples)
 
 
-def _inputs(job: Job, opened: Opened) -> List[Tensor]:
-    """The inputs with fixed shapes: as asked for, else the model's own, else the other model's."""
+def _resolve_inputs(job: Job, opened: Opened) -> List[Tensor]:
+    """Return the inputs with fixed shapes: as requested, else the model's, else the other's."""
     hints = json.loads(job.options["other_inputs"] or "[]")
     job.request["inputs"] = job.request.get("inputs") or parse_inputs(job.options["inputs"])
     if opened.infer is not None:
         asked = job.request.get("inputs") or job.request.get("check", {}).get("inputs")
-        found = None if asked else _like_the_other(job, opened, hints)
+        found = None if asked else _adopt_other_inputs(job, opened, hints)
         return found or opened.infer(job)
-    by_name = matched(job, "model", [given.name for given in opened.inputs])
+    by_name = match_requested_inputs(job, "model", [given.name for given in opened.inputs])
     tensors = []
     for index, given in enumerate(opened.inputs):
-        spec = by_name.get(given.name) or _hinted(given, index, hints)
-        shape = fixed_shape(job, "model", given.name, given.shape, spec)
-        tensors.append(_tensor(job, given, shape, spec))
+        spec = by_name.get(given.name) or _find_hint(given, index, hints)
+        shape = resolve_shape(job, "model", given.name, given.shape, spec)
+        tensors.append(_make_tensor(job, given, shape, spec))
     return tensors
 
 
-def _tensor(job: Job, given: OpenEnd, shape: Sequence[int], spec: Dict[str, Any]) -> Tensor:
+def _make_tensor(job: Job, given: OpenEnd, shape: Sequence[int], spec: Dict[str, Any]) -> Tensor:
     dtype = given.dtype or "float32"
     low, high = spec.get("low"), spec.get("high")
     if np.dtype(dtype).kind in "iu" and high is None:
@@ -100,15 +100,17 @@ def _tensor(job: Job, given: OpenEnd, shape: Sequence[int], spec: Dict[str, Any]
     return Tensor(given.name, tuple(shape), dtype, low=low, high=high)
 
 
-def _hinted(given: OpenEnd, index: int, hints: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
-    """The other model's shape of this input, if that settles what this model leaves open."""
+def _find_hint(given: OpenEnd, index: int, hints: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+    """Return the other model's shape of an input as a spec, if it settles the open sizes here."""
     own = given.shape
     if own is None or not any(isinstance(size, str) for size in own[1:]):
         return {}
-    same = [hint for hint in hints if plain_name(hint["name"]) == plain_name(given.name)]
+    same = [
+        hint for hint in hints if strip_tensor_name(hint["name"]) == strip_tensor_name(given.name)
+    ]
     for hint in same or hints[index : index + 1]:
-        shape = _fixed(hint)
-        for order in orders(len(shape)) if shape is not None else ():
+        shape = _fix_batch_size(hint)
+        for order in list_axis_orders(len(shape)) if shape is not None else ():
             turned = [shape[axis] for axis in order]
             if len(turned) == len(own) and all(
                 isinstance(size, str) or size == other for size, other in zip(own, turned)
@@ -117,32 +119,35 @@ def _hinted(given: OpenEnd, index: int, hints: Sequence[Dict[str, Any]]) -> Dict
     return {}
 
 
-def _fixed(hint: Dict[str, Any]) -> List[int]:
-    """A shape with an open batch size as 1; [] if more than that is open."""
+def _fix_batch_size(hint: Dict[str, Any]) -> List[int]:
+    """Return the hint's shape with an open batch size set to 1; [] if any other size is open."""
     sizes = list(hint["shape"] or ())
     if sizes and isinstance(sizes[0], str):
         sizes[0] = 1
     return [] if any(isinstance(size, str) for size in sizes) else [int(size) for size in sizes]
 
 
-def _like_the_other(
+def _adopt_other_inputs(
     job: Job, opened: Opened, hints: Sequence[Dict[str, Any]]
 ) -> Optional[List[Tensor]]:
-    """A PyTorch model's inputs by the other model's, if it runs on them, or with channels moved."""
-    shapes = [_fixed(hint) for hint in hints]
+    """Return the other model's inputs, as they are or with channels moved, if this one runs so.
+
+    Only for PyTorch models, whose files declare no shapes; None if no layout runs.
+    """
+    shapes = [_fix_batch_size(hint) for hint in hints]
     if not hints or not all(shapes) or len(hints) != len(opened.inputs) or opened.runs is None:
         return None
     for choice in range(3):
         turned = []
         for given, shape, hint in zip(opened.inputs, shapes, hints):
-            candidates = orders(len(shape))
+            candidates = list_axis_orders(len(shape))
             order = candidates[min(choice, len(candidates) - 1)]
             turned.append(Tensor(given.name, tuple(shape[a] for a in order), hint["dtype"]))
         if opened.runs(turned):
             told = ", ".join(f"{t.name} {'x'.join(map(str, t.shape))}" for t in turned)
             job.note(f"Inputs as the other model has them: {told}.")
             return [
-                _tensor(job, replace(given, dtype=tensor.dtype), tensor.shape, {})
+                _make_tensor(job, replace(given, dtype=tensor.dtype), tensor.shape, {})
                 for given, tensor in zip(opened.inputs, turned)
             ]
     return None

@@ -1,1 +1,1 @@
-"""The stages that convert, a module a step, and what loads their inputs."""
+"""The converting stages, one module per step, and the code that loads their inputs."""

@@ -1,7 +1,7 @@
-"""Flex operators in a .tflite file, written the same each time.
+"""Reproducible Flex operators in a .tflite file.
 
-A Flex operator carries TensorFlow's own NodeDef, whose attributes the converter serialises in the
-order of a hash table, which differs from run to run. Sorted, equal models are equal bytes.
+A Flex operator carries TensorFlow's own NodeDef, whose attributes the converter serialises in hash
+table order, which differs from run to run. Once they are sorted, equal models have equal bytes.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from typing import Tuple
 
 import numpy as np
 
-# Types of FlexBuffers, the format of custom options: a vector of two strings, the operator's name
-# and the NodeDef. The lower two bits of a type byte are the binary logarithm of a width in bytes.
+# FlexBuffers types. Custom options are in that format, as a vector of two strings: the operator's
+# name and the NodeDef. The lower two bits of a type byte are the binary logarithm of a byte width.
 # https://flatbuffers.dev/flatbuffers_internals.html (FlexBuffers)
 _STRING = 5
 _VECTOR = 10
 
 
 def sort_attributes(content: bytes) -> bytes:
-    """The model with the attributes of its Flex operators sorted; nothing changes its size."""
+    """Return the model with the attributes of its Flex operators sorted; no size changes."""
     from tensorflow.compat.v1 import NodeDef
     from tensorflow.lite.python import schema_py_generated as schema
 
@@ -35,15 +35,18 @@ def sort_attributes(content: bytes) -> bytes:
             if not flex[operator.OpcodeIndex()] or not operator.CustomOptionsLength():
                 continue
             options = operator.CustomOptionsAsNumpy()  # a view of `changed`
-            start, end = _second_string(options.tobytes())
+            start, end = _find_second_string(options.tobytes())
             node = NodeDef.FromString(options[start:end].tobytes())
-            # Nothing but the order of equal parts differs, so the length is the same.
+            # The same attributes in another order serialise to the same length.
             options[start:end] = np.frombuffer(node.SerializeToString(deterministic=True), np.uint8)
     return bytes(changed)
 
 
-def _second_string(buffer: bytes) -> Tuple[int, int]:
-    """Where the second element of a FlexBuffer that is a vector of strings begins and ends."""
+def _find_second_string(buffer: bytes) -> Tuple[int, int]:
+    """Return the start and end of the second element of a FlexBuffer that holds two strings.
+
+    Raises ValueError if it holds anything else.
+    """
 
     def number(at: int, width: int) -> int:
         return int.from_bytes(buffer[at : at + width], "little")

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
-from stages.convert.io_layout import IO_LAYOUT, channels_last_io, note_layout
+from stages.convert.io_layout import IO_LAYOUT, note_layout, wants_channels_last_io
 from stages.fixes.catalogue import resolve
 from stages.kit.contract import InputError, Job, Option, Signature, Stage, Tensor, run_as_program
-from stages.kit.given_model import fixed_shape, look_at_run, matched
-from stages.kit.tensorflow import import_tensorflow, load_graph, placeholders, sinks
+from stages.kit.given_model import look_at_run, match_requested_inputs, resolve_shape
+from stages.kit.tensorflow import (
+    find_tensors,
+    import_tensorflow,
+    list_placeholders,
+    list_sinks,
+    load_graph,
+    strip_output_index,
+)
 
 _VARIABLES = ("Variable", "VariableV2", "VarHandleOp", "ReadVariableOp")
 _FREEZE = (
@@ -35,22 +43,26 @@ def convert(job: Job) -> Signature:
     settings = job.request.get("check", {})
     with job.phase("samples"):
         count = samples.make_inputs(job, inputs)
-    names = [_bare(name) for name in outputs]
-    with job.phase("reference"), _session(tf, given) as session:
-        predict = _predictor(session, inputs, outputs)
+    names = [strip_output_index(name) for name in outputs]
+    with job.phase("reference"), open_session(tf, given) as session:
+        predict = make_predict(session, inputs, outputs)
         draft = samples.Samples(folder, count, tuple(inputs), ())
         random = look_at_run(predict, draft, job, "graph", names)
         reference = samples.write_reference(folder, inputs, count, names, lambda: predict)
-    how = " with its layout changed by Grappler, since no CPU runs NCHW" if _nchw(given) else ""
+    how = (
+        " with its layout changed by Grappler, since no CPU runs NCHW"
+        if find_nchw_types(given)
+        else ""
+    )
     job.note(
         f"The reference is the given graph run by TensorFlow {tf.__version__}{how}, not PyTorch."
     )
     ends = [replace(tensor, node=name) for tensor, name in zip(reference.outputs, outputs)]
     with job.phase("repair"):
-        graph_def, signature = _repaired(job, given, inputs, ends)
+        graph_def, signature = _repair_graph(job, given, inputs, ends)
     with job.phase("noise floor"):
         count = settings.get("noise_samples", 16)
-        floor = _noise_floor(tf, graph_def, signature, reference, count)
+        floor = measure_noise_floor(tf, graph_def, signature, reference, count)
     job.report["noise_floor"] = floor
     samples.save(job, replace(reference, noise_floor=floor, random=random))
     job.output.write_bytes(graph_def.SerializeToString(deterministic=True))
@@ -59,7 +71,7 @@ def convert(job: Job) -> Signature:
 
 
 def check(job: Job) -> Optional[Dict[str, Any]]:
-    """Run the written graph over all samples."""
+    """Run the written graph on every sample and compare its outputs with the reference."""
     from stages.kit.samples import compare, open_samples
 
     tf = import_tensorflow()
@@ -68,14 +80,14 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
     graph_def = tf.compat.v1.GraphDef.FromString(job.artifact.read_bytes())
     job.report["operators"] = dict(Counter(node.op for node in graph_def.node))
     outputs = [tensor.node for tensor in job.signature.outputs]
-    with _session(tf, graph_def) as session:
-        predict = _predictor(session, job.signature.inputs, outputs)
+    with open_session(tf, graph_def) as session:
+        predict = make_predict(session, job.signature.inputs, outputs)
         return compare(job, samples, f"TensorFlow {tf.__version__}", lambda: predict)
 
 
 def _load(job: Job) -> Tuple[Any, List[Tensor], List[str]]:
-    """The part of the given graph that its outputs need, with fixed shapes of its inputs."""
-    from stages.fixes.graph.folding import owner, pruned
+    """Return the part of the graph that its outputs need, its fixed-shape inputs, its outputs."""
+    from stages.fixes.graph.folding import get_node_name, prune
 
     tf = import_tensorflow()
     graph = load_graph(job.input)
@@ -84,28 +96,30 @@ def _load(job: Job) -> Tuple[Any, List[Tensor], List[str]]:
         raise InputError(
             f"'{job.input.name}' is not frozen: it has variables ({', '.join(variables)}).", _FREEZE
         )
-    ends = _named(graph, job.options["outputs"]) or [t for t in sinks(graph) if _depends(t)]
+    ends = find_tensors(graph, job.options["outputs"]) or [
+        t for t in list_sinks(graph) if depends_on_input(t)
+    ]
     if not ends:
         raise InputError(
             f"'{job.input.name}' shows no output: every tensor is read by another.",
             "Name them: --option graph.outputs=NAME,...",
         )
     outputs = [tensor.name for tensor in ends]
-    starts = _named(graph, job.options["inputs"])
+    starts = find_tensors(graph, job.options["inputs"])
     graph_def = graph.as_graph_def()
     _cut(graph_def, [tensor.op.name for tensor in starts])
-    graph_def = pruned(graph_def, outputs)
+    graph_def = prune(graph_def, outputs)
     left = {node.name for node in graph_def.node if node.op == "Placeholder"}
-    starts = starts or [tensor for tensor in placeholders(graph) if tensor.op.name in left]
+    starts = starts or [tensor for tensor in list_placeholders(graph) if tensor.op.name in left]
     extra = sorted(left - {tensor.op.name for tensor in starts})
     if extra or not starts:
         raise InputError(
             f"The outputs also need the input {extra[0]}." if extra else "The graph has no input.",
             "Name all of them: --option graph.inputs=NAME,...",
         )
-    inputs = _shaped(job, starts)
-    shapes = {owner(tensor.node): tensor for tensor in inputs}
-    missing = [tensor.name for tensor in inputs if owner(tensor.node) not in left]
+    inputs = _fix_input_shapes(job, starts)
+    shapes = {get_node_name(tensor.node): tensor for tensor in inputs}
+    missing = [tensor.name for tensor in inputs if get_node_name(tensor.node) not in left]
     for node in graph_def.node:
         if node.name in shapes:
             tensor = shapes[node.name]
@@ -116,22 +130,14 @@ def _load(job: Job) -> Tuple[Any, List[Tensor], List[str]]:
     if missing:
         raise InputError(f"No output needs the input {missing[0]}.", "Leave it out.")
     names = ", ".join(tensor.name for tensor in inputs)
-    job.note(f"Inputs: {names}; outputs: {', '.join(_bare(name) for name in outputs)}.")
+    job.note(
+        f"Inputs: {names}; outputs: {', '.join(strip_output_index(name) for name in outputs)}."
+    )
     return graph_def, inputs, outputs
 
 
-def _named(graph: Any, text: str) -> List[Any]:
-    found = []
-    for name in filter(None, text.split(",")):
-        try:
-            found.append(graph.get_tensor_by_name(name if ":" in name else f"{name}:0"))
-        except (KeyError, ValueError):
-            raise InputError(f"The graph has no tensor '{name}'.") from None
-    return found
-
-
-def _depends(tensor: Any) -> bool:
-    """Whether a tensor is computed from an input's values: no check of shapes, no constant."""
+def depends_on_input(tensor: Any) -> bool:
+    """Tell whether a tensor, assertions aside, depends on an input's values, not just its shape."""
     if tensor.dtype.name == "bool" and "Assert" in tensor.op.name:
         return False
     seen, pending = {tensor.op.name}, [tensor.op]
@@ -147,7 +153,7 @@ def _depends(tensor: Any) -> bool:
 
 
 def _cut(graph_def: Any, names: Sequence[str]) -> None:
-    """Make inputs of these nodes; and of inputs with a default, that default."""
+    """Turn these nodes into placeholders, and placeholders with a default into that default."""
     for node in graph_def.node:
         if node.name in names and node.op != "Placeholder":
             node.op = "Placeholder"
@@ -160,16 +166,16 @@ def _cut(graph_def: Any, names: Sequence[str]) -> None:
             node.attr["T"].type = kind
 
 
-def _shaped(job: Job, starts: Sequence[Any]) -> List[Tensor]:
-    """The inputs, with the shapes asked for where the graph leaves them open."""
-    names = [_bare(tensor.name) for tensor in starts]
-    by_name = matched(job, "graph", names)
+def _fix_input_shapes(job: Job, starts: Sequence[Any]) -> List[Tensor]:
+    """Return the inputs, with the requested sizes where the graph leaves them open."""
+    names = [strip_output_index(tensor.name) for tensor in starts]
+    by_name = match_requested_inputs(job, "graph", names)
     inputs = []
     for name, tensor in zip(names, starts):
         spec = by_name.get(name, {})
         own = tensor.shape.as_list() if tensor.shape.rank is not None else None
         sizes = None if own is None else ["?" if size is None else size for size in own]
-        shape = fixed_shape(job, "graph", name, sizes, spec)
+        shape = resolve_shape(job, "graph", name, sizes, spec)
         dtype = tensor.dtype.name
         if np.dtype(dtype).kind not in "fiub":
             raise InputError(f"The graph's input '{name}' is not a tensor of numbers ({dtype}).")
@@ -184,19 +190,19 @@ def _shaped(job: Job, starts: Sequence[Any]) -> List[Tensor]:
     return inputs
 
 
-def _session(tf: Any, graph_def: Any) -> Any:
-    """A session that runs the graph as it is; one with NCHW, with its layout changed."""
+def open_session(tf: Any, graph_def: Any) -> Any:
+    """Return a session that runs the graph as it is, or with its layout changed if it is NCHW."""
     graph = tf.Graph()
     with graph.as_default():
         tf.import_graph_def(graph_def, name="")
-    # Negative: operators run in the thread that calls, so each of our threads has a core.
+    # A negative value runs operators in the calling thread, so that each of our threads has a core.
     config = tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1
     )
     rewriter = config.graph_options.rewrite_options
-    if _nchw(graph_def):
+    if find_nchw_types(graph_def):
         rewriter.cpu_layout_conversion = rewriter.NCHW_TO_NHWC
-        rewriter.optimizers.append("layout")  # and no other
+        rewriter.optimizers.append("layout")  # the only one to run
         rewriter.min_graph_nodes = -1
         rewriter.meta_optimizer_timeout_ms = -1
     else:
@@ -204,8 +210,8 @@ def _session(tf: Any, graph_def: Any) -> Any:
     return tf.compat.v1.Session(graph=graph, config=config)
 
 
-def _nchw(graph_def: Any) -> Set[str]:
-    """The types of the operators that say NCHW, apart from those that a CPU runs."""
+def find_nchw_types(graph_def: Any) -> Set[str]:
+    """Return the types of operators in NCHW that no CPU runs."""
     return {
         node.op
         for node in graph_def.node
@@ -213,18 +219,18 @@ def _nchw(graph_def: Any) -> Set[str]:
     } - {"BiasAdd"}
 
 
-def _predictor(session: Any, inputs: Sequence[Tensor], outputs: Sequence[str]) -> Any:
+def make_predict(session: Any, inputs: Sequence[Tensor], outputs: Sequence[str]) -> Any:
     call = session.make_callable(list(outputs), feed_list=[tensor.node for tensor in inputs])
     return lambda values: call(*values)
 
 
-def _repaired(
+def _repair_graph(
     job: Job, graph_def: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
 ) -> Tuple[Any, Signature]:
-    """The graph with the fixes that the option allows, and its inputs and outputs."""
+    """Apply the fixes that the option allows; return the graph and its signature."""
     chosen = set(resolve(job.options, "graph"))
     job.report["fixes"] = []
-    io = channels_last_io(job, sorted(chosen))
+    io = wants_channels_last_io(job, sorted(chosen))
     if not chosen:
         return graph_def, Signature(tuple(inputs), tuple(outputs))
     from stages.fixes.graph.apply import repair
@@ -234,56 +240,33 @@ def _repaired(
     graph_def, made, used, turned = repair(graph_def, starts, ends, chosen, io)
     job.report["fixes"] = sorted(used)
 
-    def laid_out(tensor: Tensor) -> Tensor:
+    def lay_out(tensor: Tensor) -> Tensor:
         return replace(tensor, axes=TO_LAST) if tensor.node in turned else tensor
 
-    results = [replace(laid_out(tensor), node=name) for tensor, name in zip(outputs, made)]
-    return graph_def, Signature(tuple(laid_out(tensor) for tensor in inputs), tuple(results))
+    results = [replace(lay_out(tensor), node=name) for tensor, name in zip(outputs, made)]
+    return graph_def, Signature(tuple(lay_out(tensor) for tensor in inputs), tuple(results))
 
 
-def _noise_floor(
+def measure_noise_floor(
     tf: Any, graph_def: Any, signature: Signature, reference: Any, wanted: int
 ) -> Dict[str, Any]:
-    """The given graph's float32 outputs against float64 ones, on the first samples.
+    """Compare the given graph's float32 outputs with float64 ones on the first `wanted` samples.
 
-    It is the repaired graph that runs in float64, since it has the layout of CPUs.
+    The float64 run uses the repaired graph, since its layout is one that CPUs run.
     """
-    from stages.kit.samples import in_own_layout, run_all
-    from stages.kit.statistics import OutputStatistics
+    from stages.kit.samples import Predict, adapt_layout, compare_in_double
 
-    count = min(wanted, reference.count)
-    statistics = [OutputStatistics(t.name, t.shape, np.dtype(t.dtype)) for t in reference.outputs]
-    try:
-        double = _in_double(tf, graph_def)
-        with _session(tf, double) as session:
-            outputs = [tensor.node for tensor in signature.outputs]
-            call = _predictor(session, signature.inputs, outputs)
+    @lru_cache(maxsize=None)  # one session for all threads
+    def make_double_predict() -> Predict:
+        session = open_session(tf, _convert_to_double(tf, graph_def))
+        return make_predict(session, signature.inputs, [t.node for t in signature.outputs])
 
-            def predict(values: Sequence[np.ndarray]) -> Any:
-                floats = np.float32
-                return call([v.astype(np.float64) if v.dtype == floats else v for v in values])
-
-            arrays = reference.output_arrays
-            first = replace(reference, count=count)
-            make_predict = in_own_layout(lambda: predict, signature)
-            for sample, values in enumerate(run_all(make_predict, first)):
-                for output, array, value in zip(statistics, arrays, values):
-                    output.add(value[None], array[sample][None])
-    except Exception as error:  # not every operator has a float64 kernel, and none has to
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        return {"samples": 0, "outputs": None, "reason": reason}
-    results = [output.result() for output in statistics]
-    keys = ("name", "mean_abs", "max_abs", "rms_abs", "p99_abs")
-    return {
-        "samples": count,
-        "outputs": [{key: result[key] for key in keys} for result in results],
-        "reason": "",
-    }
+    return compare_in_double(reference, wanted, adapt_layout(make_double_predict, signature))
 
 
-def _in_double(tf: Any, graph_def: Any) -> Any:
-    """The graph with every float32 a float64."""
-    from stages.fixes.graph.folding import constant_node, with_nodes
+def _convert_to_double(tf: Any, graph_def: Any) -> Any:
+    """Return the graph with every float32 replaced by float64."""
+    from stages.fixes.graph.folding import make_constant_node, replace_nodes
 
     single, double = tf.float32.as_datatype_enum, tf.float64.as_datatype_enum
     nodes = []
@@ -292,18 +275,14 @@ def _in_double(tf: Any, graph_def: Any) -> Any:
         node.CopyFrom(given)
         if node.op == "Const" and node.attr["dtype"].type == single:
             array = tf.make_ndarray(node.attr["value"].tensor).astype(np.float64)
-            node.CopyFrom(constant_node(node.name, array))
+            node.CopyFrom(make_constant_node(node.name, array))
         for value in node.attr.values():
             if value.type == single:
                 value.type = double
             for index, kind in enumerate(value.list.type):
                 value.list.type[index] = double if kind == single else kind
         nodes.append(node)
-    return with_nodes(graph_def, nodes)
-
-
-def _bare(name: str) -> str:
-    return name[:-2] if name.endswith(":0") else name
+    return replace_nodes(graph_def, nodes)
 
 
 STAGE = Stage(

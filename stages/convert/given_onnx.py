@@ -13,7 +13,7 @@ import numpy as np
 
 from stages.convert.torch_to_onnx import check, parse_inputs
 from stages.kit.contract import InputError, Job, Option, Signature, Stage, Tensor, run_as_program
-from stages.kit.given_model import Size, fixed_shape, look_at_run, matched
+from stages.kit.given_model import Size, look_at_run, match_requested_inputs, resolve_shape
 
 _EXPORT_AGAIN = (
     "Export it again for opset 11: torch.onnx.export(..., opset_version=11), with dynamo=False in "
@@ -25,19 +25,19 @@ _NO_NOISE_FLOOR = (
 
 
 def convert(job: Job) -> Signature:
-    """Write the model with fixed shapes, the samples, and ONNX Runtime's outputs for them."""
+    """Write the model with fixed shapes, the samples and ONNX Runtime's outputs for them."""
     import onnxruntime
 
     from stages.kit import samples
 
     model = _load(job)
-    inputs = _inputs(job, model)
+    inputs = _resolve_inputs(job, model)
     folder = job.volume / "samples"
     with job.phase("samples"):
         count = samples.make_inputs(job, inputs)
     names = [value.name for value in model.graph.output]
     with job.phase("reference"):
-        predict = _predictor(onnxruntime, model, [tensor.name for tensor in inputs])
+        predict = make_predict(onnxruntime, model, [tensor.name for tensor in inputs])
         draft = samples.Samples(folder, count, tuple(inputs), ())
         random = look_at_run(predict, draft, job, "model", names)
         reference = samples.write_reference(folder, inputs, count, names, lambda: predict)
@@ -58,7 +58,7 @@ def convert(job: Job) -> Signature:
 
 
 def _load(job: Job) -> Any:
-    """The given model, as far as onnx 1.7.0 can read it. Raises `InputError` where it cannot."""
+    """Load the given model. Raises `InputError` if onnx 1.7.0 cannot read or does not accept it."""
     import onnx
 
     name = job.input.name
@@ -81,7 +81,7 @@ def _load(job: Job) -> Any:
         model.ir_version = onnx.IR_VERSION
     try:
         onnx.checker.check_model(model)
-    except Exception as error:  # the checker raises types of its own
+    except Exception as error:  # the checker raises its own types
         raise InputError(
             f"'{name}' is not a valid ONNX model for onnx 1.7.0: {error}", _EXPORT_AGAIN
         ) from None
@@ -126,37 +126,37 @@ def _refuse_newer_operators(name: str, model: Any) -> None:
         )
 
 
-def _inputs(job: Job, model: Any) -> List[Tensor]:
-    """The model's inputs in its own order, with the shapes asked for where it leaves them open."""
+def _resolve_inputs(job: Job, model: Any) -> List[Tensor]:
+    """Return the inputs in the model's order, with the requested sizes where they are open."""
     constants = {tensor.name for tensor in model.graph.initializer}
     values = [value for value in model.graph.input if value.name not in constants]
     if not values:
         raise InputError("The model has no inputs.", "There is nothing to convert: it is constant.")
     if not job.request.get("inputs"):
         job.request["inputs"] = parse_inputs(job.options["inputs"])
-    by_name = matched(job, "model", [value.name for value in values])
+    by_name = match_requested_inputs(job, "model", [value.name for value in values])
     tensors = []
     for value in values:
         spec = by_name.get(value.name, {})
         tensor = Tensor(
             value.name,
-            fixed_shape(job, "model", value.name, _sizes(value), spec),
-            _dtype(value),
+            resolve_shape(job, "model", value.name, get_sizes(value), spec),
+            get_dtype(value),
             low=spec.get("low"),
             high=spec.get("high"),
         )
-        tensors.append(_with_range(job, model.graph, tensor))
+        tensors.append(add_range(job, model.graph, tensor))
     return tensors
 
 
-def _sizes(value: Any) -> Optional[List[Size]]:
+def get_sizes(value: Any) -> Optional[List[Size]]:
     kind = value.type.tensor_type
     if not kind.HasField("shape"):
         return None
     return [d.dim_value if d.dim_value > 0 else d.dim_param or "?" for d in kind.shape.dim]
 
 
-def _dtype(value: Any) -> str:
+def get_dtype(value: Any) -> str:
     import onnx
 
     elem = value.type.tensor_type.elem_type
@@ -169,12 +169,12 @@ def _dtype(value: Any) -> str:
     return str(dtype.name)
 
 
-def _with_range(job: Job, graph: Any, tensor: Tensor) -> Tensor:
-    """Bounds for generated integers: the rows of the table that they index, if they do."""
+def add_range(job: Job, graph: Any, tensor: Tensor) -> Tensor:
+    """Bound an integer input's generated values by the rows of the smallest table it indexes."""
     if np.dtype(tensor.dtype).kind not in "iu" or tensor.high is not None:
         return tensor
     tables = {t.name: t.dims[0] for t in graph.initializer if t.dims}
-    same = {tensor.name}  # and what only a cast or a change of shape lies before
+    same = {tensor.name}  # the input, and tensors that only casts and reshapes separate from it
     rows = []
     for node in graph.node:
         if node.op_type in ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"):
@@ -191,15 +191,15 @@ def _with_range(job: Job, graph: Any, tensor: Tensor) -> Tensor:
     return replace(tensor, low=0, high=high)
 
 
-def _predictor(runtime: Any, model: Any, names: Sequence[str]) -> Any:
-    """Runs the model as it stands: unoptimized, each call in the caller's thread."""
+def make_predict(runtime: Any, model: Any, names: Sequence[str]) -> Any:
+    """Return a function that runs the model unoptimized, in the caller's thread."""
     settings = runtime.SessionOptions()
     settings.log_severity_level = 3
     settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
     try:
         session = runtime.InferenceSession(model.SerializeToString(), settings)
-    except Exception as error:  # ONNX Runtime raises a type for each of its statuses
+    except Exception as error:  # ONNX Runtime has an exception type for each of its statuses
         raise InputError(
             f"ONNX Runtime {runtime.__version__} cannot load the model: {error}", _EXPORT_AGAIN
         ) from None
@@ -212,13 +212,13 @@ def _predictor(runtime: Any, model: Any, names: Sequence[str]) -> Any:
 
 
 def _fix_shapes(graph: Any, tensors: Sequence[Tensor]) -> None:
-    """Write the shapes of inputs and outputs; drop those inside, inferred from others."""
+    """Write the shapes of inputs and outputs; drop inner ones, which were inferred from others."""
     shapes = {tensor.name: tensor.shape for tensor in tensors}
     for value in [*graph.input, *graph.output]:
         if value.name in shapes:
             shape = value.type.tensor_type.shape
-            shape.ClearField("dim")  # an empty shape, a scalar's, is a shape too
-            shape.SetInParent()
+            shape.ClearField("dim")
+            shape.SetInParent()  # so that a scalar's empty shape is written, too
             for size in shapes[value.name]:
                 shape.dim.add().dim_value = size
     del graph.value_info[:]

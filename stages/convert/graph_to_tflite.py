@@ -21,22 +21,29 @@ from stages.kit.contract import (
     run_as_program,
 )
 from stages.kit.samples import Predict, compare, open_samples
-from stages.kit.tensorflow import import_tensorflow, load_graph, placeholders, sinks
+from stages.kit.tensorflow import (
+    find_tensors,
+    import_tensorflow,
+    list_placeholders,
+    list_sinks,
+    load_graph,
+    strip_output_index,
+)
 
 
 def convert(job: Job) -> Signature:
-    """Write the .tflite file; the signature of the graph that it was made from."""
+    """Write the .tflite file and return the signature of the graph that it was made from."""
     tf = import_tensorflow()
-    signature = job.upstream_signature() or _signature_of_graph(job)
+    signature = job.find_upstream_signature() or _guess_signature(job)
     try:
         content = _convert(tf, job, signature, flex=False)
     except Exception as error:  # the converter raises ConverterError and plain Exception
         if not job.options["flex"] or not _wants_flex(str(error)):
-            raise _explained(tf, job, error) from None
+            raise _explain_error(tf, job, error) from None
         try:
             content = _convert(tf, job, signature, flex=True)
         except Exception as flex_error:
-            raise _explained(tf, job, flex_error) from None
+            raise _explain_error(tf, job, flex_error) from None
         job.note(
             "Some operators have no TensorFlow Lite builtin: the model needs the Flex delegate "
             "(SELECT_TF_OPS)."
@@ -47,7 +54,7 @@ def convert(job: Job) -> Signature:
 
 
 def check(job: Job) -> Optional[Dict[str, Any]]:
-    """Run the interpreter over all samples."""
+    """Run the interpreter on every sample and compare its outputs; None without samples."""
     tf = import_tensorflow()
 
     def new_interpreter() -> Any:
@@ -68,8 +75,10 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
     def make_predict() -> Predict:
         interpreter = new_interpreter()
         interpreter.allocate_tensors()
-        inputs = _indices(interpreter.get_input_details(), signature.inputs, may_be_dropped=True)
-        outputs = _indices(interpreter.get_output_details(), signature.outputs)
+        inputs = find_indices(
+            interpreter.get_input_details(), signature.inputs, may_be_dropped=True
+        )
+        outputs = find_indices(interpreter.get_output_details(), signature.outputs)
 
         def predict(values: Sequence[np.ndarray]) -> List[np.ndarray]:
             for index, value in zip(inputs, values):
@@ -86,10 +95,10 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
 def _convert(tf: Any, job: Job, signature: Signature, flex: bool) -> bytes:
     converter = tf.compat.v1.lite.TFLiteConverter.from_frozen_graph(
         str(job.input),
-        [_bare(tensor.node) for tensor in signature.inputs],
-        [_bare(tensor.node) for tensor in signature.outputs],
+        [strip_output_index(tensor.node) for tensor in signature.inputs],
+        [strip_output_index(tensor.node) for tensor in signature.outputs],
         {
-            _bare(tensor.node): [None if d < 0 else d for d in tensor.own_shape]
+            strip_output_index(tensor.node): [None if d < 0 else d for d in tensor.own_shape]
             for tensor in signature.inputs
         },
     )
@@ -104,29 +113,24 @@ def _convert(tf: Any, job: Job, signature: Signature, flex: bool) -> bytes:
     return content
 
 
-def _explained(tf: Any, job: Job, error: Exception) -> Exception:
-    """The converter's refusal with the layer that it is about, if it is a known one."""
+def _explain_error(tf: Any, job: Job, error: Exception) -> Exception:
+    """Return the converter's error, with the layer that it is about if the error is a known one."""
     graph_def = tf.compat.v1.GraphDef.FromString(job.input.read_bytes())
     return explain(error, job.volume, graph_def) or error
 
 
 def _wants_flex(message: str) -> bool:
-    """Whether the converter failed for want of a builtin operator."""
+    """Tell whether the converter failed for lack of a builtin operator."""
     return "flex op" in message or "custom op" in message
 
 
-def _bare(node: str) -> str:
-    """`name:0` as the v1 converter wants it: without the `:0`."""
-    return node[: -len(":0")] if node.endswith(":0") else node
-
-
-def _signature_of_graph(job: Job) -> Signature:
-    """What a graph of unknown origin shows: its placeholders and the tensors nobody consumes."""
+def _guess_signature(job: Job) -> Signature:
+    """Guess the signature of a graph of unknown origin: placeholders and unconsumed tensors."""
     graph = load_graph(job.input)
-    found = {"input": placeholders(graph), "output": sinks(graph)}
+    found = {"input": list_placeholders(graph), "output": list_sinks(graph)}
     for side, wanted in (("input", job.options["inputs"]), ("output", job.options["outputs"])):
         if wanted:
-            found[side] = [_tensor_named(graph, name) for name in wanted.split(",")]
+            found[side] = find_tensors(graph, wanted)
     if not found["input"] or not found["output"]:
         raise InputError(f"'{job.input.name}' shows no input or no output.")
     names = {side: ", ".join(t.name for t in tensors) for side, tensors in found.items()}
@@ -139,29 +143,22 @@ def _signature_of_graph(job: Job) -> Signature:
     )
 
 
-def _tensor_named(graph: Any, name: str) -> Any:
-    try:
-        return graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
-    except (KeyError, ValueError):
-        raise InputError(f"The graph has no tensor '{name}'.") from None
-
-
 def _describe(tensor: Any) -> Tensor:
     shape = tensor.shape.as_list() if tensor.shape.rank is not None else []
-    # An unknown batch size is one; the converter asks for any other unknown itself.
+    # An unknown batch size counts as 1; the converter itself refuses any other unknown size.
     fixed = [1 if d is None and i == 0 else -1 if d is None else d for i, d in enumerate(shape)]
-    return Tensor(_bare(tensor.name), tuple(fixed), tensor.dtype.name, tensor.name)
+    return Tensor(strip_output_index(tensor.name), tuple(fixed), tensor.dtype.name, tensor.name)
 
 
-def _indices(
+def find_indices(
     details: Sequence[Dict[str, Any]], tensors: Sequence[Tensor], may_be_dropped: bool = False
 ) -> List[Optional[int]]:
-    """The interpreter's index of each tensor: by name where names survived, else by position.
+    """Return the interpreter's index of each tensor, by name if names survived, else by position.
 
     The converter may drop inputs that no output needs; those get None.
     """
-    by_name = {_bare(detail["name"]): detail["index"] for detail in details}
-    names = [_bare(tensor.node) for tensor in tensors]
+    by_name = {strip_output_index(detail["name"]): detail["index"] for detail in details}
+    names = [strip_output_index(tensor.node) for tensor in tensors]
     if set(by_name) == set(names) or (may_be_dropped and set(by_name) < set(names)):
         return [by_name.get(name) for name in names]
     if len(details) != len(tensors):

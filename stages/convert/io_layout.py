@@ -1,4 +1,4 @@
-"""The option `io_layout`: images of the converted model as PyTorch has them (NCHW), or NHWC."""
+"""The option `io_layout`: whether the converted model takes images in PyTorch's NCHW or in NHWC."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from stages.kit.contract import InputError, Job, Option, Signature
 IO_LAYOUT = Option(
     "io_layout", str, "nchw", "nchw: images as in PyTorch; nhwc: channels last, with no transpose"
 )
-# The fixes that lay the inside of a graph out channels last, a stage each.
+# The fixes, one per stage, that move the inside of a graph to channels last.
 _LAYOUT_FIXES = ("layout", "graph-layout")
 
 
-def channels_last_io(job: Job, fixes: Sequence[str]) -> bool:
-    """Whether images shall be NHWC. Raises `InputError` if the chosen fixes cannot do that."""
+def wants_channels_last_io(job: Job, fixes: Sequence[str]) -> bool:
+    """Tell whether NHWC images are requested. Raises `InputError` if the fixes rule them out."""
     layout = job.options["io_layout"].lower()
     if layout not in ("nchw", "nhwc"):
         raise InputError(f"There is no layout '{layout}'.", "The layouts are nchw and nhwc.")
@@ -27,7 +27,7 @@ def channels_last_io(job: Job, fixes: Sequence[str]) -> bool:
 
 
 def note_layout(job: Job, signature: Signature) -> None:
-    """Say which inputs and outputs differ from PyTorch's; or that none does, if some were to."""
+    """Note which inputs and outputs are channels last, or that `nhwc` found none to change."""
     turned = [tensor for tensor in (*signature.inputs, *signature.outputs) if tensor.axes]
     for tensor in turned:
         job.note(f"'{tensor.name}' has its channels last: {'x'.join(map(str, tensor.own_shape))}.")

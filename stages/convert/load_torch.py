@@ -1,4 +1,4 @@
-"""Load what `--model` may be, under PyTorch 1.5.1: TorchScript, a pickled module, a state_dict."""
+"""Loading `--model` in PyTorch 1.5.1: TorchScript, a pickled module or a state_dict."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ import numpy as np
 
 from stages.kit.contract import InputError
 
-# Where training scripts put the weights among the rest of a checkpoint.
+# The keys under which training scripts keep the weights in a checkpoint.
 _CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 
 Note = Callable[[str], None]
 
 
 def load_model(path: Path, arch: str, arch_args: Mapping[str, Any], note: Note) -> Any:
-    """The model in eval mode on the CPU, in float32. Raises `InputError`.
+    """Load a model in eval mode, on the CPU and in float32. Raises `InputError` if it cannot.
 
-    `arch` is empty, `FILE.py`, `FILE.py:CALLABLE` or `MODULE:CALLABLE`; the callable builds the
-    module that a state_dict belongs to, with the keyword arguments `arch_args`.
+    `arch` is empty, `FILE.py`, `FILE.py:CALLABLE` or `MODULE:CALLABLE`; the callable, given the
+    keyword arguments `arch_args`, builds the module that a state_dict belongs to.
     """
     import torch
 
-    build = _architecture(arch)
+    build = _import_architecture(arch)
     loaded = _load_file(path)
     if isinstance(loaded, torch.nn.Module):
         model = loaded
         if build is not None and not isinstance(loaded, torch.jit.ScriptModule):
             note("The file holds a whole model, so the callable of --arch was not called.")
     elif isinstance(loaded, Mapping):
-        state = _state_dict(loaded, note)
+        state = _find_state_dict(loaded, note)
         if isinstance(state, torch.nn.Module):
             model = state
         elif build is None:
@@ -61,12 +61,12 @@ def load_model(path: Path, arch: str, arch_args: Mapping[str, Any], note: Note) 
     return model
 
 
-def parameter_count(model: Any) -> int:
+def count_parameters(model: Any) -> int:
     return sum(int(parameter.numel()) for parameter in model.parameters())
 
 
-def forward_names(model: Any) -> Sequence[str]:
-    """The names of forward()'s positional parameters, as far as they can be told."""
+def list_forward_names(model: Any) -> Sequence[str]:
+    """Return the names of forward()'s positional parameters; [] if a script does not tell them."""
     import torch
 
     if isinstance(model, torch.jit.ScriptModule):
@@ -79,19 +79,19 @@ def forward_names(model: Any) -> Sequence[str]:
     return [parameter.name for parameter in parameters if parameter.kind in kinds]
 
 
-def required_inputs(model: Any) -> Optional[int]:
-    """How many inputs forward() cannot do without; None if that cannot be told."""
+def count_required_inputs(model: Any) -> Optional[int]:
+    """Count the inputs that forward() requires; None if that cannot be told."""
     import torch
 
     if isinstance(model, torch.jit.ScriptModule):
-        return len(forward_names(model)) or None
+        return len(list_forward_names(model)) or None
     parameters = inspect.signature(model.forward).parameters.values()
-    names = set(forward_names(model))
+    names = set(list_forward_names(model))
     return sum(p.name in names and p.default is inspect.Parameter.empty for p in parameters)
 
 
-def _architecture(arch: str) -> Optional[Callable[..., Any]]:
-    """Import what `--arch` names; its callable, if it names one."""
+def _import_architecture(arch: str) -> Optional[Callable[..., Any]]:
+    """Import what `--arch` names and return its callable, if it names one."""
     if not arch:
         return None
     source, _, attribute = arch.partition(":")
@@ -112,18 +112,18 @@ def _architecture(arch: str) -> Optional[Callable[..., Any]]:
 
 
 def _import_file(path: Path) -> Any:
-    """Import a Python file under its own name, and show its classes to pickles made by it.
+    """Import a Python file under its own name, and copy its classes and functions to `__main__`.
 
-    A model pickled by a script says that its classes are in `__main__`.
+    A model that a script has pickled refers to its classes in `__main__`.
     """
     spec = importlib.util.spec_from_file_location(path.stem, str(path))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    sys.path.append(str(path.parent))  # for the files beside it
+    sys.path.append(str(path.parent))  # so that it can import the files beside it
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's own code may raise anything
+    except Exception as error:  # user code may raise anything
         raise InputError(
             f"{path.name} cannot be imported: {type(error).__name__}: {error}",
             "It must run under Python 3.8 with the packages of the torch image alone.",
@@ -163,12 +163,12 @@ def _load_file(path: Path) -> Any:
         except OSError as error:
             if error.errno in (errno.EFBIG, errno.ENOSPC):
                 raise  # not the file's fault
-            raise _cannot_load(path, script_error, error) from error
-        except Exception as error:  # unpickling runs code of any origin
-            raise _cannot_load(path, script_error, error) from error
+            raise _make_load_error(path, script_error, error) from error
+        except Exception as error:  # unpickling runs arbitrary code
+            raise _make_load_error(path, script_error, error) from error
 
 
-def _cannot_load(path: Path, script_error: Exception, error: Exception) -> InputError:
+def _make_load_error(path: Path, script_error: Exception, error: Exception) -> InputError:
     import torch
 
     words = f"{script_error} / {error}" if _is_zip(path) else str(error)
@@ -183,8 +183,8 @@ def _is_zip(path: Path) -> bool:
         return file.read(2) == b"PK"
 
 
-def _state_dict(loaded: Mapping[str, Any], note: Note) -> Any:
-    """The weights in a file's dictionary: itself, or under one of the usual keys."""
+def _find_state_dict(loaded: Mapping[str, Any], note: Note) -> Any:
+    """Find the weights, or a whole module, in a dictionary: at the top or under a usual key."""
     import torch
 
     if loaded and all(isinstance(value, torch.Tensor) for value in loaded.values()):
@@ -193,7 +193,7 @@ def _state_dict(loaded: Mapping[str, Any], note: Note) -> Any:
         inner = loaded.get(key)
         if isinstance(inner, (Mapping, torch.nn.Module)) and inner is not loaded:
             note(f"The file is a checkpoint; its '{key}' is taken.")
-            return inner if isinstance(inner, torch.nn.Module) else _state_dict(inner, note)
+            return inner if isinstance(inner, torch.nn.Module) else _find_state_dict(inner, note)
     if any(isinstance(value, torch.Tensor) for value in loaded.values()):
         return loaded  # a state_dict with extra state beside the tensors
     raise InputError(
@@ -208,7 +208,7 @@ def _build(build: Callable[..., Any], arch: str, arch_args: Mapping[str, Any]) -
 
     try:
         model = build(**arch_args)
-    except Exception as error:  # the user's own code may raise anything
+    except Exception as error:  # user code may raise anything
         raise InputError(
             f"--arch {arch} raised {type(error).__name__}: {error}",
             "Pass what it needs as JSON: --arch-args '{\"num_classes\": 10}'.",
@@ -222,7 +222,7 @@ def _build(build: Callable[..., Any], arch: str, arch_args: Mapping[str, Any]) -
 
 
 def _load_weights(model: Any, state: Mapping[str, Any], arch: str, note: Note) -> None:
-    # DataParallel puts every name under 'module.'.
+    # DataParallel prefixes every name with 'module.'.
     if state and all(key.startswith("module.") for key in state):
         note("The weights were saved from DataParallel; the prefix 'module.' is dropped.")
         state = {key[len("module.") :]: value for key, value in state.items()}
@@ -236,22 +236,22 @@ def _load_weights(model: Any, state: Mapping[str, Any], arch: str, note: Note) -
 
 
 def infer_inputs(model: Any) -> Tuple[Tuple[Tuple[int, ...], str], str]:
-    """Guess the one input of a model from its first layer: ((shape, dtype), why).
+    """Infer the only input of a model from its first layer; return ((shape, dtype), why).
 
-    A convolution tells the channels, and the rest of the network often admits one image size only;
-    a linear or recurrent layer tells its features. Raises `InputError` where nothing is plain.
+    A convolution gives the channels, and the rest of the network often accepts only one image size;
+    a linear or recurrent layer gives its features. Raises `InputError` if no shape fits.
     """
     import torch
 
-    required = required_inputs(model)
+    required = count_required_inputs(model)
     if required is not None and required != 1:
         raise InputError(
-            f"The model takes {required} inputs ({', '.join(forward_names(model))}); "
+            f"The model takes {required} inputs ({', '.join(list_forward_names(model))}); "
             "their shapes cannot be told from the file.",
             "Give one --input [NAME=]SHAPE[:DTYPE] an input, in this order.",
         )
-    name, kind, weight = _first_layer(model)
-    candidates, dtype = _candidates(kind, weight)
+    name, kind, weight = _find_first_layer(model)
+    candidates, dtype = _list_candidate_shapes(kind, weight)
     fits = [shape for shape in candidates if _runs(torch, model, shape, dtype)]
     if not fits:
         raise InputError(
@@ -266,20 +266,22 @@ def infer_inputs(model: Any) -> Tuple[Tuple[Tuple[int, ...], str], str]:
     return (shape, dtype), why
 
 
-def inputs_of_arrays(model: Any, file: Path) -> Tuple[List[Dict[str, Any]], str]:
-    """The inputs that the user's own samples are for: (specs, why).
+def infer_inputs_from_arrays(model: Any, file: Path) -> Tuple[List[Dict[str, Any]], str]:
+    """Infer the inputs from the user's own samples; return (specs, why).
 
-    The first axis counts samples; what follows is an input's whole shape, or that without the batch
-    size. Which of the two is told by running the model. Raises `InputError` if neither runs.
+    The first axis counts samples; the others are an input's shape, with or without the batch size.
+    Running the model tells which of the two it is. Raises `InputError` if neither runs.
     """
     import torch
 
     loaded = np.load(file, mmap_mode="r", allow_pickle=False)
     arrays = {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    names = forward_names(model)
+    if not arrays:
+        raise InputError(f"'{file.name}' holds no arrays.", "Save one array for each input.")
+    names = list_forward_names(model)
     if set(arrays) <= set(names):
         arrays = {name: arrays[name] for name in names if name in arrays}
-    # A second axis of one is the batch size, as the contract has it; else that is left out.
+    # By the contract a second axis of size 1 is the batch size; otherwise there is none.
     whole = all(array.shape[1:2] == (1,) for array in arrays.values())
     for batch in ((), (1,)) if whole else ((1,), ()):
         values = []
@@ -291,7 +293,7 @@ def inputs_of_arrays(model: Any, file: Path) -> Tuple[List[Dict[str, Any]], str]
         try:
             with torch.no_grad():
                 model(*[torch.from_numpy(value) for value in values])
-        except Exception:  # any failure means that this reading does not fit
+        except Exception:  # whatever fails, the arrays do not fit when read this way
             continue
         specs = [
             {"name": name, "shape": value.shape, "dtype": value.dtype.name}
@@ -305,8 +307,8 @@ def inputs_of_arrays(model: Any, file: Path) -> Tuple[List[Dict[str, Any]], str]
     )
 
 
-def _first_layer(model: Any) -> Tuple[str, str, Any]:
-    """Name, class name and weight (or None) of the first layer with parameters."""
+def _find_first_layer(model: Any) -> Tuple[str, str, Any]:
+    """Return the name, class name and weight (or None) of the first layer with parameters."""
     for name, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
         if own:
@@ -319,7 +321,7 @@ def _first_layer(model: Any) -> Tuple[str, str, Any]:
     )
 
 
-def _candidates(kind: str, weight: Any) -> Tuple[Sequence[Tuple[int, ...]], str]:
+def _list_candidate_shapes(kind: str, weight: Any) -> Tuple[Sequence[Tuple[int, ...]], str]:
     if weight is None:
         return [], "float32"
     channels = int(weight.shape[1]) if weight.dim() > 1 else 0
@@ -343,13 +345,13 @@ def _runs(torch: Any, model: Any, shape: Sequence[int], dtype: str) -> bool:
     try:
         with torch.no_grad():
             model(value)
-    except Exception:  # any failure means that this shape does not fit
+    except Exception:  # whatever fails, the shape does not fit
         return False
     return True
 
 
-def embedding_rows(model: Any) -> Optional[int]:
-    """The rows of the smallest embedding: integer inputs below it are valid for all of them."""
+def count_embedding_rows(model: Any) -> Optional[int]:
+    """Return the rows of the smallest embedding, None without one: lower integers suit all."""
     import torch
 
     rows = [

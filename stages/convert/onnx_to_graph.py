@@ -10,7 +10,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from stages.convert.io_layout import IO_LAYOUT, channels_last_io, note_layout
+from stages.convert.io_layout import IO_LAYOUT, note_layout, wants_channels_last_io
 from stages.fixes.catalogue import resolve
 from stages.kit.contract import (
     InputError,
@@ -23,57 +23,57 @@ from stages.kit.contract import (
     flag,
     run_as_program,
 )
-from stages.kit.layers import layers_of
+from stages.kit.layers import read_layers
 from stages.kit.tensorflow import import_tensorflow, load_graph
 
-# A report stays readable: of a larger graph the first tensors are listed.
+# Keeps a report readable: of a larger graph only the first tensors are listed.
 _MOST_PLACES = 20_000
 
 
 def convert(job: Job) -> Signature:
-    """Write the frozen graph; its signature, with the graph's own tensor names."""
+    """Write the frozen graph and return its signature, with the graph's own tensor names."""
     import onnx
 
     tf = import_tensorflow()
     try:
         model = onnx.load(str(job.input))
         onnx.checker.check_model(model)
-    except Exception as error:  # protobuf and the checker raise types of their own
+    except Exception as error:  # protobuf and the checker raise their own types
         raise InputError(
             f"'{job.input.name}' is not a valid ONNX model: {error}",
             "Export it again; onnx 1.7.0 reads opsets up to 12.",
         ) from None
-    backend = _onnx_tf_backend(job)
+    backend = _load_backend(job)
     chosen = resolve(job.options, "onnx-tf")
     job.report["fixes"] = []
     if chosen:
         from stages.fixes.onnx_tf.apply import convert_with_fixes
 
-        upstream = job.upstream_signature()
+        upstream = job.find_upstream_signature()
         representation, job.report["fixes"] = convert_with_fixes(
             model,
             chosen,
             upstream.inputs if upstream else (),
-            channels_last_io(job, chosen),
-            layers_of(job.volume),
+            wants_channels_last_io(job, chosen),
+            read_layers(job.volume),
         )
     else:
-        channels_last_io(job, chosen)
-        representation = _by_onnx_tf_alone(backend, model, layers_of(job.volume))
+        wants_channels_last_io(job, chosen)
+        representation = _convert_without_fixes(backend, model, read_layers(job.volume))
     representation.export_graph(str(job.output))
     graph_def = tf.compat.v1.GraphDef.FromString(job.output.read_bytes())
     if _has_variables(representation.graph):
         graph_def = _freeze(tf, representation, graph_def)
-    # export_graph writes a node's attributes in the order of a hash table, which differs from run
-    # to run; sorted, the same graph is always the same file.
+    # export_graph writes a node's attributes in hash table order, which differs from run to run;
+    # once they are sorted, the same graph always gives the same file.
     job.output.write_bytes(graph_def.SerializeToString(deterministic=True))
-    signature = _signature(job, representation)
-    job.report["tensors"] = _places(representation, signature, graph_def)
+    signature = _build_signature(job, representation)
+    job.report["tensors"] = _locate_tensors(representation, signature, graph_def)
     return signature
 
 
 def check(job: Job) -> Optional[Dict[str, Any]]:
-    """Run the frozen graph over all samples, in one session."""
+    """Run the frozen graph on every sample and compare its outputs; None without samples."""
     from stages.kit.samples import compare, open_samples
 
     samples = open_samples(job.volume)
@@ -83,13 +83,13 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
         job.note("The volume holds no samples, so the graph was not checked.")
         return None
     tf = import_tensorflow()
-    # One session and one callable for all samples: TensorflowRep.run opens a session each call.
-    # Negative: operators run in the thread that calls, so each of our threads has a core.
+    # One session and one callable for all samples: TensorflowRep.run opens a session at each call.
+    # A negative value runs operators in the calling thread, so that each of our threads has a core.
     config = tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1
     )
-    # The graph is run as it is: optimizing the thousands of operators that a grouped convolution
-    # becomes takes longer than running them on all samples, and gains nothing.
+    # No optimizer: on the thousands of operators that a grouped convolution becomes, it takes
+    # longer than running them on all samples, and gains nothing.
     config.graph_options.rewrite_options.disable_meta_optimizer = True
     with tf.compat.v1.Session(graph=graph, config=config) as session:
         assert job.signature is not None
@@ -102,18 +102,18 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
         )
 
 
-def _onnx_tf_backend(job: Job) -> Any:
-    """onnx-tf's backend, made to emit the CPU's graph whatever the machine shows.
+def _load_backend(job: Job) -> Any:
+    """Return onnx-tf's backend, patched to emit a graph for CPUs on any machine.
 
-    At prepare(), onnx-tf 1.6.0 asks the machine whether it has a GPU and lays out convolutions
-    accordingly (NCHW, which no CPU runs); `device=` is ignored. onnx/onnx-tensorflow issue 31.
-    TensorFlow itself keeps the GPU, for running the graph.
+    At prepare(), onnx-tf 1.6.0 checks whether the machine has a GPU and lays out convolutions
+    accordingly (NCHW, which no CPU runs); it ignores `device=`. onnx/onnx-tensorflow issue 31.
+    TensorFlow itself may still run the graph on the GPU.
     """
     import onnx_tf.backend
     import onnx_tf.common
 
-    # Some nodes get eight digits of a random UUID in their names. Drawn from a seeded generator,
-    # they are what the tool alone might have drawn, and the same each time.
+    # Some nodes get eight digits of a random UUID in their names. A seeded generator draws digits
+    # that the tool itself might have drawn, and the same ones each time.
     draw = random.Random(0)
     onnx_tf.common.uuid = SimpleNamespace(
         uuid4=lambda: uuid.UUID(int=draw.getrandbits(128), version=4)
@@ -125,17 +125,17 @@ def _onnx_tf_backend(job: Job) -> Any:
     return onnx_tf.backend
 
 
-def _by_onnx_tf_alone(backend: Any, model: Any, layers: Dict[str, str]) -> Any:
-    """onnx-tf's own conversion; its errors, which name no operator, with the one that it was at."""
+def _convert_without_fixes(backend: Any, model: Any, layers: Dict[str, str]) -> Any:
+    """Convert by onnx-tf alone, and add to its errors the operator that failed."""
     owner = backend.TensorflowBackend
     convert_node = owner._onnx_node_to_tensorflow_op.__func__
     at: List[Any] = []
 
-    def noted(cls: Any, node: Any, *args: Any, **kwargs: Any) -> Any:
+    def note_node(cls: Any, node: Any, *args: Any, **kwargs: Any) -> Any:
         at[:] = [node]
         return convert_node(cls, node, *args, **kwargs)
 
-    owner._onnx_node_to_tensorflow_op = classmethod(noted)
+    owner._onnx_node_to_tensorflow_op = classmethod(note_node)
     try:
         return backend.prepare(model, device="CPU", logging_level="WARNING")
     except Exception as error:  # onnx-tf and TensorFlow raise anything
@@ -146,7 +146,7 @@ def _by_onnx_tf_alone(backend: Any, model: Any, layers: Dict[str, str]) -> Any:
         raise StageError(
             f"onnx-tf 1.6.0 alone cannot convert the layer '{layer or node.name}' (ONNX operator "
             f"{node.op_type}, node '{node.name}'): {type(error).__name__}: {error}"
-        ) from error  # the catalogue of known failures has the remedy, which is mostly a fix
+        ) from error  # the catalogue of known failures has the remedy, mostly a fix
     finally:
         owner._onnx_node_to_tensorflow_op = classmethod(convert_node)
 
@@ -156,9 +156,9 @@ def _has_variables(graph: Any) -> bool:
 
 
 def _freeze(tf: Any, representation: Any, graph_def: Any) -> Any:
-    """The graph with its variables (recurrent layers have some) replaced by their values."""
+    """Return the graph with its variables (recurrent layers have some) replaced by their values."""
     outputs = [
-        _node_of(representation, name)[0].partition(":")[0] for name in representation.outputs
+        _get_node(representation, name)[0].partition(":")[0] for name in representation.outputs
     ]
     graph = representation.graph
     with graph.as_default(), tf.compat.v1.Session(graph=graph) as session:
@@ -166,27 +166,29 @@ def _freeze(tf: Any, representation: Any, graph_def: Any) -> Any:
         return tf.compat.v1.graph_util.convert_variables_to_constants(session, graph_def, outputs)
 
 
-def _node_of(representation: Any, output: str) -> Tuple[str, Any]:
-    """The name that export_graph gives an output, and its tensor.
+def _get_node(representation: Any, output: str) -> Tuple[str, Any]:
+    """Return the name that export_graph gives an output, and its tensor.
 
-    It renames the operation of a first output (`:0`) after the ONNX output, and no other.
+    It renames an operation after the ONNX output only if that is the operation's first (`:0`).
     """
     tensor = representation.tensor_dict[output]
-    # With fixes an output has its final name already.
+    # A graph converted with fixes already has its final output names.
     first = tensor.name.endswith(":0") and not getattr(representation, "keeps_names", False)
     return (f"{output}:0" if first else tensor.name), tensor
 
 
-def _places(representation: Any, signature: Signature, graph_def: Any) -> Dict[str, Dict[str, Any]]:
-    """Where each ONNX tensor lies in the graph, and in which order of axes, as far as it does.
+def _locate_tensors(
+    representation: Any, signature: Signature, graph_def: Any
+) -> Dict[str, Dict[str, Any]]:
+    """Return the node and the order of axes of each ONNX tensor that the graph holds.
 
-    It is how a trace knows that two tensors are the same.
+    This is how a trace knows that two tensors are the same.
     """
     kept = {node.name for node in graph_def.node}
     outputs = {tensor.name: tensor.node for tensor in signature.outputs}
     places: Dict[str, Dict[str, Any]] = {}
     values = getattr(representation, "values", None)
-    if values is None:  # onnx-tf alone: every tensor in ONNX's order
+    if values is None:  # converted by onnx-tf alone: every tensor has ONNX's order of axes
         found = [
             (name, tensor, None)
             for name, tensor in representation.tensor_dict.items()
@@ -204,28 +206,28 @@ def _places(representation: Any, signature: Signature, graph_def: Any) -> Dict[s
     return places
 
 
-def _signature(job: Job, representation: Any) -> Signature:
-    upstream = job.upstream_signature()
+def _build_signature(job: Job, representation: Any) -> Signature:
+    upstream = job.find_upstream_signature()
     axes = getattr(representation, "axes", {})
     inputs = [
         _describe(name, representation.tensor_dict[name].name, representation.tensor_dict[name])
         for name in representation.inputs
     ]
-    outputs = [_describe(name, *_node_of(representation, name)) for name in representation.outputs]
+    outputs = [_describe(name, *_get_node(representation, name)) for name in representation.outputs]
     signature = Signature(
-        *(tuple(_laid_out(t, axes.get(t.name, ())) for t in side) for side in (inputs, outputs))
+        *(tuple(_lay_out(t, axes.get(t.name, ())) for t in side) for side in (inputs, outputs))
     )
     if upstream is not None:
-        # TensorFlow often loses an output's static shape; the stage before knows it.
+        # TensorFlow often loses an output's static shape, which the previous stage knows.
         signature = Signature(
-            _with_nodes(upstream.inputs, signature.inputs),
-            _with_nodes(upstream.outputs, signature.outputs),
+            _fill_in_nodes(upstream.inputs, signature.inputs),
+            _fill_in_nodes(upstream.outputs, signature.outputs),
         )
     note_layout(job, signature)
     return signature
 
 
-def _with_nodes(known: Sequence[Tensor], found: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+def _fill_in_nodes(known: Sequence[Tensor], found: Sequence[Tensor]) -> Tuple[Tensor, ...]:
     by_name = {tensor.name: tensor for tensor in found}
     missing = [tensor.name for tensor in known if tensor.name not in by_name]
     if missing:
@@ -241,8 +243,8 @@ def _describe(name: str, node: str, tensor: Any) -> Tensor:
     return Tensor(name, tuple(-1 if d is None else d for d in shape), tensor.dtype.name, node)
 
 
-def _laid_out(tensor: Tensor, axes: Tuple[int, ...]) -> Tensor:
-    """A tensor that lies in the graph in this order of axes, where it was described as it lies."""
+def _lay_out(tensor: Tensor, axes: Tuple[int, ...]) -> Tensor:
+    """Turn a tensor's shape in the graph into its ONNX shape, given the `axes` that it lies in."""
     shape = tuple(tensor.shape[axes.index(axis)] for axis in range(len(axes)))
     return replace(tensor, shape=shape, axes=axes) if axes else tensor
 

@@ -1,7 +1,7 @@
-"""What the exporter of torch 1.5.1 knows and does not write: the module behind each ONNX tensor.
+"""What torch 1.5.1's exporter knows but does not write: the module behind each ONNX tensor.
 
-`recorded` listens to an export. It changes no byte of the file: the exporter renames all values at
-its end anyway, and leaves scopes out.
+`record_export` listens to an export without changing a byte of the file: the exporter renames all
+values at the end anyway, and leaves scopes out.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import torch
 from torch.onnx import utils
 
 _ROOT = "__module"
-# A report stays readable: larger graphs keep the layers of their first tensors.
+# Keeps a report readable: of a larger graph only the layers of the first tensors are listed.
 _MOST_LAYERS = 20_000
 
 
 @dataclass
 class Recording:
-    """What one export told.
+    """What one export revealed.
 
-    `layers` has the module path of an ONNX tensor ('' is the model itself and left out), `values`
-    the value in `graph` that is the same tensor; `graph` is PyTorch's own graph of the model, with
-    the model's inputs and parameters as inputs and a name for each value; None if there is none.
+    `layers` maps an ONNX tensor to its module path (tensors of the model itself are left out), and
+    `values` maps it to the same tensor's value in `graph`. `graph` is PyTorch's own graph of the
+    model, or None: its inputs are the model's inputs and `parameters`, and every value has a name.
     """
 
     layers: Dict[str, str] = field(default_factory=dict)
@@ -34,14 +34,14 @@ class Recording:
 
 
 @contextmanager
-def recorded() -> Iterator[Recording]:
-    """Listen to the `torch.onnx.export` within; not for several threads."""
+def record_export() -> Iterator[Recording]:
+    """Record the `torch.onnx.export` in the block; not thread-safe, since it patches torch."""
     recording = Recording()
     listener = _Listener(recording)
     places = [
         (utils, "_trace_and_get_graph_from_model", listener.trace),
-        (utils, "_propagate_and_assign_input_shapes", listener.scripted),
-        (utils, "_run_symbolic_function", listener.symbolic),
+        (utils, "_propagate_and_assign_input_shapes", listener.wrap_shape_pass),
+        (utils, "_run_symbolic_function", listener.wrap_symbolic_call),
         (utils, "_model_to_graph", listener.finish),
         (torch._C, "_jit_pass_prepare_division_for_onnx", listener.prepare),
         (torch._C, "_jit_pass_canonicalize", listener.canonicalize),
@@ -59,13 +59,13 @@ def recorded() -> Iterator[Recording]:
 class _Listener:
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
-        # By the name of an ONNX value before the last renaming: PyTorch's value, and its scope.
+        # Name of an ONNX value before the last renaming -> PyTorch's value and its scope.
         self.origins: Dict[str, Tuple[str, str]] = {}
-        # By the name of a value of PyTorch's graph: that in the copy which is kept.
+        # Name of a value in PyTorch's graph -> its name in the copy of the graph that is kept.
         self.names: Dict[str, str] = {}
         self.final: Dict[str, Tuple[str, str]] = {}
         self.outputs: List[str] = []
-        # By the name of a value in a scripted model's graph: its module's path.
+        # Name of a value in a scripted model's graph -> path of its module.
         self.script_paths: Dict[str, str] = {}
         self.script_order: Optional[List[Tuple[str, str]]] = None
 
@@ -82,11 +82,11 @@ class _Listener:
 
         return wrapper
 
-    def scripted(self, function: Any) -> Any:
+    def wrap_shape_pass(self, function: Any) -> Any:
         def wrapper(graph: Any, *args: Any) -> Any:
             graph = function(graph, *args)
             if self.script_order is not None:
-                nodes = [node for node in _flat(graph) if node.kind().startswith("aten::")]
+                nodes = [node for node in _iterate_nodes(graph) if node.kind().startswith("aten::")]
                 if [node.kind() for node in nodes] == [kind for kind, _ in self.script_order]:
                     for node, (_, path) in zip(nodes, self.script_order):
                         for output in node.outputs():
@@ -97,7 +97,7 @@ class _Listener:
 
     def prepare(self, function: Any) -> Any:
         def wrapper(graph: Any) -> Any:
-            # A name given here could reach the file, so only the copy's values get theirs.
+            # Names set in the original could reach the file, so only the copy's values get names.
             copy = graph.copy()
             for index, (node, copied) in enumerate(zip(graph.nodes(), copy.nodes())):
                 for place, (output, value) in enumerate(zip(node.outputs(), copied.outputs())):
@@ -108,7 +108,7 @@ class _Listener:
 
         return wrapper
 
-    def symbolic(self, function: Any) -> Any:
+    def wrap_symbolic_call(self, function: Any) -> Any:
         def wrapper(graph: Any, node: Any, *args: Any, **kwargs: Any) -> Any:
             result = function(graph, node, *args, **kwargs)
             values = [result] if isinstance(result, torch._C.Value) else result
@@ -137,7 +137,7 @@ class _Listener:
     def finish(self, function: Any) -> Any:
         def wrapper(model: Any, *args: Any, **kwargs: Any) -> Any:
             script = isinstance(model, torch.jit.ScriptModule)
-            self.script_order = _order(model._c) if script else None
+            self.script_order = _list_script_operators(model._c) if script else None
             result = function(model, *args, **kwargs)
             graph = result[0]
             renamed = {n: o.debugName() for n, o in zip(self.outputs, graph.outputs())}
@@ -148,7 +148,7 @@ class _Listener:
                 for name, (value, _) in origins.items()
                 if value in self.names
             }
-            recording.layers = _layers(graph, origins)
+            recording.layers = _collect_layers(graph, origins)
             if script:
                 recording.parameters = list(
                     torch._C._jit_pass_lower_graph(model.forward.graph, model._c)[1]
@@ -160,8 +160,8 @@ class _Listener:
         return wrapper
 
 
-def _layers(graph: Any, origins: Dict[str, Tuple[str, str]]) -> Dict[str, str]:
-    """The module path by tensor; a node without one of its own has that of the next that has."""
+def _collect_layers(graph: Any, origins: Dict[str, Tuple[str, str]]) -> Dict[str, str]:
+    """Map each tensor to its module path; a node that has none takes the next node's."""
     layers: Dict[str, str] = {}
     following = ""
     for node in reversed(list(graph.nodes())):
@@ -175,20 +175,20 @@ def _layers(graph: Any, origins: Dict[str, Tuple[str, str]]) -> Dict[str, str]:
     return dict(list(layers.items())[::-1][:_MOST_LAYERS])
 
 
-def _flat(graph: Any) -> Iterator[Any]:
-    """The nodes of a graph and of its blocks, in order."""
+def _iterate_nodes(graph: Any) -> Iterator[Any]:
+    """Yield the nodes of a graph and of its blocks, in order."""
     for node in graph.nodes():
         yield node
         for block in node.blocks():
-            yield from _flat(block)
+            yield from _iterate_nodes(block)
 
 
-def _order(module: Any) -> Optional[List[Tuple[str, str]]]:
-    """Operators of a scripted model in the order in which inlining lays them out, with paths."""
+def _list_script_operators(module: Any) -> Optional[List[Tuple[str, str]]]:
+    """List a scripted model's operators in the order that inlining gives them, with paths."""
     order: List[Tuple[str, str]] = []
     try:
         _walk(module, "forward", "", order)
-    except Exception:  # the walk is for names alone; TorchScript may hold anything
+    except Exception:  # TorchScript may hold anything, and only names are lost
         return None
     return order
 

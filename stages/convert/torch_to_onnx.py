@@ -20,25 +20,25 @@ from stages.kit.contract import (
     Signature,
     Stage,
     Tensor,
-    progress,
+    report_progress,
     run_as_program,
 )
 
-# The operator sets that torch 1.5.1 has symbolic functions for.
+# The opsets that torch 1.5.1 has symbolic functions for.
 OPSETS = range(7, 13)
 
 
 def convert(job: Job) -> Signature:
-    """Write the ONNX model; on the way the samples, its inputs.
+    """Write the ONNX model, the samples, and the reference outputs for them.
 
-    The reference outputs are made here too: they are what every later stage is compared with.
+    Every later stage is compared with these outputs.
     """
     import torch
 
     from stages.convert import load_torch
     from stages.kit import samples
 
-    # What a model draws while it is built, or traced, is then the same each time.
+    # So that a model that draws numbers while it is built or traced draws the same ones each time.
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -55,19 +55,19 @@ def convert(job: Job) -> Signature:
     model = load_torch.load_model(job.input, arch, arch_args, job.note)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    inputs = _inputs(job, model)
+    inputs = resolve_inputs(job, model)
     folder = job.volume / "samples"
     settings = job.request.get("check", {})
     with job.phase("samples"):
         count = samples.make_inputs(job, inputs)
     draft = samples.Samples(folder, count, tuple(inputs), ())
-    first = [_tensor(torch, array[0]) for array in draft.input_arrays]
-    names = _output_names(_forward(torch, model, first), [tensor.name for tensor in inputs])
+    first = [_to_tensor(torch, array[0]) for array in draft.input_arrays]
+    names = _make_output_names(_run_model(torch, model, first), [tensor.name for tensor in inputs])
     with job.phase("export"):
         _export_with_fixes(torch, model, first, inputs, names, job)
     with job.phase("reference"):
         reference = samples.write_reference(
-            folder, inputs, count, names, lambda: _predictor(torch, _replica(torch, model))
+            folder, inputs, count, names, lambda: make_predict(torch, copy_model(torch, model))
         )
     is_random = _is_random(torch, model, reference)
     if is_random:
@@ -78,10 +78,10 @@ def convert(job: Job) -> Signature:
         floor = {"samples": 0, "outputs": None, "reason": "the model is random or keeps state"}
     else:
         with job.phase("noise floor"):
-            floor = _noise_floor(torch, model, reference, settings.get("noise_samples", 16))
+            floor = measure_noise_floor(torch, model, reference, settings.get("noise_samples", 16))
     reference = replace(reference, noise_floor=floor, random=is_random)
     samples.save(job, reference)
-    job.report["parameters"] = load_torch.parameter_count(model)
+    job.report["parameters"] = load_torch.count_parameters(model)
     job.report["noise_floor"] = floor
     return Signature(
         tuple(replace(t, node=t.name) for t in inputs),
@@ -90,7 +90,7 @@ def convert(job: Job) -> Signature:
 
 
 def check(job: Job) -> Optional[Dict[str, Any]]:
-    """Run the ONNX model by ONNX Runtime over all samples."""
+    """Run the ONNX model in ONNX Runtime on every sample and compare its outputs."""
     import onnx
     import onnxruntime
 
@@ -100,7 +100,7 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
     job.report["operators"] = dict(Counter(node.op_type for node in graph.node))
     samples = open_samples(job.volume)
     assert samples is not None and job.signature is not None
-    # Quiet: without it, version 1.4 warns about each unused initializer.
+    # Without this, ONNX Runtime 1.4 warns about each unused initializer.
     session_options = onnxruntime.SessionOptions()
     session_options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(job.artifact), session_options)
@@ -116,30 +116,30 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
     return compare(job, samples, f"ONNX Runtime {onnxruntime.__version__}", lambda: predict)
 
 
-def _inputs(job: Job, model: Any) -> List[Tensor]:
-    """The inputs as requested, named and ordered as forward() has them, or inferred."""
+def resolve_inputs(job: Job, model: Any) -> List[Tensor]:
+    """Return the inputs as requested or inferred, named and ordered as forward() has them."""
     from stages.convert import load_torch
 
     specs = job.request.get("inputs") or parse_inputs(job.options["inputs"])
     arrays = job.request.get("check", {}).get("inputs")
     if not specs and arrays:
-        specs, why = load_torch.inputs_of_arrays(model, job.volume / arrays)
+        specs, why = load_torch.infer_inputs_from_arrays(model, job.volume / arrays)
         job.note(why)
     if not specs:
         (shape, dtype), why = load_torch.infer_inputs(model)
         job.note(why)
         specs = [{"name": "", "shape": shape, "dtype": dtype}]
-    names = list(load_torch.forward_names(model))
+    names = list(load_torch.list_forward_names(model))
     given = [spec.get("name", "") for spec in specs]
     if all(given) and set(given) <= set(names):
         specs = sorted(specs, key=lambda spec: names.index(spec["name"]))
     elif len(specs) == 1:
         names = ["input"]
-    rows = load_torch.embedding_rows(model)
+    rows = load_torch.count_embedding_rows(model)
     tensors = []
     for index, spec in enumerate(specs):
         fallback = names[index] if index < len(names) else f"input_{index}"
-        tensor = Tensor.of({**spec, "name": spec.get("name") or fallback})
+        tensor = Tensor.from_dict({**spec, "name": spec.get("name") or fallback})
         if np.dtype(tensor.dtype).kind in "iu" and tensor.high is None:
             tensor = replace(tensor, low=0, high=rows or 10)
             if not job.request.get("check", {}).get("inputs"):
@@ -153,7 +153,10 @@ def _inputs(job: Job, model: Any) -> List[Tensor]:
 
 
 def parse_inputs(text: str) -> List[Dict[str, Any]]:
-    """`NAME=1x3x224x224:float32,...`, the command line's form of the inputs."""
+    """Parse inputs in the form of the command line, `NAME=1x3x224x224:float32,...`.
+
+    Raises `InputError` for any other form.
+    """
     specs = []
     for item in filter(None, text.split(",")):
         name, _, rest = item.rpartition("=")
@@ -166,16 +169,16 @@ def parse_inputs(text: str) -> List[Dict[str, Any]]:
     return specs
 
 
-def _tensor(torch: Any, array: np.ndarray) -> Any:
+def _to_tensor(torch: Any, array: np.ndarray) -> Any:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def _forward(torch: Any, model: Any, inputs: Sequence[Any]) -> List[Any]:
-    """Run the model; its outputs as a flat list, in the order of the exporter's own flattening."""
+def _run_model(torch: Any, model: Any, inputs: Sequence[Any]) -> List[Any]:
+    """Run the model and return its outputs as a flat list, in the exporter's own order."""
     try:
         with torch.no_grad():
             outputs = model(*inputs)
-    except Exception as error:  # the user's own code may raise anything
+    except Exception as error:  # user code may raise anything
         shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in inputs)
         raise InputError(
             f"The model does not run on inputs of shape {shapes}: {error}",
@@ -195,17 +198,17 @@ def _flatten(torch: Any, outputs: Any) -> List[Any]:
     return list(flat)
 
 
-def _output_names(outputs: Sequence[Any], taken: Sequence[str]) -> List[str]:
+def _make_output_names(outputs: Sequence[Any], taken: Sequence[str]) -> List[str]:
     if not outputs:
         raise InputError("The model returns no tensor.", "Let forward() return what it computes.")
-    # A value has one name in a graph, so an output cannot be called as an input is.
+    # Names are unique within a graph, so an output cannot have the name of an input.
     stem = "output"
     while any(name.startswith(stem) for name in taken):
         stem += "_"
     return [stem] if len(outputs) == 1 else [f"{stem}_{i}" for i in range(len(outputs))]
 
 
-def _predictor(torch: Any, model: Any) -> Callable[[Sequence[np.ndarray]], List[np.ndarray]]:
+def make_predict(torch: Any, model: Any) -> Callable[[Sequence[np.ndarray]], List[np.ndarray]]:
     def predict(values: Sequence[np.ndarray]) -> List[np.ndarray]:
         with torch.no_grad():
             outputs = model(*[torch.from_numpy(value) for value in values])
@@ -216,8 +219,8 @@ def _predictor(torch: Any, model: Any) -> Callable[[Sequence[np.ndarray]], List[
     return predict
 
 
-def _replica(torch: Any, model: Any) -> Any:
-    """A copy for another thread: forward() may keep things in attributes. Weights are shared."""
+def copy_model(torch: Any, model: Any) -> Any:
+    """Copy a model for another thread, as forward() may set attributes. Modules share weights."""
     if isinstance(model, torch.jit.ScriptModule):
         stream = io.BytesIO()
         torch.jit.save(model, stream)
@@ -234,15 +237,15 @@ def _export_with_fixes(
     output_names: Sequence[str],
     job: Job,
 ) -> Any:
-    """Export with the repairs that the option `fixes` allows, and note those that did something.
+    """Export with the repairs that the option `fixes` allows, and report those that took effect.
 
-    What the exporter knows of the layers is reported, and returned (`torch_layers.Recording`).
+    What the exporter knows of the layers is reported as well; returns the `torch_layers.Recording`.
     """
-    from stages.convert.torch_layers import recorded
+    from stages.convert.torch_layers import record_export
 
     chosen = resolve(job.options, "torch")
     job.report["fixes"] = []
-    with recorded() as recording:
+    with record_export() as recording:
         if not chosen:
             _export(torch, model, inputs, tensors, output_names, job)
             _name_outputs(job, output_names)
@@ -250,7 +253,7 @@ def _export_with_fixes(
             from stages.fixes.torch.apply import apply_fixes
 
             with apply_fixes(chosen, job.options["opset"]) as repairs:
-                _export(torch, repairs.prepared(model), inputs, tensors, output_names, job)
+                _export(torch, repairs.prepare(model), inputs, tensors, output_names, job)
                 _name_outputs(job, output_names)
                 repairs.finish(job.output, [tensor.name for tensor in tensors], inputs)
             job.report["fixes"] = sorted(repairs.used)
@@ -266,7 +269,7 @@ def _export(
     output_names: Sequence[str],
     job: Job,
 ) -> None:
-    progress("export")
+    report_progress("export")
     settings = {
         "opset_version": job.options["opset"],
         "input_names": [tensor.name for tensor in tensors],
@@ -274,7 +277,7 @@ def _export(
     }
     with torch.no_grad():
         if not isinstance(model, torch.jit.ScriptModule):
-            # The exporter mutates some modules (training flags, flattened weights): give it a copy.
+            # A copy, since the exporter mutates some modules (training flags, flattened weights).
             torch.onnx.export(copy.deepcopy(model), tuple(inputs), str(job.output), **settings)
             return
         graph = str(model.inlined_graph)
@@ -284,9 +287,9 @@ def _export(
                 model, tuple(inputs), str(job.output), example_outputs=example, **settings
             )
             return
-        # A loaded archive has no types inside, and torch.onnx.export does not propagate the inputs'
-        # through it: ReLU6 then fails, and integer constants get the wrong type. Only the function
-        # behind it can be told to. pytorch/pytorch pull request 35467 (torch 1.6).
+        # A loaded archive has no types inside, and torch.onnx.export does not propagate those of
+        # the inputs: ReLU6 then fails, and integer constants get the wrong type. Only the function
+        # behind it has an option for that. pytorch/pytorch pull request 35467 (torch 1.6).
         from torch.onnx import utils
 
         utils._export(
@@ -301,7 +304,7 @@ def _export(
 
 
 def _name_outputs(job: Job, names: Sequence[str]) -> None:
-    """Give outputs that are one tensor (`return y, y`) a name each; the exporter keeps the last."""
+    """Give outputs that are the same tensor (`return y, y`) a name each; the exporter keeps one."""
     import onnx
 
     model = onnx.load(str(job.output))
@@ -316,10 +319,10 @@ def _name_outputs(job: Job, names: Sequence[str]) -> None:
 
 
 def _is_random(torch: Any, model: Any, reference: Any) -> bool:
-    """Whether outputs differ between runs on one input, at random or by a state that is kept."""
-    predict = _predictor(torch, _replica(torch, model))
+    """Tell whether outputs differ between runs on one input, by randomness or by kept state."""
+    predict = make_predict(torch, copy_model(torch, model))
     inputs = reference.input_arrays
-    # Another sample and the first one once more, for a model that counts its calls.
+    # Run the last sample and the first one before, to catch a model that counts its calls.
     for sample in (reference.count - 1, 0):
         predict([array[sample] for array in inputs])
     again = predict([array[0] for array in inputs])
@@ -329,38 +332,15 @@ def _is_random(torch: Any, model: Any, reference: Any) -> bool:
     )
 
 
-def _noise_floor(torch: Any, model: Any, reference: Any, wanted: int) -> Dict[str, Any]:
-    """PyTorch's float32 outputs against its own in float64, on the first samples.
+def measure_noise_floor(torch: Any, model: Any, reference: Any, wanted: int) -> Dict[str, Any]:
+    """Compare PyTorch's float32 outputs with its own in float64 on the first `wanted` samples."""
+    from stages.kit.samples import compare_in_double
 
-    What is left is the rounding of float32 arithmetic, which no conversion can undercut for sure.
-    """
-    from stages.kit.samples import run_all
-    from stages.kit.statistics import OutputStatistics
+    def make_double_predict() -> Callable[[Sequence[np.ndarray]], List[np.ndarray]]:
+        # double() replaces a module's tensors, so the originals that are shared stay float32.
+        return make_predict(torch, copy_model(torch, model).double())
 
-    count = min(wanted, reference.count)
-    statistics = [OutputStatistics(t.name, t.shape, np.dtype(t.dtype)) for t in reference.outputs]
-    arrays = reference.output_arrays
-
-    def make_predict() -> Callable[[Sequence[np.ndarray]], List[np.ndarray]]:
-        # double() replaces the tensors of a module, and leaves the shared originals alone.
-        predict = _predictor(torch, _replica(torch, model).double())
-        return lambda values: predict(
-            [v.astype(np.float64) if v.dtype == np.float32 else v for v in values]
-        )
-
-    try:
-        for sample, values in enumerate(run_all(make_predict, replace(reference, count=count))):
-            for output, array, value in zip(statistics, arrays, values):
-                output.add(value[None], array[sample][None])
-    except Exception as error:  # not every model runs in float64, and none has to
-        return {"samples": 0, "outputs": None, "reason": f"{type(error).__name__}: {error}"}
-    results = [output.result() for output in statistics]
-    keys = ("name", "mean_abs", "max_abs", "rms_abs", "p99_abs")
-    return {
-        "samples": count,
-        "outputs": [{key: result[key] for key in keys} for result in results],
-        "reason": "",
-    }
+    return compare_in_double(reference, wanted, make_double_predict)
 
 
 STAGE = Stage(

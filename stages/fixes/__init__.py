@@ -1,5 +1,5 @@
-"""Named repairs of what was wrong in the pinned tools, by the tool that they repair.
+"""Named repairs of defects in the pinned tools, one folder for each tool.
 
-`catalogue` lists them and chooses by a stage's options; each tool's folder has its entry in
-`apply`, imported only where its framework is installed.
+`catalogue` lists them and selects those that a stage's options ask for. The entry point of each
+folder is its module `apply`, imported only where the tool's framework is installed.
 """

@@ -1,4 +1,4 @@
-"""The catalogue of the fixes, catalogue.json, and what the option `fixes` chooses of it."""
+"""The catalogue of fixes, catalogue.json, and the selection that the option `fixes` makes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from stages.kit.contract import InputError
 class Fix:
     """One repair of one upstream defect, applied in one stage.
 
-    `issue` is where upstream discusses the defect, '' if no thread is known; `repaired_in` is the
-    release that repaired it upstream, or 'never'.
+    `issue` is the upstream thread about the defect, '' if none is known; `repaired_in` is the
+    upstream release that repaired it, or 'never'.
     """
 
     name: str
@@ -26,18 +26,18 @@ class Fix:
     repaired_in: str
 
 
-def _read() -> Tuple[Fix, ...]:
+def _read_catalogue() -> Tuple[Fix, ...]:
     entries = json.loads((Path(__file__).parent / "catalogue.json").read_text(encoding="utf-8"))
     return tuple(Fix(**entry) for entry in entries)
 
 
-FIXES = _read()
+FIXES = _read_catalogue()
 
 
 def select(text: str, stage: str) -> List[Fix]:
-    """Choose a stage's fixes by `text`: 'all', 'none', 'A,B', or '-A,-B' for all but these.
+    """Return a stage's fixes selected by `text`: 'all', 'none', 'A,B', or '-A,-B' to exclude some.
 
-    Raises `InputError` for a name that is no fix of any stage.
+    Raises `InputError` if `text` is empty or names a fix that no stage has.
     """
     words = [word.strip() for word in text.split(",") if word.strip()]
     known = [fix.name for fix in FIXES]
@@ -47,7 +47,7 @@ def select(text: str, stage: str) -> List[Fix]:
             f"There is no fix named {', '.join(unknown) or 'nothing'}.",
             f"The fixes are: {', '.join(known)}; or say 'all' or 'none'.",
         )
-    # A list that only takes away starts from all.
+    # A list of exclusions alone starts from all fixes.
     chosen = set(known) if all(word.startswith("-") for word in words) else set()
     for word in words:
         if word == "all":
@@ -62,10 +62,10 @@ def select(text: str, stage: str) -> List[Fix]:
 
 
 def resolve(options: Dict[str, Any], stage: str) -> List[str]:
-    """Choose the stage's fixes that the option `fixes` asks for; their names.
+    """Return the names of the stage's fixes that the option `fixes` selects.
 
-    They replace what the option says: so the report names each, and a run made from it is the same
-    when the catalogue has grown.
+    They replace the option's text, so that the report lists each fix and a run repeated from the
+    report is the same even after the catalogue has grown.
     """
     names = [fix.name for fix in select(options["fixes"], stage)]
     options["fixes"] = ",".join(names) or "none"

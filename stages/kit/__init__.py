@@ -1,1 +1,1 @@
-"""What stages of every year share: the contract, samples, statistics, tracing."""
+"""Code that the stages of every year share: the contract, samples, statistics, tracing."""

@@ -1,9 +1,10 @@
 """The contract of a stage: a request and an input artifact in, an artifact and a report out.
 
-A stage is a program, `python -m stages.NAME`, in a folder that it shares with the other stages (the
-volume, `/artifacts` in a container). It reads `requests/NAME.json` there if there is one, and its
-command line, which wins. It writes its artifact and `reports/NAME.json`, each under a temporary
-name first, so that neither is ever seen half-written. docs/contract.md describes both files.
+A stage is a program, `python -m stages.convert.NAME`, that works in a folder shared with the other
+stages (the volume, `/artifacts` in a container). It reads `requests/NAME.json` there, if there is
+one, and its command line, which takes precedence. It writes its artifact and `reports/NAME.json`,
+each under a temporary name first, so that neither is ever seen half-written. docs/contract.md
+describes the request and the report.
 
 Exit status: 0 with an artifact, 1 with an error in the report, 2 for a wrong command line.
 """
@@ -25,8 +26,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
-# Samples are spread over the cores, each of them computed in one thread (see stages.kit.samples).
-# OpenMP reads this once, when the first framework is imported, which is after this module.
+# Samples are spread over the cores, and each is computed in one thread (see stages.kit.samples).
+# OpenMP reads this once, when the first framework is imported, which happens after this module.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SCHEMA = 1
@@ -34,7 +35,7 @@ PROGRESS_MARK = "@progress "
 
 
 class StageError(Exception):
-    """An error whose cause and remedy are known.
+    """An error with a known cause and, mostly, a remedy.
 
     `blame` is 'input' when the user's model, inputs or options are at fault, else 'stage'.
     """
@@ -46,7 +47,7 @@ class StageError(Exception):
 
 
 class InputError(StageError):
-    """The user's model, inputs or options are at fault."""
+    """An error in the user's model, inputs or options."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message, remedy, blame="input")
@@ -56,9 +57,9 @@ class InputError(StageError):
 class Tensor:
     """One input or output of a model.
 
-    `name` is the same in every stage; `node` is what the artifact at hand calls it (a tensor of a
-    graph, `input:0`). `axes` is how it lies there: the axis of `shape` at each place of the
-    artifact's own shape; empty where the two are the same. `low` and `high` bound generated values:
+    `name` is the same in every stage; `node` is its name in the artifact at hand (a tensor of a
+    graph, `input:0`). `axes` is its layout there: the axis of `shape` at each position of the
+    artifact's own shape; empty if both are the same. `low` and `high` bound generated values:
     [low, high) for integers, a uniform distribution for floats; without them floats are drawn from
     the standard normal distribution.
     """
@@ -72,34 +73,34 @@ class Tensor:
     axes: Tuple[int, ...] = ()
 
     @staticmethod
-    def of(data: Dict[str, Any]) -> Tensor:
+    def from_dict(data: Dict[str, Any]) -> Tensor:
         axes = tuple(data.get("axes", ()))
         return Tensor(**{**data, "shape": tuple(data["shape"]), "axes": axes})
 
     @property
     def own_shape(self) -> Tuple[int, ...]:
-        """The shape that it has in the artifact."""
+        """The shape in the artifact."""
         return tuple(self.shape[axis] for axis in self.axes) if self.axes else self.shape
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The inputs and outputs of an artifact, in the order of the PyTorch model's own."""
+    """The inputs and outputs of an artifact, in the PyTorch model's order."""
 
     inputs: Tuple[Tensor, ...]
     outputs: Tuple[Tensor, ...]
 
     @staticmethod
-    def of(data: Dict[str, Any]) -> Signature:
+    def from_dict(data: Dict[str, Any]) -> Signature:
         return Signature(
-            tuple(Tensor.of(t) for t in data["inputs"]),
-            tuple(Tensor.of(t) for t in data["outputs"]),
+            tuple(Tensor.from_dict(t) for t in data["inputs"]),
+            tuple(Tensor.from_dict(t) for t in data["outputs"]),
         )
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a stage: in a request under `options`, on its command line as `--name`."""
+    """An option of a stage: `options` in a request, `--name` on the command line."""
 
     name: str
     type: Callable[[str], Any]
@@ -108,7 +109,7 @@ class Option:
 
 
 def flag(text: str) -> bool:
-    """`true` or `false`, as an option's type."""
+    """Parse `true` or `false`, as the type of an option."""
     return {"true": True, "false": False}[text.lower()]
 
 
@@ -117,7 +118,7 @@ class Stage:
     """What a stage module declares; `main` does the rest.
 
     `convert` writes the artifact to `job.output` and returns its signature. `check` compares the
-    published artifact with the reference outputs; None if there is nothing to compare with.
+    published artifact with the reference outputs, and returns None if there are none.
     """
 
     name: str
@@ -132,10 +133,11 @@ class Stage:
 
 @dataclass
 class Job:
-    """One run of a stage: where things are, what was asked for, and what to report.
+    """One run of a stage: the paths, the request, and the report.
 
-    Two artifacts are compared by keeping the outputs of one in the folder `keep`, and then checking
-    the other against that folder, its `reference`.
+    To compare two artifacts, the outputs of one are kept in the folder `keep`, and the other is
+    then checked against that folder, its `reference`. `prepared` is whatever a stage's `convert`
+    hands on to its `check`.
     """
 
     stage: Stage
@@ -149,17 +151,18 @@ class Job:
     report: Dict[str, Any] = field(default_factory=dict)
     keep: Optional[Path] = None
     reference: Optional[Path] = None
+    prepared: Any = None
 
     def note(self, text: str) -> None:
-        """Say something aloud that the user should know, in the log and in the report."""
+        """Tell the user something, in the log and in the report."""
         print(f"note: {text}", flush=True)
         self.report["notes"].append(text)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time a part of the work, and name it as the place of any error within."""
+        """Time a part of the work, and name it as the phase of any error in the block."""
         self.report["phase"] = name
-        progress(name)
+        report_progress(name)
         start = time.perf_counter()
         try:
             yield
@@ -167,26 +170,26 @@ class Job:
             seconds = self.report["phases"].get(name, 0.0) + time.perf_counter() - start
             self.report["phases"][name] = round(seconds, 3)
 
-    def upstream_signature(self) -> Optional[Signature]:
-        """The input artifact's signature: the request's, or that in the report of its maker."""
+    def find_upstream_signature(self) -> Optional[Signature]:
+        """Return the input artifact's signature, from the request or its maker's report, if any."""
         if self.request.get("signature"):
-            return Signature.of(self.request["signature"])
+            return Signature.from_dict(self.request["signature"])
         for path in sorted((self.volume / "reports").glob("*.json")):
             try:
                 report = json.loads(path.read_text())
             except ValueError:
-                continue  # of a stage that has not run yet
+                continue  # a stage that has not run yet
             made = report.get("artifact") or {}
             if made.get("path") == self.input.name and made.get("sha256") == sha256(self.input):
-                return Signature.of(report["signature"])
+                return Signature.from_dict(report["signature"])
         return None
 
 
 _last_progress = 0.0
 
 
-def progress(phase: str, done: int = 0, total: int = 0) -> None:
-    """Tell the runner how far the stage is; at most ten times a second, never in a plain run."""
+def report_progress(phase: str, done: int = 0, total: int = 0) -> None:
+    """Report progress to the runner, at most ten times a second; without a runner do nothing."""
     global _last_progress
     if os.environ.get("RUNNER_PROGRESS") != "1":
         return
@@ -210,7 +213,7 @@ def describe_file(path: Path) -> Dict[str, Any]:
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Give a finished file its final name, after its bytes are on disk."""
+    """Sync a finished file to disk, then give it its final name."""
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, final)
@@ -224,7 +227,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def run_as_program(stage: Stage) -> None:
-    """Run a stage and end the process at once: taking TensorFlow down takes it most of a second."""
+    """Run a stage and end the process at once: TensorFlow takes most of a second to shut down."""
     status = main(stage)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -232,8 +235,8 @@ def run_as_program(stage: Stage) -> None:
 
 
 def main(stage: Stage, argv: Optional[Sequence[str]] = None) -> int:
-    """Run a stage from its command line; its exit status."""
-    arguments = _parser(stage).parse_args(argv)
+    """Run a stage from its command line and return its exit status."""
+    arguments = _make_parser(stage).parse_args(argv)
     volume = Path(arguments.volume).resolve()
     request_file = volume / "requests" / f"{stage.name}.json"
     request = json.loads(request_file.read_text()) if request_file.is_file() else {}
@@ -264,7 +267,7 @@ def _run(job: Job) -> int:
         schema=SCHEMA,
         stage=job.stage.name,
         status="failed",
-        started=_utc(_process_start()),
+        started=_format_utc(_get_process_start()),
         seconds=0.0,
         phases={},
         phase="start",
@@ -287,16 +290,16 @@ def _run(job: Job) -> int:
         else:
             _convert(job)
         report["status"] = "ok"
-    except BaseException as error:  # whatever happens is reported, a model's sys.exit() too
+    except BaseException as error:  # report everything, even a model's sys.exit()
         traceback.print_exc()
         report["error"] = _describe_error(error, report["phase"])
     finally:
         if job.output.exists():
             job.output.unlink()
         report.pop("phase")
-        report["versions"] = _imported_versions(job.stage.packages)
-        report["seconds"] = round(time.time() - _process_start(), 3)
-        report["peak_memory_bytes"] = _peak_memory()
+        report["versions"] = _list_imported_versions(job.stage.packages)
+        report["seconds"] = round(time.time() - _get_process_start(), 3)
+        report["peak_memory_bytes"] = _read_peak_memory()
         write_json(job.volume / "reports" / f"{job.stage.name}.json", report)
     return 0 if report["status"] == "ok" else 1
 
@@ -313,27 +316,27 @@ def _convert(job: Job) -> None:
 
 
 def _compare(job: Job) -> None:
-    """Convert nothing: run two artifacts on the samples, the second one's outputs the reference."""
+    """Convert nothing; run two artifacts on the samples, with the second one as the reference."""
     first, second = job.request["compare"]
     kept = job.volume / "compared"
     kept.mkdir(exist_ok=True)
     with job.phase("compare"):
-        job.stage.check(replace(_about(job, second), keep=kept))
-        job.report["check"] = job.stage.check(replace(_about(job, first), reference=kept))
+        job.stage.check(replace(_retarget_job(job, second), keep=kept))
+        job.report["check"] = job.stage.check(replace(_retarget_job(job, first), reference=kept))
 
 
-def _about(job: Job, artifact: Dict[str, Any]) -> Job:
-    signature = Signature.of(artifact["signature"])
+def _retarget_job(job: Job, artifact: Dict[str, Any]) -> Job:
+    signature = Signature.from_dict(artifact["signature"])
     return replace(job, artifact=job.volume / artifact["path"], signature=signature)
 
 
 def _verify_options(job: Job) -> None:
-    """Give the request's options their types. Raises `InputError` for one that has another."""
+    """Convert the request's options to their types. Raises `InputError` if one does not fit."""
     for option in job.stage.options:
         value = job.options[option.name]
         try:
             if type(value) is not type(option.default):
-                # Text comes from a command line; a number of another type is a mistake.
+                # Only text, from a command line, is converted: adding "" fails for anything else.
                 value = option.type(value.lower() if option.type is flag else value + "")
         except (AttributeError, KeyError, ValueError, TypeError):
             kind = "true or false" if option.type is flag else f"of type {option.type.__name__}"
@@ -359,9 +362,11 @@ def _verify_input(job: Job) -> None:
         )
 
 
-def _parser(stage: Stage) -> argparse.ArgumentParser:
+def _make_parser(stage: Stage) -> argparse.ArgumentParser:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
     parser = argparse.ArgumentParser(
-        prog=f"python -m stages.{stage.name.replace('-', '_')}", description=stage.summary
+        prog=f"python -m {spec.name if spec else stage.name}",
+        description=stage.summary,
     )
     parser.add_argument(
         "--volume",
@@ -387,7 +392,7 @@ def _describe_error(error: BaseException, phase: str) -> Dict[str, Any]:
     return {
         "phase": phase,
         "type": name,
-        # Some say little by themselves: KeyError('x') is just 'x'.
+        # Some messages say little by themselves: that of KeyError('x') is just 'x'.
         "message": message if " " in message else f"{name}: {message}".rstrip(": "),
         "remedy": getattr(error, "remedy", ""),
         "blame": getattr(error, "blame", "stage"),
@@ -395,33 +400,33 @@ def _describe_error(error: BaseException, phase: str) -> Dict[str, Any]:
     }
 
 
-def _imported_versions(packages: Sequence[str]) -> Dict[str, str]:
-    """Versions of those packages that this process really imported, by distribution name."""
+def _list_imported_versions(packages: Sequence[str]) -> Dict[str, str]:
+    """Return the versions of those packages that this process imported, by distribution name."""
     versions = {}
     for package in packages:
         module = sys.modules.get(package.replace("-", "_"))
         if module is not None:
-            # The module's own word: a stand-in's distribution has another name.
+            # The module's own version first: a stand-in's distribution has another name.
             stated = getattr(module, "__version__", None)
             versions[package] = stated or importlib.metadata.version(package)
     return versions
 
 
-def _process_start() -> float:
-    """When this process started, in seconds since the epoch (the interpreter's start included)."""
+def _get_process_start() -> float:
+    """Return when this process, interpreter included, started, in seconds since the epoch."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     started_after_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     uptime = float(Path("/proc/uptime").read_text().split()[0])
     return time.time() - (uptime - started_after_boot)
 
 
-def _peak_memory() -> int:
-    """Bytes of the peak resident set. VmHWM, since ru_maxrss survives exec from the parent."""
+def _read_peak_memory() -> int:
+    """Return the peak resident set in bytes: VmHWM, since ru_maxrss survives the parent's exec."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0
 
 
-def _utc(seconds: float) -> str:
+def _format_utc(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).isoformat("T", "seconds")

@@ -1,6 +1,6 @@
-"""What the stages for models made elsewhere share: their inputs, and a first look at their runs.
+"""Inputs and trial runs of models made elsewhere, for the stages that take such models.
 
-`what` is 'model' or 'graph', as the user is told about it.
+`what` is 'model' or 'graph', the word that messages use for it.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import numpy as np
 
 from stages.kit.contract import InputError, Job
 
-# A size that the model leaves open has a name, or '?'.
+# A size that the model leaves open is given by name, or as '?'.
 Size = Union[int, str]
 
 
-def matched(job: Job, what: str, names: Sequence[str]) -> Dict[str, Dict[str, Any]]:
-    """The requested inputs by the model's names: by name, else by position.
+def match_requested_inputs(job: Job, what: str, names: Sequence[str]) -> Dict[str, Dict[str, Any]]:
+    """Match the requested inputs with the model's, by name or else by position; keys are its names.
 
-    Where none are requested, the user's own arrays say which shapes they have.
+    If none are requested, the user's own arrays give the shapes. Raises `InputError` if a name is
+    unknown or the number of inputs differs.
     """
     specs: List[Dict[str, Any]] = job.request.get("inputs") or []
     arrays = job.request.get("check", {}).get("inputs")
     if not specs and arrays:
-        return _of_arrays(job, str(arrays), names)
+        return _read_array_shapes(job, str(arrays), names)
     given = [spec.get("name", "") for spec in specs]
     unknown = [name for name in given if name not in names]
     if any(given) and unknown:
@@ -39,7 +40,7 @@ def matched(job: Job, what: str, names: Sequence[str]) -> Dict[str, Dict[str, An
     return dict(zip(given if any(given) else names, specs))
 
 
-def _of_arrays(job: Job, file: str, names: Sequence[str]) -> Dict[str, Dict[str, Any]]:
+def _read_array_shapes(job: Job, file: str, names: Sequence[str]) -> Dict[str, Dict[str, Any]]:
     try:
         loaded = np.load(job.volume / file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -49,14 +50,15 @@ def _of_arrays(job: Job, file: str, names: Sequence[str]) -> Dict[str, Dict[str,
     return {name: {"samples_of": array.shape} for name, array in zip(found, arrays)}
 
 
-def fixed_shape(
+def resolve_shape(
     job: Job, what: str, name: str, own: Optional[Sequence[Size]], spec: Dict[str, Any]
 ) -> Tuple[int, ...]:
-    """An input's shape: its own, an open batch size as 1, other open sizes as requested.
+    """Return an input's shape: the requested one, else the model's with an open batch size as 1.
 
-    `own` is None where the model does not even say how many axes there are.
+    `own` is None where the model does not even give a rank. Raises `InputError` if the request
+    contradicts the model or sizes stay open.
     """
-    asked = spec.get("shape") or _shape_of_samples(own, spec.get("samples_of"))
+    asked = spec.get("shape") or _infer_shape_from_samples(own, spec.get("samples_of"))
     shown = "x".join(map(str, own or ()))
     if asked is not None:
         agrees = own is None or (
@@ -82,10 +84,10 @@ def fixed_shape(
     return tuple(int(size) for size in own)
 
 
-def _shape_of_samples(
+def _infer_shape_from_samples(
     own: Optional[Sequence[Size]], samples: Optional[Sequence[int]]
 ) -> Optional[Tuple[int, ...]]:
-    """The shape of an input whose samples have this shape, counted by their first axis."""
+    """Return the shape of an input with open sizes from its samples', whose first axis counts."""
     if samples is None or own is None or not any(isinstance(size, str) for size in own):
         return None
     return (1, *samples[1:]) if len(samples) == len(own) else tuple(samples[1:])
@@ -94,11 +96,14 @@ def _shape_of_samples(
 def look_at_run(
     predict: Callable[..., Any], drawn: Any, job: Job, what: str, names: Sequence[str]
 ) -> bool:
-    """Run the first sample twice; whether the outputs differ. Raises `InputError`."""
+    """Run the first sample twice and tell whether the outputs differ.
+
+    Raises `InputError` if the model does not run, or if an output is not a tensor of numbers.
+    """
     first = [array[0] for array in drawn.input_arrays]
     try:
         outputs, again = predict(first), predict(first)
-    except Exception as error:  # each framework raises types of its own
+    except Exception as error:  # every framework raises its own types
         shapes = ", ".join(f"{t.name} {'x'.join(map(str, t.shape))}" for t in drawn.inputs)
         raise InputError(
             f"The {what} does not run on inputs of shape {shapes}: {str(error).splitlines()[0]}",

@@ -1,4 +1,4 @@
-"""What the reports of earlier stages tell of a tensor: its layer in the user's model, its place."""
+"""What earlier stages' reports say of a tensor: its layer in the user's model, its node."""
 
 from __future__ import annotations
 
@@ -7,46 +7,46 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 
-def earlier_reports(volume: Path) -> Iterator[Dict[str, Any]]:
-    """The valid reports in the volume."""
+def read_earlier_reports(volume: Path) -> Iterator[Dict[str, Any]]:
+    """Yield each valid report in the volume."""
     for path in sorted((volume / "reports").glob("*.json")):
         try:
             report = json.loads(path.read_text())
         except ValueError:
-            continue  # of a stage that has not run yet
+            continue  # a stage that has not run yet
         if isinstance(report, dict):
             yield report
 
 
-def layers_of(volume: Path) -> Dict[str, str]:
-    """The module path of each ONNX tensor, as the stage `torch` reported it; {} without one."""
-    for report in earlier_reports(volume):
+def read_layers(volume: Path) -> Dict[str, str]:
+    """Return the module path of each ONNX tensor, as reported by the stage `torch`; else {}."""
+    for report in read_earlier_reports(volume):
         if report.get("layers"):
             return dict(report["layers"])
     return {}
 
 
-def places_of(volume: Path) -> Dict[str, Dict[str, Any]]:
-    """Where each ONNX tensor lies in the frozen graph: `node`, and `axes`, its order of axes.
+def read_places(volume: Path) -> Dict[str, Dict[str, Any]]:
+    """Return the `node` and the `axes` of each ONNX tensor in the frozen graph; {} if unreported.
 
-    `axes[i]` is the ONNX axis that lies at position i there.
+    `axes[i]` is the ONNX axis at position i there.
     """
-    for report in earlier_reports(volume):
+    for report in read_earlier_reports(volume):
         if report.get("tensors"):
             return dict(report["tensors"])
     return {}
 
 
-def layer_of_operation(volume: Path, operation: str, graph_def: Any = None) -> str:
-    """The module path behind an operation of the frozen graph; '' if it is not known.
+def find_layer(volume: Path, operation: str, graph_def: Any = None) -> str:
+    """Return the module path behind an operation of the frozen graph; '' if it is not known.
 
-    The fixes name operations after their ONNX node. onnx-tf alone does not, so without a namesake
-    the first operation after it counts that the stage has put an ONNX tensor into.
+    The fixes name operations after their ONNX node, which onnx-tf alone does not: an operation that
+    has no namesake belongs with the first one downstream that holds an ONNX tensor.
     """
-    layers = layers_of(volume)
+    layers = read_layers(volume)
     owners = {
         place["node"].partition(":")[0]: layers.get(tensor, "")
-        for tensor, place in places_of(volume).items()
+        for tensor, place in read_places(volume).items()
     }
     scope = operation.partition("/")[0] + "/"
     for node, layer in owners.items():
@@ -67,6 +67,6 @@ def layer_of_operation(volume: Path, operation: str, graph_def: Any = None) -> s
     return ""
 
 
-def distinct(names: Sequence[Optional[str]], most: int = 8) -> List[str]:
-    """The names in order, each once, without empty ones; at most so many."""
+def deduplicate(names: Sequence[Optional[str]], most: int = 8) -> List[str]:
+    """Return the names in order without duplicates and empty ones, at most `most` of them."""
     return list(dict.fromkeys(name for name in names if name))[:most]

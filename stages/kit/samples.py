@@ -1,7 +1,7 @@
-"""The inputs of the check and PyTorch's outputs for them: the same bytes for every stage.
+"""The inputs of the check and PyTorch's outputs for them, byte for byte the same in every stage.
 
-They lie in the volume's `samples/` as .npy files of shape (samples, *shape), and are opened as
-memory maps, so a thousand images cost no stage any memory.
+They are .npy files of shape (samples, *shape) in the volume's `samples/`, opened as memory maps, so
+that even a thousand images take no memory.
 """
 
 from __future__ import annotations
@@ -21,13 +21,21 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import numpy as np
 
-from stages.kit.contract import InputError, Job, Signature, StageError, Tensor, progress, write_json
+from stages.kit.contract import (
+    InputError,
+    Job,
+    Signature,
+    StageError,
+    Tensor,
+    report_progress,
+    write_json,
+)
 from stages.kit.statistics import OutputStatistics, judge_all
 
-# One forward pass: arrays of the inputs' shapes in, arrays of the outputs' shapes out.
+# One forward pass, from an array per input to an array per output.
 Predict = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
-# Generated, and compared, this many bytes at a time.
+# How many bytes are generated, and compared, at a time.
 _BLOCK_BYTES = 1 << 24
 _COMPARED_BYTES = 1 << 20
 
@@ -41,25 +49,25 @@ class Samples:
     inputs: Tuple[Tensor, ...]
     outputs: Tuple[Tensor, ...]
     noise_floor: Optional[Dict[str, Any]] = None
-    # PyTorch's own outputs differ between two runs on one input: nothing can be compared with them.
+    # Whether PyTorch's own outputs differ between runs on one input, and so are no reference.
     random: bool = False
 
     @property
     def input_arrays(self) -> List[np.ndarray]:
-        """Memory maps of shape (samples, *shape), one an input."""
+        """Memory maps of shape (samples, *shape), one per input."""
         return [_open(self.folder / f"input-{i}.npy") for i in range(len(self.inputs))]
 
     @property
     def output_arrays(self) -> List[np.ndarray]:
-        """Memory maps of shape (samples, *shape), one an output."""
+        """Memory maps of shape (samples, *shape), one per output."""
         return [_open(self.folder / f"output-{i}.npy") for i in range(len(self.outputs))]
 
 
 def open_samples(volume: Path) -> Optional[Samples]:
-    """The volume's samples, or None if no stage has put any there.
+    """Open the volume's samples; None if no stage has written any.
 
-    Inputs that are not there are made again, as samples.json says: a run that takes up an earlier
-    one has the reference outputs alone.
+    Missing inputs are made again as samples.json says, since a run that resumes an earlier one has
+    only the reference outputs. Raises `StageError` if they come out different.
     """
     folder = volume / "samples"
     try:
@@ -69,8 +77,8 @@ def open_samples(volume: Path) -> Optional[Samples]:
     samples = Samples(
         folder,
         data["count"],
-        tuple(Tensor.of(t) for t in data["inputs"]),
-        tuple(Tensor.of(t) for t in data["outputs"]),
+        tuple(Tensor.from_dict(t) for t in data["inputs"]),
+        tuple(Tensor.from_dict(t) for t in data["outputs"]),
         data["noise_floor"],
         data["random"],
     )
@@ -88,7 +96,7 @@ def open_samples(volume: Path) -> Optional[Samples]:
 
 
 def make_inputs(job: Job, inputs: Sequence[Tensor]) -> int:
-    """Write the samples that the request asks for: the user's own, or generated ones; how many."""
+    """Write the requested samples, the user's own or generated ones, and return their number."""
     settings, folder = job.request.get("check", {}), job.volume / "samples"
     if settings.get("inputs"):
         return import_inputs(folder, job.volume / settings["inputs"], inputs)
@@ -98,19 +106,19 @@ def make_inputs(job: Job, inputs: Sequence[Tensor]) -> int:
 
 
 def generate_inputs(folder: Path, inputs: Sequence[Tensor], count: int, seed: int) -> None:
-    """Write `count` samples an input, drawn from a generator of the input's own (PCG64)."""
+    """Write `count` samples per input, drawn from the input's own generator (PCG64)."""
     folder.mkdir(parents=True, exist_ok=True)
-    need_disk(folder, inputs, count)
+    check_disk_space(folder, inputs, count)
     for index, tensor in enumerate(inputs):
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
         array = _create(folder / f"input-{index}.npy", count, tensor)
-        for rows in blocks(array):
+        for rows in split_into_blocks(array):
             rows[...] = _draw(generator, tensor, rows.shape)
         array.flush()
 
 
 def draw(tensor: Tensor, seed: int, index: int, numbers: Sequence[int]) -> np.ndarray:
-    """Some of the samples that `generate_inputs` writes for the input of this index, by number."""
+    """Draw, by number, some of the samples that `generate_inputs` writes for input `index`."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
     rows = {}
     for number in range(max(numbers) + 1):
@@ -121,10 +129,11 @@ def draw(tensor: Tensor, seed: int, index: int, numbers: Sequence[int]) -> np.nd
 
 
 def import_inputs(folder: Path, file: Path, inputs: Sequence[Tensor]) -> int:
-    """Write the user's own samples in the same form; their number.
+    """Write the user's own samples in the same form, and return their number.
 
-    `file` is a .npy of one input or an .npz with an array an input, under its name. An array has
-    shape (samples, *shape), or (samples, *shape[1:]) where shape[0] is 1. Raises `InputError`.
+    `file` is a .npy of the only input, or an .npz with an array per input, under its name. An array
+    has shape (samples, *shape), or (samples, *shape[1:]) where shape[0] is 1. Raises `InputError`
+    if it cannot be read or does not fit.
     """
     try:
         loaded = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -175,14 +184,14 @@ def write_reference(
     names: Sequence[str],
     make_predict: Callable[[], Predict],
 ) -> Samples:
-    """Run PyTorch over all samples and write its outputs. Raises `InputError` if shapes vary."""
+    """Run PyTorch on all samples and write its outputs. Raises `InputError` if shapes vary."""
     draft = Samples(folder, count, tuple(inputs), ())
     outputs: Tuple[Tensor, ...] = ()
     maps: List[np.ndarray] = []
     for sample, values in enumerate(run_all(make_predict, draft)):
         if not maps:
             outputs = tuple(Tensor(n, v.shape, v.dtype.name) for n, v in zip(names, values))
-            need_disk(folder, outputs, count)
+            check_disk_space(folder, outputs, count)
             maps = [_create(folder / f"output-{i}.npy", count, t) for i, t in enumerate(outputs)]
         for array, tensor, value in zip(maps, outputs, values):
             if value.shape != tensor.shape:
@@ -192,18 +201,18 @@ def write_reference(
                     "TensorFlow Lite needs fixed shapes: pad or cut the output in the model.",
                 )
             array[sample] = value
-        progress("reference", sample + 1, count)
+        report_progress("reference", sample + 1, count)
     for array in maps:
         array.flush()
     return Samples(folder, count, tuple(inputs), outputs)
 
 
 def run_all(make_predict: Callable[[], Predict], samples: Samples) -> Iterator[List[np.ndarray]]:
-    """Yield the outputs for every sample, in order.
+    """Yield the outputs for each sample, in order.
 
-    Samples are independent, so each core takes samples of its own, in one thread: a batch of one
-    leaves little to share inside an operator, and threads that wait for each other there cost far
-    more than they save on a busy machine. It also makes the numbers independent of the core count.
+    Samples are independent, so each core works on its own samples in one thread: a batch of one
+    leaves little to parallelise inside an operator, and on a busy machine threads that wait for
+    each other cost far more than they save. This also makes results independent of the core count.
     """
     arrays = samples.input_arrays
     workers = max(1, min(len(os.sched_getaffinity(0)), 8, samples.count))
@@ -227,13 +236,49 @@ def run_all(make_predict: Callable[[], Predict], samples: Samples) -> Iterator[L
             yield outputs
 
 
+def compare_in_double(
+    reference: Samples, wanted: int, make_predict: Callable[[], Predict]
+) -> Dict[str, Any]:
+    """Return the noise floor: how far float32 outputs are from those of a model in float64.
+
+    The difference is the rounding of float32 arithmetic, below which no conversion is sure to stay.
+    `make_predict` makes the float64 model, and may raise: not all of a model need have float64.
+    """
+    count = min(wanted, reference.count)
+    statistics = [OutputStatistics(t.name, t.shape, np.dtype(t.dtype)) for t in reference.outputs]
+    arrays = reference.output_arrays
+
+    def make_double_predict() -> Predict:
+        predict = make_predict()
+        return lambda values: predict(
+            [v.astype(np.float64) if v.dtype == np.float32 else v for v in values]
+        )
+
+    try:
+        for sample, values in enumerate(
+            run_all(make_double_predict, replace(reference, count=count))
+        ):
+            for output, array, value in zip(statistics, arrays, values):
+                output.add(value[None], array[sample][None])
+    except Exception as error:  # a framework's own, such as for an operator without float64
+        message = (str(error).splitlines() or [""])[0]
+        return {"samples": 0, "outputs": None, "reason": f"{type(error).__name__}: {message}"}
+    results = [output.result() for output in statistics]
+    keys = ("name", "mean_abs", "max_abs", "rms_abs", "p99_abs")
+    return {
+        "samples": count,
+        "outputs": [{key: result[key] for key in keys} for result in results],
+        "reason": "",
+    }
+
+
 def _fingerprint(array: np.ndarray) -> str:
-    """Of the first and the last sample: enough to tell another seed, file or generator."""
+    """Hash the first and the last sample, enough to detect another seed, file or generator."""
     return hashlib.sha256(array[0].tobytes() + array[-1].tobytes()).hexdigest()
 
 
 def save(job: Job, samples: Samples) -> None:
-    """Write the index of the samples; from then on the other stages see them."""
+    """Write the index of the samples, which makes them visible to the other stages."""
     settings = job.request.get("check", {})
     write_json(
         samples.folder / "samples.json",
@@ -253,14 +298,14 @@ def save(job: Job, samples: Samples) -> None:
 def compare(
     job: Job, samples: Samples, framework: str, make_predict: Callable[[], Predict]
 ) -> Dict[str, Any]:
-    """Run a framework over all samples; the error of each of its outputs against PyTorch's.
+    """Run a framework on all samples and return the error of each output against PyTorch's.
 
     The result is the `check` of a stage's report. Outputs are compared in blocks, while the
     framework works on the next samples. The job may name another reference than PyTorch's, or have
-    the outputs kept as one: then the result is empty.
+    the outputs kept as one, in which case the result is empty.
     """
     if job.signature is not None:
-        make_predict = in_own_layout(make_predict, job.signature)
+        make_predict = adapt_layout(make_predict, job.signature)
     if job.keep is not None:
         _keep(job.keep, samples, make_predict)
         return {}
@@ -284,7 +329,7 @@ def compare(
             for output, reference, kept in zip(statistics, references, pending):
                 output.add(reference[rows], np.stack(kept))
                 kept.clear()
-        progress("check", sample + 1, samples.count)
+        report_progress("check", sample + 1, samples.count)
     seconds = time.perf_counter() - start
     results = [output.result() for output in statistics]
     verdict = judge_all(results, metric, tolerance)
@@ -306,13 +351,10 @@ def compare(
     }
 
 
-def in_own_layout(
+def adapt_layout(
     make_predict: Callable[[], Predict], signature: Signature
 ) -> Callable[[], Predict]:
-    """Feed an artifact whose tensors lie in another order of axes than PyTorch's, and turn back.
-
-    Both sides of the result have PyTorch's order.
-    """
+    """Wrap an artifact in transposes, so that it takes and returns arrays in PyTorch's layout."""
     tensors = (*signature.inputs, *signature.outputs)
     if not any(tensor.axes for tensor in tensors):
         return make_predict
@@ -321,38 +363,38 @@ def in_own_layout(
         predict = make_predict()
 
         def run(values: Sequence[np.ndarray]) -> List[np.ndarray]:
-            outputs = predict([_turned(v, t.axes) for v, t in zip(values, signature.inputs)])
+            outputs = predict([_reorder_axes(v, t.axes) for v, t in zip(values, signature.inputs)])
             back = [tuple(np.argsort(tensor.axes)) for tensor in signature.outputs]
-            return [_turned(np.asarray(v), axes) for v, axes in zip(outputs, back)]
+            return [_reorder_axes(np.asarray(v), axes) for v, axes in zip(outputs, back)]
 
         return run
 
     return make
 
 
-def _turned(value: np.ndarray, axes: Sequence[int]) -> np.ndarray:
-    # A value of another rank is a wrong shape, which the statistics tell.
+def _reorder_axes(value: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    # A value of another rank has a wrong shape, which the statistics report.
     return np.ascontiguousarray(value.transpose(axes)) if value.ndim == len(axes) > 0 else value
 
 
 def _keep(folder: Path, samples: Samples, make_predict: Callable[[], Predict]) -> None:
-    """Write a framework's outputs for all samples, to be a reference."""
+    """Write a framework's outputs for all samples, to serve as a reference."""
     maps: List[np.ndarray] = []
     for sample, outputs in enumerate(run_all(make_predict, samples)):
         if not maps:
             tensors = [Tensor("", value.shape, value.dtype.name) for value in outputs]
-            need_disk(folder, tensors, samples.count)
+            check_disk_space(folder, tensors, samples.count)
             paths = [folder / f"output-{i}.npy" for i in range(len(tensors))]
             maps = [_create(path, samples.count, t) for path, t in zip(paths, tensors)]
         for array, value in zip(maps, outputs):
             array[sample] = value
-        progress("keep", sample + 1, samples.count)
+        report_progress("keep", sample + 1, samples.count)
     for array in maps:
         array.flush()
 
 
-def need_disk(folder: Path, tensors: Sequence[Tensor], count: int) -> None:
-    """Raise `InputError` if this many samples of these tensors do not fit on the disk."""
+def check_disk_space(folder: Path, tensors: Sequence[Tensor], count: int) -> None:
+    """Raise `InputError` if `count` samples of these tensors do not fit on the disk."""
     needed = sum(count * int(np.prod(t.shape)) * np.dtype(t.dtype).itemsize for t in tensors)
     free = shutil.disk_usage(str(folder)).free
     if needed > free:
@@ -362,14 +404,14 @@ def need_disk(folder: Path, tensors: Sequence[Tensor], count: int) -> None:
         )
 
 
-def blocks(array: np.ndarray) -> List[np.ndarray]:
-    """Views of consecutive samples, about 16 MiB each."""
+def split_into_blocks(array: np.ndarray) -> List[np.ndarray]:
+    """Return views of consecutive samples, about 16 MiB each."""
     step = max(1, _BLOCK_BYTES // max(1, array[0].nbytes))
     return [array[start : start + step] for start in range(0, len(array), step)]
 
 
 def _open(path: Path) -> np.ndarray:
-    # Copy-on-write: the file stays as it is even if a framework writes into its input.
+    # Copy-on-write, so that the file stays as it is even if a framework writes to its input.
     return np.load(path, mmap_mode="c", allow_pickle=False)
 
 

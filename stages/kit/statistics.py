@@ -1,9 +1,9 @@
 """How far a model's outputs are from the reference: statistics over all samples, and the verdict.
 
 Everything is accumulated block by block, so outputs of any size need no more memory than a block.
-The vocabulary is that of model comparison tools: elementwise absolute error |actual - reference|,
-and relative error |actual - reference| / |reference|. In the relative one, |reference| counts as at
-least float32's epsilon times the sample's root mean square, so that a zero does not hide an error.
+As in other model comparison tools, errors are elementwise: absolute, |actual - reference|, and
+relative, |actual - reference| / |reference|. In the latter, |reference| counts as at least
+float32's epsilon times the sample's root mean square, so that a zero does not hide an error.
 """
 
 from __future__ import annotations
@@ -12,36 +12,36 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-# What `--metric` may name.
+# The metrics that `--metric` accepts.
 METRICS = ("mean_abs", "max_abs", "p99_abs", "rms_abs", "mean_rel", "max_rel", "p99_rel", "rms_rel")
 
-# A reference that varies by less than this many tolerances proves nothing: outputs that are 10 %
-# wrong would pass.
+# A reference that varies by less than this many tolerances proves nothing: outputs that are wrong
+# by 10 % would pass.
 VACUOUS_FACTOR = 10.0
 
-# From the most to the least serious; an overall verdict is the first that any output has.
+# From the most to the least serious; the overall verdict is the first that any output has.
 VERDICTS = ("shape", "nonfinite", "exceeded", "vacuous", "passed")
 
-# Quantiles come from a histogram over the leading bits of the float32 pattern, which grows with
-# the value: 10 bits of mantissa, so a quantile is within 0.1 % of the exact one.
+# Quantiles come from a histogram over the leading bits of the float32 pattern, which increases with
+# the value. With 10 bits of mantissa a quantile is within 0.1 % of the exact one.
 _SHIFT = 13
-# Elements compared at a time: their temporaries stay in the processor's cache.
+# How many elements are compared at a time, so that temporaries stay in the processor's cache.
 _CHUNK = 1 << 17
 _EPSILON = float(np.finfo(np.float32).eps)
 _TINY = float(np.finfo(np.float32).tiny)
 _LARGEST = float(np.finfo(np.float32).max)
 _BINS = (0x7F800000 >> _SHIFT) + 1
-# The histogram in a report: an octave a bin, or several where the errors span more than this many.
+# A report's histogram has one octave per bin, or several if errors span more than _MOST_BINS.
 _OCTAVE = 1 << (23 - _SHIFT)
 _MOST_BINS = 40
-# How many of the worst samples are named.
+# How many of the worst samples a report lists.
 _WORST = 5
 
 
 class OutputStatistics:
     """The error of one output over all samples.
 
-    `add` takes blocks of shape (samples, *shape); `result` gives a JSON-ready dictionary.
+    `add` takes blocks of shape (samples, *shape); `result` returns a dictionary fit for JSON.
     """
 
     def __init__(self, name: str, shape: Sequence[int], dtype: np.dtype) -> None:
@@ -52,7 +52,7 @@ class OutputStatistics:
         self.samples = 0
         self.nonfinite = 0
         self.reference_nonfinite = 0
-        self._excluded = 0  # elements where either is not finite
+        self._excluded = 0  # elements that are not finite on either side
         self._classes = len(self.shape) == 2 and self.shape[1] > 1 and self.dtype.kind == "f"
         self._agree = 0
         self._abs = _Distribution()
@@ -63,7 +63,7 @@ class OutputStatistics:
         self._reference = _Moments(self.shape)
 
     def add(self, reference: np.ndarray, actual: np.ndarray) -> None:
-        """Take the outputs of some samples, both of shape (samples, *shape)."""
+        """Add the outputs of some samples, both of shape (samples, *shape)."""
         if actual.shape != reference.shape:
             self.actual_shape = actual.shape[1:]
             return
@@ -77,12 +77,12 @@ class OutputStatistics:
         floor = _EPSILON * np.sqrt(squares / max(1, wanted.shape[1]))[:, None]
         floor = np.maximum(np.nan_to_num(floor), _TINY)
         self._reference.begin(wanted)
-        # The largest error, the sum of errors, and what the cosine takes, of each sample.
+        # Per sample: the largest error, the sum of errors, and the three sums of the cosine.
         largest, total, dots, lengths, others = np.zeros((5, count))
         step = max(1, _CHUNK // count)
         for start in range(0, wanted.shape[1], step):
             columns = slice(start, start + step)
-            given, made = self._finite(wanted[:, columns], got[:, columns])
+            given, made = self._mask_nonfinite(wanted[:, columns], got[:, columns])
             self._reference.add(given, columns)
             error = np.abs(made - given)
             total += self._abs.add(error)
@@ -96,8 +96,8 @@ class OutputStatistics:
         norms = np.sqrt(lengths * others)
         self._cosines.append(dots[norms > 0] / norms[norms > 0])
 
-    def _finite(self, wanted: np.ndarray, got: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """Both in float64, with zeros where either is not finite; such elements are counted."""
+    def _mask_nonfinite(self, wanted: np.ndarray, got: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """Return both in float64, zero where either is not finite, and count such elements."""
         wanted, got = wanted.astype(np.float64), got.astype(np.float64)
         if np.isfinite(wanted.sum()) and np.isfinite(got.sum()):
             return wanted, got
@@ -108,9 +108,9 @@ class OutputStatistics:
         return np.where(finite, wanted, 0.0), np.where(finite, got, 0.0)
 
     def result(self) -> Dict[str, Any]:
-        """All statistics, in the output's own units; None where a figure does not exist."""
-        sample_max, sample_mean = _joined(self._sample_max), _joined(self._sample_mean)
-        cosines = _joined(self._cosines)
+        """Return all statistics, in the output's own units; None for a figure that is undefined."""
+        sample_max, sample_mean = _concatenate(self._sample_max), _concatenate(self._sample_mean)
+        cosines = _concatenate(self._cosines)
         worst = np.argsort(-sample_max, kind="stable")[:_WORST]
         root_mean_square = self._reference.root_mean_square()
         rows = int(np.prod(self.shape[:-1])) * self.samples
@@ -152,9 +152,9 @@ class OutputStatistics:
 
 
 def judge(statistics: Dict[str, Any], metric: str, tolerance: float) -> str:
-    """The verdict on one output: one of `VERDICTS`.
+    """Return the verdict on one output, one of `VERDICTS`.
 
-    Raises ValueError if nothing was compared: that is never a pass.
+    Raises ValueError if nothing was compared, which never counts as a pass.
     """
     if statistics["actual_shape"] is not None:
         return "shape"
@@ -163,7 +163,7 @@ def judge(statistics: Dict[str, Any], metric: str, tolerance: float) -> str:
     if statistics["nonfinite"] or statistics["reference_nonfinite"]:
         return "nonfinite"
     value = statistics[metric]
-    # Without a value (rms_rel of a reference that is zero throughout), any error is too much.
+    # Without a value (rms_rel of an all-zero reference) any error is too large.
     if statistics["max_abs"] > 0 if value is None else not value < tolerance:
         return "exceeded"
     if metric.endswith("_abs") and _is_vacuous(statistics, tolerance):
@@ -172,12 +172,15 @@ def judge(statistics: Dict[str, Any], metric: str, tolerance: float) -> str:
 
 
 def judge_all(outputs: Sequence[Dict[str, Any]], metric: str, tolerance: float) -> str:
-    """Write each output's verdict into it; the overall verdict."""
+    """Write each output's verdict into it, and return the overall verdict.
+
+    Raises ValueError if nothing was compared.
+    """
     if not outputs:
         raise ValueError("no output was compared")
     for statistics in outputs:
         statistics["verdict"] = judge(statistics, metric, tolerance)
-        # The smallest tolerance that would have passed lies just above the metric's own value.
+        # The smallest tolerance that would have passed is the next float above the metric's value.
         value = statistics[metric]
         statistics["passing_tolerance"] = (
             None if value is None else float(np.nextafter(value, 1e308))
@@ -194,11 +197,11 @@ def _is_constant(statistics: Dict[str, Any]) -> bool:
 
 
 def _is_vacuous(statistics: Dict[str, Any], tolerance: float) -> bool:
-    """Whether so little happens in the reference that a wrong model would pass.
+    """Tell whether the reference varies so little that a wrong model would pass.
 
-    What counts is how the output varies over the samples: a model that ignores its input gets the
-    rest right. An output that is constant by design (anchors, a passed-through table) is judged by
-    its values. Integers are exact, and never vacuous by size.
+    What counts is the variation over samples: a model that ignores its input gets the rest right.
+    An output that is constant by design (anchors, a passed-through table) is judged by its values.
+    Integers are exact, and never vacuous because of their size.
     """
     if np.dtype(statistics["dtype"]).kind != "f":
         return False
@@ -220,7 +223,7 @@ class _Distribution:
         self.maximum: Optional[float] = None
 
     def add(self, values: np.ndarray) -> np.ndarray:
-        """Take values of shape (samples, elements); the sum of each sample's."""
+        """Add values of shape (samples, elements), and return each sample's sum."""
         sums = values.sum(axis=1)
         if not values.size:
             return sums
@@ -252,17 +255,18 @@ class _Distribution:
         return min(float(upper), self.maximum) if index else 0.0
 
     def histogram(self, excluded: int) -> Optional[Dict[str, Any]]:
-        """Counts by powers of two: bin i holds edges[i] <= value < edges[i + 1].
+        """Return counts by powers of two: bin i holds edges[i] <= value < edges[i + 1].
 
-        `zeros` counts the values that are 0 (below 1e-41, to be exact) and in no bin; `excluded`
-        of them are none really. The first bin begins at the smallest value's power of two, or at
-        0 where that is below float32's normal numbers. None if nothing was added.
+        `zeros` counts the values that are 0 (below 1e-41, to be exact) and in no bin, without the
+        `excluded` ones, which stand in for values that are not finite. The first bin begins at the
+        smallest value's power of two, or at 0 below float32's normal numbers. None if nothing was
+        added.
         """
         if self._bins is None:
             return None
         counts = self._bins.copy()
         zeros, counts[0] = int(counts[0]) - excluded, 0
-        # The last pattern is infinity's, which clipped values do not reach.
+        # The last pattern is that of infinity, which clipped values do not reach.
         octaves = counts[: _BINS - 1].reshape(-1, _OCTAVE).sum(axis=1)
         filled = np.flatnonzero(octaves)
         if not len(filled):
@@ -271,24 +275,24 @@ class _Distribution:
         step = -(-(end - first) // _MOST_BINS)
         end = first + -(-(end - first) // step) * step
         octaves = np.append(octaves, np.zeros(step, np.int64))[first:end].reshape(-1, step)
-        # The exponent 0 means the numbers below the smallest normal one, 2 ** -126.
+        # The exponent 0 stands for the numbers below the smallest normal one, 2 ** -126.
         edges = [2.0 ** (i - 127) if i else 0.0 for i in range(first, end + 1, step)]
         return {"zeros": zeros, "edges": edges, "counts": [int(n) for n in octaves.sum(axis=1)]}
 
 
 class _Moments:
-    """Mean and spread of the reference, elementwise over the samples and over everything."""
+    """Mean and spread of the reference, elementwise over the samples and overall."""
 
     def __init__(self, shape: Sequence[int]) -> None:
         self._count = 0
         size = int(np.prod(shape))
         self._sum = np.zeros(size)
         self._squares = np.zeros(size)
-        # Sums of squares are taken around the first sample, or small variations would drown.
+        # Sums are taken around the first sample, since small variations would be lost in rounding.
         self._origin: Optional[np.ndarray] = None
 
     def begin(self, values: np.ndarray) -> None:
-        """Announce samples of shape (samples, elements), whose columns are added piecemeal."""
+        """Announce samples of shape (samples, elements), whose columns `add` takes piecemeal."""
         if self._origin is None:
             self._origin = np.nan_to_num(values[0].astype(np.float64))
         self._count += len(values)
@@ -299,33 +303,37 @@ class _Moments:
         self._sum[columns] += shifted.sum(axis=0)
         self._squares[columns] += np.einsum("ij,ij->j", shifted, shifted)
 
-    def _means(self) -> np.ndarray:
+    def _compute_means(self) -> np.ndarray:
         if self._origin is None:
             return np.zeros(0)
         return self._origin + self._sum / self._count
 
-    def _variances(self) -> np.ndarray:
+    def _compute_variances(self) -> np.ndarray:
         if self._origin is None:
             return np.zeros(0)
         mean = self._sum / self._count
         return np.maximum(self._squares / self._count - np.square(mean), 0.0)
 
     def mean(self) -> float:
-        means = self._means()
+        means = self._compute_means()
         return float(means.mean()) if means.size else 0.0
 
     def overall_std(self) -> float:
-        means = self._means()
-        return float(np.sqrt(self._variances().mean() + means.var())) if means.size else 0.0
+        means = self._compute_means()
+        return float(np.sqrt(self._compute_variances().mean() + means.var())) if means.size else 0.0
 
     def sample_std(self) -> float:
-        variances = self._variances()
+        variances = self._compute_variances()
         return float(np.sqrt(variances.mean())) if variances.size else 0.0
 
     def root_mean_square(self) -> float:
-        means = self._means()
-        return float(np.sqrt((self._variances() + np.square(means)).mean())) if means.size else 0.0
+        means = self._compute_means()
+        return (
+            float(np.sqrt((self._compute_variances() + np.square(means)).mean()))
+            if means.size
+            else 0.0
+        )
 
 
-def _joined(blocks: List[np.ndarray]) -> np.ndarray:
+def _concatenate(blocks: List[np.ndarray]) -> np.ndarray:
     return np.concatenate(blocks) if blocks else np.zeros(0)

@@ -1,4 +1,4 @@
-"""What both TensorFlow stages need: an import without noise, and frozen graphs."""
+"""A quiet import of TensorFlow, and frozen graphs, for the TensorFlow stages."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, List
 
 from stages.kit.contract import InputError
 
-# Operations that do nothing for a graph's outputs although nothing consumes them.
+# Operations that are no outputs of a graph although nothing consumes them.
 _NOT_OUTPUTS = ("Const", "Placeholder", "NoOp", "Assert", "Assign")
 
 
 def import_tensorflow() -> Any:
-    """TensorFlow, without the lines it logs about each CPU feature and missing CUDA library."""
+    """Import TensorFlow without its log lines on CPU features and missing CUDA libraries."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow
 
@@ -21,7 +21,7 @@ def import_tensorflow() -> Any:
 
 
 def load_graph(path: Path) -> Any:
-    """A tf.Graph of a frozen graph's file. Raises `InputError` for anything else."""
+    """Load a frozen graph's file as a tf.Graph. Raises `InputError` for anything else."""
     tf = import_tensorflow()
     try:
         graph_def = tf.compat.v1.GraphDef.FromString(path.read_bytes())
@@ -38,16 +38,32 @@ def load_graph(path: Path) -> Any:
     return graph
 
 
-def placeholders(graph: Any) -> List[Any]:
-    """The graph's inputs, in the graph's order."""
+def list_placeholders(graph: Any) -> List[Any]:
+    """Return the graph's inputs, in the graph's order."""
     return [op.outputs[0] for op in graph.get_operations() if op.type == "Placeholder"]
 
 
-def sinks(graph: Any) -> List[Any]:
-    """The graph's outputs as far as it shows them: tensors that nothing consumes."""
+def list_sinks(graph: Any) -> List[Any]:
+    """Return the graph's outputs as far as it shows them: tensors that nothing consumes."""
     return [
         tensor
         for op in graph.get_operations()
         if op.type not in _NOT_OUTPUTS and not any(t.consumers() for t in op.outputs)
         for tensor in op.outputs[:1]
     ]
+
+
+def strip_output_index(name: str) -> str:
+    """Return a tensor's name without its `:0`, as the v1 converter wants it."""
+    return name[:-2] if name.endswith(":0") else name
+
+
+def find_tensors(graph: Any, names: str) -> List[Any]:
+    """Find tensors by comma-separated names. Raises `InputError` for one that is not there."""
+    found = []
+    for name in filter(None, names.split(",")):
+        try:
+            found.append(graph.get_tensor_by_name(name if ":" in name else f"{name}:0"))
+        except (KeyError, ValueError):
+            raise InputError(f"The graph has no tensor '{name}'.") from None
+    return found

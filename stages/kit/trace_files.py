@@ -1,7 +1,7 @@
-"""Values of one artifact's tensors on their way to the trace of the next stage.
+"""Files that carry the values of one artifact's tensors to the trace of the next stage.
 
-They lie in a folder of the volume, a file a tensor of shape (samples, *shape); the index beside it
-says which tensor is where. Memory stays that of one sample; the disk's share is bounded.
+A folder of the volume holds one file per tensor, of shape (samples, *shape), and an index beside it
+tells which file is which tensor's. Only one sample is in memory at a time; disk usage is bounded.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 
 from stages.kit.tracing import Artifact
 
-# The values of all samples may take this much, and no more than this share of what is free.
+# The most that the values of all samples may take, in bytes and as a share of the free space.
 _MOST_BYTES = 1 << 30
 _SHARE = 0.5
 
 
 class Kept:
-    """Files of the values of an artifact's tensors, written sample by sample."""
+    """Files with the values of an artifact's tensors, written sample by sample."""
 
     def __init__(self, folder: Path, names: Sequence[str], count: int, run: Any) -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -34,16 +34,16 @@ class Kept:
 
     @staticmethod
     def of(volume: Path, artifact: Artifact, samples: Sequence[np.ndarray]) -> Kept:
-        """All tensors of an artifact, for as many of the samples as fit on the disk.
+        """Prepare to keep all tensors of an artifact for as many samples as fit on the disk.
 
-        Where the model as a whole does not run, there is nothing to keep.
+        Nothing is kept if the model as a whole does not run.
         """
         count, names = len(samples[0]), artifact.order()
         folder = volume / "traces" / "onnx"
         try:
             run = artifact.plain(names)
             first = run([np.array(array[0]) for array in samples])
-        except Exception:  # the comparison says so, with the framework's words
+        except Exception:  # the comparison reports it in the framework's own words
             return Kept(folder, [], count, lambda values: [])
         size = sum(np.asarray(array).nbytes for array in first)
         most = min(_MOST_BYTES, int(shutil.disk_usage(str(volume)).free * _SHARE))
@@ -56,7 +56,7 @@ class Kept:
         return kept
 
     def add(self, sample: int, values: Sequence[np.ndarray]) -> None:
-        """Run the artifact on a sample's inputs and keep what it gives."""
+        """Run the artifact on a sample's inputs and keep the values of its tensors."""
         for index, (name, value) in enumerate(zip(self.names, self._run(values))):
             array = np.asarray(value)
             if array.dtype.kind not in "fiub":
@@ -81,7 +81,7 @@ class Kept:
 
 
 def open_kept(volume: Path, index: Dict[str, Any]) -> Dict[str, np.ndarray]:
-    """Memory maps of the values of an index, by tensor."""
+    """Open the values that an index lists, as memory maps by tensor."""
     return {
         name: np.load(volume / file, mmap_mode="r", allow_pickle=False)
         for name, file in index["tensors"].items()

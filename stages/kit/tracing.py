@@ -1,14 +1,15 @@
-"""The common part of the programs that find where an error is born.
+"""The common part of the programs that find the first operator that introduces an error.
 
 An artifact is compared with what it was made from, tensor by tensor. Comparing plain runs shows how
-an error grows, and not where it comes from, since whatever follows a wrong operator is wrong too.
-So the artifact is cut at every tensor that has a certain counterpart: each piece between two cuts
-is run on the *reference's* values, which are right by definition, and its result is set against the
-reference's result. What differs there is that piece's own doing.
+an error grows but not where it comes from, since everything after a wrong operator is wrong too. So
+the artifact is cut at every tensor with a known counterpart: each piece between two cuts runs on
+the *reference's* values, which are right by definition, and its result is compared with the
+reference's. Any difference there is due to that piece alone.
 
 How much may differ is measured as well. Float32 gives the exact result of slightly moved operands
-(backward stability), so each piece is also run with its inputs moved by one rounding: that is what
-an error of one rounding does to the result. A sum of n terms gathers the square root of n of them.
+(backward stability), so each piece also runs with its inputs moved by one rounding, which shows
+what one rounding error does to the result. A sum of n terms accumulates the square root of n such
+errors.
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
-from stages.kit.contract import Job, Signature, progress
-from stages.kit.layers import distinct
+from stages.kit.contract import Job, Signature, report_progress
+from stages.kit.layers import deduplicate
+from stages.kit.matching import format_shape
 
 Arrays = Dict[str, np.ndarray]
-# The values of a sample's inputs, in the signature's order, to arrays by name.
+# Maps a sample's number and input values, in the signature's order, to arrays by name.
 Reference = Callable[[int, Sequence[np.ndarray]], Arrays]
 
 # Float32's unit of rounding: half the distance between 1 and the next number.
 _UNIT = 2.0**-24
-# How often each piece is run with moved inputs, and by how many units they are moved.
+# How often each piece runs with moved inputs, and by how much they are moved.
 _DRAWS = 2
 _MOVED = 2 * _UNIT
-# Kernels of different frameworks are allowed this many times the effect of one rounding, and
-# this many units of the tensor's largest value, for functions such as tanh that they approximate.
+# What kernels of different frameworks may differ by: this many times the effect of one rounding,
+# plus this many units of the tensor's largest value, for approximated functions such as tanh.
 _TIMES = 4.0
 _UNITS = 16.0
 _MOST_POINTS = 4000
@@ -39,15 +41,18 @@ _MOST_POINTS = 4000
 
 @dataclass(frozen=True)
 class Pair:
-    """A tensor of the artifact and its counterpart; `axes[i]` is the counterpart's axis there."""
+    """A tensor of the artifact and its counterpart.
+
+    `axes[i]` is the counterpart's axis at position i of the artifact's tensor; None if unchanged.
+    """
 
     name: str
     reference: str
     axes: Optional[Tuple[int, ...]] = None
 
     def turned(self, array: np.ndarray) -> np.ndarray:
-        """The reference's array in the artifact's order of axes."""
-        array = np.asarray(array)  # a row of scalars is none
+        """Return the reference's array in the artifact's order of axes."""
+        array = np.asarray(array)  # a row of a vector is a numpy scalar
         if self.axes is None or array.ndim != len(self.axes):
             return array
         return np.ascontiguousarray(array.transpose(self.axes))
@@ -57,7 +62,7 @@ class Pair:
 class Piece:
     """The operators that compute a tensor from the tensors at which the artifact is cut.
 
-    `terms` is how many products or summands an element of the result gathers.
+    `terms` is how many products or summands an element of the result accumulates.
     """
 
     operators: Tuple[str, ...]
@@ -68,24 +73,24 @@ class Piece:
 
 
 class Artifact:
-    """What the comparison needs of a model's file; each format has its own."""
+    """The interface to a model's file that the comparison needs; each format implements it."""
 
     def order(self) -> List[str]:
-        """All tensors that depend on the inputs, each after those that it is computed from."""
+        """List all tensors that depend on the inputs, each after those it is computed from."""
         raise NotImplementedError
 
     def piece(self, name: str, cuts: Set[str]) -> Piece:
-        """What computes a tensor from the cuts."""
+        """Return the piece that computes a tensor from the cuts."""
         raise NotImplementedError
 
     def plain(self, names: Sequence[str]) -> Callable[[Sequence[np.ndarray]], List[np.ndarray]]:
-        """Runs the model as it is; the result gives these tensors for the inputs' values."""
+        """Return a function that runs the model as it is, from input values to these tensors."""
         raise NotImplementedError
 
     def cut(
         self, names: Sequence[str], given: Arrays
     ) -> Callable[[Sequence[np.ndarray], Arrays], List[np.ndarray]]:
-        """Runs the pieces of these tensors on given values of the cuts.
+        """Return a function that runs the pieces of these tensors on given values of the cuts.
 
         `given` has an example of each cut's value.
         """
@@ -94,7 +99,7 @@ class Artifact:
 
 @dataclass
 class _Statistics:
-    """One tensor's errors over all samples so far, a row a channel where there are channels."""
+    """One tensor's errors over all samples so far, per channel if it has channels."""
 
     pair: Pair
     axis: Optional[int]
@@ -112,7 +117,7 @@ class _Statistics:
         self.shape = expected.shape
         if value.shape != expected.shape:
             self.failure = self.failure or (
-                f"shape {_shown(value.shape)} instead of {_shown(expected.shape)}"
+                f"shape {format_shape(value.shape)} instead of {format_shape(expected.shape)}"
             )
             return
         wide = expected.astype(np.float64)
@@ -128,8 +133,8 @@ class _Statistics:
                 shift = np.abs(other.astype(np.float64) - value.astype(np.float64))
                 change = np.maximum(change, np.where(np.isfinite(shift), shift, 0))
         self.size = max(self.size, float(np.abs(np.where(finite, wide, 0)).max(initial=0.0)))
-        self.own = _larger(self.own, self._by_channel(error))
-        self.moved = _larger(self.moved, self._by_channel(change))
+        self.own = _take_larger(self.own, self._reduce_to_channels(error))
+        self.moved = _take_larger(self.moved, self._reduce_to_channels(change))
 
     def add_plain(self, expected: np.ndarray, value: np.ndarray) -> None:
         if value.shape != expected.shape:
@@ -139,14 +144,14 @@ class _Statistics:
         self.grown += float(np.square(np.where(np.isfinite(error), error, 0)).sum())
         self.power += float(np.square(np.where(np.isfinite(wide), wide, 0)).sum())
 
-    def _by_channel(self, array: np.ndarray) -> np.ndarray:
+    def _reduce_to_channels(self, array: np.ndarray) -> np.ndarray:
         if self.axis is None or self.axis >= array.ndim:
             return array.max(initial=0.0).reshape(1)
         others = tuple(i for i in range(array.ndim) if i != self.axis)
         return array.max(axis=others, initial=0.0)
 
     def point(self, piece: Piece, modules: Sequence[str], whole: bool) -> Dict[str, Any]:
-        """What the report says of the tensor. `whole` numbers and truth values have no rounding."""
+        """Return the tensor's entry in the report; `whole` values (no floats) allow no rounding."""
         own = np.zeros(1) if self.own is None else self.own
         moved = np.zeros(1) if self.moved is None else self.moved
         scale = self.size or 1.0
@@ -164,13 +169,13 @@ class _Statistics:
             "tensor": self.pair.name,
             "reference": self.pair.reference,
             "shape": list(self.shape),
-            "operators": distinct(piece.operators),
-            "nodes": distinct(piece.nodes),
-            "modules": distinct(modules),
-            "error": _finite(np.sqrt(self.grown / self.power) if self.power else self.grown**0.5),
-            "own_error": _finite(own[worst] / scale),
-            "limit": _finite(limit[worst] / scale),
-            "ratio": _finite(ratios[worst]),
+            "operators": deduplicate(piece.operators),
+            "nodes": deduplicate(piece.nodes),
+            "modules": deduplicate(modules),
+            "error": _clamp(np.sqrt(self.grown / self.power) if self.power else self.grown**0.5),
+            "own_error": _clamp(own[worst] / scale),
+            "limit": _clamp(limit[worst] / scale),
+            "ratio": _clamp(ratios[worst]),
             "wrong": reason,
             "reference_nonfinite": self.reference_nonfinite,
         }
@@ -178,13 +183,13 @@ class _Statistics:
 
 @dataclass
 class Comparison:
-    """What one stage's artifact is compared with, and by which tensors."""
+    """What one stage's artifact is compared with, and at which tensors."""
 
     artifact: Artifact
     pairs: Sequence[Pair]
     reference: Reference
     modules: Callable[[Pair, Piece], Sequence[str]]
-    # Tensors that are wrong for a reason that comparing does not show, known after the last sample.
+    # Why tensors are wrong where comparing does not show it; complete after the last sample.
     reasons: Dict[str, str] = field(default_factory=dict)
     # Keeps the artifact's plain values of each sample for the next stage.
     keep: Optional[Callable[[int, Sequence[np.ndarray]], None]] = None
@@ -192,7 +197,7 @@ class Comparison:
 
 
 def compare_tensors(job: Job, samples: Sequence[np.ndarray], comparison: Comparison) -> None:
-    """Compare an artifact with its reference, tensor by tensor; the result is `report["trace"]`."""
+    """Compare an artifact with its reference tensor by tensor, and fill in `report["trace"]`."""
     artifact = comparison.artifact
     place = {name: index for index, name in enumerate(artifact.order())}
     pairs = sorted((p for p in comparison.pairs if p.name in place), key=lambda p: place[p.name])
@@ -201,17 +206,17 @@ def compare_tensors(job: Job, samples: Sequence[np.ndarray], comparison: Compari
     pairs = [pair for pair in pairs if pair.reference in first][:_MOST_POINTS]
     cuts = {pair.name for pair in pairs}
     pieces = {pair.name: artifact.piece(pair.name, cuts) for pair in pairs}
-    statistics = {pair.name: _Statistics(pair, _channel_axis(pair, first)) for pair in pairs}
-    groups = _groups(comparison, pairs, samples, first, statistics)
-    plain = _plain(comparison, pairs, [array[0] for array in samples])
+    statistics = {pair.name: _Statistics(pair, _find_channel_axis(pair, first)) for pair in pairs}
+    groups = _group_pieces(comparison, pairs, samples, first, statistics)
+    plain = _try_plain(comparison, pairs, [array[0] for array in samples])
     for sample in range(count):
-        progress("trace", sample + 1, count)
+        report_progress("trace", sample + 1, count)
         values = [np.ascontiguousarray(array[sample]) for array in samples]
         known = first if sample == 0 else comparison.reference(sample, values)
         given = {pair.name: pair.turned(known[pair.reference]) for pair in pairs}
         for names, run in groups:
             results = run(values, given)
-            moved = [run(*_moved(values, given, sample, draw)) for draw in range(_DRAWS)]
+            moved = [run(*_perturb(values, given, sample, draw)) for draw in range(_DRAWS)]
             for index, name in enumerate(names):
                 others = [draw[index] for draw in moved]
                 statistics[name].add(given[name], np.asarray(results[index]), others)
@@ -225,7 +230,7 @@ def compare_tensors(job: Job, samples: Sequence[np.ndarray], comparison: Compari
         piece = pieces[pair.name]
         reason = comparison.reasons.get(pair.reference, "")
         statistics[pair.name].failure = reason or statistics[pair.name].failure
-        # Such a reason is about the model, and not about the operators before this tensor.
+        # Such a reason concerns the model, not the operators that compute this tensor.
         modules = [] if reason else comparison.modules(pair, piece)
         whole = first[pair.reference].dtype.kind != "f"
         points.append(statistics[pair.name].point(piece, modules, whole))
@@ -238,14 +243,14 @@ def compare_tensors(job: Job, samples: Sequence[np.ndarray], comparison: Compari
     }
 
 
-def _groups(
+def _group_pieces(
     comparison: Comparison,
     pairs: Sequence[Pair],
     samples: Sequence[np.ndarray],
     first: Arrays,
     statistics: Dict[str, _Statistics],
 ) -> List[Tuple[List[str], Any]]:
-    """Runs that compute all pieces: one where it works, else halves, to find what does not run."""
+    """Return runs that compute all pieces: a single one, or else halves, to isolate what fails."""
     given = {pair.name: pair.turned(first[pair.reference]) for pair in pairs}
     values = [np.ascontiguousarray(array[0]) for array in samples]
     pending: List[List[str]] = [[pair.name for pair in pairs]]
@@ -257,33 +262,33 @@ def _groups(
         try:
             run = comparison.artifact.cut(names, given)
             run(values, given)
-        except Exception as error:  # each framework raises types of its own
+        except Exception as error:  # every framework raises its own types
             if len(names) > 1:
                 half = len(names) // 2
                 pending[:0] = [names[:half], names[half:]]
             else:
-                words = first_line(error)
+                words = get_first_line(error)
                 statistics[names[0]].failure = f"it does not run on the reference's values: {words}"
             continue
         groups.append((names, run))
     return groups
 
 
-def _plain(comparison: Comparison, pairs: Sequence[Pair], first: Sequence[np.ndarray]) -> Any:
-    """The model as it is, if it runs at all: only the curve is made of it."""
+def _try_plain(comparison: Comparison, pairs: Sequence[Pair], first: Sequence[np.ndarray]) -> Any:
+    """Return a run of the model as it is; None if it fails, which costs only the error curve."""
     try:
         run = comparison.artifact.plain([pair.name for pair in pairs])
         run(first)
         return run
     except Exception as error:
-        comparison.notes.append(f"The model as a whole does not run: {first_line(error)}")
+        comparison.notes.append(f"The model as a whole does not run: {get_first_line(error)}")
         return None
 
 
-def _moved(
+def _perturb(
     values: Sequence[np.ndarray], given: Arrays, sample: int, draw: int
 ) -> Tuple[List[np.ndarray], Arrays]:
-    """Inputs and cuts with each float moved by one rounding, up or down by chance."""
+    """Move each float of the inputs and cuts by one rounding, up or down at random."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([sample, draw])))
 
     def move(array: np.ndarray) -> np.ndarray:
@@ -295,30 +300,26 @@ def _moved(
     return [move(value) for value in values], {name: move(a) for name, a in given.items()}
 
 
-def _channel_axis(pair: Pair, first: Arrays) -> Optional[int]:
-    """Where the reference's second axis lies in the artifact's tensor; None if there is none."""
+def _find_channel_axis(pair: Pair, first: Arrays) -> Optional[int]:
+    """Return the position of the reference's second axis in the artifact's tensor; None if none."""
     if first[pair.reference].ndim < 2:
         return None
     return 1 if pair.axes is None else list(pair.axes).index(1)
 
 
-def _larger(old: Optional[np.ndarray], new: np.ndarray) -> np.ndarray:
+def _take_larger(old: Optional[np.ndarray], new: np.ndarray) -> np.ndarray:
     return new if old is None or old.shape != new.shape else np.maximum(old, new)
 
 
-def _finite(value: Any) -> float:
+def _clamp(value: Any) -> float:
     return float(min(float(value), 1e300)) if np.isfinite(value) else 1e300
 
 
-def _shown(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
-
-
-def first_line(error: BaseException) -> str:
-    """The first words of what a framework says, or at least the kind of its error."""
+def get_first_line(error: BaseException) -> str:
+    """Return the first line of a framework's error, cut to 300 characters, or else its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def signature_of(job: Job) -> Signature:
-    """The signature of the artifact that is traced, which the request carries."""
-    return Signature.of(job.request["signature"])
+def read_signature(job: Job) -> Signature:
+    """Return the traced artifact's signature, which is in the request."""
+    return Signature.from_dict(job.request["signature"])

@@ -1,1 +1,1 @@
-"""Following the tensors of an artifact and of what it was made from, to find a wrong operator."""
+"""The tracing stages, which follow an artifact and its source to find a wrong operator."""

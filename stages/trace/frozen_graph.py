@@ -1,4 +1,4 @@
-"""A frozen graph for a trace: run by TensorFlow as it is, or cut at given tensors."""
+"""Frozen graphs in a trace, run by TensorFlow as they are or cut at given tensors."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from stages.kit.tensorflow import import_tensorflow
 from stages.kit.tracing import Arrays, Artifact, Piece
 
-# Operators that do not compute, in a graph or from it.
+# Operators that compute nothing, and are left out of a piece that has others.
 _SILENT = ("Const", "Identity", "NoOp", "Placeholder")
 _GATHERING = ("AvgPool", "Mean", "Softmax", "Sum", "Prod", "While", "Einsum")
 
 
 class FrozenGraph(Artifact):
-    """`graph_def` stays as it is; `inputs` are the signature's tensors (`input:0`), in order."""
+    """A frozen graph, which stays unchanged; `inputs` are the signature's (`input:0`), in order."""
 
     def __init__(self, graph_def: Any, inputs: Sequence[str]) -> None:
         self.tf = import_tensorflow()
@@ -26,12 +26,12 @@ class FrozenGraph(Artifact):
             self.tf.import_graph_def(graph_def, name="")
         self.graph = graph
         self.sessions: List[Any] = []
-        self._order = self._dependent()
+        self._order = self._list_dependent_tensors()
 
-    def _dependent(self) -> List[str]:
+    def _list_dependent_tensors(self) -> List[str]:
         known = set(self.inputs)
         order: List[str] = []
-        for op in _topological(self.graph):
+        for op in _sort_topologically(self.graph):
             if any(tensor.name in known for tensor in op.inputs):
                 known.update(tensor.name for tensor in op.outputs)
                 order += [tensor.name for tensor in op.outputs]
@@ -41,7 +41,7 @@ class FrozenGraph(Artifact):
         return self._order
 
     def dtype(self, name: str) -> Any:
-        """The numpy type of a tensor's values."""
+        """Return the numpy dtype of a tensor."""
         return self.graph.get_tensor_by_name(name).dtype.as_numpy_dtype
 
     def piece(self, name: str, cuts: Set[str]) -> Piece:
@@ -65,11 +65,11 @@ class FrozenGraph(Artifact):
             tuple(op.name for op in loud),
             tuple(tensor.name for op in ordered for tensor in op.outputs),
             tuple(dict.fromkeys(inputs)),
-            sum(_terms(op) for op in loud),
+            sum(_count_terms(op) for op in loud),
         )
 
     def plain(self, names: Sequence[str]) -> Callable[[Sequence[np.ndarray]], List[np.ndarray]]:
-        return self._runner(self.graph, names, self.inputs)
+        return self._make_runner(self.graph, names, self.inputs)
 
     def cut(
         self, names: Sequence[str], given: Arrays
@@ -89,16 +89,16 @@ class FrozenGraph(Artifact):
                 array = given[name]
                 tf.compat.v1.placeholder(tf.as_dtype(array.dtype), array.shape, alias)
             placeholders = graph.as_graph_def()
-            # The placeholders first: nodes of one import may stand in any order.
+            # Their position does not matter: an import takes nodes in any order.
             for node in placeholders.node:
                 edited.node.add().CopyFrom(node)
         for node in edited.node:
-            # Shapes that were inferred for other values would be believed.
+            # TensorFlow would trust shapes that were inferred for other values.
             node.attr.pop("_output_shapes", None)
         whole = tf.Graph()
         with whole.as_default():
             tf.import_graph_def(edited, name="")
-        run = self._runner(
+        run = self._make_runner(
             whole, names, [*self.inputs, *(f"{alias}:0" for alias in aliases.values())]
         )
 
@@ -107,7 +107,7 @@ class FrozenGraph(Artifact):
 
         return call
 
-    def _runner(
+    def _make_runner(
         self, graph: Any, names: Sequence[str], feeds: Sequence[str]
     ) -> Callable[[Sequence[np.ndarray]], List[np.ndarray]]:
         config = self.tf.compat.v1.ConfigProto(
@@ -128,8 +128,8 @@ class FrozenGraph(Artifact):
             session.close()
 
 
-def _topological(graph: Any) -> List[Any]:
-    """Operations after those that they read, but for the back edges of loops."""
+def _sort_topologically(graph: Any) -> List[Any]:
+    """List operations after those that they read, apart from the back edges of loops."""
     order: List[Any] = []
     done: Set[str] = set()
     for start in graph.get_operations():
@@ -147,8 +147,8 @@ def _topological(graph: Any) -> List[Any]:
     return order
 
 
-def _terms(op: Any) -> int:
-    """How many products or summands an element of the result gathers."""
+def _count_terms(op: Any) -> int:
+    """Count the products or summands that an element of the result accumulates."""
     shapes = [t.shape.as_list() if t.shape.rank is not None else [] for t in op.inputs]
     shapes = [[d or 1 for d in shape] for shape in shapes]
     if op.type in ("Conv2D", "Conv3D"):

@@ -9,18 +9,18 @@ import numpy as np
 from stages.convert import given_onnx
 from stages.kit.contract import Job, Signature, Stage, run_as_program, write_json
 from stages.kit.trace_files import Kept
-from stages.kit.trace_samples import trace_inputs
-from stages.kit.tracing import Arrays, Comparison, Pair, compare_tensors, signature_of
+from stages.kit.trace_samples import open_trace_inputs
+from stages.kit.tracing import Arrays, Comparison, Pair, compare_tensors, read_signature
 
 
 def convert(job: Job) -> Signature:
-    """Compare `model.onnx` with the file that was given; the artifact lists the former's values."""
+    """Compare `model.onnx` with the given file, and write an index of the former's values."""
     import onnx
 
     from stages.trace.onnx_model import OnnxModel
 
-    signature = signature_of(job)
-    samples = trace_inputs(job, signature.inputs)
+    signature = read_signature(job)
+    samples = open_trace_inputs(job, signature.inputs)
     inputs = [tensor.name for tensor in signature.inputs]
     given = OnnxModel(onnx.load(str(job.input)), inputs)
     artifact = OnnxModel(onnx.load(str(job.volume / given_onnx.STAGE.produces)), inputs)

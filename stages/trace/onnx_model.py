@@ -1,8 +1,8 @@
-"""An ONNX model for a trace: run by ONNX Runtime as it is, or cut at given tensors."""
+"""ONNX models in a trace, run by ONNX Runtime as they are or cut at given tensors."""
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set
 
 import numpy as np
 import onnx
@@ -10,13 +10,13 @@ from onnx import helper
 
 from stages.kit.tracing import Arrays, Artifact, Piece
 
-# Operators that gather: an element of the result is a sum over these many.
+# Operators whose results are sums of products, and recurrent ones, which repeat such sums.
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
 
 class OnnxModel(Artifact):
-    """`model` is a ModelProto that stays as it is; `inputs` are the signature's names, in order."""
+    """A ModelProto, which stays unchanged; `inputs` are the signature's names, in order."""
 
     def __init__(self, model: Any, inputs: Sequence[str]) -> None:
         self.model = model
@@ -24,15 +24,15 @@ class OnnxModel(Artifact):
         self.shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
         self.producers = {name: n for n in model.graph.node for name in n.output if name}
         self.positions = {id(node): index for index, node in enumerate(model.graph.node)}
-        self._order = self._dependent()
+        self._order = self._list_dependent_tensors()
         self._moving = set(self._order)
 
-    def _dependent(self) -> List[str]:
+    def _list_dependent_tensors(self) -> List[str]:
         constants = set(self.shapes)
         known = {v.name for v in self.model.graph.input if v.name not in constants}
         order: List[str] = []
         for node in self.model.graph.node:
-            if any(name in known for name in reads(node)):
+            if any(name in known for name in list_reads(node)):
                 known.update(name for name in node.output if name)
                 order += [name for name in node.output if name]
         return order
@@ -49,7 +49,7 @@ class OnnxModel(Artifact):
             if node is None or self.positions[id(node)] in nodes:
                 continue
             nodes[self.positions[id(node)]] = node
-            for read in reads(node):
+            for read in list_reads(node):
                 if read in cuts:
                     inputs.append(read)
                 else:
@@ -61,14 +61,14 @@ class OnnxModel(Artifact):
             tuple(node.name or node.output[0] for node in moving),
             tuple(output for node in moving for output in node.output if output),
             tuple(dict.fromkeys(inputs)),
-            sum(self._terms(node) for node in moving),
+            sum(self._count_terms(node) for node in moving),
         )
 
-    def _terms(self, node: Any) -> int:
+    def _count_terms(self, node: Any) -> int:
         shape = next((self.shapes[n] for n in list(node.input)[1:] if n in self.shapes), None)
         if node.op_type in _PRODUCTS:
             if shape is None:
-                return 1024  # both operands are computed; their sizes are not written anywhere
+                return 1024  # both operands are computed, so their sizes are unknown
             if node.op_type == "Conv":
                 return int(np.prod(shape[1:]))
             if node.op_type == "ConvTranspose":
@@ -83,7 +83,7 @@ class OnnxModel(Artifact):
     def plain(self, names: Sequence[str]) -> Callable[[Sequence[np.ndarray]], List[np.ndarray]]:
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        return self._runner(model, names, {})
+        return self._make_runner(model, names)
 
     def cut(
         self, names: Sequence[str], given: Arrays
@@ -92,18 +92,16 @@ class OnnxModel(Artifact):
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         graph = model.graph
-        keep = self._needed(names, set(given))
+        keep = self._find_needed(names, set(given))
         nodes = [node for node in graph.node if set(node.output) & keep]
         del graph.node[:]
         graph.node.extend(nodes)
         for node in graph.node:
             _rename(node, fed)
         del graph.value_info[:]
-        # All pieces lie side by side, so the model's own outputs are outputs only if they are
-        # asked for.
-        known = {value.name: value for value in graph.output}
+        # The pieces are independent, so the model's outputs stay outputs only if requested.
         del graph.output[:]
-        used = {name for node in graph.node for name in reads(node)}
+        used = {name for node in graph.node for name in list_reads(node)}
         feeds = {name: alias for name, alias in fed.items() if alias in used}
         for name, alias in feeds.items():
             array = given[name]
@@ -113,15 +111,15 @@ class OnnxModel(Artifact):
                 else onnx.mapping.NP_TYPE_TO_TENSOR_TYPE[array.dtype]
             )
             graph.input.append(helper.make_tensor_value_info(alias, kind, array.shape))
-        run = self._runner(model, names, known, extra=tuple(feeds.values()))
+        run = self._make_runner(model, names)
 
         def call(values: Sequence[np.ndarray], cuts: Arrays) -> List[np.ndarray]:
             return run(values, {alias: cuts[name] for name, alias in feeds.items()})
 
         return call
 
-    def _needed(self, names: Sequence[str], cuts: Set[str]) -> Set[str]:
-        """The outputs of the nodes that compute these tensors from the cuts."""
+    def _find_needed(self, names: Sequence[str], cuts: Set[str]) -> Set[str]:
+        """Return the outputs of the nodes that compute these tensors from the cuts."""
         needed: Set[str] = set()
         pending = list(names)
         while pending:
@@ -130,22 +128,20 @@ class OnnxModel(Artifact):
             if node is None or name in needed:
                 continue
             needed.update(node.output)
-            pending += [read for read in reads(node) if read not in cuts]
+            pending += [read for read in list_reads(node) if read not in cuts]
         return needed
 
-    def _runner(
+    def _make_runner(
         self,
         model: Any,
         names: Sequence[str],
-        known: Dict[str, Any],
-        extra: Tuple[str, ...] = (),
     ) -> Callable[..., List[np.ndarray]]:
         import onnxruntime
 
         present = {value.name for value in model.graph.output}
         for name in names:
             if name not in present:
-                # Its type is inferred; that of an output of the model may be stale.
+                # Only the name: ONNX Runtime infers the type, and a stored one may be stale.
                 model.graph.output.add().name = name
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 4
@@ -162,12 +158,12 @@ class OnnxModel(Artifact):
         return run
 
 
-def reads(node: Any) -> List[str]:
-    """The tensors that a node reads, those of its subgraphs included."""
+def list_reads(node: Any) -> List[str]:
+    """List the tensors that a node reads, including those that its subgraphs read."""
     names = [name for name in node.input if name]
     for attribute in node.attribute:
         if attribute.HasField("g"):
-            names += [name for inner in attribute.g.node for name in reads(inner)]
+            names += [name for inner in attribute.g.node for name in list_reads(inner)]
             names += [value.name for value in attribute.g.output]
     return names
 

@@ -7,23 +7,23 @@ from typing import Dict, List, Sequence
 
 from stages.convert import onnx_to_graph
 from stages.kit.contract import Job, Signature, Stage, StageError, run_as_program, write_json
-from stages.kit.layers import layers_of, places_of
+from stages.kit.layers import read_layers, read_places
 from stages.kit.tensorflow import import_tensorflow
 from stages.kit.trace_files import open_kept
-from stages.kit.trace_samples import trace_inputs
-from stages.kit.tracing import Comparison, Pair, Piece, compare_tensors, signature_of
+from stages.kit.trace_samples import open_trace_inputs
+from stages.kit.tracing import Comparison, Pair, Piece, compare_tensors, read_signature
 
 
 def convert(job: Job) -> Signature:
-    """Compare `model.pb` with `model.onnx`; the artifact says which layer an operation is of."""
+    """Compare `model.pb` with `model.onnx`; the artifact has the layers of each operation."""
     import onnx
 
     from stages.trace.frozen_graph import FrozenGraph
     from stages.trace.onnx_model import OnnxModel
 
     tf = import_tensorflow()
-    signature = signature_of(job)
-    samples = trace_inputs(job, signature.inputs)
+    signature = read_signature(job)
+    samples = open_trace_inputs(job, signature.inputs)
     kept = json.loads(job.input.read_text())
     if not kept["tensors"]:
         raise StageError("The ONNX model as a whole does not run, so it has no values to compare.")
@@ -39,14 +39,14 @@ def convert(job: Job) -> Signature:
     )
     pairs = [
         pair
-        for pair in _pairs(job, signature, artifact.order())
+        for pair in _list_pairs(job, signature, artifact.order())
         if pair.reference in values and values[pair.reference].dtype == artifact.dtype(pair.name)
     ]
     names = {pair.reference for pair in pairs}
-    layers = layers_of(job.volume)
+    layers = read_layers(job.volume)
     operations: Dict[str, List[str]] = {}
 
-    def modules(pair: Pair, piece: Piece) -> List[str]:
+    def find_modules(pair: Pair, piece: Piece) -> List[str]:
         made = source.piece(pair.reference, names)
         found = [layers.get(name, "") for name in made.tensors]
         for tensor in piece.tensors:
@@ -57,7 +57,7 @@ def convert(job: Job) -> Signature:
         artifact,
         pairs,
         lambda sample, inputs: {name: values[name][sample] for name in names},
-        modules,
+        find_modules,
     )
     with job.phase("trace"):
         compare_tensors(job, samples, comparison)
@@ -66,9 +66,9 @@ def convert(job: Job) -> Signature:
     return signature
 
 
-def _pairs(job: Job, signature: Signature, present: Sequence[str]) -> List[Pair]:
-    """ONNX tensors and where the stage put them; a tensor of the graph stands for one of them."""
-    places = places_of(job.volume)
+def _list_pairs(job: Job, signature: Signature, present: Sequence[str]) -> List[Pair]:
+    """Pair ONNX tensors with the graph's; each tensor of the graph stands for only one of them."""
+    places = read_places(job.volume)
     for tensor in signature.outputs:
         places[tensor.name] = {"node": tensor.node, "axes": list(tensor.axes)}
     taken: Dict[str, Pair] = {}

@@ -1,7 +1,7 @@
-"""A .tflite file for a trace: run by the interpreter as it is, or cut at given tensors.
+"""TensorFlow Lite models in a trace, run by the interpreter as they are or cut at given tensors.
 
-The interpreter of TensorFlow 2.4 uses buffers again, so only outputs survive a run. Tensors inside
-are therefore made outputs, in a copy of the file; a cut one is an input of the copy, too.
+The interpreter of TensorFlow 2.4 reuses buffers, so only outputs survive a run. Inner tensors are
+therefore made outputs in a copy of the file; where it is cut, the copy has an input as well.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _GATHERING = ("MEAN", "SUM", "AVERAGE_POOL_2D", "SOFTMAX", "L2_NORMALIZATION", "
 
 
 class TfliteModel(Artifact):
-    """`inputs` are the indices of the inputs' tensors, None for one that the file has not."""
+    """A .tflite file; `inputs` are the indices of the input tensors, None for those it lacks."""
 
     def __init__(self, content: bytes, inputs: Sequence[Optional[int]]) -> None:
         self.tf = import_tensorflow()
@@ -29,17 +29,17 @@ class TfliteModel(Artifact):
         self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
         self.graph = self.model.subgraphs[0]
         self.inputs = list(inputs)
-        self.kinds = [self._kind(operator) for operator in self.graph.operators]
-        self.names = unique_names(self.graph)
+        self.kinds = [self._get_kind(operator) for operator in self.graph.operators]
+        self.names = make_unique_names(self.graph)
         self.indices = {name: index for index, name in enumerate(self.names)}
         self.producers = {
             int(t): position
             for position, operator in enumerate(self.graph.operators)
             for t in operator.outputs
         }
-        self._order = self._dependent()
+        self._order = self._list_dependent_tensors()
 
-    def _kind(self, operator: Any) -> str:
+    def _get_kind(self, operator: Any) -> str:
         code = self.model.operatorCodes[operator.opcodeIndex]
         number = max(int(code.builtinCode), int(getattr(code, "deprecatedBuiltinCode", 0)))
         names = vars(self.schema.BuiltinOperator).items()
@@ -52,17 +52,17 @@ class TfliteModel(Artifact):
         return f"{kind}+{fused}" if activation and fused else kind
 
     def place(self, index: int) -> Tuple[int, int]:
-        """Which output of its operator a tensor is, and how many that has."""
+        """Return which output of its operator a tensor is, and how many outputs there are."""
         outputs = [int(t) for t in self.graph.operators[self.producers[index]].outputs]
         return outputs.index(index), len(outputs)
 
     def dtype(self, index: int) -> str:
-        """The tensor's type by numpy's name: float32, int64, bool ..."""
+        """Return the tensor's type by numpy's name: float32, int64, bool ..."""
         number = self.graph.tensors[index].type
         names = vars(self.schema.TensorType).items()
         return next((name.lower() for name, value in names if value == number), "")
 
-    def _dependent(self) -> List[str]:
+    def _list_dependent_tensors(self) -> List[str]:
         known = {int(index) for index in self.graph.inputs}
         order = []
         for operator in self.graph.operators:
@@ -76,7 +76,7 @@ class TfliteModel(Artifact):
         return self._order
 
     def piece(self, name: str, cuts: Set[str]) -> Piece:
-        chosen, inputs = self._needed([name], cuts)
+        chosen, inputs = self._find_needed([name], cuts)
         ordered = [self.graph.operators[position] for position in chosen]
         outputs = [self.names[int(t)] for operator in ordered for t in operator.outputs]
         return Piece(
@@ -84,11 +84,11 @@ class TfliteModel(Artifact):
             tuple(outputs),
             tuple(outputs),
             tuple(inputs),
-            sum(self._terms(position) for position in chosen),
+            sum(self._count_terms(position) for position in chosen),
         )
 
-    def _needed(self, names: Sequence[str], cuts: Set[str]) -> Tuple[List[int], List[str]]:
-        """Positions of the operators that compute these tensors, and the cuts that they read."""
+    def _find_needed(self, names: Sequence[str], cuts: Set[str]) -> Tuple[List[int], List[str]]:
+        """Return the positions of the operators behind these tensors, and the cuts they read."""
         positions: Set[int] = set()
         inputs: List[str] = []
         pending = [self.indices[name] for name in names]
@@ -104,7 +104,7 @@ class TfliteModel(Artifact):
                     pending.append(int(t))
         return sorted(positions), list(dict.fromkeys(inputs))
 
-    def _terms(self, position: int) -> int:
+    def _count_terms(self, position: int) -> int:
         kind = self.kinds[position].partition("+")[0]
         operator = self.graph.operators[position]
         shapes = [
@@ -121,13 +121,13 @@ class TfliteModel(Artifact):
 
     def plain(self, names: Sequence[str]) -> Callable[[Sequence[np.ndarray]], List[np.ndarray]]:
         model = self._copy()
-        run = self._runner(model, names, {})
+        run = self._make_runner(model, names, {})
         return lambda values: run(values, {})
 
     def cut(
         self, names: Sequence[str], given: Arrays
     ) -> Callable[[Sequence[np.ndarray], Arrays], List[np.ndarray]]:
-        positions, reads = self._needed(names, set(given))
+        positions, reads = self._find_needed(names, set(given))
         model = self._copy()
         graph = model.subgraphs[0]
         aliases: Dict[str, int] = {}
@@ -145,19 +145,19 @@ class TfliteModel(Artifact):
             operator = copy.copy(self.graph.operators[position])
             operator.inputs = np.array([places.get(int(t), int(t)) for t in operator.inputs], "i4")
             graph.operators.append(operator)
-        return self._runner(model, names, aliases)
+        return self._make_runner(model, names, aliases)
 
     def _copy(self) -> Any:
-        """The model to change: weights are shared, what lists tensors and operators is not."""
+        """Copy the model so that it can be changed; weights are shared, the lists in it are not."""
         model = copy.copy(self.model)
         graph = copy.copy(self.graph)
         graph.tensors = list(self.graph.tensors)
         model.subgraphs = [graph, *self.model.subgraphs[1:]]
-        # Signatures and the like name outputs that the copy may not have.
+        # Metadata may name outputs that the copy does not have.
         model.metadata = model.metadataBuffer = None
         return model
 
-    def _runner(
+    def _make_runner(
         self, model: Any, names: Sequence[str], aliases: Dict[str, int]
     ) -> Callable[[Sequence[np.ndarray], Arrays], List[np.ndarray]]:
         graph = model.subgraphs[0]
@@ -184,8 +184,8 @@ class TfliteModel(Artifact):
         return run
 
 
-def unique_names(graph: Any) -> List[str]:
-    """The tensors' names; one that occurs twice gets its index."""
+def make_unique_names(graph: Any) -> List[str]:
+    """Return the tensors' names; `#` and the index are appended to empty and repeated ones."""
     names = [tensor.name.decode(errors="replace") for tensor in graph.tensors]
     return [
         name if name and names.count(name) == 1 else f"{name}#{index}"

@@ -16,20 +16,20 @@ import numpy as np
 
 from stages.convert import torch_to_onnx as torch_stage
 from stages.kit.contract import Job, Signature, Stage, run_as_program, write_json
-from stages.kit.layers import layers_of
+from stages.kit.layers import read_layers
 from stages.kit.trace_files import Kept
-from stages.kit.trace_samples import trace_inputs
+from stages.kit.trace_samples import open_trace_inputs
 from stages.kit.tracing import (
     Arrays,
     Comparison,
     Pair,
     compare_tensors,
-    first_line,
-    signature_of,
+    get_first_line,
+    read_signature,
 )
 
-# What these change in place would be seen changed by whoever reads it before, too. They are run as
-# their plain selves; values that others change are not compared.
+# In-place operators that are run as their plain counterparts, since even the values read before
+# them would show the change. Values that other in-place operators change are not compared.
 _PLAIN = tuple(
     f"aten::{name}_"
     for name in (
@@ -46,14 +46,14 @@ _NOT_THE_MODEL = (
 
 
 def convert(job: Job) -> Signature:
-    """Compare `model.onnx` with PyTorch; the artifact lists the ONNX model's own values."""
+    """Compare `model.onnx` with PyTorch, and write an index of the ONNX model's own values."""
     import onnx
     import torch
 
     from stages.convert import load_torch
     from stages.trace.onnx_model import OnnxModel
 
-    signature = signature_of(job)
+    signature = read_signature(job)
     arch = job.options["arch"]
     if arch.partition(":")[0].endswith(".py"):
         arch = str(job.volume / arch)
@@ -61,24 +61,24 @@ def convert(job: Job) -> Signature:
     model = load_torch.load_model(job.input, arch, arch_args, job.note)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    samples = trace_inputs(job, signature.inputs)
+    samples = open_trace_inputs(job, signature.inputs)
     first = [torch.from_numpy(np.array(array[0])) for array in samples]
     with job.phase("export"):
-        recording = _recording(torch, model, first, signature, job)
+        recording = _record_export(torch, model, first, signature, job)
     proto = onnx.load(str(job.volume / torch_stage.STAGE.produces))
     artifact = OnnxModel(proto, [tensor.name for tensor in signature.inputs])
     names = [tensor.name for tensor in signature.outputs]
     notes: List[str] = []
     reasons: Dict[str, str] = {}
     try:
-        reference, matched = _inside(torch, model, recording, first, names, reasons)
-    except Exception as error:  # the graph is PyTorch's own, and not made for being run like this
+        reference, matched = _trace_inside(torch, model, recording, first, names, reasons)
+    except Exception as error:  # PyTorch's internal graph is not meant to be run like this
         notes.append(
             "PyTorch's own values inside the model cannot be had, so only its outputs are compared "
-            f"in this stage: {first_line(error)}"
+            f"in this stage: {get_first_line(error)}"
         )
-        reference, matched = _outside(torch, model, names), names
-    layers = layers_of(job.volume) or recording.layers
+        reference, matched = _trace_outputs(torch, model, names), names
+    layers = read_layers(job.volume) or recording.layers
     kept = Kept.of(job.volume, artifact, samples)
     samples = [array[: kept.count] for array in samples]
     comparison = Comparison(
@@ -96,10 +96,10 @@ def convert(job: Job) -> Signature:
     return signature
 
 
-def _recording(
+def _record_export(
     torch: Any, model: Any, inputs: Sequence[Any], signature: Signature, job: Job
 ) -> Any:
-    """Export as the stage did, into a file that nobody needs."""
+    """Export again as the stage did, into a temporary file, and return the recording."""
     with tempfile.TemporaryDirectory(dir=str(job.volume)) as folder:
         again = replace(job, output=Path(folder) / "again.onnx", report={})
         return torch_stage._export_with_fixes(
@@ -112,7 +112,7 @@ def _recording(
         )
 
 
-def _inside(
+def _trace_inside(
     torch: Any,
     model: Any,
     recording: Any,
@@ -120,9 +120,10 @@ def _inside(
     names: Sequence[str],
     reasons: Dict[str, str],
 ) -> Tuple[Callable[[int, Sequence[np.ndarray]], Arrays], List[str]]:
-    """PyTorch's values by ONNX name, and those names. Raises where its graph does not run.
+    """Return a function that computes PyTorch's values by ONNX name, and those names.
 
-    `reasons` gets the outputs where the graph is not what the model does, once a sample shows it.
+    Raises if PyTorch's graph does not run. As samples run, `reasons` collects the outputs for which
+    the graph differs from the model itself.
     """
     graph = recording.graph
     tensors: Dict[str, Any] = {}
@@ -149,7 +150,7 @@ def _inside(
         for name, value in recording.values.items()
         if value in tensors and value not in changed
     }
-    # Each output is known by its place, whatever its name.
+    # Outputs are matched by position, whatever their names.
     for name, value in zip(names, ends):
         if value.type().kind() == "TensorType" or value.debugName() in tensors:
             wanted[name] = value
@@ -160,7 +161,7 @@ def _inside(
     graph.registerOutput(pack.output())
     function = torch._C._create_function_from_graph("trace", graph)
 
-    outside = _outside(torch, model, names)
+    outside = _trace_outputs(torch, model, names)
 
     def reference(sample: int, values: Sequence[np.ndarray]) -> Arrays:
         given = [torch.from_numpy(np.array(value)) for value in values]
@@ -168,7 +169,7 @@ def _inside(
             results = function(*given, *recording.parameters)
         found = {name: value.numpy() for name, value in zip(wanted, results)}
         for name, value in outside(sample, values).items():
-            if name in found and not _alike(found[name], value):
+            if name in found and not _are_close(found[name], value):
                 reasons[name] = _NOT_THE_MODEL
         return found
 
@@ -176,18 +177,18 @@ def _inside(
     return reference, list(wanted)
 
 
-def _alike(one: np.ndarray, other: np.ndarray) -> bool:
+def _are_close(one: np.ndarray, other: np.ndarray) -> bool:
     scale = float(np.abs(np.nan_to_num(other.astype(np.float64))).max(initial=0.0))
     return one.shape == other.shape and bool(
         np.allclose(one, other, rtol=1e-3, atol=1e-5 * scale + 1e-12, equal_nan=True)
     )
 
 
-def _outside(
+def _trace_outputs(
     torch: Any, model: Any, names: Sequence[str]
 ) -> Callable[[int, Sequence[np.ndarray]], Arrays]:
-    """PyTorch's outputs alone."""
-    predict = torch_stage._predictor(torch, torch_stage._replica(torch, model))
+    """Return a function that computes PyTorch's outputs alone, by ONNX name."""
+    predict = torch_stage.make_predict(torch, torch_stage.copy_model(torch, model))
 
     def reference(sample: int, values: Sequence[np.ndarray]) -> Arrays:
         return dict(zip(names, predict([np.array(value) for value in values])))

@@ -1,1 +1,1 @@
-"""Repairs of frozen graphs that were made elsewhere."""
+"""Repairs of frozen graphs made by other tools."""

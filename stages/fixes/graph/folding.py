@@ -1,4 +1,4 @@
-"""Frozen graphs: what is known at conversion is computed then, and static shapes are found."""
+"""Constant folding and static shapes of frozen graphs, and helpers for their nodes."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from stages.kit.tensorflow import import_tensorflow
 
 Shape = Optional[Tuple[Optional[int], ...]]
 
-# Results larger than this (elements) stay an operator, unless an operand was as large already.
+# Results with more elements than this stay operators, unless an operand is as large already.
 _LIMIT = 1 << 22
-# No inputs, yet another value each time or with each machine; or made to stay.
+# Never folded: random operators, whose value differs by run or machine, and placeholders.
 _NEVER = ("Placeholder", "RandomUniform", "RandomStandardNormal", "TruncatedNormal", "Multinomial")
 
 
-def key(name: str) -> str:
-    """A NodeDef's input as the name of a tensor: `name` is `name:0`."""
+def make_tensor_name(name: str) -> str:
+    """Return the full tensor name of a NodeDef's input: `name` stands for `name:0`."""
     return name if ":" in name else f"{name}:0"
 
 
-def owner(name: str) -> str:
-    """The node that an input of a NodeDef comes from."""
+def get_node_name(name: str) -> str:
+    """Return the name of the node that an input of a NodeDef comes from."""
     return name.lstrip("^").partition(":")[0]
 
 
-def short(name: str) -> str:
-    """A tensor's name as a NodeDef has it among its inputs: without `:0`."""
+def shorten_name(name: str) -> str:
+    """Return a tensor's name as a NodeDef lists it among its inputs: without `:0`."""
     return name[:-2] if name.endswith(":0") else name
 
 
-def data_inputs(node: Any) -> List[str]:
+def list_data_inputs(node: Any) -> List[str]:
     return [name for name in node.input if not name.startswith("^")]
 
 
-def constant_node(name: str, array: np.ndarray) -> Any:
-    """A Const with this value."""
+def make_constant_node(name: str, array: np.ndarray) -> Any:
+    """Return a Const node with this value."""
     tf = import_tensorflow()
     node = tf.compat.v1.NodeDef(name=name, op="Const")
     node.attr["dtype"].type = tf.as_dtype(array.dtype).as_datatype_enum
@@ -44,8 +44,8 @@ def constant_node(name: str, array: np.ndarray) -> Any:
     return node
 
 
-def constants(graph_def: Any) -> Dict[str, np.ndarray]:
-    """The value of each Const, by the tensor's name."""
+def read_constants(graph_def: Any) -> Dict[str, np.ndarray]:
+    """Return the value of each Const by tensor name."""
     tf = import_tensorflow()
     return {
         f"{node.name}:0": tf.make_ndarray(node.attr["value"].tensor)
@@ -54,9 +54,9 @@ def constants(graph_def: Any) -> Dict[str, np.ndarray]:
     }
 
 
-def shapes_and_types(graph_def: Any) -> Tuple[Dict[str, Shape], Dict[str, int]]:
-    """The static shape of each tensor, as far as TensorFlow infers it, and its type's number."""
-    graph = _imported(graph_def)
+def infer_shapes_and_types(graph_def: Any) -> Tuple[Dict[str, Shape], Dict[str, int]]:
+    """Return each tensor's static shape, as far as TensorFlow infers it, and its dtype's number."""
+    graph = _import_graph(graph_def)
     found: Dict[str, Shape] = {}
     types: Dict[str, int] = {}
     for operation in graph.get_operations():
@@ -67,8 +67,8 @@ def shapes_and_types(graph_def: Any) -> Tuple[Dict[str, Shape], Dict[str, int]]:
     return found, types
 
 
-def in_order(graph_def: Any) -> List[Any]:
-    """The nodes, each after those that it reads."""
+def sort_nodes(graph_def: Any) -> List[Any]:
+    """Return the nodes in topological order: each after those that it reads."""
     nodes = {node.name: node for node in graph_def.node}
     done: Set[str] = set()
     ordered: List[Any] = []
@@ -76,7 +76,7 @@ def in_order(graph_def: Any) -> List[Any]:
         pending = [first.name]
         while pending:
             name = pending[-1]
-            missing = [owner(i) for i in nodes[name].input if owner(i) not in done]
+            missing = [get_node_name(i) for i in nodes[name].input if get_node_name(i) not in done]
             if name in done or not missing:
                 pending.pop()
                 if name not in done:
@@ -87,48 +87,48 @@ def in_order(graph_def: Any) -> List[Any]:
     return ordered
 
 
-def pruned(graph_def: Any, wanted: Sequence[str]) -> Any:
-    """What these tensors need."""
+def prune(graph_def: Any, wanted: Sequence[str]) -> Any:
+    """Return the subgraph that these tensors need."""
     tf = import_tensorflow()
     from tensorflow.python.framework import graph_util_impl
 
-    names = list(dict.fromkeys(owner(name) for name in wanted))
+    names = list(dict.fromkeys(get_node_name(name) for name in wanted))
     with _quiet(tf):
         return graph_util_impl.extract_sub_graph(graph_def, names)
 
 
-def folded(graph_def: Any, kept: Sequence[str]) -> Any:
-    """The graph with all that needs no input computed. `kept` are inputs and outputs."""
-    names = {owner(name) for name in kept}
+def fold_constants(graph_def: Any, kept: Sequence[str]) -> Any:
+    """Return the graph after constant folding; `kept` are its inputs and outputs."""
+    names = {get_node_name(name) for name in kept}
     while True:
-        graph = _imported(graph_def)
-        # What shapes are computed from may give more static shapes: until there are none left.
-        shapes = _static_shapes(graph_def, graph, names)
-        known = shapes or _computed(graph_def, graph, names)
+        graph = _import_graph(graph_def)
+        # A folded shape may make further shapes static: repeat until no more are found.
+        shapes = _compute_static_shapes(graph_def, graph, names)
+        known = shapes or _compute_constants(graph_def, graph, names)
         if known:
-            graph_def = pruned(_with_constants(graph_def, known), kept)
+            graph_def = prune(_insert_constants(graph_def, known), kept)
         if not shapes:
             return graph_def
 
 
-def _with_constants(graph_def: Any, known: Dict[str, np.ndarray]) -> Any:
-    """The graph with a Const in the place of each of these tensors."""
+def _insert_constants(graph_def: Any, known: Dict[str, np.ndarray]) -> Any:
+    """Return the graph with each of these tensors replaced by a Const."""
     nodes: List[Any] = []
     for node in graph_def.node:
         for index, name in enumerate(node.input):
-            if key(name) in known and not name.startswith("^"):
-                node.input[index] = _constant_name(key(name))
+            if make_tensor_name(name) in known and not name.startswith("^"):
+                node.input[index] = _make_constant_name(make_tensor_name(name))
         nodes.append(node)
-    nodes += [constant_node(_constant_name(name), value) for name, value in known.items()]
-    return with_nodes(graph_def, nodes)
+    nodes += [make_constant_node(_make_constant_name(name), value) for name, value in known.items()]
+    return replace_nodes(graph_def, nodes)
 
 
-def _constant_name(tensor: str) -> str:
-    return f"{short(tensor)}/known".replace(":", "/")
+def _make_constant_name(tensor: str) -> str:
+    return f"{shorten_name(tensor)}/known".replace(":", "/")
 
 
-def _static_shapes(graph_def: Any, graph: Any, kept: Set[str]) -> Dict[str, np.ndarray]:
-    """The values of operators that ask for a shape that is known."""
+def _compute_static_shapes(graph_def: Any, graph: Any, kept: Set[str]) -> Dict[str, np.ndarray]:
+    """Return the values of Shape, Size and Rank operators on tensors of static shape."""
     found: Dict[str, np.ndarray] = {}
     for node in graph_def.node:
         if node.op not in ("Shape", "Size", "Rank") or node.name in kept:
@@ -141,27 +141,27 @@ def _static_shapes(graph_def: Any, graph: Any, kept: Set[str]) -> Dict[str, np.n
     return found
 
 
-def _computed(graph_def: Any, graph: Any, kept: Set[str]) -> Dict[str, np.ndarray]:
-    """The values of tensors that depend on no input and are read by operators that do."""
+def _compute_constants(graph_def: Any, graph: Any, kept: Set[str]) -> Dict[str, np.ndarray]:
+    """Compute the tensors that depend on no input and are read by operators that do."""
     tf = import_tensorflow()
     constant: Set[str] = set()
-    for node in in_order(graph_def):
+    for node in sort_nodes(graph_def):
         operation = graph.get_operation_by_name(node.name)
-        known = bool(node.input) and all(owner(name) in constant for name in node.input)
+        known = bool(node.input) and all(get_node_name(name) in constant for name in node.input)
         if node.op == "Const" or (known and node.op not in _NEVER and not operation._is_stateful):
             constant.add(node.name)
     inner = constant - kept
     wanted = {
-        key(name): graph.get_tensor_by_name(key(name))
+        make_tensor_name(name): graph.get_tensor_by_name(make_tensor_name(name))
         for node in graph_def.node
         if node.name not in constant or node.name in kept
-        for name in data_inputs(node)
-        if owner(name) in inner
+        for name in list_data_inputs(node)
+        if get_node_name(name) in inner
     }
     wanted = {name: tensor for name, tensor in wanted.items() if tensor.op.type != "Const"}
     if not wanted:
         return {}
-    with tf.compat.v1.Session(graph=graph, config=_single_threaded(tf)) as session:
+    with tf.compat.v1.Session(graph=graph, config=_make_session_config(tf)) as session:
         values = session.run(wanted)
     found: Dict[str, np.ndarray] = {}
     for name, tensor in wanted.items():
@@ -173,7 +173,7 @@ def _computed(graph_def: Any, graph: Any, kept: Set[str]) -> Dict[str, np.ndarra
     return found
 
 
-def _imported(graph_def: Any) -> Any:
+def _import_graph(graph_def: Any) -> Any:
     tf = import_tensorflow()
     graph = tf.Graph()
     with graph.as_default():
@@ -181,8 +181,8 @@ def _imported(graph_def: Any) -> Any:
     return graph
 
 
-def with_nodes(graph_def: Any, nodes: Sequence[Any]) -> Any:
-    """The same graph with other nodes: its functions and versions stay."""
+def replace_nodes(graph_def: Any, nodes: Sequence[Any]) -> Any:
+    """Return a graph with other nodes, but the same functions and versions."""
     result = type(graph_def)()
     result.versions.CopyFrom(graph_def.versions)
     result.library.CopyFrom(graph_def.library)
@@ -190,7 +190,7 @@ def with_nodes(graph_def: Any, nodes: Sequence[Any]) -> Any:
     return result
 
 
-def _single_threaded(tf: Any) -> Any:
+def _make_session_config(tf: Any) -> Any:
     config = tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1
     )
@@ -199,7 +199,7 @@ def _single_threaded(tf: Any) -> Any:
 
 
 class _quiet:
-    """Without the deprecation warnings of what has no successor for a GraphDef."""
+    """A context without the deprecation warnings of GraphDef functions that have no successor."""
 
     def __init__(self, tf: Any) -> None:
         self._logger = tf.get_logger()

@@ -1,4 +1,4 @@
-"""Frozen graphs: how each operator is done on channels-last twins (see `graph_layout`)."""
+"""Handlers that emit the operators of a frozen graph on channels-last twins (see `layout`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Sequence, Set, Tuple
 
 import numpy as np
 
-from stages.fixes.graph.folding import key, short, with_nodes
+from stages.fixes.graph.folding import make_tensor_name, replace_nodes, shorten_name
 from stages.fixes.graph.layout import (
     REDUCTIONS,
     TO_FIRST,
@@ -26,23 +26,23 @@ ELEMENTWISE = (
 )  # fmt: skip
 
 
-def channels_last(
+def convert_to_channels_last(
     graph_def: Any, outputs: Sequence[str], io: bool = False
 ) -> Tuple[Any, List[str], Set[str]]:
-    """The graph with channels last, the names that its outputs have there, and what was turned.
+    """Rewrite a graph to channels-last layout; fold its constants and fix its shapes before.
 
-    Constants should be folded before, and shapes be static: what has none stays as it is. With
-    `io`, inputs and outputs that are images have their channels last too; the names of these
-    tensors, as in the given graph, are the last result.
+    Tensors without a static shape stay as they are. Return the graph and its outputs' names there;
+    with `io`, inputs and outputs that are images have their channels last too, and the last result
+    holds their names in the given graph.
     """
     rewriting = Rewriting(graph_def, HANDLERS, io)
     rewriting.run()
     names = [rewriting.output(name) for name in outputs]
-    rewriting.direct_inputs()
-    return with_nodes(graph_def, rewriting.nodes), names, rewriting.turned_io
+    rewriting.merge_input_transposes()
+    return replace_nodes(graph_def, rewriting.nodes), names, rewriting.turned_io
 
 
-def _elementwise(rewriting: Rewriting, node: Any, values: Sequence[Value]) -> bool:
+def _emit_elementwise(rewriting: Rewriting, node: Any, values: Sequence[Value]) -> bool:
     if not any(value.is_pending for value in values):
         return False
     if not all(value.const is not None or value.is_image or value.shape == () for value in values):
@@ -51,7 +51,7 @@ def _elementwise(rewriting: Rewriting, node: Any, values: Sequence[Value]) -> bo
     for value in values:
         if value.const is not None:
             assert value.plain is not None
-            inputs.append(rewriting.constant(short(value.plain), _broadcast(value.const)))
+            inputs.append(rewriting.constant(shorten_name(value.plain), _broadcast(value.const)))
         else:
             inputs.append(rewriting.twin(value) if value.is_image else rewriting.plain(value))
     rewriting.emit(node, inputs, twin=True)
@@ -59,7 +59,7 @@ def _elementwise(rewriting: Rewriting, node: Any, values: Sequence[Value]) -> bo
 
 
 def _broadcast(array: np.ndarray) -> np.ndarray:
-    """An operand broadcast to channels first, for channels last, of as few axes as can be."""
+    """Turn an operand that broadcasts channels-first into a channels-last one of fewest axes."""
     if array.size == 1:
         return array.reshape(())
     turned = array.reshape((1,) * (4 - array.ndim) + array.shape).transpose(TO_LAST)
@@ -74,13 +74,13 @@ def _concat(rewriting: Rewriting, node: Any, values: Sequence[Value]) -> bool:
         return False
     if not all(part.is_image for part in parts):
         return False
-    position = rewriting.constant(f"{node.name}/axis", _axis(axis.const))
+    position = rewriting.constant(f"{node.name}/axis", _map_axes(axis.const))
     rewriting.emit(node, [*(rewriting.twin(part) for part in parts), position], twin=True)
     return True
 
 
-def _axis(axes: np.ndarray) -> np.ndarray:
-    """Axes of a plain tensor, in its twin."""
+def _map_axes(axes: np.ndarray) -> np.ndarray:
+    """Return the axes of a plain tensor as axes of its twin."""
     turned = [TWIN_AXIS[int(axis) % 4] for axis in axes.ravel()]
     return np.array(turned, axes.dtype).reshape(axes.shape)
 
@@ -89,7 +89,7 @@ def _split(rewriting: Rewriting, node: Any, values: Sequence[Value]) -> bool:
     at, axis = (1, values[0]) if node.op == "Split" else (0, values[2])
     if not values[at].is_pending or axis.const is None:
         return False
-    position = rewriting.constant(f"{node.name}/axis", _axis(axis.const))
+    position = rewriting.constant(f"{node.name}/axis", _map_axes(axis.const))
     twin = rewriting.twin(values[at])
     if node.op == "Split":
         rewriting.emit(node, [position, twin], twin=True)
@@ -114,22 +114,22 @@ def _reduce(rewriting: Rewriting, node: Any, values: Sequence[Value]) -> bool:
     reduced = {int(axis) % 4 for axis in axes.const.ravel()}
     left = [axis for axis in range(4) if axis not in reduced]
     keeps = node.attr["keep_dims"].b
-    # Without them, the axes that are left must follow each other in the same order.
+    # If the reduced axes are dropped, the others must have the same order in both layouts.
     if not keeps and sorted(left, key=lambda axis: TWIN_AXIS[axis]) != left:
         return False
-    position = rewriting.constant(f"{node.name}/axes", np.sort(_axis(axes.const.reshape(-1))))
+    position = rewriting.constant(f"{node.name}/axes", np.sort(_map_axes(axes.const.reshape(-1))))
     new = rewriting.emit(node, [rewriting.twin(image), position], twin=True)
     if not keeps:
-        # A plain value, of another name than the given node's only because it is made from a twin.
+        # The result is plain; it has a name of its own only because it is made from a twin.
         rewriting.define(f"{node.name}:0", plain=f"{new.name}:0")
     return True
 
 
 def _reshape(rewriting: Rewriting, node: Any, values: Sequence[Value]) -> bool:
-    """Reshape or Squeeze of a tensor that has its elements in one order in both layouts."""
+    """Emit a Reshape or Squeeze of a tensor with the same element order in both layouts."""
     name = f"{node.name}:0"
     shape = rewriting.shapes[name]
-    if _shuffle(rewriting, node):
+    if _emit_shuffle(rewriting, node):
         return True
     if not values[0].is_pending or not values[0].is_flat or shape is None or None in shape:
         return False
@@ -139,17 +139,17 @@ def _reshape(rewriting: Rewriting, node: Any, values: Sequence[Value]) -> bool:
     return True
 
 
-def _shuffle(rewriting: Rewriting, node: Any) -> bool:
-    """A shuffle of channels (Reshape, Transpose, Reshape by way of groups) on the twin.
+def _emit_shuffle(rewriting: Rewriting, node: Any) -> bool:
+    """Emit a channel shuffle (Reshape, Transpose, Reshape through groups) on the twin.
 
-    The plain operators before are emitted already; nothing reads them any more, and they go.
+    Its plain operators have been emitted already; nothing reads them now, so pruning drops them.
     """
     turn = rewriting.producer(node.input[0])
     first = rewriting.producer(turn.input[0]) if turn.op == "Transpose" else None
     if first is None or first.op != "Reshape":
         return False
-    order = rewriting.values[key(turn.input[1])].const
-    image = rewriting.values[key(first.input[0])]
+    order = rewriting.values[make_tensor_name(turn.input[1])].const
+    image = rewriting.values[make_tensor_name(first.input[0])]
     grouped, result = rewriting.shapes[f"{first.name}:0"], rewriting.shapes[f"{node.name}:0"]
     if order is None or tuple(order) != (0, 2, 1, 3, 4) or not image.is_pending:
         return False
@@ -202,7 +202,7 @@ def _slice(rewriting: Rewriting, node: Any, values: Sequence[Value]) -> bool:
     return True
 
 
-def _strided_slice(rewriting: Rewriting, node: Any, values: Sequence[Value]) -> bool:
+def _emit_strided_slice(rewriting: Rewriting, node: Any, values: Sequence[Value]) -> bool:
     image, *bounds = values
     masks = ("shrink_axis_mask", "new_axis_mask", "ellipsis_mask")
     if not image.is_pending or any(node.attr[mask].i for mask in masks):
@@ -211,7 +211,10 @@ def _strided_slice(rewriting: Rewriting, node: Any, values: Sequence[Value]) -> 
     if any(array is None for array in arrays):
         return False
     given = len(arrays[0])  # type: ignore[arg-type]
-    turned = [np.array([0, 0, 0, 0] if i < 2 else [1, 1, 1, 1], arrays[0].dtype) for i in range(3)]  # type: ignore
+    turned = [
+        np.array([0, 0, 0, 0] if i < 2 else [1, 1, 1, 1], arrays[0].dtype)  # type: ignore
+        for i in range(3)
+    ]
     opened = {"begin_mask": 0, "end_mask": 0}
     for axis in range(4):
         for array, target in zip(arrays, turned):
@@ -230,17 +233,17 @@ def _strided_slice(rewriting: Rewriting, node: Any, values: Sequence[Value]) -> 
     return True
 
 
-def _identity(rewriting: Rewriting, node: Any, values: Sequence[Value]) -> bool:
+def _forward_identity(rewriting: Rewriting, node: Any, values: Sequence[Value]) -> bool:
     value = rewriting.define(f"{node.name}:0", values[0].plain, values[0].twin)
     value.const = values[0].const
     return True
 
 
 HANDLERS: Dict[str, Handler] = {
-    **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys(ELEMENTWISE, _emit_elementwise),
     **dict.fromkeys(REDUCTIONS, _reduce),
     "ConcatV2": _concat,
-    "Identity": _identity,
+    "Identity": _forward_identity,
     "MirrorPad": _pad,
     "Pad": _pad,
     "PadV2": _pad,
@@ -249,6 +252,6 @@ HANDLERS: Dict[str, Handler] = {
     "Split": _split,
     "SplitV": _split,
     "Squeeze": _reshape,
-    "StridedSlice": _strided_slice,
+    "StridedSlice": _emit_strided_slice,
     "Transpose": _transpose,
 }

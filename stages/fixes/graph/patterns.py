@@ -1,4 +1,4 @@
-"""Frozen graphs: groups of operators that are one operator of TensorFlow Lite."""
+"""Groups of operators in frozen graphs that become one operator of TensorFlow Lite."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, Dict, List, Optional, Set, Tuple
 import numpy as np
 
 from stages.fixes.graph.folding import (
-    constant_node,
-    constants,
-    data_inputs,
-    key,
-    owner,
-    shapes_and_types,
-    short,
-    with_nodes,
+    get_node_name,
+    infer_shapes_and_types,
+    list_data_inputs,
+    make_constant_node,
+    make_tensor_name,
+    read_constants,
+    replace_nodes,
+    shorten_name,
 )
 from stages.kit.tensorflow import import_tensorflow
 
@@ -22,20 +22,20 @@ _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 
 
 def merge_depthwise(graph_def: Any) -> Tuple[Any, bool]:
-    """A Conv2D a channel, between a Split and a Concat, as one DepthwiseConv2dNative.
+    """Merge a Conv2D per channel, between Split and Concat, into one DepthwiseConv2dNative.
 
-    So onnx-tf 1.6.0 writes a depthwise convolution. Whether there was one.
+    onnx-tf 1.6.0 writes depthwise convolutions this way. Return the graph and whether it changed.
     """
     nodes = {node.name: node for node in graph_def.node}
-    arrays = constants(graph_def)
+    arrays = read_constants(graph_def)
     merged: Dict[str, List[Any]] = {}
     for concat in graph_def.node:
-        found = _channelwise(concat, nodes, arrays) if concat.op == "ConcatV2" else None
+        found = _match_channelwise(concat, nodes, arrays) if concat.op == "ConcatV2" else None
         if found is None:
             continue
         image, convolutions = found
-        weights = [arrays[key(node.input[1])] for node in convolutions]
-        filters = constant_node(f"{concat.name}/filters", np.concatenate(weights, axis=2))
+        weights = [arrays[make_tensor_name(node.input[1])] for node in convolutions]
+        filters = make_constant_node(f"{concat.name}/filters", np.concatenate(weights, axis=2))
         new = import_tensorflow().compat.v1.NodeDef()
         new.CopyFrom(convolutions[0])
         new.name, new.op = concat.name, "DepthwiseConv2dNative"
@@ -48,63 +48,64 @@ def merge_depthwise(graph_def: Any) -> Tuple[Any, bool]:
     if not merged:
         return graph_def, False
     result = [new for node in graph_def.node for new in merged.get(node.name, [node])]
-    return with_nodes(graph_def, result), True
+    return replace_nodes(graph_def, result), True
 
 
-def _channelwise(
+def _match_channelwise(
     concat: Any, nodes: Dict[str, Any], arrays: Dict[str, np.ndarray]
 ) -> Optional[Tuple[str, List[Any]]]:
-    """What is split into channels, and the convolution of each; None if it is not so."""
-    *parts, axis = data_inputs(concat)
-    convolutions = [nodes[owner(part)] for part in parts]
+    """Return the tensor that is split into channels and the convolution of each, or None."""
+    *parts, axis = list_data_inputs(concat)
+    convolutions = [nodes[get_node_name(part)] for part in parts]
     first = convolutions[0]
-    if any(node.op != "Conv2D" or _attributes(node) != _attributes(first) for node in convolutions):
+    if any(node.op != "Conv2D" or _read_attrs(node) != _read_attrs(first) for node in convolutions):
         return None
     channels = 1 if first.attr["data_format"].s == b"NCHW" else 3
-    split = nodes[owner(first.input[0])]
+    split = nodes[get_node_name(first.input[0])]
     if split.op != "Split" or split.attr["num_split"].i != len(parts):
         return None
-    weights = [arrays.get(key(node.input[1])) for node in convolutions]
+    weights = [arrays.get(make_tensor_name(node.input[1])) for node in convolutions]
     shape = None if weights[0] is None else weights[0].shape
     if shape is None or shape[2] != 1 or any(w is None or w.shape != shape for w in weights):
         return None
-    axes = [arrays.get(key(name)) for name in (axis, split.input[0])]
+    axes = [arrays.get(make_tensor_name(name)) for name in (axis, split.input[0])]
     if any(found is None or int(found) % 4 != channels for found in axes):
         return None
     wanted = [f"{split.name}:{index}" for index in range(len(parts))]
-    if [key(node.input[0]) for node in convolutions] != wanted:
+    if [make_tensor_name(node.input[0]) for node in convolutions] != wanted:
         return None
     if first.attr["padding"].s == b"EXPLICIT":
         return None
     return split.input[1], convolutions
 
 
-def _attributes(node: Any) -> Dict[str, bytes]:
+def _read_attrs(node: Any) -> Dict[str, bytes]:
     return {name: value.SerializeToString() for name, value in node.attr.items() if name[0] != "_"}
 
 
 def merge_batchnorm(graph_def: Any, kept: Set[str]) -> Tuple[Any, bool]:
-    """Factors and summands a channel, after a convolution, in its weights and one BiasAdd.
+    """Merge factors and summands per channel after a convolution into its weights and one BiasAdd.
 
     Computed in float64: TensorFlow Lite's converter does the same in float32. `kept` are outputs.
+    Return the graph and whether it changed.
     """
-    arrays, (known, _) = constants(graph_def), shapes_and_types(graph_def)
+    arrays, (known, _) = read_constants(graph_def), infer_shapes_and_types(graph_def)
     readers: Dict[str, List[Any]] = {}
     for node in graph_def.node:
-        for name in data_inputs(node):
-            readers.setdefault(owner(name), []).append(node)
+        for name in list_data_inputs(node):
+            readers.setdefault(get_node_name(name), []).append(node)
     made: Dict[str, List[Any]] = {}
     for node in graph_def.node:
         if node.op not in _CONVOLUTIONS or node.attr["data_format"].s == b"NCHW":
             continue
-        shape, weights = known[f"{node.name}:0"], arrays.get(key(node.input[1]))
+        shape, weights = known[f"{node.name}:0"], arrays.get(make_tensor_name(node.input[1]))
         if weights is None or shape is None or shape[-1] is None:
             continue
         factor = np.ones(shape[-1])
         bias = np.zeros(shape[-1])
         end = node
         while end.name not in kept and len(readers.get(end.name, [])) == 1:
-            step = _per_channel(readers[end.name][0], end.name, arrays, shape[-1])
+            step = _match_per_channel(readers[end.name][0], end.name, arrays, shape[-1])
             if step is None:
                 break
             factor, bias, end = factor * step[0], bias * step[0] + step[1], readers[end.name][0]
@@ -113,8 +114,8 @@ def merge_batchnorm(graph_def: Any, kept: Set[str]) -> Tuple[Any, bool]:
         # A depthwise filter has its channels in the last two axes, in the order of the result.
         axes = 1 if node.op == "Conv2D" else 2
         scaled = weights * factor.reshape(weights.shape[-axes:])
-        filters = constant_node(f"{end.name}/weights", scaled.astype(weights.dtype))
-        summand = constant_node(f"{end.name}/bias", bias.astype(weights.dtype))
+        filters = make_constant_node(f"{end.name}/weights", scaled.astype(weights.dtype))
+        summand = make_constant_node(f"{end.name}/bias", bias.astype(weights.dtype))
         made[node.name] = [filters, node]
         node.input[1] = filters.name
         add = import_tensorflow().compat.v1.NodeDef(name=end.name, op="BiasAdd")
@@ -125,18 +126,18 @@ def merge_batchnorm(graph_def: Any, kept: Set[str]) -> Tuple[Any, bool]:
     if not made:
         return graph_def, False
     result = [new for node in graph_def.node for new in made.get(node.name, [node])]
-    return with_nodes(graph_def, result), True
+    return replace_nodes(graph_def, result), True
 
 
-def _per_channel(
+def _match_per_channel(
     node: Any, image: str, arrays: Dict[str, np.ndarray], channels: int
 ) -> Optional[Tuple[np.ndarray, np.ndarray]]:
-    """The factor and summand of each channel, in float64, if that is all that an operator does."""
-    names = [owner(name) for name in data_inputs(node)]
+    """Return an operator's factor and summand per channel in float64, or None if it does more."""
+    names = [get_node_name(name) for name in list_data_inputs(node)]
     if node.op not in ("Add", "AddV2", "BiasAdd", "Mul", "Sub") or names.count(image) != 1:
         return None
     at = names.index(image)
-    array = arrays.get(key(node.input[1 - at]))
+    array = arrays.get(make_tensor_name(node.input[1 - at]))
     if array is None or array.size not in (1, channels) or (node.op == "Sub" and at == 1):
         return None
     if array.size == channels and array.shape[-1:] != (channels,):
@@ -148,14 +149,14 @@ def _per_channel(
 
 
 def merge_clips(graph_def: Any, kept: Set[str]) -> Tuple[Any, bool]:
-    """Minimum with 6 and maximum with 0 as Relu6, which a convolution fuses."""
+    """Merge a minimum with 6 and a maximum with 0 into Relu6, which a convolution fuses."""
     nodes = {node.name: node for node in graph_def.node}
-    arrays = constants(graph_def)
+    arrays = read_constants(graph_def)
     changed = False
     for node in graph_def.node:
-        outer = _bound(node, arrays)
-        inner = nodes.get(owner(outer[0])) if outer is not None else None
-        bound = _bound(inner, arrays) if inner is not None else None
+        outer = _match_bound(node, arrays)
+        inner = nodes.get(get_node_name(outer[0])) if outer is not None else None
+        bound = _match_bound(inner, arrays) if inner is not None else None
         if outer is None or bound is None or inner is None:
             continue
         if {(node.op, outer[1]), (inner.op, bound[1])} == {("Minimum", 6.0), ("Maximum", 0.0)}:
@@ -166,28 +167,31 @@ def merge_clips(graph_def: Any, kept: Set[str]) -> Tuple[Any, bool]:
     return graph_def, changed
 
 
-def _bound(node: Any, arrays: Dict[str, np.ndarray]) -> Optional[Tuple[str, float]]:
-    """The operand of a Minimum or Maximum, and the number that bounds it."""
+def _match_bound(node: Any, arrays: Dict[str, np.ndarray]) -> Optional[Tuple[str, float]]:
+    """Return the operand of a Minimum or Maximum and the number that bounds it, or None."""
     if node.op not in ("Minimum", "Maximum"):
         return None
     for image, bound in (node.input[:2], list(node.input[:2])[::-1]):
-        array = arrays.get(key(bound))
+        array = arrays.get(make_tensor_name(bound))
         if array is not None and array.size == 1 and array.dtype.kind == "f":
             return str(image), float(array.ravel()[0])
     return None
 
 
 def merge_padding(graph_def: Any, kept: Set[str]) -> Tuple[Any, bool]:
-    """A Pad with zeros before a convolution as its padding SAME, where that is the same."""
+    """Replace a Pad with zeros before a convolution by padding SAME where the two are equal."""
     nodes = {node.name: node for node in graph_def.node}
-    arrays, (known, _) = constants(graph_def), shapes_and_types(graph_def)
+    arrays, (known, _) = read_constants(graph_def), infer_shapes_and_types(graph_def)
     changed = False
     for node in graph_def.node:
-        pad = nodes[owner(node.input[0])] if node.op in _CONVOLUTIONS else None
+        pad = nodes[get_node_name(node.input[0])] if node.op in _CONVOLUTIONS else None
         if pad is None or pad.op != "Pad" or node.attr["padding"].s != b"VALID":
             continue
-        amounts, shape = arrays.get(key(pad.input[1])), known[key(pad.input[0])]
-        kernel = known[key(node.input[1])]
+        amounts, shape = (
+            arrays.get(make_tensor_name(pad.input[1])),
+            known[make_tensor_name(pad.input[0])],
+        )
+        kernel = known[make_tensor_name(node.input[1])]
         if amounts is None or shape is None or kernel is None or None in shape + kernel:
             continue
         last = node.attr["data_format"].s != b"NCHW"
@@ -207,8 +211,8 @@ def merge_padding(graph_def: Any, kept: Set[str]) -> Tuple[Any, bool]:
 
 
 def drop_neutral(graph_def: Any, kept: Set[str]) -> Any:
-    """Without what changes nothing: readers of `x * 1`, `x + 0` and Concat(x) read x."""
-    arrays, (known, _) = constants(graph_def), shapes_and_types(graph_def)
+    """Bypass operators that change nothing: readers of `x * 1`, `x + 0` and Concat(x) read x."""
+    arrays, (known, _) = read_constants(graph_def), infer_shapes_and_types(graph_def)
     alias: Dict[str, str] = {}
     for node in graph_def.node:
         for index, name in enumerate(node.input):
@@ -223,9 +227,9 @@ def drop_neutral(graph_def: Any, kept: Set[str]) -> Any:
         if neutral is None:
             continue
         for image, other in (node.input[:2], list(node.input[:2])[::-1]):
-            array = arrays.get(key(other))
-            same = known[key(image)] == known[f"{node.name}:0"] is not None
+            array = arrays.get(make_tensor_name(other))
+            same = known[make_tensor_name(image)] == known[f"{node.name}:0"] is not None
             if array is not None and same and (array == neutral).all():
-                alias[node.name] = short(key(image))
+                alias[node.name] = shorten_name(make_tensor_name(image))
                 break
     return graph_def

@@ -1,1 +1,1 @@
-"""Repairs of onnx-tf 1.6.0: its handlers replaced, its graph laid out channels last."""
+"""Repairs of onnx-tf 1.6.0: other handlers, and a graph in channels-last layout."""

@@ -1,4 +1,4 @@
-"""The entry of the stage `onnx-tf`: a conversion with fixes."""
+"""The entry point of the stage `onnx-tf`: a conversion with fixes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ register_all()
 
 
 class Representation:
-    """What TensorflowRep is to the stage: a graph, its inputs and outputs by ONNX name."""
+    """A stand-in for TensorflowRep: a graph with its inputs and outputs by ONNX name."""
 
-    # The output tensors have their final names already; export_graph renames none.
+    # The output tensors have their final names already: export_graph renames nothing.
     keeps_names = True
 
     def __init__(
@@ -48,12 +48,12 @@ class Representation:
         self.directly = directly
 
     def export_graph(self, path: str) -> None:
-        """Write what the outputs need, and all inputs, in the order of the graph."""
+        """Write all inputs and what the outputs need, in the graph's order."""
         wanted = [self.tensor_dict[name].op.name for name in [*self.inputs, *self.outputs]]
         pruned = prune.prune(self.graph, wanted)
         if self.directly:
-            prune.direct_inputs(pruned)
-            # Once more, without what the direct transposes have left over.
+            prune.merge_input_transposes(pruned)
+            # Prune again: the merged transposes leave operators that nothing reads.
             pruned = tf.compat.v1.graph_util.extract_sub_graph(pruned, wanted)
         Path(path).write_bytes(pruned.SerializeToString(deterministic=True))
 
@@ -65,27 +65,27 @@ def convert_with_fixes(
     channels_last_io: bool = False,
     layers: Optional[Mapping[str, str]] = None,
 ) -> Tuple[Any, List[str]]:
-    """Convert an ONNX model with these fixes; the names of those that did something, sorted.
+    """Convert an ONNX model; return it and the sorted names of the fixes that changed something.
 
     `expected` are the inputs of the PyTorch model: those that the exporter dropped, since no output
-    needs them, become inputs that nothing reads. `layers` has module paths by ONNX tensor.
+    needs them, become inputs that nothing reads. `layers` maps ONNX tensors to module paths.
 
-    With `channels_last_io`, inputs and outputs that are images lie in the graph's own order, which
-    the result's `axes` tells.
+    With `channels_last_io`, inputs and outputs that are images keep the graph's own order of axes,
+    which the result's `axes` holds.
 
-    Raises `StageError` that names the layer that cannot be converted.
+    Raises `StageError`, naming the layer, if one cannot be converted.
     """
     fixes = set(fixes)
     source = Graph(model.graph)
     used = rewrite(source, fixes)
     if "outputs" in fixes:
-        _name_without_chance()
+        _number_suffixes()
     graph = tf.Graph()
     with graph.as_default():
         emitter = Emitter(TensorflowBackend, model.opset_import, fixes)
         emitter.used |= used
         emitter.layers = layers or {}
-        emitter.reserved |= {_safe(name) for name in source.outputs}
+        emitter.reserved |= {_sanitize(name) for name in source.outputs}
         tensors: Dict[str, tf.Tensor] = {}
         axes: Dict[str, Order] = {}
         for info in source.inputs:
@@ -101,9 +101,11 @@ def convert_with_fixes(
             if is_image and channels_last_io:
                 order = axes[info.name] = channels_last(len(shape))
             tensor = tf.compat.v1.placeholder(
-                data_type.onnx2tf(kind.elem_type), [shape[axis] for axis in order], _safe(info.name)
+                data_type.onnx2tf(kind.elem_type),
+                [shape[axis] for axis in order],
+                _sanitize(info.name),
             )
-            value = emitter.values[info.name] = Value.of_tensor(tensor, order)
+            value = emitter.values[info.name] = Value.from_tensor(tensor, order)
             if is_image:
                 value.preferred = channels_last(len(shape))
             emitter.reserved.add(tensor.op.name)
@@ -111,7 +113,7 @@ def convert_with_fixes(
         for tensor in expected:
             if tensor.name not in tensors:
                 tensors[tensor.name] = tf.compat.v1.placeholder(
-                    tensor.dtype, tensor.shape, _safe(tensor.name)
+                    tensor.dtype, tensor.shape, _sanitize(tensor.name)
                 )
         emitter.run(source)
         inputs = list(tensors)
@@ -128,10 +130,10 @@ def convert_with_fixes(
             result.values = emitter.values
             return result, sorted(emitter.used & fixes)
         for name, tensor in outputs.items():
-            # An operator of its own, even for an input or an interior tensor.
-            # One that has an input's very name is that input.
+            # Each output gets an operator of its own, even for an input or an interior tensor;
+            # only one that has an input's very name is that input.
             if name not in tensors:
-                outputs[name] = tf.identity(tensor, _safe(name))
+                outputs[name] = tf.identity(tensor, _sanitize(name))
             else:
                 outputs[name] = tensors[name]
         emitter.used.add("outputs")
@@ -148,18 +150,18 @@ def convert_with_fixes(
 
 
 def _is_image(value: Value) -> bool:
-    """Whether a value lies channels last in the graph."""
+    """Tell whether a value lies channels-last in the graph."""
     return value.const is None and value.rank >= 4 and value.order == channels_last(value.rank)
 
 
-def _safe(name: str) -> str:
-    """A name that TensorFlow allows."""
+def _sanitize(name: str) -> str:
+    """Turn a name into one that TensorFlow allows."""
     name = re.sub(r"[^A-Za-z0-9_.\-/]", "_", name)
     return name if re.match(r"[A-Za-z0-9.]", name) else f"t{name}"
 
 
-def _name_without_chance() -> None:
-    """onnx-tf makes some names unique by a random suffix; count instead."""
+def _number_suffixes() -> None:
+    """Number the names that onnx-tf would make unique by a random suffix."""
     counter = itertools.count()
     for name, module in list(sys.modules.items()):
         if name.startswith("onnx_tf") and callable(getattr(module, "get_unique_suffix", None)):

@@ -1,4 +1,4 @@
-"""Emit an ONNX graph node by node: by a fix's handler if there is one, else by onnx-tf's own."""
+"""The emission of an ONNX graph node by node, by a fix's handler or else by onnx-tf's own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stages.kit.contract import StageError
 
 
 class Decline(Exception):
-    """A handler cannot do this node; the next one gets it, in the end onnx-tf's own."""
+    """Raised by a handler that cannot emit a node: the next one gets it, finally onnx-tf's own."""
 
 
 class Node:
@@ -50,7 +50,7 @@ _HANDLERS: Dict[str, List[Tuple[str, Handler]]] = {}
 
 
 def handles(fix: str, *op_types: str) -> Callable[[Handler], Handler]:
-    """Register a handler of a fix for these ONNX operators."""
+    """Return a decorator that registers a fix's handler for these ONNX operators."""
 
     def register(handler: Handler) -> Handler:
         for op_type in op_types:
@@ -71,37 +71,37 @@ class Emitter:
         self.used: Set[str] = set()
         self.values: Dict[str, Value] = {}
         self.reserved: Set[str] = set()
-        # Names that some node, or the graph's outputs, read.
+        # Tensors that some node reads, or that are the graph's outputs.
         self.consumed: Set[str] = set()
-        # The module path in the user's model by tensor, where it is known.
+        # Module paths in the user's model by tensor, where they are known.
         self.layers: Mapping[str, str] = {}
-        # The types of the operators that read a name.
+        # The types of the operators that read each tensor.
         self.readers: Dict[str, Set[str]] = {}
         self._upstream = backend._get_handlers(opsets)
 
     def wrap(self, tensor: tf.Tensor, order: Optional[Order] = None) -> Value:
-        """A value that lies in the graph in this order, or in ONNX's if layout is not repaired."""
+        """Wrap a tensor of this axis order, transposed to ONNX's unless layout is repaired."""
         if order is None:
             order = plain(tensor.shape.rank)
         if "layout" not in self.fixes and order != plain(len(order)):
             tensor = transpose(tensor, [order.index(axis) for axis in range(len(order))])
             order = plain(len(order))
-        return Value.of_tensor(tensor, order)
+        return Value.from_tensor(tensor, order)
 
     def wrap_last(self, tensor: tf.Tensor) -> Value:
-        """A value whose tensor is channels-last."""
+        """Wrap a channels-last tensor."""
         if "layout" in self.fixes:
             self.used.add("layout")
         return self.wrap(tensor, channels_last(tensor.shape.rank))
 
     def run(self, graph: Graph, scope: str = "") -> None:
-        """Emit all nodes of a graph; their values are in `values` then."""
+        """Emit all nodes of a graph and store their results in `values`."""
         self.consumed |= set(graph.uses())
         for proto in graph.nodes:
             for name in proto.input:
                 self.readers.setdefault(name, set()).add(proto.op_type)
         for name, array in graph.consts.items():
-            self.values[name] = Value.of_const(array)
+            self.values[name] = Value.from_const(array)
         for proto in graph.nodes:
             node = Node(proto)
             inputs = [self.values[name] if name else None for name in node.inputs]
@@ -129,23 +129,25 @@ class Emitter:
                     continue
                 except StageError:
                     raise
-                except Exception as error:  # what TensorFlow says of shapes that do not fit
-                    raise self._refusal(node, inputs, f"{type(error).__name__}: {error}") from error
+                except Exception as error:  # TensorFlow's, about shapes that do not fit
+                    raise self._make_refusal(
+                        node, inputs, f"{type(error).__name__}: {error}"
+                    ) from error
                 self.used.add(fix)
                 return outputs
-            return self._by_onnx_tf(node, inputs)
+            return self._emit_by_onnx_tf(node, inputs)
 
-    def _refusal(self, node: Node, inputs: Inputs, why: str) -> StageError:
+    def _make_refusal(self, node: Node, inputs: Inputs, why: str) -> StageError:
         layer = next((self.layers[name] for name in node.outputs if name in self.layers), "")
-        return refusal(node, inputs, why, layer)
+        return make_refusal(node, inputs, why, layer)
 
-    def _by_onnx_tf(self, node: Node, inputs: Inputs) -> Sequence[Value]:
+    def _emit_by_onnx_tf(self, node: Node, inputs: Inputs) -> Sequence[Value]:
         from onnx_tf.pb_wrapper import OnnxNode
 
         handler = self._upstream.get(node.proto.domain, {}).get(node.op_type)
         if handler is None:
             why = "neither onnx-tf 1.6.0 nor a fix implements the operator"
-            raise self._refusal(node, inputs, why)
+            raise self._make_refusal(node, inputs, why)
         if node.op_type in ("If", "Loop", "Scan"):
             tensors = {name: value.tensor() for name, value in self.values.items()}
         else:
@@ -160,9 +162,9 @@ class Emitter:
                 outputs = [outputs]
             if any(tensor.shape.rank is None for tensor in outputs):
                 raise ValueError("onnx-tf's own operator loses the rank of its result")
-            return [Value.of_tensor(tensor) for tensor in outputs]
-        except Exception as error:  # onnx-tf and TensorFlow raise anything
-            raise self._refusal(node, inputs, f"{type(error).__name__}: {error}") from error
+            return [Value.from_tensor(tensor) for tensor in outputs]
+        except Exception as error:  # onnx-tf and TensorFlow raise errors of any type
+            raise self._make_refusal(node, inputs, f"{type(error).__name__}: {error}") from error
 
 
 _REMEDIES = {
@@ -174,10 +176,10 @@ _REMEDIES = {
 }
 
 
-def refusal(node: Node, inputs: Inputs, why: str, layer: str = "") -> StageError:
-    """The error that names the layer, the operator, why it cannot be converted, what to change.
+def make_refusal(node: Node, inputs: Inputs, why: str, layer: str = "") -> StageError:
+    """Return the error that names the layer, the operator, why it fails and what to change.
 
-    `layer` is its path in the user's model; without one, the ONNX node's name has to do.
+    `layer` is the path in the user's model; without one, the ONNX node's name takes its place.
     """
     shapes = ", ".join(
         "none" if v is None else "x".join("?" if d is None else str(d) for d in v.shape) or "scalar"
@@ -195,14 +197,14 @@ def refusal(node: Node, inputs: Inputs, why: str, layer: str = "") -> StageError
     )
 
 
-def need(value: Optional[Value]) -> np.ndarray:
-    """The constant that a handler cannot do without."""
+def require_constant(value: Optional[Value]) -> np.ndarray:
+    """Return a value's constant; decline if it has none."""
     if value is None or value.const is None:
         raise Decline
     return value.const
 
 
-def static(*values: Optional[Value]) -> None:
-    """Decline unless all shapes are known."""
+def require_static(*values: Optional[Value]) -> None:
+    """Decline unless all shapes are static."""
     if any(value is not None and not value.is_static for value in values):
         raise Decline

@@ -1,9 +1,9 @@
-"""Tensors in an order of axes of their own: how a graph is channels-last from end to end.
+"""Tensors with an axis order of their own, so that a graph is channels-last from end to end.
 
 A `Value` is one ONNX tensor. It may be known at conversion (`const`), and it may exist in the
-TensorFlow graph in several orders of its axes: `order[i]` is the ONNX axis that lies at position
-`i`. An ONNX Transpose costs nothing then, elementwise operators work in whatever order they find,
-and a TensorFlow transpose is emitted only where an operator needs another order.
+TensorFlow graph in several axis orders: `order[i]` is the ONNX axis at position `i`. So an ONNX
+Transpose costs nothing, elementwise operators work in whatever order they find, and a TensorFlow
+transpose is emitted only where an operator needs another order.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import tensorflow as tf
 
 Order = Tuple[int, ...]
 Shape = Tuple[Optional[int], ...]
-# Builds a tensor that is needed at last, in the wanted order if that costs nothing.
+# Builds a deferred tensor once it is needed, in the wanted order if that costs nothing.
 Build = Callable[[Optional[Order]], Tuple[tf.Tensor, Order]]
 
 
 def plain(rank: int) -> Order:
-    """ONNX's own order of axes."""
+    """Return ONNX's own order of axes."""
     return tuple(range(rank))
 
 
 def channels_last(rank: int) -> Order:
-    """Batch, space, channels."""
+    """Return the order batch, space, channels; below rank 3, ONNX's own."""
     return (0, *range(2, rank), 1) if rank >= 3 else plain(rank)
 
 
@@ -44,18 +44,18 @@ class Value:
         self.dtype = dtype
         self.const = const
         self.origin = origin
-        # The order that operators should find, if not that of the tensor there is.
+        # The order that operators should find, if not that of the existing tensor.
         self.preferred: Optional[Order] = None
         self._build = build
         self._tensors: Dict[Order, tf.Tensor] = {}
 
     @classmethod
-    def of_const(cls, array: np.ndarray) -> Value:
+    def from_const(cls, array: np.ndarray) -> Value:
         array = np.asarray(array)
         return cls(array.shape, tf.as_dtype(array.dtype), const=array)
 
     @classmethod
-    def of_tensor(cls, tensor: tf.Tensor, order: Optional[Order] = None) -> Value:
+    def from_tensor(cls, tensor: tf.Tensor, order: Optional[Order] = None) -> Value:
         if order is None:
             order = plain(tensor.shape.rank)
         sizes = tensor.shape.as_list()
@@ -73,7 +73,7 @@ class Value:
 
     @property
     def size(self) -> int:
-        return int(np.prod([d or 1 for d in self.shape], dtype=np.int64))
+        return int(np.prod([1 if d is None else d for d in self.shape], dtype=np.int64))
 
     @property
     def is_pending(self) -> bool:
@@ -86,13 +86,13 @@ class Value:
         return self.const is None and bool(self._tensors)
 
     def place(self) -> Tuple[tf.Tensor, Order]:
-        """The tensor that its operator gave, and the order of its axes."""
+        """Return the tensor that its operator emitted, and the order of its axes."""
         order, tensor = next(iter(self._tensors.items()))
         return tensor, order
 
     @property
     def order(self) -> Order:
-        """The order in which it lies in the graph."""
+        """The order of its axes in the graph."""
         if self.const is not None:
             return plain(self.rank)
         if self.preferred is not None:
@@ -101,7 +101,7 @@ class Value:
         return next(iter(self._tensors))
 
     def tensor(self, order: Optional[Order] = None) -> tf.Tensor:
-        """The tensor in this order of axes, by default in ONNX's."""
+        """Return the tensor in this order of axes, by default in ONNX's."""
         order = plain(self.rank) if order is None else tuple(order)
         if order not in self._tensors:
             if self.const is not None:
@@ -112,13 +112,10 @@ class Value:
             self._tensors[order] = transpose(tensor, [source.index(axis) for axis in order])
         return self._tensors[order]
 
-    def native(self) -> tf.Tensor:
-        return self.tensor(self.order)
-
-    def permuted(self, axes: Sequence[int]) -> Value:
-        """ONNX's Transpose: another view of the same tensors."""
+    def permute(self, axes: Sequence[int]) -> Value:
+        """Return ONNX's Transpose of this value: another view of the same tensors."""
         if self.const is not None:
-            return Value.of_const(self.const.transpose(axes))
+            return Value.from_const(self.const.transpose(axes))
         self._realize(None)
         value = Value([self.shape[axis] for axis in axes], self.dtype)
         if self.preferred is not None:
@@ -134,23 +131,23 @@ class Value:
 
 
 def sizes(shape: Sequence[Optional[int]]) -> List[int]:
-    """A shape as tf.reshape takes it."""
+    """Return a shape as tf.reshape takes it: -1 for an unknown size."""
     return [-1 if d is None else int(d) for d in shape]
 
 
 def reshape_tensor(tensor: tf.Tensor, shape: Sequence[Optional[int]]) -> tf.Tensor:
-    """tf.reshape, unless there is nothing to do."""
+    """Reshape a tensor unless it has the shape already."""
     if tensor.shape.as_list() == list(shape):
         return tensor
     return tf.reshape(tensor, sizes(shape))
 
 
 def transpose(tensor: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
-    """A transpose of as few dimensions as possible.
+    """Transpose a tensor in as few dimensions as possible.
 
     Axes of size 1 and axes that stay together are merged: TensorFlow 2.4's layout pass moves
-    transposes of four dimensions that it takes for a change of layout, sometimes to where their
-    input does not exist yet ('does not dominate'). `pruning.direct_inputs` undoes it where that
+    four-dimensional transposes that it takes for a change of layout, sometimes to before their
+    input exists ('does not dominate'). `prune.merge_input_transposes` undoes the merge where that
     cannot happen.
     """
     shape = tensor.shape.as_list()
@@ -168,13 +165,13 @@ def transpose(tensor: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
     if len(runs) < 2 or runs == sorted(runs):
         return reshape_tensor(tensor, result)
     ordered = sorted(runs)
-    merged = [_product([shape[axis] for axis in run]) for run in ordered]
+    merged = [_multiply([shape[axis] for axis in run]) for run in ordered]
     target = [ordered.index(run) for run in runs]
-    return reshape_tensor(_turn(reshape_tensor(tensor, merged), target), result)
+    return reshape_tensor(_emit_transpose(reshape_tensor(tensor, merged), target), result)
 
 
-def _turn(tensor: tf.Tensor, axes: List[int]) -> tf.Tensor:
-    """tf.transpose; of more than five axes one by one, since TensorFlow Lite 2.4 has no more."""
+def _emit_transpose(tensor: tf.Tensor, axes: List[int]) -> tf.Tensor:
+    """Transpose; beyond five axes, one axis at a time, as TensorFlow Lite 2.4 supports no more."""
     if len(axes) <= 5:
         return tf.transpose(tensor, axes)
     current = sorted(axes)
@@ -184,45 +181,45 @@ def _turn(tensor: tf.Tensor, axes: List[int]) -> tf.Tensor:
         if where == place:
             continue
         parts = [current[:place], current[place:where], [axis], current[where + 1 :]]
-        dims = [_product([shape[a] for a in part]) for part in parts]
+        dims = [_multiply([shape[a] for a in part]) for part in parts]
         tensor = tf.transpose(tf.reshape(tensor, sizes(dims)), [0, 2, 1, 3])
         current = [*parts[0], axis, *parts[1], *parts[3]]
     return reshape_tensor(tensor, [shape[axis] for axis in axes])
 
 
 def _follows(shape: Sequence[Optional[int]], first: int, second: int) -> bool:
-    """Whether only axes of size 1 lie between two axes."""
+    """Tell whether the second axis follows the first, with only axes of size 1 between."""
     return second > first and all(shape[axis] == 1 for axis in range(first + 1, second))
 
 
-def _product(dims: Sequence[Optional[int]]) -> Optional[int]:
+def _multiply(dims: Sequence[Optional[int]]) -> Optional[int]:
     return None if None in dims else int(np.prod(dims, dtype=np.int64))
 
 
 def reshape(value: Value, shape: Sequence[Optional[int]]) -> Value:
-    """ONNX's Reshape, emitted when it is needed, and in the order that costs least."""
+    """Return ONNX's Reshape of a value, emitted once needed and in the cheapest order."""
     shape = tuple(shape)
     if value.const is not None:
-        return Value.of_const(value.const.reshape(sizes(shape)))
+        return Value.from_const(value.const.reshape(sizes(shape)))
     while value.origin is not None and value.is_pending:
         value = value.origin  # a reshape of a reshape
     if value.shape == shape:
         return value
 
     def build(wanted: Optional[Order]) -> Tuple[tf.Tensor, Order]:
-        groups = _groups(value.shape, shape)
+        groups = _group_axes(value.shape, shape)
         if groups is None:
             return reshape_tensor(value.tensor(), shape), plain(len(shape))
         order = value.order
-        found = _order_after(groups, order, value.shape)
+        found = _find_order_after(groups, order, value.shape)
         if found is None:
-            # Axes that have to merge lie apart: bring them together on the way to what is wanted.
+            # Axes to be merged lie apart: bring them together on the way to the wanted order.
             last = len(shape) >= 4 and order != plain(value.rank)
             goal = wanted or (channels_last(len(shape)) if last else plain(len(shape)))
-            order = _order_before(groups, goal, value.shape, shape)
-            found = _order_after(groups, order, value.shape) or []
+            order = _find_order_before(groups, goal, value.shape, shape)
+            found = _find_order_after(groups, order, value.shape) or []
         tensor = value.tensor(order)
-        final = _with_ones(found, shape, wanted, order != plain(value.rank))
+        final = _insert_ones(found, shape, wanted, order != plain(value.rank))
         return reshape_tensor(tensor, [shape[axis] for axis in final]), final
 
     return Value(shape, value.dtype, build=build, origin=value)
@@ -231,8 +228,8 @@ def reshape(value: Value, shape: Sequence[Optional[int]]) -> Value:
 Groups = List[Tuple[List[int], List[int]]]
 
 
-def _groups(before: Shape, after: Shape) -> Optional[Groups]:
-    """The smallest sets of neighbouring axes with the same product on both sides."""
+def _group_axes(before: Shape, after: Shape) -> Optional[Groups]:
+    """Return the smallest sets of neighbouring axes with equal products on both sides, or None."""
     left = [axis for axis, d in enumerate(before) if d != 1]
     right = [axis for axis, d in enumerate(after) if d != 1]
     groups: Groups = []
@@ -258,8 +255,8 @@ def _groups(before: Shape, after: Shape) -> Optional[Groups]:
     return groups
 
 
-def _order_after(groups: Groups, order: Order, shape: Shape) -> Optional[List[int]]:
-    """The order (without axes of size 1) that a plain reshape of the tensor has, if one works."""
+def _find_order_after(groups: Groups, order: Order, shape: Shape) -> Optional[List[int]]:
+    """Return the order, without axes of size 1, that a plain reshape gives; None if none works."""
     queue = [axis for axis in order if shape[axis] != 1]
     result: List[int] = []
     while queue:
@@ -271,8 +268,8 @@ def _order_after(groups: Groups, order: Order, shape: Shape) -> Optional[List[in
     return result
 
 
-def _order_before(groups: Groups, goal: Order, before: Shape, after: Shape) -> Order:
-    """The order from which a reshape comes as near as possible to the wanted order."""
+def _find_order_before(groups: Groups, goal: Order, before: Shape, after: Shape) -> Order:
+    """Return the order from which a reshape comes closest to the wanted order."""
     position = {axis: i for i, axis in enumerate(goal)}
     ordered = sorted(groups, key=lambda group: position[group[1][0]])
     order = [axis for ins, _ in ordered for axis in ins]
@@ -280,8 +277,8 @@ def _order_before(groups: Groups, goal: Order, before: Shape, after: Shape) -> O
     return tuple(ones + order)
 
 
-def _with_ones(found: List[int], shape: Shape, wanted: Optional[Order], last: bool) -> Order:
-    """An order with the axes of size 1 put where they make a usual order, if they can."""
+def _insert_ones(found: List[int], shape: Shape, wanted: Optional[Order], last: bool) -> Order:
+    """Insert the axes of size 1 into an order so that it becomes a usual one, if possible."""
     usual = [channels_last(len(shape)), plain(len(shape))]
     candidates = ([wanted] if wanted else []) + (usual if last else usual[::-1])
     for order in candidates:

@@ -1,4 +1,4 @@
-"""The finished graph: what its outputs need, in a form that TensorFlow 2.4 does not damage."""
+"""Pruning of the finished graph, to a form that TensorFlow 2.4 does not damage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
-from stages.fixes.onnx_tf.rewrites import Graph, all_inputs
+from stages.fixes.onnx_tf.rewrites import Graph, list_all_inputs
 
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 
@@ -18,7 +18,7 @@ _IMAGE_OPERATORS = (
     "MaxPool", "Resize", "SpaceToDepth", "Upsample",
 )  # fmt: skip
 
-# Operators that work in any order of axes: what comes before them may as well be channels-last.
+# Operators that work in any order of axes, so that their inputs may as well be channels-last.
 _INDIFFERENT = (
     "Abs", "Add", "BatchNormalization", "Clip", "Concat", "Div", "Elu", "Exp", "HardSigmoid",
     "Identity", "LeakyRelu", "Log", "Max", "Min", "Mul", "Neg", "PRelu", "Pad", "Pow", "Relu",
@@ -27,10 +27,10 @@ _INDIFFERENT = (
 
 
 def feeds_images(graph: Graph, name: str) -> bool:
-    """Whether an input reaches an operator on images through operators that do not care."""
+    """Tell whether an input reaches an operator on images through layout-agnostic operators."""
     consumers: Dict[str, List[onnx.NodeProto]] = {}
     for node in graph.nodes:
-        for tensor in all_inputs(node):
+        for tensor in list_all_inputs(node):
             consumers.setdefault(tensor, []).append(node)
     seen, pending = set(), [name]
     while pending:
@@ -45,15 +45,15 @@ def feeds_images(graph: Graph, name: str) -> bool:
 
 
 def prune(graph: tf.Graph, wanted: Sequence[str]) -> Any:
-    """The GraphDef of these operations and what they need, in the graph's order."""
+    """Return the GraphDef of these operations and what they need, in the graph's order."""
     return tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), list(wanted))
 
 
-def direct_inputs(graph: Any) -> None:
-    """One Transpose for Reshape, Transpose, Reshape at an input where that is safe.
+def merge_input_transposes(graph: Any) -> None:
+    """Merge Reshape, Transpose, Reshape at an input into one Transpose where that is safe.
 
-    TensorFlow 2.4's layout pass moves a transpose from NCHW to NHWC over operators that consume it.
-    It stays valid where a convolution consumes it, which is never moved, or a Pad alone.
+    TensorFlow 2.4's layout pass moves a transpose from NCHW to NHWC past its consumers, but never
+    past a convolution: one is safe if only convolutions consume it, or a single Pad before them.
     """
     nodes = {node.name: node for node in graph.node}
     consumers: Dict[str, List[Any]] = {}

@@ -9,16 +9,16 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from stages.fixes.onnx_tf.folding import constant, fold
+from stages.fixes.onnx_tf.folding import fold, read_constant
 from stages.fixes.onnx_tf.layout import Value
 
 
 class Graph:
-    """Nodes in order and constants by name; made from a GraphProto, which stays as it is."""
+    """The nodes in order and constants by name of a GraphProto, which itself stays unchanged."""
 
     def __init__(self, proto: onnx.GraphProto) -> None:
         self.consts: Dict[str, np.ndarray] = {
-            # Copied: to_array may give a view of the message.
+            # A copy, as to_array may return a view of the message.
             tensor.name: np.array(numpy_helper.to_array(tensor))
             for tensor in proto.initializer
         }
@@ -31,40 +31,40 @@ class Graph:
             self.nodes.append(copy)
 
     def uses(self) -> Counter:
-        """How often each tensor is consumed, an output of the graph counting as one."""
-        names = Counter(name for node in self.nodes for name in all_inputs(node))
+        """Count the consumers of each tensor; being an output of the graph counts as one."""
+        names = Counter(name for node in self.nodes for name in list_all_inputs(node))
         names.update(self.outputs)
         return names
 
-    def producers(self) -> Dict[str, onnx.NodeProto]:
+    def map_producers(self) -> Dict[str, onnx.NodeProto]:
         return {name: node for node in self.nodes for name in node.output}
 
     def remove(self, nodes: Iterable[onnx.NodeProto]) -> None:
         gone = {id(node) for node in nodes}
         self.nodes = [node for node in self.nodes if id(node) not in gone]
 
-    def fresh(self, name: str) -> str:
+    def make_fresh_name(self, name: str) -> str:
         while name in self.consts:
             name += "_"
         return name
 
 
-def all_inputs(node: onnx.NodeProto) -> List[str]:
-    """The tensors that a node reads, those of its subgraphs included."""
+def list_all_inputs(node: onnx.NodeProto) -> List[str]:
+    """Return the tensors that a node reads, including those that its subgraphs read."""
     names = list(node.input)
     for attribute in node.attribute:
         if attribute.HasField("g"):
-            names += [name for inner in attribute.g.node for name in all_inputs(inner)]
+            names += [name for inner in attribute.g.node for name in list_all_inputs(inner)]
             names += [value.name for value in attribute.g.output]
     return names
 
 
-def attributes(node: onnx.NodeProto) -> Dict[str, Any]:
+def read_attributes(node: onnx.NodeProto) -> Dict[str, Any]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
 def rewrite(graph: Graph, fixes: Set[str]) -> Set[str]:
-    """Apply the rewrites of these fixes; those that changed something."""
+    """Apply the rewrites of these fixes, and return the fixes that changed something."""
     used: Set[str] = set()
     if "constants" in fixes:
         _lift_constants(graph)
@@ -73,7 +73,7 @@ def rewrite(graph: Graph, fixes: Set[str]) -> Set[str]:
         used.add("batchnorm")
     if "convolution" in fixes and (_merge_pads(graph) | _add_to_bias(graph)):
         used.add("convolution")
-    if "depth-to-space" in fixes and _find_pixel_shuffles(graph):
+    if "depth-to-space" in fixes and _merge_pixel_shuffles(graph):
         used.add("depth-to-space")
     if "matmul" in fixes and _add_bias_to_matmul(graph):
         used.add("matmul")
@@ -83,30 +83,30 @@ def rewrite(graph: Graph, fixes: Set[str]) -> Set[str]:
 def _lift_constants(graph: Graph) -> None:
     lifted = [node for node in graph.nodes if node.op_type == "Constant"]
     for node in lifted:
-        graph.consts[node.output[0]] = constant(attributes(node))
+        graph.consts[node.output[0]] = read_constant(read_attributes(node))
     graph.remove(lifted)
     computed = []
     for node in graph.nodes:
         known = node.input and all(not name or name in graph.consts for name in node.input)
         if not known or len(node.output) != 1 or node.output[0] in graph.outputs:
             continue
-        values = [Value.of_const(graph.consts[name]) if name else None for name in node.input]
-        result = fold(node.op_type, _decoded(node), values, 11)
+        values = [Value.from_const(graph.consts[name]) if name else None for name in node.input]
+        result = fold(node.op_type, _decode_attributes(node), values, 11)
         if result is not None and result[0].const is not None:
             graph.consts[node.output[0]] = result[0].const
             computed.append(node)
     graph.remove(computed)
 
 
-def _decoded(node: onnx.NodeProto) -> Dict[str, Any]:
+def _decode_attributes(node: onnx.NodeProto) -> Dict[str, Any]:
     return {
         name: value.decode() if isinstance(value, bytes) else value
-        for name, value in attributes(node).items()
+        for name, value in read_attributes(node).items()
     }
 
 
 def _drop_identities(graph: Graph) -> None:
-    """Identity and, at inference, Dropout: their readers read their input."""
+    """Drop Identity and, as this is inference, Dropout: their readers read their input instead."""
     alias: Dict[str, str] = {}
     dropped = []
     for node in graph.nodes:
@@ -116,19 +116,19 @@ def _drop_identities(graph: Graph) -> None:
             alias[node.output[0]] = node.input[0]
             dropped.append(node)
     if any(a.HasField("g") for node in graph.nodes for a in node.attribute):
-        # A subgraph may read the name.
-        dropped = [node for node in dropped if not _read_by_subgraph(graph, node.output[0])]
+        # Keep those whose output a subgraph reads by name.
+        dropped = [node for node in dropped if not _is_read_by_subgraph(graph, node.output[0])]
     graph.remove(dropped)
 
 
-def _read_by_subgraph(graph: Graph, name: str) -> bool:
+def _is_read_by_subgraph(graph: Graph, name: str) -> bool:
     return any(
-        name in all_inputs(node)[len(node.input) :] for node in graph.nodes if node.attribute
+        name in list_all_inputs(node)[len(node.input) :] for node in graph.nodes if node.attribute
     )
 
 
-def _sole_producer(
-    graph: Graph, producers: Dict[str, onnx.NodeProto], uses: Counter, name: str, *kinds: str
+def _find_sole_producer(
+    producers: Dict[str, onnx.NodeProto], uses: Counter, name: str, *kinds: str
 ) -> Optional[onnx.NodeProto]:
     node = producers.get(name)
     if node is None or node.op_type not in kinds or uses[name] != 1:
@@ -137,26 +137,26 @@ def _sole_producer(
 
 
 def _fold_batchnorm(graph: Graph) -> bool:
-    """Scale the weights of the operator before a BatchNormalization; computed in float64."""
+    """Fold a BatchNormalization, in float64, into the weights of the operator before it."""
     folded = []
     uses = graph.uses()
-    producers = graph.producers()
+    producers = graph.map_producers()
     for norm in graph.nodes:
         if norm.op_type != "BatchNormalization":
             continue
-        before = _sole_producer(
-            graph, producers, uses, norm.input[0], "Conv", "ConvTranspose", "Gemm"
+        before = _find_sole_producer(
+            producers, uses, norm.input[0], "Conv", "ConvTranspose", "Gemm"
         )
         names = list(norm.input[1:5])
         if before is None or any(name not in graph.consts for name in names):
             continue
-        given = attributes(before)
+        given = read_attributes(before)
         if any(name and name not in graph.consts for name in before.input[1:]):
             continue
         if before.op_type == "Gemm" and (given.get("alpha", 1) != 1 or given.get("beta", 1) != 1):
             continue
         scale, bias, mean, variance = (graph.consts[n].astype(np.float64) for n in names)
-        factor = scale / np.sqrt(variance + attributes(norm).get("epsilon", 1e-5))
+        factor = scale / np.sqrt(variance + read_attributes(norm).get("epsilon", 1e-5))
         weight = graph.consts[before.input[1]].astype(np.float64)
         if before.op_type == "Conv":
             weight = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
@@ -170,9 +170,9 @@ def _fold_batchnorm(graph: Graph) -> bool:
         old = 0.0
         if len(before.input) > 2 and before.input[2]:
             old = graph.consts[before.input[2]].astype(np.float64)
-        name = graph.fresh(f"{norm.output[0]}_weight")
+        name = graph.make_fresh_name(f"{norm.output[0]}_weight")
         graph.consts[name] = weight.astype(np.float32)
-        shift = graph.fresh(f"{norm.output[0]}_bias")
+        shift = graph.make_fresh_name(f"{norm.output[0]}_bias")
         graph.consts[shift] = ((old - mean) * factor + bias).astype(np.float32)
         del before.input[1:]
         before.input.extend([name, shift])
@@ -184,17 +184,17 @@ def _fold_batchnorm(graph: Graph) -> bool:
 
 
 def _merge_pads(graph: Graph) -> bool:
-    """A Pad of zeros before a convolution becomes the convolution's own padding."""
+    """Merge a Pad of zeros before a convolution into the convolution's own padding."""
     merged = []
     uses = graph.uses()
-    producers = graph.producers()
+    producers = graph.map_producers()
     for node in graph.nodes:
         if node.op_type != "Conv":
             continue
-        pad = _sole_producer(graph, producers, uses, node.input[0], "Pad")
-        if pad is None or node.input[1] not in graph.consts or len(pad.input) < 2:
+        pad = _find_sole_producer(producers, uses, node.input[0], "Pad")
+        if pad is None or len(pad.input) < 2 or node.input[1] not in graph.consts:
             continue
-        given, own = attributes(pad), attributes(node)
+        given, own = read_attributes(pad), read_attributes(node)
         amounts = graph.consts.get(pad.input[1])
         value = np.zeros(1)
         if len(pad.input) > 2 and pad.input[2]:
@@ -220,25 +220,25 @@ def _merge_pads(graph: Graph) -> bool:
 
 
 def _add_to_bias(graph: Graph) -> bool:
-    """A constant a channel, or one for all, that is added to a convolution becomes its bias.
+    """Merge a constant per channel, or one for all, that is added to a convolution into its bias.
 
-    A hard sigmoid begins like this; so do normalizations that scripts write out.
+    Hard sigmoids begin like this, and so do normalizations that scripts spell out.
     """
     done = []
     uses = graph.uses()
-    producers = graph.producers()
+    producers = graph.map_producers()
     for add in graph.nodes:
         if add.op_type != "Add":
             continue
         for data, amount in (list(add.input), list(add.input)[::-1]):
-            conv = _sole_producer(graph, producers, uses, data, "Conv", "ConvTranspose")
+            conv = _find_sole_producer(producers, uses, data, "Conv", "ConvTranspose")
             added = graph.consts.get(amount)
             if conv is None or added is None or any(n not in graph.consts for n in conv.input[1:]):
                 continue
             weight = graph.consts[conv.input[1]]
             channels = weight.shape[0]
             if conv.op_type == "ConvTranspose":
-                channels = weight.shape[1] * attributes(conv).get("group", 1)
+                channels = weight.shape[1] * read_attributes(conv).get("group", 1)
             # (channels, 1, 1) after any axes of size 1, or a single number of no higher rank.
             shape = (1,) * max(0, weight.ndim - added.ndim) + added.shape
             if added.ndim > weight.ndim or shape not in (
@@ -247,7 +247,7 @@ def _add_to_bias(graph: Graph) -> bool:
             ):
                 continue
             bias = graph.consts[conv.input[2]] if len(conv.input) > 2 else np.float32(0)
-            name = graph.fresh(f"{add.output[0]}_bias")
+            name = graph.make_fresh_name(f"{add.output[0]}_bias")
             graph.consts[name] = np.broadcast_to(bias + added.reshape(-1), (channels,))
             del conv.input[2:]
             conv.input.append(name)
@@ -259,45 +259,45 @@ def _add_to_bias(graph: Graph) -> bool:
     return bool(done)
 
 
-def _find_pixel_shuffles(graph: Graph) -> bool:
-    """Reshape, Transpose, Reshape as PixelShuffle is exported become DepthToSpace.
+def _merge_pixel_shuffles(graph: Graph) -> bool:
+    """Merge Reshape, Transpose, Reshape, as PixelShuffle is exported, into DepthToSpace.
 
-    Where a convolution comes before, its output channels are put into the order that
-    TensorFlow's operator wants (DCR), so no transpose is left at all.
+    The output channels of a convolution before it are put into the order that TensorFlow's operator
+    wants (DCR), so that no transpose is left at all.
     """
     found = False
     uses = graph.uses()
-    producers = graph.producers()
+    producers = graph.map_producers()
     for last in list(graph.nodes):
         block = 0
         source = last
         chain: List[onnx.NodeProto] = []
         if last.op_type == "Reshape":
-            turn = _sole_producer(graph, producers, uses, last.input[0], "Transpose")
-            if turn is None or attributes(turn).get("perm") != [0, 1, 4, 2, 5, 3]:
+            turn = _find_sole_producer(producers, uses, last.input[0], "Transpose")
+            if turn is None or read_attributes(turn).get("perm") != [0, 1, 4, 2, 5, 3]:
                 continue
-            first = _sole_producer(graph, producers, uses, turn.input[0], "Reshape")
+            first = _find_sole_producer(producers, uses, turn.input[0], "Reshape")
             shape = graph.consts.get(first.input[1]) if first is not None else None
             if shape is None or len(shape) != 6 or shape[2] != shape[3]:
                 continue
             source, block = first, int(shape[2])
             chain = [first, turn]
-        elif last.op_type == "DepthToSpace" and attributes(last).get("mode") == b"CRD":
-            block = attributes(last)["blocksize"]
+        elif last.op_type == "DepthToSpace" and read_attributes(last).get("mode") == b"CRD":
+            block = read_attributes(last)["blocksize"]
         name = source.input[0]
-        if not block or _rank(graph, producers, name) != 4:
+        if not block or _infer_rank(graph, producers, name) != 4:
             continue
         mode = "CRD"
-        conv = _sole_producer(graph, producers, uses, name, "Conv")
-        plain = conv is not None and attributes(conv).get("group", 1) == 1
+        conv = _find_sole_producer(producers, uses, name, "Conv")
+        plain = conv is not None and read_attributes(conv).get("group", 1) == 1
         if plain and all(n in graph.consts for n in conv.input[1:]):
             mode = "DCR"
-            # Its channels lie in another order than ONNX's: it is another tensor.
+            # Its channels are not in ONNX's order now, so it needs a name of its own.
             name = conv.output[0] = f"{name}_dcr"
             for i in range(1, len(conv.input)):
                 array = graph.consts[conv.input[i]]
                 split = array.reshape(-1, block * block, *array.shape[1:])
-                fresh = graph.fresh(f"{last.output[0]}_weight{i}")
+                fresh = graph.make_fresh_name(f"{last.output[0]}_weight{i}")
                 graph.consts[fresh] = np.ascontiguousarray(
                     split.swapaxes(0, 1).reshape(array.shape)
                 )
@@ -317,8 +317,8 @@ _OF_ITS_INPUT = (
 )  # fmt: skip
 
 
-def _rank(graph: Graph, producers: Dict[str, onnx.NodeProto], name: str) -> int:
-    """The rank of a tensor as far as a convolution or an input of the graph tells; 0 if unknown."""
+def _infer_rank(graph: Graph, producers: Dict[str, onnx.NodeProto], name: str) -> int:
+    """Return a tensor's rank as a convolution or an input of the graph gives it; 0 if unknown."""
     while name in producers:
         node = producers[name]
         if node.op_type in ("Conv", "ConvTranspose") and node.input[1] in graph.consts:
@@ -337,22 +337,22 @@ def _rank(graph: Graph, producers: Dict[str, onnx.NodeProto], name: str) -> int:
 
 
 def _add_bias_to_matmul(graph: Graph) -> bool:
-    """MatMul by a constant and Add of a constant vector become a MatMul with a third input."""
+    """Merge MatMul by a constant and Add of a constant vector into a MatMul with a third input."""
     done = []
     uses = graph.uses()
-    producers = graph.producers()
+    producers = graph.map_producers()
     for add in list(graph.nodes):
         if add.op_type != "Add":
             continue
         for data, bias in (list(add.input), list(add.input)[::-1]):
-            product = _sole_producer(graph, producers, uses, data, "MatMul")
+            product = _find_sole_producer(producers, uses, data, "MatMul")
             weight = graph.consts.get(product.input[1]) if product is not None else None
             vector = graph.consts.get(bias)
             if weight is None or vector is None or len(product.input) != 2:
                 continue
             if weight.ndim != 2 or vector.ndim != 1 or vector.shape[0] != weight.shape[1]:
                 continue
-            # The product moves to where the sum was: nothing in between reads it.
+            # The product takes over the sum's name: only the sum read the product.
             product.input.append(bias)
             product.output[0] = add.output[0]
             done.append(add)

@@ -1,4 +1,4 @@
-"""The entry of the stage `torch`: an export with fixes."""
+"""The entry point of the stage `torch`: an export with fixes."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _SYMBOLICS: Dict[str, Dict[str, core.Symbolic]] = {
 
 
 class Repairs:
-    """The fixes of one export, and those of them that did something (`used`)."""
+    """The fixes of one export, and those of them that changed something (`used`)."""
 
     def __init__(self, fixes: Iterable[str]) -> None:
         self.fixes = set(fixes)
         self.used: Set[str] = set()
 
-    def prepared(self, model: Any) -> Any:
-        """The model to export: a scripted one with its attributes as constants.
+    def prepare(self, model: Any) -> Any:
+        """Return the model to export: a scripted one is frozen, with its attributes as constants.
 
-        `training` is among them, so what remains of BatchNorm is the operator itself: no attribute
-        is written any more.
+        `training` is among them, so that only the operator itself remains of BatchNorm and no
+        attribute is written any more.
         """
         if "frozen-scripts" not in self.fixes or not isinstance(model, torch.jit.ScriptModule):
             return model
@@ -46,9 +46,9 @@ class Repairs:
             return model
         try:
             frozen = torch.jit._recursive.wrap_cpp_module(torch._C._freeze_module(model._c))
-        except RuntimeError:  # an attribute that forward() really changes
+        except RuntimeError:  # forward() really changes an attribute
             return model
-        # A branch that only raises has no output. The exporter takes it for control flow.
+        # The exporter takes a branch that only raises, and so has no output, for control flow.
         for node in list(frozen.graph.nodes()):
             if node.kind() == "prim::If" and not list(node.outputs()):
                 node.destroy()
@@ -57,7 +57,7 @@ class Repairs:
         return frozen
 
     def finish(self, path: Path, input_names: Sequence[str], inputs: Sequence[Any]) -> None:
-        """Repair the exported file."""
+        """Repair the exported file in place."""
         model = onnx.load(str(path))
         changed = set()
         if "input-names" in self.fixes and onnx_repairs.restore_input_names(
@@ -76,23 +76,23 @@ class Repairs:
 def apply_fixes(fixes: Iterable[str], opset: int) -> Iterator[Repairs]:
     """Register the fixes' symbolic functions for as long as the context lasts.
 
-    Raises `StageError` that names the operator if the exporter refuses one.
+    Raises `StageError`, naming the operator, if the exporter refuses one.
     """
     repairs = Repairs(fixes)
     symbolic_registry.register_version("", opset)
     saved: List[Tuple[str, Any]] = []
     try:
-        # They are written for opset 11, where Clip and Slice take their bounds as inputs.
+        # The functions are written for opset 11, where Clip and Slice take their bounds as inputs.
         for fix in sorted(repairs.fixes & set(_SYMBOLICS) if opset >= 11 else ()):
             for name, function in _SYMBOLICS[fix].items():
                 known = symbolic_registry.is_registered_op(name, "", opset)
                 old = symbolic_registry.get_registered_op(name, "", opset) if known else None
                 saved.append((name, old))
-                recorded = _recorded(name, function, old, fix, repairs.used)
+                recorded = _record_use(name, function, old, fix, repairs.used)
                 symbolic_registry.register_op(name, recorded, "", opset)
         yield repairs
     except RuntimeError as error:
-        raise explained(error) from error
+        raise explain_refusal(error) from error
     finally:
         for name, old in reversed(saved):
             if old is not None:
@@ -101,8 +101,8 @@ def apply_fixes(fixes: Iterable[str], opset: int) -> Iterator[Repairs]:
                 del symbolic_registry._registry[("", opset)][name]
 
 
-def _recorded(name: str, function: Any, old: Any, fix: str, used: Set[str]) -> Any:
-    """The symbolic function, noting its use; the exporter's own where it returns None."""
+def _record_use(name: str, function: Any, old: Any, fix: str, used: Set[str]) -> Any:
+    """Wrap a symbolic function to note its use; where it returns None, call the exporter's own."""
 
     def symbolic(g: Any, *args: Any, **kwargs: Any) -> Any:
         result = function(g, *args, **kwargs)
@@ -116,8 +116,11 @@ def _recorded(name: str, function: Any, old: Any, fix: str, used: Set[str]) -> A
     return symbolic
 
 
-def explained(error: RuntimeError) -> Exception:
-    """The exporter's refusal with the layer, the operator, why, and what to change."""
+def explain_refusal(error: RuntimeError) -> Exception:
+    """Return the exporter's refusal with the operator, its place, why, and what to change.
+
+    Errors of other kinds are returned unchanged.
+    """
     text = str(error)
     match = re.search(r"export(?:ing)? (?:the )?operator (?:aten::)?(\w+)", text, re.IGNORECASE)
     if isinstance(error, StageError) or match is None:

@@ -1,4 +1,4 @@
-"""Repairs of the ONNX model that torch 1.5.1 has written."""
+"""Repairs of ONNX models that torch 1.5.1 has written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TO_INT = ("Shape", "Size", "ArgMax", "ArgMin", "NonZero")
 def restore_input_names(
     model: onnx.ModelProto, names: Sequence[str], inputs: Sequence[Any]
 ) -> bool:
-    """Give inputs their names back where an output is an input itself.
+    """Restore the names of inputs that are outputs too; tell whether it was needed and possible.
 
     The exporter names inputs first and then outputs, so such an input has the output's name.
     """
@@ -27,13 +27,16 @@ def restore_input_names(
     free = [
         (name, list(tensor.shape)) for name, tensor in zip(names, inputs) if name not in present
     ]
+    restored = []
     for value in lost:
         shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
         match = next((item for item in free if item[1] == shape), None)
         if match is None:
             return False
         free.remove(match)
-        old, new = value.name, match[0]
+        restored.append((value, match[0]))
+    for value, new in restored:
+        old = value.name
         value.name = new
         for node in graph.node:
             for i, name in enumerate(node.input):
@@ -44,9 +47,9 @@ def restore_input_names(
 
 
 def unify_types(model: onnx.ModelProto) -> bool:
-    """Cast the integer operand of a mixed operator to float.
+    """Cast the integer operands of mixed operators to float; tell whether there were any.
 
-    Python's numbers in scripted code are exported as integers, which ONNX does not promote.
+    The exporter writes Python's numbers in scripted code as integers, which ONNX does not promote.
     """
     types = {v.name: v.type.tensor_type.elem_type for v in model.graph.input}
     types.update((t.name, t.data_type) for t in model.graph.initializer)
@@ -78,7 +81,7 @@ def _unify(graph: onnx.GraphProto, types: Dict[str, int]) -> bool:
 
 
 def _infer(node: onnx.NodeProto, known: Sequence[int], types: Dict[str, int]) -> bool:
-    """Note the types of a node's outputs, as far as this repair needs them; whether it changed."""
+    """Record the output types that this repair needs; tell whether a subgraph was changed."""
     given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     changed = False
     kinds = [known[0] if known else 0] * len(node.output)

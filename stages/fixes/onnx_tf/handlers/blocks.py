@@ -8,17 +8,17 @@ import numpy as np
 import tensorflow as tf
 
 from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles
-from stages.fixes.onnx_tf.handlers.convolution import emitter_last
+from stages.fixes.onnx_tf.handlers.convolution import get_channels_last
 from stages.fixes.onnx_tf.layout import Value
 
 
 @handles("depth-to-space", "DepthToSpace")
 def depth_to_space(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """TensorFlow's operator wants the block before the channels (ONNX: DCR), PyTorch has CRD."""
+    """Emit DepthToSpace, which wants the block before the channels (DCR); PyTorch has CRD."""
     x = inputs[0]
     assert x is not None
     block = node.get("blocksize")
-    tensor = emitter_last(x)
+    tensor = get_channels_last(x)
     if node.get("mode", "DCR") == "CRD":
         channels = x.shape[1]
         if channels is None:
@@ -32,4 +32,4 @@ def depth_to_space(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
 def space_to_depth(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     x = inputs[0]
     assert x is not None
-    return [emitter.wrap_last(tf.nn.space_to_depth(emitter_last(x), node.get("blocksize")))]
+    return [emitter.wrap_last(tf.nn.space_to_depth(get_channels_last(x), node.get("blocksize")))]

@@ -1,4 +1,4 @@
-"""If and Loop without functions: a known choice, or both branches and a SELECT; unrolled loops."""
+"""If and Loop without functions: a constant branch, or both and a SELECT; unrolled loops."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_ITERATIONS = 256
 
 
 def _run(emitter: Emitter, proto: Any, scope: str, arguments: Sequence[Value] = ()) -> List[Value]:
-    """The outputs of a subgraph; its names are gone afterwards."""
+    """Emit a subgraph and return its outputs; its names are gone afterwards."""
     outside = dict(emitter.values)
     graph = Graph(proto)
     for name, value in zip((v.name for v in proto.input), arguments):
@@ -30,7 +30,7 @@ def _run(emitter: Emitter, proto: Any, scope: str, arguments: Sequence[Value] = 
 
 @handles("control-flow", "If")
 def if_handler(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """Both branches are computed where the condition depends on the data: they have no effects."""
+    """Emit one branch if the condition is constant, else both: they have no side effects."""
     condition = inputs[0]
     assert condition is not None
     if condition.const is not None:
@@ -59,7 +59,11 @@ def loop(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     for iteration in range(int(limit.const)):
         if not going:
             break
-        arguments = [Value.of_const(np.array(iteration)), Value.of_const(np.array(True)), *state]
+        arguments = [
+            Value.from_const(np.array(iteration)),
+            Value.from_const(np.array(True)),
+            *state,
+        ]
         outputs = _run(emitter, node.get("body"), f"step{iteration}_", arguments)
         if outputs[0].const is None:
             raise Decline

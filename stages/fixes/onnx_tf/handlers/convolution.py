@@ -7,17 +7,16 @@ from typing import List, Optional, Sequence, Tuple
 import numpy as np
 import tensorflow as tf
 
-from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, need
+from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, require_constant
 from stages.fixes.onnx_tf.layout import Value, reshape
 
 Pads = List[Tuple[int, int]]
 
-# A grouped convolution whose strides differ is multiplied out up to this many weights.
-_DENSE_LIMIT = 1 << 20
+# A grouped convolution with different strides becomes a dense one up to this many weights.
 
 
-def pads_of(node: Node, spatial: Sequence[Optional[int]], kernel: Sequence[int]) -> Pads:
-    """Begin and end of each spatial axis; `auto_pad` resolved."""
+def resolve_pads(node: Node, spatial: Sequence[Optional[int]], kernel: Sequence[int]) -> Pads:
+    """Return the padding at begin and end of each spatial axis, with `auto_pad` resolved."""
     count = len(kernel)
     auto = node.get("auto_pad", "NOTSET")
     if auto in ("NOTSET", ""):
@@ -31,13 +30,13 @@ def pads_of(node: Node, spatial: Sequence[Optional[int]], kernel: Sequence[int])
     for size, k, stride, dilation in zip(spatial, kernel, strides, dilations):
         if size is None:
             raise Decline
-        begin, end = same_pads(size, k, stride, dilation)
+        begin, end = compute_same_pads(size, k, stride, dilation)
         result.append((begin, end) if auto == "SAME_UPPER" else (end, begin))
     return result
 
 
-def same_pads(size: int, kernel: int, stride: int, dilation: int) -> Tuple[int, int]:
-    """What TensorFlow's SAME pads: as little as the output size ceil(size/stride) needs."""
+def compute_same_pads(size: int, kernel: int, stride: int, dilation: int) -> Tuple[int, int]:
+    """Return what TensorFlow's SAME pads: as little as the output size ceil(size/stride) needs."""
     total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
     return total // 2, total - total // 2
 
@@ -49,41 +48,41 @@ def is_same(
     strides: Sequence[int],
     dilations: Sequence[int],
 ) -> bool:
-    """Whether SAME pads exactly these amounts."""
+    """Tell whether SAME pads exactly these amounts."""
     for size, pad, k, stride, dilation in zip(spatial, pads, kernel, strides, dilations):
         if size is None:
             # With stride 1 the amounts do not depend on the size.
-            if stride != 1 or pad != same_pads(k * dilation, k, 1, dilation):
+            if stride != 1 or pad != compute_same_pads(k * dilation, k, 1, dilation):
                 return False
-        elif pad != same_pads(size, k, stride, dilation):
+        elif pad != compute_same_pads(size, k, stride, dilation):
             return False
     return True
 
 
 @handles("convolution", "Conv")
 def conv(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """Conv1d and Conv2d; the former as a row of height 1."""
-    x, weight = inputs[0], need(inputs[1])
+    """Emit Conv1d and Conv2d, the former as a row of height 1."""
+    x, weight = inputs[0], require_constant(inputs[1])
     assert x is not None
-    bias = need(inputs[2]) if len(inputs) > 2 and inputs[2] is not None else None
+    bias = require_constant(inputs[2]) if len(inputs) > 2 and inputs[2] is not None else None
     count = weight.ndim - 2
     if count not in (1, 2):
         raise Decline
     strides = node.get("strides") or [1] * count
     dilations = node.get("dilations") or [1] * count
-    pads = pads_of(node, x.shape[2:], weight.shape[2:])
+    pads = resolve_pads(node, x.shape[2:], weight.shape[2:])
     if count == 1:
         x = reshape(x, (*x.shape[:2], 1, x.shape[2]))
         weight, strides, dilations = weight[:, :, None], [1, *strides], [1, *dilations]
         pads = [(0, 0), *pads]
-    tensor = emitter_last(x)
+    tensor = get_channels_last(x)
     result = conv2d(tensor, weight, bias, strides, dilations, pads, node.get("group", 1))
     value = emitter.wrap_last(result)
     return [reshape(value, (*value.shape[:2], value.shape[3])) if count == 1 else value]
 
 
-def emitter_last(value: Value) -> tf.Tensor:
-    """The channels-last tensor of a value of rank 3 or more."""
+def get_channels_last(value: Value) -> tf.Tensor:
+    """Return the channels-last tensor of a value of rank 3 or more."""
     return value.tensor((0, *range(2, value.rank), 1))
 
 
@@ -96,9 +95,9 @@ def conv2d(
     pads: Pads,
     group: int,
 ) -> tf.Tensor:
-    """A convolution of an NHWC tensor; `weight` is ONNX's (out, in/group, height, width)."""
+    """Apply a convolution to an NHWC tensor; `weight` is ONNX's (out, in/group, height, width)."""
     kernel = weight.shape[2:]
-    # An axis of one position has no stride, and a kernel of one no dilation.
+    # A kernel of size 1 has no dilation.
     dilations = [1 if k == 1 else d for k, d in zip(kernel, dilations)]
     padding = "SAME"
     if not is_same(x.shape.as_list()[1:3], pads, kernel, strides, dilations):
@@ -107,46 +106,48 @@ def conv2d(
             x = tf.pad(x, [(0, 0), *pads, (0, 0)])
     channels = x.shape.as_list()[3]
     if group == channels and group > 1:
-        y = _depthwise(x, weight, strides, dilations, padding)
+        y = _emit_depthwise(x, weight, strides, dilations, padding)
     elif group == 1:
-        y = _dense(x, weight, strides, dilations, padding)
+        y = _emit_dense(x, weight, strides, dilations, padding)
     else:
         parts = tf.split(x, group, axis=3)
         weights = np.split(weight, group)
         biases = [None] * group if bias is None else np.split(bias, group)
-        # A bias a part is fused; one after the concatenation would be an operator.
+        # Each part's bias can be fused; one after the concatenation would be an operator.
         bias = None
         outputs = []
         for part, w, b in zip(parts, weights, biases):
-            output = _dense(part, w, strides, dilations, padding)
+            output = _emit_dense(part, w, strides, dilations, padding)
             outputs.append(output if b is None else tf.nn.bias_add(output, tf.constant(b)))
         y = tf.concat(outputs, axis=3)
     return y if bias is None else tf.nn.bias_add(y, tf.constant(bias))
 
 
-def _dense(
+def _emit_dense(
     x: tf.Tensor, weight: np.ndarray, strides: Sequence[int], dilations: Sequence[int], padding: str
 ) -> tf.Tensor:
     filters = tf.constant(np.ascontiguousarray(weight.transpose(2, 3, 1, 0)))
     return tf.nn.conv2d(x, filters, strides, padding, dilations=dilations)
 
 
-def _depthwise(
+def _emit_depthwise(
     x: tf.Tensor, weight: np.ndarray, strides: Sequence[int], dilations: Sequence[int], padding: str
 ) -> tf.Tensor:
-    """One operator for a convolution a channel, of any multiplier."""
+    """Convolve each channel by itself, with any channel multiplier, in one operator."""
     channels = x.shape.as_list()[3]
     height, width = weight.shape[2:]
     if strides[0] != strides[1]:
-        # TensorFlow's kernel wants equal strides; what is between is left out afterwards.
+        # TensorFlow's kernel wants equal strides: use stride 1, then drop what lies between.
         if padding == "SAME":
             sizes = x.shape.as_list()[1:3]
-            pads = [same_pads(*args) for args in zip(sizes, (height, width), strides, dilations)]
+            pads = [
+                compute_same_pads(*args) for args in zip(sizes, (height, width), strides, dilations)
+            ]
             x = tf.pad(x, [(0, 0), *pads, (0, 0)])
-        y = _depthwise(x, weight, [1, 1], dilations, "VALID")
+        y = _emit_depthwise(x, weight, [1, 1], dilations, "VALID")
         return y[:, :: strides[0], :: strides[1]]
     if max(dilations) > 1:
-        # No CPU kernel of TensorFlow 2.2 dilates: put zeros between the weights.
+        # TensorFlow 2.2 has no dilated CPU kernel: put zeros between the weights.
         weight = _dilate(weight, dilations)
         height, width = weight.shape[2:]
     filters = weight.reshape(channels, -1, height, width).transpose(2, 3, 0, 1)
@@ -164,10 +165,10 @@ def _dilate(weight: np.ndarray, dilations: Sequence[int]) -> np.ndarray:
 
 @handles("transposed-convolution", "ConvTranspose")
 def conv_transpose(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """ConvTranspose1d to 3d: the whole product, then what the padding cuts off."""
-    x, weight = inputs[0], need(inputs[1])
+    """Emit ConvTranspose1d to 3d: the whole result, then a crop by the padding."""
+    x, weight = inputs[0], require_constant(inputs[1])
     assert x is not None
-    bias = need(inputs[2]) if len(inputs) > 2 and inputs[2] is not None else None
+    bias = require_constant(inputs[2]) if len(inputs) > 2 and inputs[2] is not None else None
     count = weight.ndim - 2
     if count > 3 or None in x.shape or node.get("auto_pad", "NOTSET") != "NOTSET":
         raise Decline
@@ -177,11 +178,13 @@ def conv_transpose(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     dilations = node.get("dilations") or [1] * count
     flat = node.get("pads") or [0] * (2 * count)
     extra = node.get("output_padding") or [0] * count
-    # output_padding is padding less at the end, below zero if need be.
+    # output_padding reduces the padding at the end, below zero if need be.
     pads = [(flat[i], flat[i + count] - extra[i]) for i in range(count)]
     group = node.get("group", 1)
     if count == 3:
-        tensor = _transpose3d(emitter_last(x), weight, strides, dilations, pads, group)
+        tensor = _emit_conv3d_transpose(
+            get_channels_last(x), weight, strides, dilations, pads, group
+        )
         if bias is not None:
             tensor = tf.nn.bias_add(tensor, tf.constant(bias))
         return [emitter.wrap_last(tensor)]
@@ -189,7 +192,7 @@ def conv_transpose(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
         x = reshape(x, (*x.shape[:2], 1, x.shape[2]))
         weight, strides, dilations = weight[:, :, None], [1, *strides], [1, *dilations]
         pads = [(0, 0), *pads]
-    tensor = conv2d_transpose(emitter_last(x), weight, strides, dilations, pads, group)
+    tensor = conv2d_transpose(get_channels_last(x), weight, strides, dilations, pads, group)
     if bias is not None:
         tensor = tf.nn.bias_add(tensor, tf.constant(bias))
     value = emitter.wrap_last(tensor)
@@ -204,7 +207,7 @@ def conv2d_transpose(
     pads: Pads,
     group: int,
 ) -> tf.Tensor:
-    """A transposed convolution of an NHWC tensor; `weight` is (in, out/group, height, width)."""
+    """Apply a transposed convolution to NHWC; `weight` is (in, out/group, height, width)."""
     weight = _dilate(weight, dilations)
     batch, height, width, _ = x.shape.as_list()
     kernel = weight.shape[2:]
@@ -228,7 +231,7 @@ def conv2d_transpose(
 
 
 def crop(x: tf.Tensor, pads: Pads) -> tf.Tensor:
-    """Cut amounts off the spatial axes of a channels-last tensor; add zeros where below zero."""
+    """Crop the spatial axes of a channels-last tensor; add zeros for negative amounts."""
     sizes = x.shape.as_list()[1:-1]
     if any(begin > 0 or end > 0 for begin, end in pads):
         begins = [0, *(max(begin, 0) for begin, _ in pads), 0]
@@ -242,16 +245,16 @@ def crop(x: tf.Tensor, pads: Pads) -> tf.Tensor:
 
 @handles("convolution-3d", "Conv")
 def conv3d(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """The sum of a two-dimensional convolution a slice of the kernel's depth."""
-    x, weight = inputs[0], need(inputs[1])
+    """Emit Conv3d as the sum of 2-D convolutions, one for each slice of the kernel's depth."""
+    x, weight = inputs[0], require_constant(inputs[1])
     assert x is not None
     if weight.ndim != 5 or None in x.shape:
         raise Decline
-    bias = need(inputs[2]) if len(inputs) > 2 and inputs[2] is not None else None
+    bias = require_constant(inputs[2]) if len(inputs) > 2 and inputs[2] is not None else None
     strides = node.get("strides") or [1, 1, 1]
     dilations = node.get("dilations") or [1, 1, 1]
-    pads = pads_of(node, x.shape[2:], weight.shape[2:])
-    tensor = emitter_last(x)
+    pads = resolve_pads(node, x.shape[2:], weight.shape[2:])
+    tensor = get_channels_last(x)
     if any(pads[0]):
         tensor = _pad_depth(tensor, *pads[0])
     batch, depth, height, width, channels = tensor.shape.as_list()
@@ -277,14 +280,14 @@ def conv3d(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
 
 
 def _pad_depth(x: tf.Tensor, begin: int, end: int) -> tf.Tensor:
-    """Zeros before and after the depth of an NDHWC tensor, as a pad of four dimensions."""
+    """Pad the depth of an NDHWC tensor with zeros, as a pad of four dimensions."""
     batch, depth, height, width, channels = x.shape.as_list()
     flat = tf.reshape(x, [batch, depth, height * width, channels])
     padded = tf.pad(flat, [(0, 0), (begin, end), (0, 0), (0, 0)])
     return tf.reshape(padded, [batch, depth + begin + end, height, width, channels])
 
 
-def _transpose3d(
+def _emit_conv3d_transpose(
     x: tf.Tensor,
     weight: np.ndarray,
     strides: Sequence[int],
@@ -292,7 +295,7 @@ def _transpose3d(
     pads: Pads,
     group: int,
 ) -> tf.Tensor:
-    """The sum of a two-dimensional transposed convolution a slice, each shifted in depth."""
+    """Sum 2-D transposed convolutions, one for each kernel slice, each shifted in depth."""
     batch, depth, height, width, channels = x.shape.as_list()
     flat = tf.reshape(x, [batch * depth, height, width, channels])
     stride = strides[0]

@@ -1,4 +1,4 @@
-"""Operators that work element by element, in whatever order of axes their inputs lie."""
+"""Elementwise operators, in whatever order of axes their inputs lie."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
-from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, need
+from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, require_constant
 from stages.fixes.onnx_tf.layout import Order, Value, plain, reshape, reshape_tensor
 
 Function = Callable[..., tf.Tensor]
 
 
-def unary(emitter: Emitter, function: Function, x: Value) -> Value:
-    """Apply a function of one tensor; before a pending reshape, so that it can be fused."""
+def apply_unary(emitter: Emitter, function: Function, x: Value) -> Value:
+    """Apply a function of one tensor, before a pending reshape so that it can be fused."""
     if x.is_pending and x.origin is not None:
-        return reshape(unary(emitter, function, x.origin), x.shape)
+        return reshape(apply_unary(emitter, function, x.origin), x.shape)
     order = x.order
     return emitter.wrap(function(x.tensor(order)), order)
 
@@ -26,15 +26,15 @@ def unary(emitter: Emitter, function: Function, x: Value) -> Value:
 def broadcast(emitter: Emitter, function: Function, *values: Value) -> Value:
     """Apply a function of several tensors that broadcast."""
     rank = max(value.rank for value in values)
-    order = _best_order([v for v in values if v.const is None and v.rank == rank], rank)
-    tensors = [_aligned(value, rank, order) for value in values]
+    order = _choose_order([v for v in values if v.const is None and v.rank == rank], rank)
+    tensors = [_align(value, rank, order) for value in values]
     if rank > 4:
-        return emitter.wrap(_flat(function, tensors), order)
+        return emitter.wrap(_apply_merged(function, tensors), order)
     return emitter.wrap(function(*tensors), order)
 
 
-def _best_order(values: Sequence[Value], rank: int) -> Order:
-    """The order in which most elements lie already."""
+def _choose_order(values: Sequence[Value], rank: int) -> Order:
+    """Return the order in which most elements lie already."""
     weights: dict = {}
     for value in values:
         if not value.is_pending or value.origin is None:
@@ -44,8 +44,8 @@ def _best_order(values: Sequence[Value], rank: int) -> Order:
     return max(weights, key=lambda order: weights[order])
 
 
-def _aligned(value: Value, rank: int, order: Order) -> tf.Tensor:
-    """A tensor that broadcasts with those of this rank in this order."""
+def _align(value: Value, rank: int, order: Order) -> tf.Tensor:
+    """Return a tensor that broadcasts with others of this rank in this order."""
     if value.const is not None:
         array = value.const
         if array.size and (array == array.ravel()[0]).all() and array.size > 0:
@@ -64,10 +64,10 @@ def _aligned(value: Value, rank: int, order: Order) -> tf.Tensor:
     return reshape(value, (1,) * (rank - value.rank) + value.shape).tensor(order)
 
 
-def _flat(function: Function, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Broadcast tensors of more than four axes, merging neighbours that broadcast alike.
+def _apply_merged(function: Function, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Apply a function to tensors of more than four axes, merging axes that broadcast alike.
 
-    TensorFlow Lite 2.4 broadcasts at most four.
+    TensorFlow Lite 2.4 broadcasts at most four axes.
     """
     rank = max(t.shape.rank for t in tensors)
     shapes = [[1] * (rank - t.shape.rank) + t.shape.as_list() for t in tensors]
@@ -132,7 +132,7 @@ _BINARY: dict = {
 @handles("layout", *_UNARY)
 def unary_handler(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     assert inputs[0] is not None
-    return [unary(emitter, _UNARY[node.op_type], inputs[0])]
+    return [apply_unary(emitter, _UNARY[node.op_type], inputs[0])]
 
 
 @handles("layout", *_BINARY)
@@ -147,13 +147,13 @@ def binary_handler(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     for value in values[1:]:
         result = broadcast(emitter, _BINARY[op_type] or tf.add, result, value)
     if op_type == "Mean" and len(values) > 1:
-        result = unary(emitter, lambda t: t * (1.0 / len(values)), result)
+        result = apply_unary(emitter, lambda t: t * (1.0 / len(values)), result)
     return [result]
 
 
 @handles("activations", "Mod")
 def mod(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """The remainder with the sign of the dividend: FLOOR_MOD of the sizes, which is exact."""
+    """Emit the remainder with the dividend's sign: FLOOR_MOD of absolute values, which is exact."""
     x, y = inputs
     assert x is not None and y is not None
     if not node.get("fmod", 0) or x.dtype != tf.float32:
@@ -183,9 +183,9 @@ def power(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
         }
         function = special.get(float(exponent.const.ravel()[0]))
         if function is not None and x.dtype == tf.float32:
-            return [unary(emitter, function, x)]
+            return [apply_unary(emitter, function, x)]
     if exponent.dtype != x.dtype:
-        exponent = unary(emitter, lambda t: tf.cast(t, x.dtype), exponent)
+        exponent = apply_unary(emitter, lambda t: tf.cast(t, x.dtype), exponent)
     return [broadcast(emitter, tf.pow, x, exponent)]
 
 
@@ -195,7 +195,7 @@ def cast(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     target = tf.as_dtype(onnx.mapping.TENSOR_TYPE_TO_NP_TYPE[node.get("to")])
     if target == inputs[0].dtype:
         return [inputs[0]]
-    return [unary(emitter, lambda t: tf.cast(t, target), inputs[0])]
+    return [apply_unary(emitter, lambda t: tf.cast(t, target), inputs[0])]
 
 
 @handles("layout", "Identity", "Dropout")
@@ -208,49 +208,47 @@ def identity(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
 def leaky_relu(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     assert inputs[0] is not None
     alpha = node.get("alpha", 0.01)
-    return [unary(emitter, lambda t: tf.nn.leaky_relu(t, alpha), inputs[0])]
+    return [apply_unary(emitter, lambda t: tf.nn.leaky_relu(t, alpha), inputs[0])]
 
 
 @handles("layout", "PRelu")
 def prelu(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """max(x, 0) + slope * min(x, 0), in the form that the converter takes for PRELU."""
+    """Emit max(x, 0) + slope * min(x, 0) in the form that the converter recognises as PRELU."""
     x, slope = inputs
     assert x is not None and slope is not None
     if slope.const is not None and slope.const.size == 1:
         alpha = float(slope.const.ravel()[0])
         if 0 <= alpha <= 1:
-            return [unary(emitter, lambda t: tf.nn.leaky_relu(t, alpha), x)]
-    return [
-        broadcast(emitter, lambda t, s: tf.nn.relu(t) + s * tf.nn.relu(-t), x, _negative(slope))
-    ]
+            return [apply_unary(emitter, lambda t: tf.nn.leaky_relu(t, alpha), x)]
+    return [broadcast(emitter, lambda t, s: tf.nn.relu(t) + s * tf.nn.relu(-t), x, _negate(slope))]
 
 
-def _negative(value: Value) -> Value:
+def _negate(value: Value) -> Value:
     if value.const is None:
         raise Decline
-    return Value.of_const(-value.const)
+    return Value.from_const(-value.const)
 
 
 @handles("clip", "Clip")
 def clip(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """As one of TensorFlow Lite's fused activations where the bounds are theirs."""
+    """Emit Clip, as a fused activation of TensorFlow Lite where one has these bounds."""
     x = inputs[0]
     assert x is not None
     low, high = node.get("min"), node.get("max")
     if len(inputs) > 1 and inputs[1] is not None:
-        low = need(inputs[1]).ravel()[0]
+        low = require_constant(inputs[1]).ravel()[0]
     if len(inputs) > 2 and inputs[2] is not None:
-        high = need(inputs[2]).ravel()[0]
+        high = require_constant(inputs[2]).ravel()[0]
     lowest = -math.inf if low is None else float(low)
     highest = math.inf if high is None else float(high)
     if x.dtype == tf.float32:
         limit = float(np.finfo(np.float32).max)
         lowest = -math.inf if lowest <= -limit else lowest
         highest = math.inf if highest >= limit else highest
-    return [unary(emitter, lambda t: clipped(t, lowest, highest), x)]
+    return [apply_unary(emitter, lambda t: clip_tensor(t, lowest, highest), x)]
 
 
-def clipped(tensor: tf.Tensor, low: float, high: float) -> tf.Tensor:
+def clip_tensor(tensor: tf.Tensor, low: float, high: float) -> tf.Tensor:
     if low == 0 and high == 6:
         return tf.nn.relu6(tensor)
     if low == 0:
@@ -262,23 +260,23 @@ def clipped(tensor: tf.Tensor, low: float, high: float) -> tf.Tensor:
     return tensor
 
 
-def _elu(alpha: float) -> Function:
+def _make_elu(alpha: float) -> Function:
     if alpha == 1:
         return tf.nn.elu
     return lambda x: tf.nn.relu(x) + alpha * tf.nn.elu(tf.minimum(x, 0.0))
 
 
-def _selu(alpha: float, gamma: float) -> Function:
+def _make_selu(alpha: float, gamma: float) -> Function:
     return lambda x: gamma * tf.nn.relu(x) + (gamma * alpha) * tf.nn.elu(tf.minimum(x, 0.0))
 
 
 def _softplus(x: tf.Tensor) -> tf.Tensor:
-    """log(1 + exp(x)) without overflow."""
+    """Compute log(1 + exp(x)) without overflow."""
     return tf.nn.relu(x) + tf.math.log(1.0 + tf.exp(-tf.abs(x)))
 
 
 def _sign(x: tf.Tensor) -> tf.Tensor:
-    """The sign of x: TensorFlow Lite 2.4 has no SIGN."""
+    """Compute the sign of x, as TensorFlow Lite 2.4 has no SIGN."""
     positive = tf.cast(tf.greater(x, 0.0), tf.float32)
     return positive - tf.cast(tf.less(x, 0.0), tf.float32)
 
@@ -287,20 +285,21 @@ def _tan(x: tf.Tensor) -> tf.Tensor:
     return tf.sin(x) / tf.cos(x)
 
 
-def _hard_sigmoid(alpha: float, beta: float) -> Function:
+def _make_hard_sigmoid(alpha: float, beta: float) -> Function:
     if abs(alpha - 1 / 6) < 1e-6 and abs(beta - 0.5) < 1e-6:
         return lambda x: tf.nn.relu6(x + 3.0) * (1 / 6)
     return lambda x: tf.minimum(tf.nn.relu(alpha * x + beta), 1.0)
 
 
-def _activation(node: Node) -> Function:
-    def number(name: str, default: float) -> float:
+def _make_activation(node: Node) -> Function:
+    def read_number(name: str, default: float) -> float:
         return float(node.get(name, default))
 
     table: Any = {
-        "Elu": lambda: _elu(number("alpha", 1.0)),
-        "Selu": lambda: _selu(
-            number("alpha", 1.67326319217681884765625), number("gamma", 1.05070102214813232421875)
+        "Elu": lambda: _make_elu(read_number("alpha", 1.0)),
+        "Selu": lambda: _make_selu(
+            read_number("alpha", 1.67326319217681884765625),
+            read_number("gamma", 1.05070102214813232421875),
         ),
         "Softplus": lambda: _softplus,
         "Softsign": lambda: lambda x: x / (1.0 + tf.abs(x)),
@@ -311,10 +310,12 @@ def _activation(node: Node) -> Function:
         "Asin": lambda: _asin,
         "Acos": lambda: lambda x: math.pi / 2 - _asin(x),
         "Tan": lambda: _tan,
-        "HardSigmoid": lambda: _hard_sigmoid(number("alpha", 0.2), number("beta", 0.5)),
-        "ThresholdedRelu": lambda: _thresholded(number("alpha", 1.0)),
-        "Shrink": lambda: _shrink(number("lambd", 0.5), number("bias", 0.0)),
-        "Celu": lambda: _celu(number("alpha", 1.0)),
+        "HardSigmoid": lambda: _make_hard_sigmoid(
+            read_number("alpha", 0.2), read_number("beta", 0.5)
+        ),
+        "ThresholdedRelu": lambda: _make_thresholded_relu(read_number("alpha", 1.0)),
+        "Shrink": lambda: _make_shrink(read_number("lambd", 0.5), read_number("bias", 0.0)),
+        "Celu": lambda: _make_celu(read_number("alpha", 1.0)),
         "Sinh": lambda: lambda x: (tf.exp(x) - tf.exp(-x)) * 0.5,
         "Cosh": lambda: lambda x: (tf.exp(x) + tf.exp(-x)) * 0.5,
     }
@@ -323,7 +324,7 @@ def _activation(node: Node) -> Function:
 
 
 def _erf(x: tf.Tensor) -> tf.Tensor:
-    """Abramowitz and Stegun 7.1.26: absolute error below 1.5e-7."""
+    """Compute erf by Abramowitz and Stegun 7.1.26, with an absolute error below 1.5e-7."""
     size = tf.abs(x)
     t = 1.0 / (1.0 + 0.3275911 * size)
     total = 1.061405429 * t
@@ -333,7 +334,10 @@ def _erf(x: tf.Tensor) -> tf.Tensor:
 
 
 def _atan(x: tf.Tensor) -> tf.Tensor:
-    """Odd polynomial on [0, tan(pi/8)] after two reductions, as in Cephes: error below 2e-7."""
+    """Compute atan as Cephes does, with an error below 2e-7.
+
+    Two reductions lead to [0, tan(pi/8)], where an odd polynomial approximates it.
+    """
     size = tf.abs(x)
     large, middle = tf.greater(size, 2.414213562373095), tf.greater(size, 0.4142135623730950)
     start = tf.where(middle, tf.ones_like(size) * (math.pi / 4), tf.zeros_like(size))
@@ -351,15 +355,15 @@ def _asin(x: tf.Tensor) -> tf.Tensor:
     return 2.0 * _atan(x / (1.0 + tf.sqrt(1.0 - tf.square(x))))
 
 
-def _celu(alpha: float) -> Function:
+def _make_celu(alpha: float) -> Function:
     return lambda x: tf.nn.relu(x) + alpha * tf.nn.elu(tf.minimum(x, 0.0) * (1 / alpha))
 
 
-def _thresholded(alpha: float) -> Function:
+def _make_thresholded_relu(alpha: float) -> Function:
     return lambda x: x * tf.cast(tf.greater(x, alpha), tf.float32)
 
 
-def _shrink(bound: float, bias: float) -> Function:
+def _make_shrink(bound: float, bias: float) -> Function:
     def function(x: tf.Tensor) -> tf.Tensor:
         above = tf.cast(tf.greater(x, bound), tf.float32) * (x - bias)
         return above + tf.cast(tf.less(x, -bound), tf.float32) * (x + bias)
@@ -388,9 +392,9 @@ def _shrink(bound: float, bias: float) -> Function:
     "Cosh",
 )
 def activation(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """Activations without a builtin of their own, from builtins."""
+    """Emit an activation that has no builtin of its own from other builtins."""
     x = inputs[0]
     assert x is not None
     if x.dtype != tf.float32:
         raise Decline
-    return [unary(emitter, _activation(node), x)]
+    return [apply_unary(emitter, _make_activation(node), x)]

@@ -7,33 +7,35 @@ from typing import List, Optional
 import numpy as np
 import tensorflow as tf
 
-from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, need
-from stages.fixes.onnx_tf.handlers.convolution import emitter_last
+from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, require_constant
+from stages.fixes.onnx_tf.handlers.convolution import get_channels_last
 from stages.fixes.onnx_tf.handlers.elementwise import broadcast
 from stages.fixes.onnx_tf.layout import Value, reshape
 
 
 @handles("batchnorm", "BatchNormalization")
 def batch_norm(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """One multiplication and one addition, their constants computed in float64."""
+    """Emit one multiplication and one addition, with constants computed in float64."""
     x = inputs[0]
     assert x is not None
     if len([name for name in node.outputs if name]) > 1:
         raise Decline
-    scale, bias, mean, variance = (need(value).astype(np.float64) for value in inputs[1:5])
+    scale, bias, mean, variance = (
+        require_constant(value).astype(np.float64) for value in inputs[1:5]
+    )
     factor = scale / np.sqrt(variance + node.get("epsilon", 1e-5))
     shape = (1, -1, *[1] * (x.rank - 2))
-    multiplier = Value.of_const(factor.reshape(shape).astype(np.float32))
-    shift = Value.of_const((bias - mean * factor).reshape(shape).astype(np.float32))
+    multiplier = Value.from_const(factor.reshape(shape).astype(np.float32))
+    shift = Value.from_const((bias - mean * factor).reshape(shape).astype(np.float32))
     return [broadcast(emitter, tf.add, broadcast(emitter, tf.multiply, x, multiplier), shift)]
 
 
 @handles("normalization", "InstanceNormalization")
 def instance_norm(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """Mean and variance over space; over groups of channels where GroupNorm was exported."""
+    """Normalize over space, or over groups of channels too where GroupNorm was exported."""
     x = inputs[0]
     assert x is not None
-    scale, bias = need(inputs[1]), need(inputs[2])
+    scale, bias = require_constant(inputs[1]), require_constant(inputs[2])
     epsilon = node.get("epsilon", 1e-5)
     if None in x.shape:
         raise Decline
@@ -41,8 +43,8 @@ def instance_norm(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     trivial = (scale == 1).all() and (bias == 0).all()
     if source is not None and x.is_pending and trivial and _is_grouping(source, x):
         groups = int(x.shape[1] or 1)
-        return [reshape(_group_norm(emitter, source, groups, epsilon), x.shape)]
-    tensor = emitter_last(x)
+        return [reshape(_normalize_groups(emitter, source, groups, epsilon), x.shape)]
+    tensor = get_channels_last(x)
     shape = tensor.shape.as_list()
     if x.rank > 4:
         tensor = tf.reshape(tensor, [shape[0], -1, shape[-1]])
@@ -56,15 +58,15 @@ def instance_norm(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
 
 
 def _is_grouping(source: Value, x: Value) -> bool:
-    """Whether a pending reshape only splits the channels into groups and merges the rest."""
+    """Tell whether a pending reshape only splits channels into groups and merges the rest."""
     if source.rank < 3 or x.rank < 3 or source.shape[0] != x.shape[0]:
         return False
     channels, groups = source.shape[1], x.shape[1]
     return bool(channels and groups and channels % groups == 0)
 
 
-def _group_norm(emitter: Emitter, x: Value, groups: int, epsilon: float) -> Value:
-    tensor = emitter_last(x)
+def _normalize_groups(emitter: Emitter, x: Value, groups: int, epsilon: float) -> Value:
+    tensor = get_channels_last(x)
     shape = tensor.shape.as_list()
     split = tf.reshape(tensor, [shape[0], -1, groups, shape[-1] // groups])
     return emitter.wrap_last(tf.reshape(_normalize(split, [1, 3], epsilon), shape))
@@ -85,7 +87,7 @@ def lrn(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
         raise Decline
     alpha = node.get("alpha", 1e-4) / size
     result = tf.nn.local_response_normalization(
-        emitter_last(x), size // 2, node.get("bias", 1.0), alpha, node.get("beta", 0.75)
+        get_channels_last(x), size // 2, node.get("bias", 1.0), alpha, node.get("beta", 0.75)
     )
     return [emitter.wrap_last(result)]
 

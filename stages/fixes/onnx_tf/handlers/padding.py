@@ -1,4 +1,4 @@
-"""Pad with static amounts: constant, reflect, edge, and amounts below zero."""
+"""Pad with static amounts: constant, reflect, edge, and negative amounts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import List, Tuple
 import numpy as np
 import tensorflow as tf
 
-from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, need
-from stages.fixes.onnx_tf.handlers.shapes import sliced
+from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, require_constant
+from stages.fixes.onnx_tf.handlers.shapes import slice_value
 from stages.fixes.onnx_tf.layout import Value
 
 
@@ -16,10 +16,10 @@ from stages.fixes.onnx_tf.layout import Value
 def pad(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     x = inputs[0]
     assert x is not None
-    amounts = need(inputs[1]) if len(inputs) > 1 else np.array(node.get("pads"))
+    amounts = require_constant(inputs[1]) if len(inputs) > 1 else np.array(node.get("pads"))
     value = node.get("value", 0.0)
     if len(inputs) > 2 and inputs[2] is not None:
-        value = need(inputs[2]).ravel()[0]
+        value = require_constant(inputs[2]).ravel()[0]
     pairs = [(int(b), int(e)) for b, e in zip(amounts[: x.rank], amounts[x.rank :])]
     if any(b < 0 or e < 0 for b, e in pairs):
         index = [slice(None)] * x.rank
@@ -30,7 +30,7 @@ def pad(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
             if length is None:
                 raise Decline
             index[axis] = slice(max(-begin, 0), length - max(-end, 0))
-        x = sliced(emitter, x, index)
+        x = slice_value(emitter, x, index)
         pairs = [(max(b, 0), max(e, 0)) for b, e in pairs]
     if not any(b or e for b, e in pairs):
         return [x]
@@ -39,14 +39,14 @@ def pad(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     mode = node.get("mode", "constant")
     if mode == "edge":
         for position, axis in enumerate(order):
-            tensor = _edge(tensor, position, *pairs[axis])
+            tensor = _pad_edge(tensor, position, *pairs[axis])
     else:
         paddings = [pairs[axis] for axis in order]
         shape = [
             d if d is None else d + b + e for d, (b, e) in zip(tensor.shape.as_list(), paddings)
         ]
         if tensor.shape.rank > 4 and None not in shape:
-            tensor, paddings = _merged(tensor, paddings)
+            tensor, paddings = _merge_axes(tensor, paddings)
         if mode == "reflect":
             tensor = tf.pad(tensor, paddings, "REFLECT")
         elif value == 0:
@@ -58,8 +58,8 @@ def pad(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     return [emitter.wrap(tensor, order)]
 
 
-def _edge(tensor: tf.Tensor, axis: int, begin: int, end: int) -> tf.Tensor:
-    """Repeat the first and the last element of an axis."""
+def _pad_edge(tensor: tf.Tensor, axis: int, begin: int, end: int) -> tf.Tensor:
+    """Pad an axis by repeating its first and last elements."""
     if not begin and not end:
         return tensor
     shape = tensor.shape.as_list()
@@ -71,8 +71,8 @@ def _edge(tensor: tf.Tensor, axis: int, begin: int, end: int) -> tf.Tensor:
     return tf.concat([*parts[0], tensor, *parts[1]], axis)
 
 
-def _merged(tensor: tf.Tensor, paddings: List[Tuple[int, int]]) -> tuple:
-    """Neighbouring axes without padding as one: TensorFlow Lite 2.4 pads four at most."""
+def _merge_axes(tensor: tf.Tensor, paddings: List[Tuple[int, int]]) -> tuple:
+    """Merge neighbouring axes without padding: TensorFlow Lite 2.4 pads at most four axes."""
     shape: List[int] = []
     merged: List[Tuple[int, int]] = []
     for size, pair in zip(tensor.shape.as_list(), paddings):

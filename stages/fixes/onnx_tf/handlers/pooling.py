@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles
-from stages.fixes.onnx_tf.handlers.convolution import Pads, emitter_last, is_same, pads_of
+from stages.fixes.onnx_tf.handlers.convolution import Pads, get_channels_last, is_same, resolve_pads
 from stages.fixes.onnx_tf.layout import Value, reshape
 
 _LOWEST = float(np.finfo(np.float32).min)
@@ -16,13 +16,13 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 @handles("pooling", "MaxPool", "AveragePool")
 def pool(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """One pool of the builtin kind; three dimensions as two pools, one dimension as a row."""
+    """Emit one builtin pool; three dimensions as two pools, one dimension as a row."""
     x = inputs[0]
     assert x is not None
     if None in x.shape[1:] or x.dtype != tf.float32:
         raise Decline
     if any(name in emitter.consumed for name in node.outputs[1:]):
-        raise Decline  # the indices of the maxima
+        raise Decline  # the indices of the maxima are read
     kernel = node.get("kernel_shape")
     count = len(kernel)
     if count > 3:
@@ -30,15 +30,15 @@ def pool(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     strides = node.get("strides") or [1] * count
     dilations = node.get("dilations") or [1] * count
     spatial = [int(d or 0) for d in x.shape[2:]]
-    pads = pads_of(node, spatial, kernel)
+    pads = resolve_pads(node, spatial, kernel)
     given = [tuple(p) for p in pads]
     if node.get("ceil_mode", 0):
-        pads = _ceil_pads(spatial, kernel, strides, dilations, pads)
+        pads = _compute_ceil_pads(spatial, kernel, strides, dilations, pads)
     average = node.op_type == "AveragePool"
     include = bool(node.get("count_include_pad", 0))
-    tensor = emitter_last(x)
+    tensor = get_channels_last(x)
     if count == 1:
-        flat = emitter_last(reshape(x, (*x.shape[:2], 1, x.shape[2])))
+        flat = get_channels_last(reshape(x, (*x.shape[:2], 1, x.shape[2])))
         result = _pool2d(
             flat,
             [1, *kernel],
@@ -54,7 +54,7 @@ def pool(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     if count == 2:
         result = _pool2d(tensor, kernel, strides, dilations, pads, given, average, include)
         return [emitter.wrap_last(result)]
-    # Maximum and mean over a box are those over its depth of those over its planes.
+    # Pool each plane, then over depth: for maximum and mean that equals pooling the box.
     batch, depth, height, width, channels = tensor.shape.as_list()
     flat = tf.reshape(tensor, [-1, height, width, channels])
     if kernel[1:] != [1, 1] or strides[1:] != [1, 1]:
@@ -77,14 +77,14 @@ def pool(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     return [emitter.wrap_last(tf.reshape(rows, shape))]
 
 
-def _ceil_pads(
+def _compute_ceil_pads(
     spatial: Sequence[int],
     kernel: Sequence[int],
     strides: Sequence[int],
     dilations: Sequence[int],
     pads: Pads,
 ) -> Pads:
-    """The padding with which rounding down gives the output size of rounding up."""
+    """Return the padding with which rounding down gives the output size of rounding up."""
     result = []
     for size, k, stride, dilation, (begin, end) in zip(spatial, kernel, strides, dilations, pads):
         reach = (k - 1) * dilation + 1
@@ -109,7 +109,7 @@ def _pool2d(
     if max(dilations) > 1:
         if average:
             raise Decline
-        return _dilated_max(x, kernel, strides, dilations, pads)
+        return _pool_dilated_max(x, kernel, strides, dilations, pads)
     function = tf.nn.avg_pool2d if average else tf.nn.max_pool2d
     padded = any(begin or end for begin, end in pads)
     if is_same(spatial, pads, kernel, strides, [1, 1]) and not (average and include and padded):
@@ -119,13 +119,13 @@ def _pool2d(
         x = tf.pad(x, paddings) if average else tf.pad(x, paddings, constant_values=_LOWEST)
     y = function(x, kernel, strides, "VALID")
     if average and padded:
-        factor = _correction(spatial, kernel, strides, pads, given, include)
+        factor = _compute_correction(spatial, kernel, strides, pads, given, include)
         if not (factor == 1).all():
             y = y * tf.constant(factor)
     return y
 
 
-def _correction(
+def _compute_correction(
     spatial: Sequence[int],
     kernel: Sequence[int],
     strides: Sequence[int],
@@ -133,7 +133,7 @@ def _correction(
     given: Sequence[Tuple[int, int]],
     include: bool,
 ) -> np.ndarray:
-    """What a mean over the kernel's size is multiplied by, of shape (1, height, width, 1)."""
+    """Return what corrects means over the whole kernel: factors of shape (1, height, width, 1)."""
     factors = []
     for size, k, stride, (begin, end), own in zip(spatial, kernel, strides, pads, given):
         counted = np.zeros(begin + size + end, np.float64)
@@ -146,14 +146,14 @@ def _correction(
     return np.outer(*factors)[None, :, :, None].astype(np.float32)
 
 
-def _dilated_max(
+def _pool_dilated_max(
     x: tf.Tensor,
     kernel: Sequence[int],
     strides: Sequence[int],
     dilations: Sequence[int],
     pads: Pads,
 ) -> tf.Tensor:
-    """The maximum of a slice an element of the kernel, one axis after the other."""
+    """Take the maximum of one slice per kernel element, one axis after the other."""
     if any(begin or end for begin, end in pads):
         x = tf.pad(x, [(0, 0), *pads, (0, 0)], constant_values=_LOWEST)
     for axis, (k, stride, dilation) in enumerate(zip(kernel, strides, dilations), start=1):

@@ -1,4 +1,4 @@
-"""Gemm and MatMul: FULLY_CONNECTED with its bias where the weights are known."""
+"""Gemm and MatMul: FULLY_CONNECTED with its bias where the weights are constant."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import List, Optional
 import numpy as np
 import tensorflow as tf
 
-from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, need
+from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, require_constant
 from stages.fixes.onnx_tf.handlers.elementwise import broadcast
 from stages.fixes.onnx_tf.layout import Value, channels_last, plain, reshape
 
 
 def fully_connected(x: tf.Tensor, weight: np.ndarray, bias: Optional[np.ndarray]) -> tf.Tensor:
-    """The product of the last axis with `weight` of shape (inputs, outputs), and the bias."""
+    """Multiply the last axis by `weight` of shape (inputs, outputs), and add the bias."""
     shape = x.shape.as_list()
     flat = x if len(shape) == 2 else tf.reshape(x, [-1, shape[-1]])
     y = tf.matmul(flat, tf.constant(np.ascontiguousarray(weight)))
@@ -28,23 +28,26 @@ def fully_connected(x: tf.Tensor, weight: np.ndarray, bias: Optional[np.ndarray]
 def gemm(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     x = inputs[0]
     assert x is not None
-    weight = need(inputs[1])
+    weight = require_constant(inputs[1])
     if node.get("transA", 0) or weight.ndim != 2 or x.const is not None:
         raise Decline
     weight = weight.T if node.get("transB", 0) else weight
     weight = weight * np.float32(node.get("alpha", 1.0))
     bias = None
     if len(inputs) > 2 and inputs[2] is not None:
-        bias = need(inputs[2]) * np.float32(node.get("beta", 1.0))
+        bias = require_constant(inputs[2]) * np.float32(node.get("beta", 1.0))
         if bias.size not in (1, weight.shape[1]):
             raise Decline
         bias = np.broadcast_to(bias.ravel(), (weight.shape[1],))
-    tensor, weight = _flattened(emitter, x, weight)
+    tensor, weight = _flatten_input(emitter, x, weight)
     return [emitter.wrap(fully_connected(tensor, weight, bias))]
 
 
-def _flattened(emitter: Emitter, x: Value, weight: np.ndarray) -> tuple:
-    """The input of a dense layer; a flattened image stays channels-last, the weights are sorted."""
+def _flatten_input(emitter: Emitter, x: Value, weight: np.ndarray) -> tuple:
+    """Return a dense layer's input and weights.
+
+    A flattened image stays channels-last; the weights are reordered instead.
+    """
     source = x.origin
     tail_only = (
         source is not None and source.rank >= 3 and x.shape == (source.shape[0], weight.shape[0])
@@ -62,13 +65,13 @@ def _flattened(emitter: Emitter, x: Value, weight: np.ndarray) -> tuple:
 
 @handles("matmul", "MatMul")
 def matmul(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """A third input, if there is one, is the bias that a rewrite found."""
+    """Emit MatMul; a third input, if there is one, is the bias that a rewrite found."""
     a, b = inputs[0], inputs[1]
     assert a is not None and b is not None
-    bias = None if len(inputs) < 3 else need(inputs[2])
+    bias = None if len(inputs) < 3 else require_constant(inputs[2])
     if b.const is not None and b.rank == 2 and a.const is None and a.rank >= 2:
         if a.rank == 2:
-            tensor, weight = _flattened(emitter, a, b.const)
+            tensor, weight = _flatten_input(emitter, a, b.const)
             return [emitter.wrap(fully_connected(tensor, weight, bias))]
         order = a.order
         if order[-1] != a.rank - 1:
@@ -76,19 +79,19 @@ def matmul(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
         return [emitter.wrap(fully_connected(a.tensor(order), b.const, bias), order)]
     if min(a.rank, b.rank) < 2:
         raise Decline
-    product = _batched(emitter, a, b)
+    product = _multiply_batched(emitter, a, b)
     if bias is not None:
-        product = broadcast(emitter, tf.add, product, Value.of_const(bias))
+        product = broadcast(emitter, tf.add, product, Value.from_const(bias))
     return [product]
 
 
-def _batched(emitter: Emitter, a: Value, b: Value) -> Value:
-    """A product of two computed tensors; a transpose of the last two axes is the operator's own."""
+def _multiply_batched(emitter: Emitter, a: Value, b: Value) -> Value:
+    """Multiply two computed tensors, with any transpose of the last two axes in the operator."""
     tensors, flags = [], []
     rank = max(a.rank, b.rank)
     result = [*(a if a.rank >= b.rank else b).shape[:-2], a.shape[-2], b.shape[-1]]
     if rank > 2 and a.rank == b.rank and None not in a.shape and a.shape[:-2] == b.shape[:-2]:
-        # One batch axis is enough, and what every kernel knows.
+        # One batch axis is enough, and every kernel supports it.
         count = int(np.prod(a.shape[:-2], dtype=np.int64))
         a = reshape(a, (count, *a.shape[-2:])) if a.rank > 3 else a
         b = reshape(b, (count, *b.shape[-2:])) if b.rank > 3 else b

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 import tensorflow as tf
 
-from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, need
+from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, require_constant
 from stages.fixes.onnx_tf.handlers.products import fully_connected
 from stages.fixes.onnx_tf.layout import Value
 
@@ -19,8 +19,7 @@ _ACTIVATIONS: Dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 }
 _DEFAULTS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"], "RNN": ["tanh"]}
 
-# More steps than this make a graph that is larger than useful; onnx-tf's loop gets it. That of GRU
-# does not exist.
+# More steps than this make the graph too large: they get onnx-tf's loop, which GRU lacks.
 _MOST_STEPS = 512
 
 
@@ -34,12 +33,12 @@ def recurrent(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     steps, batch, size = (int(d or 0) for d in x.shape)
     if steps > _MOST_STEPS and node.op_type != "GRU":
         raise Decline
-    if lengths is not None and not (need(lengths) == steps).all():
+    if lengths is not None and not (require_constant(lengths) == steps).all():
         raise Decline
     kind = node.op_type
     direction = node.get("direction", "forward")
     hidden = node.get("hidden_size")
-    # Rows of a sequence that lies batch first stay so, in the result too.
+    # A sequence that lies batch first stays so, in the result too.
     batch_first = x.order == (1, 0, 2)
     tensor = x.tensor((1, 0, 2) if batch_first else (0, 1, 2))
     directions = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
@@ -48,16 +47,18 @@ def recurrent(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     each = len(_DEFAULTS[kind])
     sequences, finals, cells = [], [], []
     for index, backwards in enumerate(directions):
-        weight, recurrence = need(inputs[1])[index], need(inputs[2])[index]
+        weight, recurrence = require_constant(inputs[1])[index], require_constant(inputs[2])[index]
         bias = np.zeros(2 * _GATES[kind] * hidden, np.float32)
         if inputs[3] is not None:
-            bias = need(inputs[3])[index]
+            bias = require_constant(inputs[3])[index]
         functions = [_ACTIVATIONS.get(n) for n in names[index * each : (index + 1) * each]]
         if None in functions:
             raise Decline
         cell = _CELLS[kind](node, weight, recurrence, bias, hidden, functions)
-        rows = _rows(cell.project(tensor), 1 if batch_first else 0)
-        state = tuple(_initial(inputs[5 + i], index) for i in range(2 if kind == "LSTM" else 1))
+        rows = _split_rows(cell.project(tensor), 1 if batch_first else 0)
+        state = tuple(
+            _get_initial_state(inputs[5 + i], index) for i in range(2 if kind == "LSTM" else 1)
+        )
         outputs = []
         for row in rows[::-1] if backwards else rows:
             state = cell.step(row, state)
@@ -65,21 +66,21 @@ def recurrent(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
         sequences.append(outputs[::-1] if backwards else outputs)
         finals.append(state[0])
         cells.append(state[-1])
-    values = [_sequence(emitter, sequences, (steps, batch, hidden), batch_first)]
-    values.append(_final(emitter, finals))
+    values = [_make_sequence(emitter, sequences, (steps, batch, hidden), batch_first)]
+    values.append(_stack_states(emitter, finals))
     if kind == "LSTM":
-        values.append(_final(emitter, cells))
+        values.append(_stack_states(emitter, cells))
     return values
 
 
-def _rows(tensor: tf.Tensor, axis: int) -> List[tf.Tensor]:
+def _split_rows(tensor: tf.Tensor, axis: int) -> List[tf.Tensor]:
     if tensor.shape.as_list()[axis] == 1:
         return [tf.squeeze(tensor, axis)]
     return list(tf.unstack(tensor, axis=axis))
 
 
-def _initial(value: Optional[Value], index: int) -> Optional[tf.Tensor]:
-    """The initial state of one direction; None for zeros."""
+def _get_initial_state(value: Optional[Value], index: int) -> Optional[tf.Tensor]:
+    """Return the initial state of one direction; None for zeros."""
     if value is None or (value.const is not None and not value.const.any()):
         return None
     if value.const is not None:
@@ -88,13 +89,13 @@ def _initial(value: Optional[Value], index: int) -> Optional[tf.Tensor]:
     return tf.reshape(tensor[index : index + 1], tensor.shape.as_list()[1:])
 
 
-def _sequence(
+def _make_sequence(
     emitter: Emitter,
     sequences: Sequence[Sequence[tf.Tensor]],
     sizes: Tuple[int, int, int],
     batch_first: bool,
 ) -> Value:
-    """Y of shape (steps, directions, batch, hidden), stacked only if something asks for it."""
+    """Return Y of shape (steps, directions, batch, hidden), stacked only if something reads it."""
     steps, batch, hidden = sizes
     count = len(sequences)
 
@@ -112,15 +113,15 @@ def _sequence(
     return Value((steps, count, batch, hidden), tf.float32, build=build)
 
 
-def _final(emitter: Emitter, states: Sequence[tf.Tensor]) -> Value:
-    """Y_h or Y_c of shape (directions, batch, hidden)."""
+def _stack_states(emitter: Emitter, states: Sequence[tf.Tensor]) -> Value:
+    """Return Y_h or Y_c of shape (directions, batch, hidden)."""
     if len(states) == 1:
         return emitter.wrap(tf.expand_dims(states[0], 0))
     return emitter.wrap(tf.stack(list(states), 0))
 
 
 class _Cell:
-    """The weights of one direction; `project` does all steps' share of the input at once."""
+    """The weights of one direction; `project` applies those of the input to all steps at once."""
 
     def __init__(
         self,
@@ -141,7 +142,7 @@ class _Cell:
     def project(self, x: tf.Tensor) -> tf.Tensor:
         return fully_connected(x, self.weight, self.input_bias + self.state_bias)
 
-    def _with_state(self, row: tf.Tensor, state: Optional[tf.Tensor]) -> tf.Tensor:
+    def _add_state(self, row: tf.Tensor, state: Optional[tf.Tensor]) -> tf.Tensor:
         if state is None:
             return row
         return row + fully_connected(state, self.recurrence, None)
@@ -149,25 +150,25 @@ class _Cell:
 
 class _Rnn(_Cell):
     def step(self, row: tf.Tensor, state: Sequence[Any]) -> Tuple[Any, ...]:
-        return (self.functions[0](self._with_state(row, state[0])),)
+        return (self.functions[0](self._add_state(row, state[0])),)
 
 
 class _Lstm(_Cell):
     def step(self, row: tf.Tensor, state: Sequence[Any]) -> Tuple[Any, ...]:
-        """ONNX orders the gates: input, output, forget, cell."""
+        """Compute one step; ONNX orders the gates input, output, forget, cell."""
         gate, squash, out = self.functions
-        i, o, f, c = tf.split(self._with_state(row, state[0]), 4, 1)
+        i, o, f, c = tf.split(self._add_state(row, state[0]), 4, 1)
         fresh = gate(i) * squash(c)
         cell = fresh if state[1] is None else gate(f) * state[1] + fresh
         return gate(o) * out(cell), cell
 
 
 class _Gru(_Cell):
-    """ONNX orders the gates: update, reset, hidden."""
+    """A GRU cell; ONNX orders the gates update, reset, hidden."""
 
     def project(self, x: tf.Tensor) -> tf.Tensor:
         bias = self.input_bias.copy()
-        # The reset gate scales the state's own bias of the last gate where it comes after it.
+        # `step` adds the state bias of the last gate if the reset gate scales it.
         shared = 2 if self.node.get("linear_before_reset", 0) else 3
         bias[: shared * self.hidden] += self.state_bias[: shared * self.hidden]
         return fully_connected(x, self.weight, bias)

@@ -1,4 +1,4 @@
-"""Reductions and softmax, along the axes as they lie."""
+"""Reductions and softmax, along axes in the order in which they lie."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, Callable, Dict, List
 import tensorflow as tf
 
 from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles
-from stages.fixes.onnx_tf.handlers.shapes import last_in_order
+from stages.fixes.onnx_tf.handlers.shapes import move_axis_last
 from stages.fixes.onnx_tf.layout import Value, reshape
 
 
-def _log_sum_exp(x: tf.Tensor, axis: Any, keepdims: bool) -> tf.Tensor:
+def _reduce_log_sum_exp(x: tf.Tensor, axis: Any, keepdims: bool) -> tf.Tensor:
     high = tf.reduce_max(x, axis, True)
     total = tf.math.log(tf.reduce_sum(tf.exp(x - high), axis, True)) + high
     return total if keepdims else tf.squeeze(total, axis)
@@ -21,7 +21,7 @@ _REDUCE: Dict[str, Callable[..., tf.Tensor]] = {
     "ReduceL1": lambda x, a, k: tf.reduce_sum(tf.abs(x), a, k),
     "ReduceL2": lambda x, a, k: tf.sqrt(tf.reduce_sum(tf.square(x), a, k)),
     "ReduceLogSum": lambda x, a, k: tf.math.log(tf.reduce_sum(x, a, k)),
-    "ReduceLogSumExp": _log_sum_exp,
+    "ReduceLogSumExp": _reduce_log_sum_exp,
     "ReduceMax": tf.reduce_max,
     "ReduceMean": tf.reduce_mean,
     "ReduceMin": tf.reduce_min,
@@ -62,8 +62,8 @@ def global_pool(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     readers = emitter.readers.get(node.outputs[0], set())
     flattened = bool(readers) and readers <= {"Flatten", "Reshape", "Squeeze"}
     if flattened and order.index(0) < order.index(1):
-        # Straight to (batch, channels), where nothing wants the axes of size 1. Else they stay:
-        # TensorFlow Lite 2.4 has a fast kernel for a MEAN that keeps them.
+        # Straight to (batch, channels) where no reader wants the axes of size 1. Otherwise they
+        # stay: TensorFlow Lite 2.4 has a fast kernel for a MEAN that keeps them.
         flat = emitter.wrap(function(x.tensor(order), positions, False), (0, 1))
         return [reshape(flat, (*x.shape[:2], *[1] * (x.rank - 2)))]
     return [emitter.wrap(function(x.tensor(order), positions, True), order)]
@@ -71,16 +71,13 @@ def global_pool(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
 
 @handles("layout", "Softmax", "LogSoftmax")
 def softmax(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """Before opset 13 the axes from `axis` on count as one."""
+    """Emit softmax; before opset 13, the axes from `axis` on count as one."""
     x = inputs[0]
     assert x is not None
     axis = node.get("axis", 1) % x.rank
     function = tf.nn.softmax if node.op_type == "Softmax" else tf.nn.log_softmax
     if all(d == 1 for d in x.shape[axis + 1 :]):
-        order = x.order
-        if [a for a in order if x.shape[a] != 1 or a == axis][-1] != axis:
-            order = last_in_order(order, axis)
-        order = last_in_order(order, axis)
+        order = move_axis_last(x.order, axis)
         return [emitter.wrap(function(x.tensor(order)), order)]
     if None in x.shape:
         raise Decline

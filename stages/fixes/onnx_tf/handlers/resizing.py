@@ -8,11 +8,11 @@ from typing import List, Optional, Tuple
 import numpy as np
 import tensorflow as tf
 
-from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, need
-from stages.fixes.onnx_tf.handlers.convolution import emitter_last
+from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, require_constant
+from stages.fixes.onnx_tf.handlers.convolution import get_channels_last
 from stages.fixes.onnx_tf.layout import Value, reshape
 
-# The weight of each source row and its index: arrays of shape (output, taps).
+# The weights and indices of source rows: arrays of shape (output, taps).
 Taps = Tuple[np.ndarray, np.ndarray]
 
 
@@ -23,7 +23,7 @@ def resize(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     if None in x.shape or x.rank not in (3, 4, 5):
         raise Decline
     shape = [int(d or 0) for d in x.shape]
-    sizes, scales = _target(node, inputs, shape)
+    sizes, scales = _compute_target(node, inputs, shape)
     if sizes[:2] != shape[:2]:
         raise Decline
     mode = node.get("mode", "nearest")
@@ -37,15 +37,21 @@ def resize(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     if x.rank == 3:
         flat = reshape(x, (*x.shape[:2], 1, x.shape[2]))
         tensor = _resize2d(
-            emitter_last(flat), [1, sizes[2]], [1.0, scales[2]], mode, transform, rounding, node
+            get_channels_last(flat),
+            [1, sizes[2]],
+            [1.0, scales[2]],
+            mode,
+            transform,
+            rounding,
+            node,
         )
         value = emitter.wrap_last(tensor)
         return [reshape(value, (*value.shape[:2], value.shape[3]))]
-    tensor = emitter_last(x)
+    tensor = get_channels_last(x)
     if x.rank == 4:
         tensor = _resize2d(tensor, sizes[2:], scales[2:], mode, transform, rounding, node)
         return [emitter.wrap_last(tensor)]
-    # Depth for itself, as the height of a plane that holds the rest as its width.
+    # Resize the depth separately, as the height of a plane whose width holds the rest.
     n, d, h, w, c = tensor.shape.as_list()
     flat = tf.reshape(tensor, [n * d, h, w, c])
     flat = _resize2d(flat, sizes[3:], scales[3:], mode, transform, rounding, node)
@@ -55,14 +61,14 @@ def resize(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     return [emitter.wrap_last(tf.reshape(rows, [n, *sizes[2:], c]))]
 
 
-def _target(node: Node, inputs: Inputs, shape: List[int]) -> Tuple[List[int], List[float]]:
-    """Output sizes and scales of all axes."""
+def _compute_target(node: Node, inputs: Inputs, shape: List[int]) -> Tuple[List[int], List[float]]:
+    """Return the output sizes and the scales of all axes."""
     if len(inputs) > 3 and inputs[3] is not None:
-        sizes = [int(d) for d in need(inputs[3])]
+        sizes = [int(d) for d in require_constant(inputs[3])]
         return sizes, [out / d for out, d in zip(sizes, shape)]
     index = 2 if len(inputs) > 2 else 1
     given = inputs[index] if len(inputs) > index else None
-    scales = node.get("scales") if given is None else need(given).tolist()
+    scales = node.get("scales") if given is None else require_constant(given).tolist()
     if not scales:
         raise Decline
     return [int(math.floor(d * s + 1e-6)) for d, s in zip(shape, scales)], [
@@ -97,14 +103,14 @@ def _resize2d(
         size, out, scale = before[axis - 1], sizes[axis - 1], scales[axis - 1]
         if size == out and scale == 1:
             continue
-        x = _interpolate(x, axis, _taps(size, out, scale, mode, transform, rounding, node))
+        x = _interpolate(x, axis, _compute_taps(size, out, scale, mode, transform, rounding, node))
     return x
 
 
-def _taps(
+def _compute_taps(
     size: int, out: int, scale: float, mode: str, transform: str, rounding: str, node: Node
 ) -> Taps:
-    """Which rows of the input make each row of the output; ONNX's definition of Resize."""
+    """Return which input rows make each output row, by ONNX's definition of Resize."""
     row = np.arange(out, dtype=np.float64)
     if transform == "asymmetric":
         source = row / scale
@@ -133,15 +139,15 @@ def _taps(
     else:
         first = np.floor(source)
         index = first[:, None] + np.arange(-1, 3)
-        weight = _cubic(np.abs(source[:, None] - index), node.get("cubic_coeff_a", -0.75))
+        weight = _evaluate_cubic(np.abs(source[:, None] - index), node.get("cubic_coeff_a", -0.75))
         if node.get("exclude_outside", 0):
             weight = np.where((index < 0) | (index >= size), 0, weight)
             weight /= weight.sum(1, keepdims=True)
     return weight.astype(np.float32), np.clip(index, 0, size - 1).astype(np.int32)
 
 
-def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
-    """Keys' cubic convolution kernel."""
+def _evaluate_cubic(distance: np.ndarray, a: float) -> np.ndarray:
+    """Evaluate Keys' cubic convolution kernel."""
     d = distance
     near = (a + 2) * d**3 - (a + 3) * d**2 + 1
     far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
@@ -149,7 +155,7 @@ def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
 
 
 def _interpolate(x: tf.Tensor, axis: int, taps: Taps) -> tf.Tensor:
-    """The weighted sum of gathered rows."""
+    """Return the weighted sum of gathered rows."""
     weights, indices = taps
     shape = [1, 1, 1, 1]
     shape[axis] = len(weights)

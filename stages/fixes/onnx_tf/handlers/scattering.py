@@ -1,4 +1,4 @@
-"""ScatterND and ScatterElements: elements replaced, with builtin operators."""
+"""ScatterND and ScatterElements, from builtin operators."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import List
 import numpy as np
 import tensorflow as tf
 
-from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, static
+from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, require_static
 from stages.fixes.onnx_tf.layout import Value
 
 
@@ -15,22 +15,22 @@ from stages.fixes.onnx_tf.layout import Value
 def scatter_nd(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     data, indices, updates = inputs
     assert data is not None and indices is not None and updates is not None
-    static(data, indices, updates)
+    require_static(data, indices, updates)
     depth = int(indices.shape[-1] or 0)
     if indices.const is not None:
         sizes = [int(d or 0) for d in data.shape]
         lead = tuple(np.moveaxis(indices.const % np.array(sizes[:depth]), -1, 0))
         grid = np.arange(data.size).reshape(sizes)
-        return [_replaced(emitter, data, updates, grid[lead])]
+        return [_replace(emitter, data, updates, grid[lead])]
     places = tf.cast(indices.tensor(), tf.int32)
-    return [_scattered(emitter, data, places, updates.tensor())]
+    return [_scatter(emitter, data, places, updates.tensor())]
 
 
 @handles("selection", "Scatter", "ScatterElements")
 def scatter_elements(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     data, indices, updates = inputs
     assert data is not None and indices is not None and updates is not None
-    static(data, indices, updates)
+    require_static(data, indices, updates)
     axis = node.get("axis", 0) % data.rank
     grid = np.indices([int(d or 0) for d in indices.shape])
     sizes = [int(d or 0) for d in data.shape]
@@ -38,17 +38,15 @@ def scatter_elements(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value
     offset = np.asarray(sum(grid[i] * strides[i] for i in range(data.rank) if i != axis), np.int32)
     if indices.const is not None:
         places = offset + (indices.const % sizes[axis]) * strides[axis]
-        return [_replaced(emitter, data, updates, places)]
-    flat = Value.of_tensor(tf.reshape(data.tensor(), [-1]))
+        return [_replace(emitter, data, updates, places)]
+    flat = Value.from_tensor(tf.reshape(data.tensor(), [-1]))
     index = tf.cast(indices.tensor(), tf.int32) * strides[axis] + tf.constant(offset)
-    result = _scattered(
-        emitter, flat, tf.reshape(index, [-1, 1]), tf.reshape(updates.tensor(), [-1])
-    )
+    result = _scatter(emitter, flat, tf.reshape(index, [-1, 1]), tf.reshape(updates.tensor(), [-1]))
     return [emitter.wrap(tf.reshape(result.tensor(), sizes))]
 
 
-def _replaced(emitter: Emitter, data: Value, updates: Value, places: np.ndarray) -> Value:
-    """One GATHER from the data and the updates behind it: what comes from where is known.
+def _replace(emitter: Emitter, data: Value, updates: Value, places: np.ndarray) -> Value:
+    """Replace elements at constant places by one GATHER from the data followed by the updates.
 
     `places` are positions in the flattened data, in the updates' order.
     """
@@ -59,11 +57,11 @@ def _replaced(emitter: Emitter, data: Value, updates: Value, places: np.ndarray)
     return emitter.wrap(tf.reshape(moved, [int(d or 0) for d in data.shape]))
 
 
-def _scattered(emitter: Emitter, data: Value, places: tf.Tensor, updates: tf.Tensor) -> Value:
-    """SCATTER_ND of the updates, and of ones, which tell where the data remains.
+def _scatter(emitter: Emitter, data: Value, places: tf.Tensor, updates: tf.Tensor) -> Value:
+    """Emit SCATTER_ND of the updates, and of ones, which tell where the data remains.
 
-    SCATTER_ND adds where several updates go to one place; PyTorch then takes any of them. Their
-    mean is one of them if they are equal, as those of a number are.
+    SCATTER_ND adds up updates to one place, of which PyTorch takes any. Their mean is one of them
+    if they are equal, as they are when a single number is scattered.
     """
     if data.dtype != tf.float32:
         raise Decline

@@ -8,8 +8,16 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
-from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, need, static
-from stages.fixes.onnx_tf.handlers.elementwise import broadcast, unary
+from stages.fixes.onnx_tf.emitter import (
+    Decline,
+    Emitter,
+    Inputs,
+    Node,
+    handles,
+    require_constant,
+    require_static,
+)
+from stages.fixes.onnx_tf.handlers.elementwise import apply_unary, broadcast
 from stages.fixes.onnx_tf.layout import Order, Value, plain, reshape
 
 
@@ -17,7 +25,7 @@ from stages.fixes.onnx_tf.layout import Order, Value, plain, reshape
 def reshape_handler(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     x = inputs[0]
     assert x is not None
-    wanted = need(inputs[1]) if len(inputs) > 1 else np.array(node.get("shape"))
+    wanted = require_constant(inputs[1]) if len(inputs) > 1 else np.array(node.get("shape"))
     shape = [x.shape[i] if d == 0 else int(d) for i, d in enumerate(wanted)]
     if -1 in shape:
         if None in shape or None in x.shape:
@@ -38,7 +46,7 @@ def flatten(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     if axis == 1:
         tail = int(np.prod(x.shape[1:]))
         return [reshape(x, (x.shape[0], tail))]
-    static(x)
+    require_static(x)
     head = int(np.prod(x.shape[:axis], dtype=np.int64))
     return [reshape(x, (head, x.size // head))]
 
@@ -50,7 +58,7 @@ def squeeze(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     axes = node.get("axes")
     if node.op_type == "Squeeze":
         if axes is None:
-            static(x)
+            require_static(x)
             axes = [i for i, d in enumerate(x.shape) if d == 1]
         gone = {axis % x.rank for axis in axes}
         return [reshape(x, [d for i, d in enumerate(x.shape) if i not in gone])]
@@ -66,8 +74,8 @@ def transpose_handler(emitter: Emitter, node: Node, inputs: Inputs) -> List[Valu
     assert x is not None
     axes = node.get("perm") or list(range(x.rank))[::-1]
     if "layout" in emitter.fixes:
-        return [x.permuted(axes)]
-    return [Value.of_tensor(tf.transpose(x.tensor(), axes))]
+        return [x.permute(axes)]
+    return [Value.from_tensor(tf.transpose(x.tensor(), axes))]
 
 
 @handles("layout", "Concat")
@@ -76,12 +84,12 @@ def concat(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     if len(values) == 1:
         return [values[0]]
     axis = node.get("axis") % values[0].rank
-    order = most_common_order(values)
+    order = find_most_common_order(values)
     tensors = [value.tensor(order) for value in values]
     return [emitter.wrap(tf.concat(tensors, order.index(axis)), order)]
 
 
-def most_common_order(values: Sequence[Value]) -> Order:
+def find_most_common_order(values: Sequence[Value]) -> Order:
     weights: dict = {}
     for value in values:
         if value.const is None:
@@ -113,22 +121,22 @@ def split(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
 def expand(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     x = inputs[0]
     assert x is not None
-    static(x)
-    target = [int(d) for d in need(inputs[1])]
+    require_static(x)
+    target = [int(d) for d in require_constant(inputs[1])]
     rank = max(x.rank, len(target))
     target = [1] * (rank - len(target)) + target
     shape = (1,) * (rank - x.rank) + x.shape
     x = reshape(x, shape)
-    return [tiled(emitter, x, [d if shape[i] == 1 else 1 for i, d in enumerate(target)])]
+    return [tile_value(emitter, x, [d if shape[i] == 1 else 1 for i, d in enumerate(target)])]
 
 
 @handles("selection", "Tile")
 def tile(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     assert inputs[0] is not None
-    return [tiled(emitter, inputs[0], [int(n) for n in need(inputs[1])])]
+    return [tile_value(emitter, inputs[0], [int(n) for n in require_constant(inputs[1])])]
 
 
-def tiled(emitter: Emitter, x: Value, counts: Sequence[int]) -> Value:
+def tile_value(emitter: Emitter, x: Value, counts: Sequence[int]) -> Value:
     if all(count == 1 for count in counts):
         return x
     order = x.order
@@ -140,9 +148,17 @@ def slice_handler(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     x = inputs[0]
     assert x is not None
     if len(inputs) > 1:
-        starts, ends = need(inputs[1]).tolist(), need(inputs[2]).tolist()
-        axes = need(inputs[3]).tolist() if len(inputs) > 3 and inputs[3] is not None else None
-        steps = need(inputs[4]).tolist() if len(inputs) > 4 and inputs[4] is not None else None
+        starts, ends = require_constant(inputs[1]).tolist(), require_constant(inputs[2]).tolist()
+        axes = (
+            require_constant(inputs[3]).tolist()
+            if len(inputs) > 3 and inputs[3] is not None
+            else None
+        )
+        steps = (
+            require_constant(inputs[4]).tolist()
+            if len(inputs) > 4 and inputs[4] is not None
+            else None
+        )
     else:
         starts, ends, axes, steps = node.get("starts"), node.get("ends"), node.get("axes"), None
     axes = list(range(len(starts))) if axes is None else axes
@@ -155,11 +171,11 @@ def slice_handler(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
             raise Decline
         stop = None if step < 0 and end < -length else end
         index[axis] = slice(start, stop, step)
-    return [sliced(emitter, x, index)]
+    return [slice_value(emitter, x, index)]
 
 
-def sliced(emitter: Emitter, x: Value, index: Sequence[slice]) -> Value:
-    """NumPy's slicing with one slice an axis."""
+def slice_value(emitter: Emitter, x: Value, index: Sequence[slice]) -> Value:
+    """Slice a value as NumPy does, with one slice per axis."""
     ranges = []
     for length, s in zip(x.shape, index):
         if s == slice(None):
@@ -184,7 +200,7 @@ def sliced(emitter: Emitter, x: Value, index: Sequence[slice]) -> Value:
 
 @handles("selection", "Gather")
 def gather(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """A gather of one or of evenly spaced indices is a slice; others are GATHER."""
+    """Emit a gather of one index or of evenly spaced ones as a slice, others as GATHER."""
     x, indices = inputs
     assert x is not None and indices is not None
     axis = node.get("axis", 0) % x.rank
@@ -198,15 +214,9 @@ def gather(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
             index = [slice(None)] * x.rank
             step = int(steps[0]) if steps.size else 1
             index[axis] = slice(int(flat[0]), int(flat[-1]) + 1, step)
-            return [reshape(sliced(emitter, x, index), shape)]
-        indices = Value.of_const(array.astype(np.int32))
-    if x.const is not None:
-        # A table: it may lie as it wants.
-        x = Value.of_const(x.const)
-    order = x.order
-    flat_order = order
-    if indices.rank > 1 and order != plain(x.rank):
-        flat_order = plain(x.rank)
+            return [reshape(slice_value(emitter, x, index), shape)]
+        indices = Value.from_const(array.astype(np.int32))
+    flat_order = x.order if indices.rank <= 1 else plain(x.rank)
     position = flat_order.index(axis)
     ids = indices.tensor()
     tensor = tf.gather(x.tensor(flat_order), ids, axis=position)
@@ -235,12 +245,12 @@ def arg_max(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
 
 @handles("selection", "TopK")
 def top_k(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """TOPK_V2 works on the last axis; the smallest are the largest of the negatives."""
+    """Emit TOPK_V2 on the last axis; the smallest are the largest of the negatives."""
     x = inputs[0]
     assert x is not None
-    k = int(need(inputs[1]).ravel()[0]) if len(inputs) > 1 else node.get("k")
+    k = int(require_constant(inputs[1]).ravel()[0]) if len(inputs) > 1 else node.get("k")
     axis = node.get("axis", -1) % x.rank
-    order = last_in_order(x.order, axis)
+    order = move_axis_last(x.order, axis)
     tensor = x.tensor(order)
     largest = node.get("largest", 1)
     values, indices = tf.nn.top_k(tensor if largest else -tensor, k)
@@ -249,8 +259,8 @@ def top_k(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     return [emitter.wrap(values, order), emitter.wrap(tf.cast(indices, tf.int64), order)]
 
 
-def last_in_order(order: Order, axis: int) -> Order:
-    """The order with this axis moved to the end."""
+def move_axis_last(order: Order, axis: int) -> Order:
+    """Return the order with this axis moved to the end."""
     return (*(a for a in order if a != axis), axis)
 
 
@@ -258,8 +268,8 @@ def last_in_order(order: Order, axis: int) -> Order:
 def one_hot(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     indices, depth, values = inputs
     assert indices is not None
-    size = int(need(depth).ravel()[0])
-    off, on = need(values)
+    size = int(require_constant(depth).ravel()[0])
+    off, on = require_constant(values)
     axis = node.get("axis", -1) % (indices.rank + 1)
     hot = tf.one_hot(tf.cast(indices.tensor(), tf.int32), size, on, off)
     order = (*(a for a in range(indices.rank + 1) if a != axis), axis)
@@ -268,26 +278,26 @@ def one_hot(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
 
 @handles("selection", "ConstantOfShape")
 def constant_of_shape(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    shape = [int(d) for d in need(inputs[0])]
+    shape = [int(d) for d in require_constant(inputs[0])]
     value = (
         onnx.numpy_helper.to_array(node.get("value")) if node.get("value") else np.zeros(1, "f4")
     )
-    return [Value.of_const(np.full(shape, value.ravel()[0], value.dtype))]
+    return [Value.from_const(np.full(shape, value.ravel()[0], value.dtype))]
 
 
 @handles("selection", "CumSum")
 def cum_sum(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """A product with a triangle of ones."""
+    """Emit a cumulative sum as a product with a triangle of ones."""
     x = inputs[0]
     assert x is not None
-    axis = int(need(inputs[1]).ravel()[0]) % x.rank
+    axis = int(require_constant(inputs[1]).ravel()[0]) % x.rank
     length = x.shape[axis]
     if length is None or x.dtype != tf.float32:
         raise Decline
     triangle = np.triu(np.ones((length, length), np.float32), int(node.get("exclusive", 0)))
     if node.get("reverse", 0):
         triangle = triangle.T
-    order = last_in_order(x.order, axis)
+    order = move_axis_last(x.order, axis)
     tensor = x.tensor(order)
     flat = tf.matmul(tf.reshape(tensor, [-1, length]), tf.constant(triangle))
     return [emitter.wrap(tf.reshape(flat, tensor.shape.as_list()), order)]
@@ -295,18 +305,20 @@ def cum_sum(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
 
 @handles("selection", "GatherElements")
 def gather_elements(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """GATHER of the flattened input: each index plus where its row begins."""
+    """Emit GATHER on the flattened input, each index offset by where its row begins."""
     x, indices = inputs
     assert x is not None and indices is not None
-    static(x, indices)
+    require_static(x, indices)
     axis = node.get("axis", 0) % x.rank
     grid = np.indices(indices.shape)
     strides = [int(np.prod(x.shape[i + 1 :], dtype=np.int64)) for i in range(x.rank)]
     offset = sum(grid[i] * strides[i] for i in range(x.rank) if i != axis)
-    base = Value.of_const(np.asarray(offset, np.int32))
-    ids = unary(emitter, lambda t: tf.cast(t, tf.int32), indices)
+    base = Value.from_const(np.asarray(offset, np.int32))
+    if indices.const is not None:  # negative ones count from the end
+        indices = Value.from_const(indices.const % x.shape[axis])
+    ids = apply_unary(emitter, lambda t: tf.cast(t, tf.int32), indices)
     if strides[axis] != 1:
-        ids = unary(emitter, lambda t: t * strides[axis], ids)
+        ids = apply_unary(emitter, lambda t: t * strides[axis], ids)
     if np.any(offset):
         ids = broadcast(emitter, tf.add, ids, base)
     flat = tf.reshape(x.tensor(), [-1])

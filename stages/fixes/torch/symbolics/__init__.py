@@ -1,1 +1,1 @@
-"""Rules that torch 1.5.1 lacks or has wrong: how its operators become ONNX ones."""
+"""Symbolic functions, which export operators to ONNX, that torch 1.5.1 lacks or gets wrong."""

@@ -29,6 +29,7 @@ def convert(
     inputs_file: str | Path | None = None,
     tolerance: float = 1e-6,
     metric: str = "mean",
+    strict: bool = False,
     arch: str = "",
     arch_args: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -50,7 +51,15 @@ def convert(
     """
     return convert_source(
         Source(Path(model), arch, arch_args or {}),
-        Check(inputs, Path(inputs_file) if inputs_file else None, samples, seed, tolerance, metric),
+        Check(
+            inputs,
+            Path(inputs_file) if inputs_file else None,
+            samples,
+            seed,
+            tolerance,
+            metric,
+            strict,
+        ),
         RunSettings(
             output=Path(output) if output else None,
             engine=engine,

@@ -58,6 +58,10 @@ Tolerance = Annotated[float, typer.Option(help="What the metric must stay below.
 Metric = Annotated[
     str, typer.Option(help="mean, max, p99 or rms of the absolute error; mean-rel, ...")
 ]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Let no error above the tolerance pass as float32's rounding."),
+]
 Wheels = Annotated[
     Optional[list[str]],
     typer.Option(help="A wheel for a pin that has vanished: FILE[#sha256=HEX]."),

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from runner.host.files import format_bytes, format_relative_path
 from runner.host.text import make_printable
-from runner.report.wording import COLOURS, OUTCOMES, VERDICTS, explain_gate
+from runner.report.wording import COLOURS, OUTCOMES, VERDICTS, explain_gate, summarize_outcome
 from runner.schemas.report import KnownFailure, Report, StageRecord
 
 # Characters of a log's line that are shown.
@@ -56,8 +56,7 @@ def render_summary(report: Report, folder: Path) -> RenderableType:
         if record.known and record.status != "failed"
     ]
     outcome = OUTCOMES[report.outcome]
-    said = outcome.compared if other else outcome.converted
-    ending = Text(said, f"bold {COLOURS[outcome.mark.tone]}")
+    ending = Text(summarize_outcome(report), f"bold {COLOURS[outcome.mark.tone]}")
     parts.append(ending.append(f" {explain_gate(report)}", "default not bold"))
     parts.append(Text(f"{format_relative_path(folder)}/report.html", style="dim"))
     ended = report.outcome in ("passed", "out-of-tolerance", "vacuous")

@@ -107,7 +107,7 @@ def decide_outcome(
     values = [getattr(o, metric) for o in check.outputs if getattr(o, metric) is not None]
     gate.value = max(values, default=None)
     gate.verdict = check.verdict
-    if check.verdict == "passed":
+    if check.verdict in ("passed", "rounding"):
         return "passed", ExitCode.PASSED, gate
     if check.verdict == "vacuous":
         return "vacuous", ExitCode.VACUOUS, gate

@@ -21,6 +21,7 @@ class Check:
 
     `inputs` are specifications ([NAME=]SHAPE[:DTYPE]), none if a file beside the model or the first
     stage settles them; `inputs_file` holds the user's own samples, in place of generated ones.
+    `strict` lets no error above the tolerance pass as float32's rounding.
     """
 
     inputs: Sequence[str] = ()
@@ -29,6 +30,7 @@ class Check:
     seed: int = 0
     tolerance: float = 1e-6
     metric: str = "mean"
+    strict: bool = False
 
     def as_request(self) -> dict[str, Any]:
         """Return the check in the form of a request. Raises `BadInput` for a value out of range."""
@@ -49,6 +51,7 @@ class Check:
             "seed": self.seed,
             "tolerance": self.tolerance,
             "metric": METRICS[self.metric],
+            "strict": self.strict,
         }
         if self.inputs_file is not None:
             request["inputs"] = f"user/inputs{self.inputs_file.suffix}"

@@ -192,7 +192,8 @@ def _compare_with_report(statement: Provenance, report: Report) -> Iterator[Diff
         ("the toolchain", parameters.toolchain, report.toolchain),
     ]
     check = parameters.check.model_dump(exclude={"noise_samples"})
-    pairs += [(f"the option {key}", value, report.options.get(key)) for key, value in check.items()]
+    stated = {"strict": True, **report.options}  # as in reports from before there was --strict
+    pairs += [(f"the option {key}", value, stated.get(key)) for key, value in check.items()]
     artifacts = {artifact.path: artifact.sha256 for artifact in report.artifacts}
     pairs += [
         (f"the artifact {s.name}", s.sha256, artifacts.get(s.name)) for s in statement.subject

@@ -132,7 +132,8 @@ def build_test_result(plan: Plan, report: Report) -> TestResultStatement:
         final = record is report.stages[-1]
         for output in check.outputs if check else ():
             worse = failed if final and output.verdict != "vacuous" else warned
-            (passed if output.verdict == "passed" else worse).append(f"{record.name}/{output.name}")
+            good = output.verdict in ("passed", "rounding")
+            (passed if good else worse).append(f"{record.name}/{output.name}")
     vacuous = report.outcome == "vacuous"
     if vacuous and not warned:
         warned.append(report.stages[-1].name)
@@ -239,6 +240,7 @@ def _collect_parameters(plan: Plan, report: Report) -> ExternalParameters:
             seed=plan.check["seed"],
             metric=plan.check["metric"],
             tolerance=plan.check["tolerance"],
+            strict=plan.check["strict"],
             noise_samples=(floor.samples or None) if floor else None,
         ),
         options=options,

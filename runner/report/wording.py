@@ -58,6 +58,7 @@ OUTCOMES: Mapping[str, Outcome] = {
 }
 VERDICTS: Mapping[Verdict, Mark] = {
     "passed": Mark("pass", "✓", "within tolerance", "passed"),
+    "rounding": Mark("pass", "✓", "passed at rounding", "at rounding"),
     "exceeded": Mark("warn", "!", "out of tolerance", "exceeded"),
     "vacuous": Mark("warn", "?", "proves nothing", "vacuous"),
     "nonfinite": Mark("fail", "✕", "NaN or infinity", "NaN or inf"),
@@ -69,6 +70,15 @@ STATUSES: Mapping[str, Mark] = {
     "skipped": Mark("idle", "–", "not run"),
     "interrupted": Mark("fail", "‖", "interrupted"),
 }
+
+
+def summarize_outcome(report: Report) -> str:
+    """Say in one sentence how a conversion or comparison ended."""
+    outcome = OUTCOMES[report.outcome]
+    compared = "compared_with" in report.options
+    if report.gate.verdict == "rounding" and report.outcome == "passed":
+        return "The two agree at rounding." if compared else "Converted, passed at rounding."
+    return outcome.compared if compared else outcome.converted
 
 
 def explain_gate(report: Report) -> str:
@@ -112,14 +122,9 @@ def explain_verdict(report: Report) -> str:
         for o in outputs
         if o.times_noise_floor and o.noise_floor and o.noise_floor < 1e-3 * o.reference_std
     ]
-    if gate.verdict != "exceeded" or not floors:
+    if gate.verdict not in ("exceeded", "rounding") or not floors:
         return ""
     worst = max(floors)
-    rounding = f"{report.reference}'s own float32 rounding"
-    conclusion = (
-        "that is float32 rounding; choose a --tolerance that fits the outputs' size."
-        if worst < 5
-        else "that is more than rounding."
-    )
     shown = f"{worst:.1f}" if worst < 1000 else f"{worst:,.0f}"
-    return f"The error is {shown} times {rounding}: {conclusion}"
+    said = f"The error is {shown} times {report.reference}'s own float32 rounding"
+    return f"{said}."

@@ -117,12 +117,17 @@ class InputParameter(_Parameters):
 
 
 class CheckParameter(_Parameters):
-    """`noise_samples` is null where there is no noise floor."""
+    """`noise_samples` is null where there is no noise floor.
+
+    `strict` lets nothing pass above the tolerance; records from before it was recorded are of
+    strict checks.
+    """
 
     samples: Positive
     seed: Natural
     metric: str = Field(pattern="^(mean|max|p99|rms)_(abs|rel)$")
     tolerance: float = Field(gt=0, allow_inf_nan=False)
+    strict: bool = True
     noise_samples: Positive | None = None
 
 

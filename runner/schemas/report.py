@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from runner.schemas.base import NAME, Integer, Natural
 from runner.schemas.diagnosis import Diagnosis, Place, Trace
 
-Verdict = Literal["passed", "exceeded", "vacuous", "nonfinite", "shape"]
+Verdict = Literal["passed", "rounding", "exceeded", "vacuous", "nonfinite", "shape"]
 
 
 class _Model(BaseModel):
@@ -96,6 +96,7 @@ class OutputRecord(_Model):
     samples: Integer
     nonfinite: Integer
     reference_nonfinite: Integer
+    equal_infinities: Integer = 0
     mean_abs: float | None
     max_abs: float | None
     p99_abs: float | None

@@ -253,10 +253,15 @@ def _export_with_fixes(
             from stages.fixes.torch.apply import apply_fixes
 
             with apply_fixes(chosen, job.options["opset"]) as repairs:
-                _export(torch, repairs.prepare(model), inputs, tensors, output_names, job)
+                repairs.export(
+                    model,
+                    lambda prepared: _export(torch, prepared, inputs, tensors, output_names, job),
+                )
                 _name_outputs(job, output_names)
                 repairs.finish(job.output, [tensor.name for tensor in tensors], inputs)
             job.report["fixes"] = sorted(repairs.used)
+            for note in repairs.notes:
+                job.note(note)
     job.report["layers"] = recording.layers
     return recording
 

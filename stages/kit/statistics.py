@@ -19,8 +19,12 @@ METRICS = ("mean_abs", "max_abs", "p99_abs", "rms_abs", "mean_rel", "max_rel", "
 # by 10 % would pass.
 VACUOUS_FACTOR = 10.0
 
+# An error of up to this many noise floors is float32's rounding: two computations of one value in
+# another order of operations differ as much.
+ROUNDING_FACTOR = 2.0
+
 # From the most to the least serious; the overall verdict is the first that any output has.
-VERDICTS = ("shape", "nonfinite", "exceeded", "vacuous", "passed")
+VERDICTS = ("shape", "nonfinite", "exceeded", "vacuous", "rounding", "passed")
 
 # Quantiles come from a histogram over the leading bits of the float32 pattern, which increases with
 # the value. With 10 bits of mantissa a quantile is within 0.1 % of the exact one.
@@ -52,6 +56,7 @@ class OutputStatistics:
         self.samples = 0
         self.nonfinite = 0
         self.reference_nonfinite = 0
+        self.equal_infinities = 0
         self._excluded = 0  # elements that are not finite on either side
         self._classes = len(self.shape) == 2 and self.shape[1] > 1 and self.dtype.kind == "f"
         self._agree = 0
@@ -74,8 +79,11 @@ class OutputStatistics:
             self._agree += int(np.count_nonzero(same))
         wanted, got = reference.reshape(count, -1), actual.reshape(count, -1)
         squares = np.einsum("ij,ij->i", wanted, wanted, dtype=np.float64)
+        if not np.isfinite(squares).all():
+            finite = np.where(np.isfinite(wanted), wanted, 0)
+            squares = np.einsum("ij,ij->i", finite, finite, dtype=np.float64)
         floor = _EPSILON * np.sqrt(squares / max(1, wanted.shape[1]))[:, None]
-        floor = np.maximum(np.nan_to_num(floor), _TINY)
+        floor = np.maximum(floor, _TINY)
         self._reference.begin(wanted)
         # Per sample: the largest error, the sum of errors, and the three sums of the cosine.
         largest, total, dots, lengths, others = np.zeros((5, count))
@@ -97,12 +105,17 @@ class OutputStatistics:
         self._cosines.append(dots[norms > 0] / norms[norms > 0])
 
     def _mask_nonfinite(self, wanted: np.ndarray, got: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """Return both in float64, zero where either is not finite, and count such elements."""
+        """Return both in float64, zero where either is not finite, and count such elements.
+
+        An infinity that both have at one place is equal, and counts as no fault.
+        """
         wanted, got = wanted.astype(np.float64), got.astype(np.float64)
         if np.isfinite(wanted.sum()) and np.isfinite(got.sum()):
             return wanted, got
-        self.nonfinite += int(np.count_nonzero(~np.isfinite(got)))
-        self.reference_nonfinite += int(np.count_nonzero(~np.isfinite(wanted)))
+        equal = np.isinf(wanted) & (wanted == got)
+        self.equal_infinities += int(np.count_nonzero(equal))
+        self.nonfinite += int(np.count_nonzero(~np.isfinite(got) & ~equal))
+        self.reference_nonfinite += int(np.count_nonzero(~np.isfinite(wanted) & ~equal))
         finite = np.isfinite(got) & np.isfinite(wanted)
         self._excluded += int(np.count_nonzero(~finite))
         return np.where(finite, wanted, 0.0), np.where(finite, got, 0.0)
@@ -122,6 +135,7 @@ class OutputStatistics:
             "samples": self.samples,
             "nonfinite": self.nonfinite,
             "reference_nonfinite": self.reference_nonfinite,
+            "equal_infinities": self.equal_infinities,
             "mean_abs": self._abs.mean(),
             "max_abs": self._abs.maximum,
             "p99_abs": self._abs.quantile(0.99),
@@ -151,9 +165,15 @@ class OutputStatistics:
         }
 
 
-def judge(statistics: Dict[str, Any], metric: str, tolerance: float) -> str:
+def judge(
+    statistics: Dict[str, Any],
+    metric: str,
+    tolerance: float,
+    floor: Optional[float] = None,
+) -> str:
     """Return the verdict on one output, one of `VERDICTS`.
 
+    `floor` is the metric's noise floor; without one, an error above the tolerance never passes.
     Raises ValueError if nothing was compared, which never counts as a pass.
     """
     if statistics["actual_shape"] is not None:
@@ -165,21 +185,28 @@ def judge(statistics: Dict[str, Any], metric: str, tolerance: float) -> str:
     value = statistics[metric]
     # Without a value (rms_rel of an all-zero reference) any error is too large.
     if statistics["max_abs"] > 0 if value is None else not value < tolerance:
-        return "exceeded"
+        within = value is not None and floor is not None and value <= ROUNDING_FACTOR * floor
+        return "rounding" if within and not _is_vacuous(statistics, value) else "exceeded"
     if metric.endswith("_abs") and _is_vacuous(statistics, tolerance):
         return "vacuous"
     return "passed"
 
 
-def judge_all(outputs: Sequence[Dict[str, Any]], metric: str, tolerance: float) -> str:
+def judge_all(
+    outputs: Sequence[Dict[str, Any]],
+    metric: str,
+    tolerance: float,
+    floors: Optional[Sequence[Optional[float]]] = None,
+) -> str:
     """Write each output's verdict into it, and return the overall verdict.
 
-    Raises ValueError if nothing was compared.
+    `floors` are the metric's noise floors, where errors of that size may pass. Raises ValueError if
+    nothing was compared.
     """
     if not outputs:
         raise ValueError("no output was compared")
-    for statistics in outputs:
-        statistics["verdict"] = judge(statistics, metric, tolerance)
+    for statistics, floor in zip(outputs, floors or [None] * len(outputs)):
+        statistics["verdict"] = judge(statistics, metric, tolerance, floor)
         # The smallest tolerance that would have passed is the next float above the metric's value.
         value = statistics[metric]
         statistics["passing_tolerance"] = (
@@ -187,7 +214,7 @@ def judge_all(outputs: Sequence[Dict[str, Any]], metric: str, tolerance: float) 
         )
     verdict = min((s["verdict"] for s in outputs), key=VERDICTS.index)
     constant = all(_is_constant(s) for s in outputs if s["samples"] > 1)
-    if verdict == "passed" and outputs[0]["samples"] > 1 and constant:
+    if verdict in ("passed", "rounding") and outputs[0]["samples"] > 1 and constant:
         return "vacuous"  # the model ignores its inputs, as far as these samples tell
     return verdict
 
@@ -294,7 +321,8 @@ class _Moments:
     def begin(self, values: np.ndarray) -> None:
         """Announce samples of shape (samples, elements), whose columns `add` takes piecemeal."""
         if self._origin is None:
-            self._origin = np.nan_to_num(values[0].astype(np.float64))
+            first = values[0].astype(np.float64)
+            self._origin = np.where(np.isfinite(first), first, 0.0)
         self._count += len(values)
 
     def add(self, values: np.ndarray, columns: slice) -> None:

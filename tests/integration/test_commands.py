@@ -98,6 +98,7 @@ def test_doctor_without_anything(tmp_path: Path) -> None:
         **DEAD,
         "PATH": "/nowhere",
         "PYENV_ROOT": str(tmp_path),
+        "RUNNER_CACHE_DIR": str(tmp_path / "cache"),
         "UV_PYTHON_INSTALL_DIR": str(tmp_path / "pythons"),
         "UV_PYTHON_INSTALL_MIRROR": "http://127.0.0.1:9",
         "UV_HTTP_RETRIES": "0",

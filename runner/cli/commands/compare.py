@@ -19,6 +19,7 @@ from runner.cli.options import (
     Quiet,
     Samples,
     Seed,
+    Strict,
     Timeout,
     Tolerance,
     TrustModel,
@@ -44,6 +45,7 @@ def compare(
     seed: Seed = 0,
     tolerance: Tolerance = 1e-6,
     metric: Metric = "mean",
+    strict: Strict = False,
     engine: Engine = "auto",
     trust_model: TrustModel = False,
     timeout: Timeout = None,
@@ -62,7 +64,7 @@ def compare(
     report = compare_models(
         Source(reference, arch, parse_json_object(arch_args, "--arch-args")),
         other,
-        Check(input or (), inputs, samples, seed, tolerance, metric),
+        Check(input or (), inputs, samples, seed, tolerance, metric, strict),
         RunSettings(
             output=output,
             engine=engine,

@@ -19,6 +19,7 @@ from runner.cli.options import (
     Quiet,
     Samples,
     Seed,
+    Strict,
     Timeout,
     Tolerance,
     TrustModel,
@@ -55,6 +56,7 @@ def convert(
     seed: Seed = 0,
     tolerance: Tolerance = 1e-6,
     metric: Metric = "mean",
+    strict: Strict = False,
     opset: Annotated[Optional[int], typer.Option(help="ONNX operator set.")] = None,
     fixes: Annotated[
         Optional[str],
@@ -63,7 +65,10 @@ def convert(
         ),
     ] = None,
     faithful: Annotated[
-        bool, typer.Option("--faithful", help="The pinned tools alone: --fixes none.")
+        bool,
+        typer.Option(
+            "--faithful", help="The pinned tools alone, held to their bar: --fixes none --strict."
+        ),
     ] = False,
     io_layout: Annotated[
         Optional[str],
@@ -112,7 +117,7 @@ def convert(
     path, toolchain = _choose_source(model, from_onnx, from_pb, toolchain)
     report = convert_model(
         Source(path, arch, parse_json_object(arch_args, "--arch-args")),
-        Check(input or (), inputs, samples, seed, tolerance, metric),
+        Check(input or (), inputs, samples, seed, tolerance, metric, strict or faithful),
         RunSettings(
             output=output,
             engine=engine,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from runner.report.html import figures
 from runner.report.html.marks import find_final_check, list_failed_stages
 from runner.report.table import count_flex_operators
-from runner.report.wording import OUTCOMES, Mark, explain_verdict
+from runner.report.wording import OUTCOMES, Mark, explain_verdict, summarize_outcome
 from runner.schemas.report import CheckRecord, Report
 
 
@@ -23,8 +23,7 @@ class Headline:
 def make_headline(report: Report) -> Headline:
     outcome, model = OUTCOMES[report.outcome], figures.clip(report.model.name, 60)
     gate, other = report.gate, report.options.get("compared_with")
-    said = outcome.compared if other else outcome.converted
-    mark = replace(outcome.mark, word=said.removesuffix("."))
+    mark = replace(outcome.mark, word=summarize_outcome(report).removesuffix("."))
     if other:
         return _make_comparison_headline(
             report, mark, f"{model} and {figures.clip(str(other), 60)}"
@@ -39,7 +38,9 @@ def make_headline(report: Report) -> Headline:
         name = figures.clip(failed[0].name) if failed else "unknown"
         title = f"{model} was not converted: the stage {name} failed."
         return Headline(mark, title, ())  # the page says why right below
-    if report.outcome == "passed":
+    if gate.verdict == "rounding":
+        title = f"{model} was converted, at float32's rounding."
+    elif report.outcome == "passed":
         title = f"{model} was converted, within tolerance."
     elif report.outcome == "vacuous":
         title = f"{model} was converted, but the check proves nothing."

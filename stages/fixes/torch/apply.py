@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Set, Tuple
+from unittest import mock
 
 import onnx
 import torch
-from torch.onnx import symbolic_registry
+from torch.onnx import symbolic_registry, utils
 
 from stages.fixes.torch import onnx_repairs
-from stages.fixes.torch.symbolics import core, grid, math, moves, pool
+from stages.fixes.torch.constants import fold_constants
+from stages.fixes.torch.script import SpecialisedScript, needs_specialising
+from stages.fixes.torch.sizes import concrete_sizes
+from stages.fixes.torch.symbolics import core, grid, math, moves, numerics, pool
+from stages.fixes.torch.views import unshare_writes
 from stages.kit.contract import StageError
 
 _SYMBOLICS: Dict[str, Dict[str, core.Symbolic]] = {
     "adaptive-pool": pool.SYMBOLICS,
+    "stable-formulas": numerics.SYMBOLICS,
     "missing-symbolics": {
         **core.SYMBOLICS,
         **grid.SYMBOLICS,
@@ -27,14 +33,38 @@ _SYMBOLICS: Dict[str, Dict[str, core.Symbolic]] = {
 
 
 class Repairs:
-    """The fixes of one export, and those of them that changed something (`used`)."""
+    """The fixes of one export, those of them that changed something (`used`), and `notes`."""
 
     def __init__(self, fixes: Iterable[str]) -> None:
         self.fixes = set(fixes)
         self.used: Set[str] = set()
+        self.notes: List[str] = []
 
-    def prepare(self, model: Any) -> Any:
-        """Return the model to export: a scripted one is frozen, with its attributes as constants.
+    def export(self, model: Any, write: Callable[[Any], None]) -> None:
+        """Export a model by `write`; a scripted one specialised, or else as it is.
+
+        Raises the first error if both fail.
+        """
+        is_script = isinstance(model, torch.jit.ScriptModule)
+        if not (is_script and "specialised-scripts" in self.fixes and needs_specialising(model)):
+            write(self._freeze(model))
+            return
+        specialised = SpecialisedScript(model)
+        try:
+            with concrete_sizes(set()):
+                write(specialised)
+        except Exception as refusal:  # the exporter raises anything
+            try:
+                write(self._freeze(model))
+            except Exception:
+                raise refusal from None
+            self.notes.append(f"The script was exported as it stands. {refusal}")
+        else:
+            self.used.add("specialised-scripts")
+            self.notes += dict.fromkeys(specialised.notes)
+
+    def _freeze(self, model: Any) -> Any:
+        """Return a scripted model with its attributes as constants, and others as they are.
 
         `training` is among them, so that only the operator itself remains of BatchNorm and no
         attribute is written any more.
@@ -80,6 +110,7 @@ def apply_fixes(fixes: Iterable[str], opset: int) -> Iterator[Repairs]:
     """
     repairs = Repairs(fixes)
     symbolic_registry.register_version("", opset)
+    sizes = concrete_sizes(repairs.used) if "concrete-sizes" in repairs.fixes else nullcontext()
     saved: List[Tuple[str, Any]] = []
     try:
         # The functions are written for opset 11, where Clip and Slice take their bounds as inputs.
@@ -90,7 +121,8 @@ def apply_fixes(fixes: Iterable[str], opset: int) -> Iterator[Repairs]:
                 saved.append((name, old))
                 recorded = _record_use(name, function, old, fix, repairs.used)
                 symbolic_registry.register_op(name, recorded, "", opset)
-        yield repairs
+        with sizes, _repair_traces(repairs, opset):
+            yield repairs
     except RuntimeError as error:
         raise explain_refusal(error) from error
     finally:
@@ -99,6 +131,29 @@ def apply_fixes(fixes: Iterable[str], opset: int) -> Iterator[Repairs]:
                 symbolic_registry.register_op(name, old, "", opset)
             else:
                 del symbolic_registry._registry[("", opset)][name]
+
+
+@contextmanager
+def _repair_traces(repairs: Repairs, opset: int) -> Iterator[None]:
+    """Repair each graph that is traced in the block, before the exporter works on it."""
+    trace = utils._trace_and_get_graph_from_model
+
+    def trace_and_repair(model: Any, *args: Any) -> Any:
+        graph, outputs = trace(model, *args)
+        if "shared-memory" in repairs.fixes and unshare_writes(graph):
+            repairs.used.add("shared-memory")
+        if "constant-weights" in repairs.fixes:
+            parameters = list(utils._unique_state_dict(model).values())
+
+            def is_exportable(name: str) -> bool:
+                return bool(symbolic_registry.is_registered_op(name, "", opset))
+
+            if fold_constants(graph, parameters, is_exportable):
+                repairs.used.add("constant-weights")
+        return graph, outputs
+
+    with mock.patch.object(utils, "_trace_and_get_graph_from_model", trace_and_repair):
+        yield
 
 
 def _record_use(name: str, function: Any, old: Any, fix: str, used: Set[str]) -> Any:

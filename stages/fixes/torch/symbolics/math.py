@@ -92,10 +92,6 @@ def square(g: Any, x: Any) -> Any:
     return g.op("Mul", x, x)
 
 
-def expm1(g: Any, x: Any) -> Any:
-    return g.op("Sub", g.op("Exp", x), make_constant(g, 1.0))
-
-
 def log10(g: Any, x: Any) -> Any:
     return g.op("Mul", g.op("Log", x), make_constant(g, 1 / math.log(10)))
 
@@ -115,14 +111,6 @@ def frac(g: Any, x: Any) -> Any:
 def remainder(g: Any, x: Any, other: Any) -> Any:
     other = match_scalar_type(g, x, other)
     return g.op("Sub", x, g.op("Mul", other, g.op("Floor", g.op("Div", x, other))))
-
-
-def atan2(g: Any, y: Any, x: Any) -> Any:
-    """Export atan(y / x), shifted by pi towards the sign of y where x is negative."""
-    zero, pi = make_constant(g, 0.0), make_constant(g, math.pi)
-    below = g.op("Where", g.op("Less", y, zero), g.op("Neg", pi), pi)
-    shift = g.op("Where", g.op("Less", x, zero), below, zero)
-    return g.op("Add", g.op("Atan", g.op("Div", y, x)), shift)
 
 
 def _compute_moments(g: Any, x: Any, args: Sequence[Any]) -> Any:
@@ -321,13 +309,11 @@ SYMBOLICS: Dict[str, Symbolic] = {
     "all": _make_reduction("ReduceMin"),
     "any": _make_reduction("ReduceMax"),
     "argsort": argsort,
-    "atan2": atan2,
     "cdist": cdist,
     "chain_matmul": chain_matmul,
     "cosh": _make_unary("Cosh"),
     "cross": cross,
     "erfc": erfc,
-    "expm1": expm1,
     "frac": frac,
     "ger": ger,
     "kthvalue": kthvalue,

@@ -15,7 +15,7 @@ from runner.engines.base import Volume
 from runner.errors import RunnerError
 from runner.provenance.read import Recorded
 from runner.schemas.provenance import Subject
-from runner.schemas.report import CheckRecord, SignatureRecord, StageRecord, StageReport
+from runner.schemas.report import CheckRecord, Report, SignatureRecord, StageRecord, StageReport
 from runner.schemas.reproduction import (
     ArtifactComparison,
     OutputDifference,
@@ -104,11 +104,20 @@ def read_signature(subject: Subject) -> dict[str, Any] | None:
 
 
 def compare_artifacts(
-    recorded: Recorded, records: Sequence[StageRecord], measured: Mapping[str, CheckRecord | str]
+    recorded: Recorded, report: Report, measured: Mapping[str, CheckRecord | str]
 ) -> list[ArtifactComparison]:
-    """Compare every artifact that either run has, in the order of the stages."""
+    """Compare every artifact that either run has, in the order of the stages.
+
+    What a stage merely reports to have made, and the new run has not kept, counts as missing.
+    """
     subjects = {subject.name: subject for subject in recorded.statement.subject}
-    made = {r.report.artifact.path: r for r in records if r.report and r.report.artifact}
+    records = report.stages
+    kept = {artifact.path for artifact in report.artifacts}
+    made = {
+        r.report.artifact.path: r
+        for r in records
+        if r.report and r.report.artifact and r.report.artifact.path in kept
+    }
     produced = {stage.produces: stage.name for stage in recorded.statement.internal.stages}
     ordered = dict.fromkeys([*(p for p in produced if p in subjects), *subjects, *made])
     found = []
@@ -116,8 +125,8 @@ def compare_artifacts(
         subject, record = subjects.get(path), made.get(path)
         stage = record.name if record else produced.get(path, "")
         before = subject.sha256 if subject else None
-        report = record.report if record else None
-        now = report.artifact.sha256 if report and report.artifact else None
+        stage_report = record.report if record else None
+        now = stage_report.artifact.sha256 if stage_report and stage_report.artifact else None
         base = ArtifactComparison(
             path=path,
             stage=stage,
@@ -131,11 +140,11 @@ def compare_artifacts(
         elif subject is None:
             note = "the recorded run did not come so far"
             found.append(base.model_copy(update={"verdict": "new", "note": note}))
-        elif report is None:
+        elif stage_report is None:
             note = next((r.failure for r in records if r.status == "failed"), "")
             found.append(base.model_copy(update={"verdict": "missing", "note": note}))
         else:
-            found.append(_compare_outputs(base, subject, report, measured.get(path)))
+            found.append(_compare_outputs(base, subject, stage_report, measured.get(path)))
     return found
 
 

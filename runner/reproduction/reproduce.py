@@ -269,7 +269,7 @@ class _Watched(Observer):
 def _judge(
     recorded: Recorded, plan: Plan, report: Report, comparer: Comparer, made: set[str]
 ) -> Reproduction:
-    artifacts = compare_artifacts(recorded, report.stages, comparer.measured)
+    artifacts = compare_artifacts(recorded, report, comparer.measured)
     found = find_differences(recorded.statement, plan.images, plan.toolchain, report)
     verdict = decide_verdict(artifacts, recorded.alterations)
     first = next((item for item in artifacts if item.verdict != "identical"), None)

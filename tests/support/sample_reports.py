@@ -108,7 +108,7 @@ def stage(name: str, outputs: list[dict[str, Any]] | None = None) -> dict[str, A
     }
 
 
-_SERIOUS = ("passed", "vacuous", "exceeded", "nonfinite", "shape")
+_SERIOUS = ("passed", "rounding", "vacuous", "exceeded", "nonfinite", "shape")
 
 
 def report(**changes: Any) -> dict[str, Any]:

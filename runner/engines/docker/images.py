@@ -197,7 +197,8 @@ def _obtain(client: docker.DockerClient, reference: str, on_line: Callable[[str]
     finished = run_showing_lines(command, on_line)
     if finished.status == 0:
         return ""
-    return (finished.lines or [f"docker pull ended with exit status {finished.status}"])[-1]
+    said = [line for line in finished.lines if line.strip()]
+    return (said or [f"docker pull ended with exit status {finished.status}"])[-1]
 
 
 def _compute_key(image: Image, base_id: str) -> str:

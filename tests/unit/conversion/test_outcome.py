@@ -94,6 +94,15 @@ class TestOutcome:
         assert (outcome, code) == ("vacuous", 5)
         assert gate.model_dump(include={"value", "verdict"}) == NOTHING
 
+    def test_above_the_tolerance_at_rounding_is_a_pass(self, plan: Plan) -> None:
+        records = records_of("exceeded")
+        final = records[-1].report
+        assert final is not None and final.check is not None
+        final.check.verdict = "rounding"
+        outcome, code, gate = decide_outcome(plan, records, False)
+        assert (outcome, code) == ("passed", 0)
+        assert (gate.value, gate.verdict) == (1e-5, "rounding")
+
     def test_an_earlier_model_out_of_tolerance_does_not_count(self, plan: Plan) -> None:
         records = [*records_of("exceeded")[:2], records_of("passed")[2]]
         outcome, _, gate = decide_outcome(plan, records, False)

@@ -174,9 +174,7 @@ class TestRun:
         assert json.loads(request)["trace"] == {"samples": expected}
 
     @pytest.mark.parametrize("lacking", ["artifact", "signature"])
-    def test_stages_are_traced_as_far_as_they_made_artifacts(
-        self, tmp_path: Path, lacking: str
-    ) -> None:
+    def test_it_ends_where_an_artifact_is_lacking(self, tmp_path: Path, lacking: str) -> None:
         answer = {**stage("torch")["report"], "trace": FINE.model_dump()["trace"]}
         made = report()
         made["stages"][1]["report"][lacking] = None

@@ -34,7 +34,7 @@ def compare(plan: Plan) -> Compare:
         statement = Provenance.model_validate_json(text)
         statement.subject.reverse()  # the stages' order counts, not theirs
         recorded = Recorded(statement, plan.output, plan.output, OTHER, "", ())
-        return compare_artifacts(recorded, validated(now).stages, measured or {})
+        return compare_artifacts(recorded, validated(now), measured or {})
 
     return run
 
@@ -184,3 +184,12 @@ def assert_unknown(found: ArtifactComparison) -> None:
     assert found.note.endswith(
         "; the figures of the two runs are not of the same outputs and samples"
     )
+
+
+def test_an_artifact_that_is_only_reported_is_missing(compare: Compare) -> None:
+    """A stage that names the recorded hash, but has left no such file."""
+    now = report(outcome="failed", exit_code=3)
+    now["stages"][-1]["status"], now["stages"][-1]["failure"] = "failed", "it left another file"
+    now["artifacts"] = now["artifacts"][:-1]
+    last = compare(report(), now)[-1]
+    assert (last.verdict, last.note) == ("missing", "it left another file")

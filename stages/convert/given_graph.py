@@ -23,6 +23,7 @@ from stages.kit.tensorflow import (
     list_placeholders,
     list_sinks,
     load_graph,
+    make_session_config,
     strip_output_index,
 )
 
@@ -195,10 +196,7 @@ def open_session(tf: Any, graph_def: Any) -> Any:
     graph = tf.Graph()
     with graph.as_default():
         tf.import_graph_def(graph_def, name="")
-    # A negative value runs operators in the calling thread, so that each of our threads has a core.
-    config = tf.compat.v1.ConfigProto(
-        intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1
-    )
+    config = make_session_config(tf, graph_def)
     rewriter = config.graph_options.rewrite_options
     if find_nchw_types(graph_def):
         rewriter.cpu_layout_conversion = rewriter.NCHW_TO_NHWC

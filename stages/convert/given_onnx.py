@@ -193,12 +193,14 @@ def add_range(job: Job, graph: Any, tensor: Tensor) -> Tensor:
 
 def make_predict(runtime: Any, model: Any, names: Sequence[str]) -> Any:
     """Return a function that runs the model unoptimized, in the caller's thread."""
+    from stages.kit.onnx_runtime import open_session
+
+    copy = type(model).FromString(model.SerializeToString())
     settings = runtime.SessionOptions()
-    settings.log_severity_level = 3
     settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
     try:
-        session = runtime.InferenceSession(model.SerializeToString(), settings)
+        session = open_session(copy, settings)
     except Exception as error:  # ONNX Runtime has an exception type for each of its statuses
         raise InputError(
             f"ONNX Runtime {runtime.__version__} cannot load the model: {error}", _EXPORT_AGAIN

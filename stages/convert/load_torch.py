@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -45,14 +48,14 @@ def load_model(path: Path, arch: str, arch_args: Mapping[str, Any], note: Note) 
                 "--arch torchvision.models:mobilenet_v2 (and --arch-args as JSON).",
             )
         else:
-            model = _build(build, arch, arch_args)
+            model = unwrap(_build(build, arch, arch_args))
             _load_weights(model, state, arch, note)
     else:
         raise InputError(
             f"The file holds a {type(loaded).__name__}, neither a model nor a state_dict.",
             "Save the model with torch.save(model, FILE) or torch.jit.save(traced, FILE).",
         )
-    model.eval()
+    model = unwrap(model).eval()
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if kinds - {torch.float32}:
         names = ", ".join(sorted(str(kind) for kind in kinds))
@@ -187,8 +190,8 @@ def _find_state_dict(loaded: Mapping[str, Any], note: Note) -> Any:
     """Find the weights, or a whole module, in a dictionary: at the top or under a usual key."""
     import torch
 
-    if loaded and all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        return loaded
+    if all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        return loaded  # perhaps of a model without weights, and empty
     for key in _CHECKPOINT_KEYS:
         inner = loaded.get(key)
         if isinstance(inner, (Mapping, torch.nn.Module)) and inner is not loaded:
@@ -221,18 +224,73 @@ def _build(build: Callable[..., Any], arch: str, arch_args: Mapping[str, Any]) -
     return model
 
 
+# What training adds to a state_dict and inference does not read: of thop, of losses and metrics.
+_BOOKKEEPING = re.compile(
+    r"(^|\.)(total_ops|total_params|num_batches_tracked)$|^\w*(criterion|loss|metric)\w*\."
+)
+
+
 def _load_weights(model: Any, state: Mapping[str, Any], arch: str, note: Note) -> None:
-    # DataParallel prefixes every name with 'module.'.
-    if state and all(key.startswith("module.") for key in state):
-        note("The weights were saved from DataParallel; the prefix 'module.' is dropped.")
-        state = {key[len("module.") :]: value for key, value in state.items()}
+    """Load weights, whatever they were wrapped in. Raises `InputError` if they do not fit."""
+    import torch
+
+    own = model.state_dict()
+    prefix = _find_prefix(own, state)
+    if prefix:
+        note(f"Names of weights begin with '{prefix}', which is dropped.")
+    # Some modules read an older version's weights in another way, by what stands here.
+    versions = getattr(state, "_metadata", None) or {}
+    kept: Any = OrderedDict()
+    extra = []
+    for key, value in state.items():
+        name = key[len(prefix) :] if key.startswith(prefix) else key
+        elsewhere = not key.startswith(prefix)
+        is_weight = isinstance(value, torch.Tensor) and not _BOOKKEEPING.search(name)
+        if name not in own and (elsewhere or not is_weight):
+            extra.append(key)
+        else:
+            kept[name] = value
+    kept._metadata = {
+        name[len(prefix) :] if prefix and name.startswith(prefix) else name: value
+        for name, value in versions.items()
+        if name != prefix.rstrip(".")
+    }
+    if prefix.rstrip(".") in versions:
+        kept._metadata[""] = versions[prefix.rstrip(".")]
+    if extra:
+        named = ", ".join(extra[:5]) + (" ..." if len(extra) > 5 else "")
+        note(f"{len(extra)} entries of the file are no weights of the model: {named}.")
     try:
-        model.load_state_dict(dict(state))
-    except RuntimeError as error:
+        model.load_state_dict(kept)
+    except Exception as error:  # a module's own loading code may raise anything
         raise InputError(
-            f"The weights do not fit --arch {arch}: {error}",
+            f"The weights do not fit --arch {arch}: {str(error) or type(error).__name__}",
             "Check the architecture and its --arch-args (the number of classes, the width).",
         ) from None
+
+
+def _find_prefix(own: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+    """Find what wrappers (DataParallel, Lightning) put before the names of weights, or ''."""
+    if not own or any(name in state for name in own):
+        return ""
+    first = next(iter(own))
+    found = [key[: -len(first)] for key in state if key.endswith("." + first)]
+    return max(found, key=lambda prefix: sum(prefix + name in state for name in own), default="")
+
+
+def unwrap(model: Any) -> Any:
+    """Return a model without DataParallel, at the top or inside, which wants the GPUs it was on."""
+    import torch
+
+    wrappers = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+    while isinstance(model, wrappers):
+        model = model.module
+    if not isinstance(model, torch.jit.ScriptModule):
+        for name, child in list(model.named_children()):
+            whole = unwrap(child)
+            if whole is not child:
+                setattr(model, name, whole)
+    return model
 
 
 def infer_inputs(model: Any) -> Tuple[Tuple[Tuple[int, ...], str], str]:
@@ -348,6 +406,37 @@ def _runs(torch: Any, model: Any, shape: Sequence[int], dtype: str) -> bool:
     except Exception:  # whatever fails, the shape does not fit
         return False
     return True
+
+
+def find_embedding_rows(model: Any, inputs: Sequence[Any]) -> List[Optional[int]]:
+    """Find, for each input, the rows of the smallest embedding that it indexes; None without one.
+
+    The model is run on these inputs, which hold small integers, and each lookup in an embedding is
+    compared with them. What a script looks up is not seen: there the smallest of all stands in.
+    """
+    import torch
+
+    found: List[Optional[int]] = [None] * len(inputs)
+    lookup = torch.embedding
+
+    def note_lookup(weight: Any, indices: Any, *args: Any, **kwargs: Any) -> Any:
+        for place, tensor in enumerate(inputs):
+            if tensor.numel() == indices.numel() and torch.equal(
+                tensor.reshape(-1).long(), indices.reshape(-1).long()
+            ):
+                rows = found[place]
+                found[place] = len(weight) if rows is None else min(rows, len(weight))
+        return lookup(weight, indices, *args, **kwargs)
+
+    torch.embedding = note_lookup
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model)(*inputs)
+    except Exception:  # what is wrong with the model is told where it is run
+        pass
+    finally:
+        torch.embedding = lookup
+    return found if any(found) else [count_embedding_rows(model)] * len(inputs)
 
 
 def count_embedding_rows(model: Any) -> Optional[int]:

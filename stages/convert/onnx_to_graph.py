@@ -24,7 +24,7 @@ from stages.kit.contract import (
     run_as_program,
 )
 from stages.kit.layers import read_layers
-from stages.kit.tensorflow import import_tensorflow, load_graph
+from stages.kit.tensorflow import import_tensorflow, load_graph, make_session_config
 
 # Keeps a report readable: of a larger graph only the first tensors are listed.
 _MOST_PLACES = 20_000
@@ -50,13 +50,15 @@ def convert(job: Job) -> Signature:
         from stages.fixes.onnx_tf.apply import convert_with_fixes
 
         upstream = job.find_upstream_signature()
-        representation, job.report["fixes"] = convert_with_fixes(
+        representation, job.report["fixes"], notes = convert_with_fixes(
             model,
             chosen,
             upstream.inputs if upstream else (),
             wants_channels_last_io(job, chosen),
             read_layers(job.volume),
         )
+        for note in notes:
+            job.note(note)
     else:
         wants_channels_last_io(job, chosen)
         representation = _convert_without_fixes(backend, model, read_layers(job.volume))
@@ -84,10 +86,7 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
         return None
     tf = import_tensorflow()
     # One session and one callable for all samples: TensorflowRep.run opens a session at each call.
-    # A negative value runs operators in the calling thread, so that each of our threads has a core.
-    config = tf.compat.v1.ConfigProto(
-        intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1
-    )
+    config = make_session_config(tf, graph.as_graph_def())
     # No optimizer: on the thousands of operators that a grouped convolution becomes, it takes
     # longer than running them on all samples, and gains nothing.
     config.graph_options.rewrite_options.disable_meta_optimizer = True

@@ -94,16 +94,14 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
     import onnx
     import onnxruntime
 
+    from stages.kit.onnx_runtime import open_session
     from stages.kit.samples import compare, open_samples
 
-    graph = onnx.load(str(job.artifact)).graph
-    job.report["operators"] = dict(Counter(node.op_type for node in graph.node))
+    model = onnx.load(str(job.artifact))
+    job.report["operators"] = dict(Counter(node.op_type for node in model.graph.node))
     samples = open_samples(job.volume)
     assert samples is not None and job.signature is not None
-    # Without this, ONNX Runtime 1.4 warns about each unused initializer.
-    session_options = onnxruntime.SessionOptions()
-    session_options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(job.artifact), session_options)
+    session = open_session(model)
     # The exporter drops inputs that no output needs.
     known = {value.name for value in session.get_inputs()}
     names = [tensor.name for tensor in job.signature.inputs]
@@ -135,21 +133,49 @@ def resolve_inputs(job: Job, model: Any) -> List[Tensor]:
         specs = sorted(specs, key=lambda spec: names.index(spec["name"]))
     elif len(specs) == 1:
         names = ["input"]
-    rows = load_torch.count_embedding_rows(model)
     tensors = []
     for index, spec in enumerate(specs):
         fallback = names[index] if index < len(names) else f"input_{index}"
-        tensor = Tensor.from_dict({**spec, "name": spec.get("name") or fallback})
-        if np.dtype(tensor.dtype).kind in "iu" and tensor.high is None:
-            tensor = replace(tensor, low=0, high=rows or 10)
+        tensors.append(Tensor.from_dict({**spec, "name": spec.get("name") or fallback}))
+    return _add_ranges(job, model, tensors)
+
+
+def _add_ranges(job: Job, model: Any, tensors: Sequence[Tensor]) -> List[Tensor]:
+    """Bound the generated values of integer inputs that have no range."""
+    open_ends = [np.dtype(t.dtype).kind in "iu" and t.high is None for t in tensors]
+    if not any(open_ends):
+        return list(tensors)
+    rows = _find_rows(model, tensors)
+    ranged = []
+    for tensor, is_open, count in zip(tensors, open_ends, rows):
+        if is_open:
+            high, reason = 10, "for want of a range"
+            if count is not None:
+                high, reason = count, "the rows of the smallest embedding that it indexes"
+            elif tensor.dtype == "uint8":
+                high, reason = 256, "all that uint8 holds"
+            tensor = replace(tensor, low=0, high=high)
             if not job.request.get("check", {}).get("inputs"):
-                reason = "the rows of the smallest embedding" if rows else "for want of a range"
                 job.note(
-                    f"Values of '{tensor.name}' are drawn from 0 to {int(tensor.high or 0) - 1} "
-                    f"({reason}); a model's .toml can give a range."
+                    f"Values of '{tensor.name}' are drawn from 0 to {high - 1} ({reason}); a "
+                    "model's .toml can give a range."
                 )
-        tensors.append(tensor)
-    return tensors
+        ranged.append(tensor)
+    return ranged
+
+
+def _find_rows(model: Any, tensors: Sequence[Tensor]) -> List[Optional[int]]:
+    import torch
+
+    from stages.convert.load_torch import find_embedding_rows
+
+    generator = np.random.RandomState(0)
+    inputs = []
+    for tensor in tensors:
+        # Any table has two rows, and numbers of two values tell the inputs apart.
+        drawn = generator.randint(0, 2, tensor.shape).astype(tensor.dtype)
+        inputs.append(torch.from_numpy(np.asarray(drawn)))
+    return find_embedding_rows(model, inputs)
 
 
 def parse_inputs(text: str) -> List[Dict[str, Any]]:
@@ -180,9 +206,16 @@ def _run_model(torch: Any, model: Any, inputs: Sequence[Any]) -> List[Any]:
             outputs = model(*inputs)
     except Exception as error:  # user code may raise anything
         shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in inputs)
+        remedy = (
+            "Check the shapes (the batch size first), the order and the types given by --input."
+        )
+        if isinstance(error, IndexError) or "out of range" in str(error):
+            remedy += (
+                " If an index is out of range, give its input's values: range = [0, ROWS] in a "
+                "model's .toml."
+            )
         raise InputError(
-            f"The model does not run on inputs of shape {shapes}: {error}",
-            "Check the shapes (the batch size first), the order and the types given by --input.",
+            f"The model does not run on inputs of shape {shapes}: {error}", remedy
         ) from error
     return _flatten(torch, outputs)
 
@@ -255,6 +288,7 @@ def _export_with_fixes(
             with apply_fixes(chosen, job.options["opset"]) as repairs:
                 repairs.export(
                     model,
+                    inputs,
                     lambda prepared: _export(torch, prepared, inputs, tensors, output_names, job),
                 )
                 _name_outputs(job, output_names)

@@ -53,6 +53,23 @@ def list_sinks(graph: Any) -> List[Any]:
     ]
 
 
+# Operators that call functions of the graph, or of which some wait for others of a loop.
+_CONTROL_FLOW = {"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"}
+_CONTROL_FLOW |= {"PartitionedCall", "StatefulPartitionedCall", "Enter", "RefEnter"}
+
+
+def make_session_config(tf: Any, graph_def: Any) -> Any:
+    """Return a session's settings, under which each of our threads has a core.
+
+    A negative number of threads runs operators in the calling thread; but a loop's operator waits
+    there for ever for a thread that runs its body.
+    """
+    waits = any(node.op in _CONTROL_FLOW for node in graph_def.node)
+    return tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=1, inter_op_parallelism_threads=1 if waits else -1
+    )
+
+
 def strip_output_index(name: str) -> str:
     """Return a tensor's name without its `:0`, as the v1 converter wants it."""
     return name[:-2] if name.endswith(":0") else name

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from stages.kit.onnx_runtime import open_session
 from stages.kit.tracing import Arrays, Artifact, Piece
 
 # Operators whose results are sums of products, and recurrent ones, which repeat such sums.
@@ -144,10 +145,9 @@ class OnnxModel(Artifact):
                 # Only the name: ONNX Runtime infers the type, and a stored one may be stale.
                 model.graph.output.add().name = name
         settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 4
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-        session = onnxruntime.InferenceSession(model.SerializeToString(), settings)
+        session = open_session(model, settings)
         wanted = {value.name for value in session.get_inputs()}
 
         def run(values: Sequence[np.ndarray], cuts: Optional[Arrays] = None) -> List[np.ndarray]:

@@ -1162,15 +1162,182 @@ for _name, _operator in OPERATORS.items():
     net(f"op_{_name}", lambda name=_name: Fn(f"op_{name}"), (1, 4, 6))  # type: ignore[misc]
 
 
+# Sizes that forward() reads.
+
+
+@fn("sizes_pool", (1, 4, 9, 7), modules=lambda: (nn.Conv2d(4, 4, 1),))
+def _sizes_pool(m: Any, x: Any) -> Any:
+    return torch.sigmoid(m.a(F.avg_pool2d(x, x.size()[2:]))) * x
+
+
+@fn("sizes_text_cnn", (1, 12, 8), modules=lambda: (nn.Conv1d(8, 5, 3), nn.Linear(5, 3)))
+def _sizes_text_cnn(m: Any, x: Any) -> Any:
+    y = F.relu(m.a(x.transpose(1, 2)))
+    return m.b(F.max_pool1d(y, y.size(2)).squeeze(2))
+
+
+@fn("sizes_norm", (1, 3, 6, 8))
+def _sizes_norm(m: Any, x: Any) -> Any:
+    return F.layer_norm(x, x.shape[-2:]) / x.size(-1) ** 0.5
+
+
+@fn("sizes_arithmetic", (2, 8, 6, 6))
+def _sizes_arithmetic(m: Any, x: Any) -> Any:
+    n, c, h, w = x.shape
+    y = x.view(n, 2, c // 2, h // 2, 2, w).permute(0, 2, 1, 3, 5, 4).reshape(n, c, -1)
+    return y[:, : c // 2, : x.numel() // (n * c * 2)] * len(x) + torch.arange(c // 2).view(-1, 1)
+
+
+@fn("sizes_gem", (1, 4, 7, 5))
+def _sizes_gem(m: Any, x: Any) -> Any:
+    return F.avg_pool2d(x.clamp(min=1e-6).pow(3), (x.size(-2), x.size(-1))).pow(1 / 3)
+
+
+# Scripts: branches, loops, lists and attributes that are known once the shapes are.
+
+
+class ScriptedLayers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(9, 8)
+        self.lstm = nn.LSTM(8, 6, bidirectional=True)
+        self.gru = nn.GRU(12, 4)
+        self.norm = nn.LayerNorm(4)
+        self.linear = nn.Linear(4, 3, bias=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        y, _ = self.lstm(self.embedding(ids))
+        z, _ = self.gru(y)
+        return self.linear(self.norm(z))
+
+
+class ScriptedLists(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)])
+        self.sizes = [2, 4]
+        self.wide = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: List[torch.Tensor] = []
+        named: Dict[str, torch.Tensor] = {}
+        for index, layer in enumerate(self.layers):
+            found.append(F.relu(layer(x)))
+            named["layer" + str(index)] = found[-1]
+        if self.wide and len(found) > 1:
+            found.append(named["layer0"] * self.sizes[1])
+        y = torch.cat(found, 1)
+        c = y.size(1) // 2
+        y = F.interpolate(y[:, :c], scale_factor=2.0, mode="nearest")
+        return F.avg_pool2d(y, y.shape[2:]).view(y.size(0), -1)
+
+
+class ScriptedSum:
+    def __init__(self, start: torch.Tensor) -> None:
+        self.total = start
+
+    def add(self, x: torch.Tensor) -> None:
+        self.total = self.total + x
+
+
+class ScriptedValues(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def scale(self, x: torch.Tensor, by: int) -> torch.Tensor:
+        return x * by
+
+    def forward(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        y = self.conv(x)
+        for i in range(4):
+            if bool(y.abs().max() < 1.0):
+                break
+            y = y / 2 + i * 0.01
+        if float(x.sum()) > 0.5 and x.size(2) > 4:
+            z = self.scale(y, 2)
+        else:
+            z = y - 1
+        if bool(torch.isnan(z).any()):
+            raise ValueError("not a number")
+        return z, torch.zeros([x.size(0), 2], device=x.device) + z.mean()
+
+
+net("scripted_layers", lambda: torch.jit.script(ScriptedLayers()), (5, 1), dtypes=("int64",))
+net("scripted_lists", lambda: torch.jit.script(ScriptedLists()), (1, 4, 6, 6))
+net("scripted_values", lambda: torch.jit.script(ScriptedValues()), (1, 3, 6, 6))
+
+
+# Writes in place through views.
+WRITES: Dict[str, Callable[[Any], Any]] = {
+    "masked": lambda y: y.view(-1).masked_fill_(y.view(-1) > 0.5, 0.0),
+    "transposed": lambda y: y.transpose(0, 1).add_(1),
+    "part": lambda y: y[:, 1].mul_(3),
+    "strided": lambda y: y[..., ::2].neg_(),
+    "nested": lambda y: y.permute(1, 2, 0)[1:3, :2].clamp_(0, 1),
+    "copied": lambda y: y.unsqueeze(0)[:, :, 1].copy_(y[:, 2]),
+    "assigned": lambda y: y.transpose(1, 2).__setitem__((slice(None), 1), 4.0),
+    "chunk": lambda y: y.chunk(2, 1)[1].mul_(3),
+    "unbound": lambda y: y.unbind(2)[3].relu_(),
+    "functional": lambda y: F.relu(y[:, 1:], inplace=True),
+}
+
+
+def _write(change: Callable[[Any], Any], x: Any) -> Any:
+    y = x * 2
+    before, row = y.reshape(-1), y[:, 0]
+    change(y)
+    return y, before + 1, row
+
+
+for _name, _change in WRITES.items():
+    FUNCTIONS[f"write_{_name}"] = lambda m, x, change=_change: _write(change, x)
+    net(f"write_{_name}", lambda name=_name: Fn(f"write_{name}"), (1, 4, 6))  # type: ignore[misc]
+
+
+@fn("weights_inverse", (2, 4), modules=lambda: (nn.Linear(4, 4),))
+def _weights_inverse(m: Any, x: Any) -> Any:
+    matrix = m.a.weight @ m.a.weight.t() + torch.eye(4)
+    return x @ matrix.inverse()
+
+
+net("weight_norm", lambda: nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), (1, 3, 6, 6))
+net(
+    "spectral_norm",
+    lambda: nn.utils.spectral_norm(nn.Linear(4, 5)).eval(),
+    (2, 4),
+)
+
+
+@fn("softmax_inner", (1, 4, 6))
+def _softmax_inner(m: Any, x: Any) -> Any:
+    return F.softmax(x * 100, 1), F.log_softmax(x * 100, 1)
+
+
+@fn("std_far", (1, 4, 6))
+def _std_far(m: Any, x: Any) -> Any:
+    return (x + 300).std(2), (x + 300).std(), F.logsigmoid(x * 100), (x * 1e-4).log1p() * 1e4
+
+
 NEEDS: Dict[str, str] = {
     "pool_adaptive_any": "adaptive-pool",
     "alexnet": "adaptive-pool",
     "einsum": "missing-symbolics",
     "grid_sample": "missing-symbolics",
     "act_celu": "missing-symbolics",
-    "scripted_batchnorm": "frozen-scripts",
+    "scripted_batchnorm": "specialised-scripts",
     "passed_through": "input-names",
-    "scripted_control": "mixed-types",
+    "scripted_lists": "specialised-scripts",
+    "scripted_values": "specialised-scripts",
+    "sizes_pool": "concrete-sizes",
+    "sizes_text_cnn": "concrete-sizes",
+    "sizes_norm": "concrete-sizes",
+    "write_masked": "shared-memory",
+    "write_nested": "shared-memory",
+    "write_chunk": "shared-memory",
+    "weights_inverse": "constant-weights",
+    "softmax_inner": "stable-formulas",
+    "std_far": "stable-formulas",
     "unet_nearest": "constants",
     "conv_bn_relu": "batchnorm",
     "resnet18": "layout",
@@ -1199,6 +1366,5 @@ NEEDS: Dict[str, str] = {
     "op_roll": "missing-symbolics",
     "op_atan": "activations",
     "linear_3d": "matmul",
-    "scripted_loop": "control-flow",
     "same_output_twice": "outputs",
 }

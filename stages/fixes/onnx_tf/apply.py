@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import tensorflow as tf
+from onnx import TensorProto
 from onnx_tf.backend import TensorflowBackend
 from onnx_tf.backend_rep import TensorflowRep
 from onnx_tf.common import data_type
@@ -21,6 +22,10 @@ from stages.fixes.onnx_tf.rewrites import Graph, rewrite
 from stages.kit.contract import Tensor
 
 register_all()
+
+# For 64-bit integers, TensorFlow Lite 2.4 has no builtin of these.
+_WIDE_ARITHMETIC = {"Add", "AddV2", "Sub", "Mul", "FloorDiv", "FloorMod", "Abs", "Neg", "Pow"}
+_WIDE_ARITHMETIC |= {"Square", "Sum", "Prod", "Cumsum", "AddN"}
 
 
 class Representation:
@@ -64,8 +69,8 @@ def convert_with_fixes(
     expected: Sequence[Tensor] = (),
     channels_last_io: bool = False,
     layers: Optional[Mapping[str, str]] = None,
-) -> Tuple[Any, List[str]]:
-    """Convert an ONNX model; return it and the sorted names of the fixes that changed something.
+) -> Tuple[Any, List[str], List[str]]:
+    """Convert an ONNX model; return it, the names of the fixes that changed something, and notes.
 
     `expected` are the inputs of the PyTorch model: those that the exporter dropped, since no output
     needs them, become inputs that nothing reads. `layers` maps ONNX tensors to module paths.
@@ -77,15 +82,40 @@ def convert_with_fixes(
     """
     fixes = set(fixes)
     source = Graph(model.graph)
-    used = rewrite(source, fixes)
-    if "outputs" in fixes:
-        _number_suffixes()
-    graph = tf.Graph()
-    with graph.as_default():
+    used, notes = rewrite(source, fixes)
+
+    def convert(integer: tf.DType) -> Tuple[Any, Emitter]:
         emitter = Emitter(TensorflowBackend, model.opset_import, fixes)
+        emitter.integer = integer
         emitter.used |= used
+        emitter.notes += notes
         emitter.layers = layers or {}
         emitter.reserved |= {_sanitize(name) for name in source.outputs}
+        if "outputs" in fixes:
+            _number_suffixes()
+        return _emit_graph(source, emitter, expected, channels_last_io), emitter
+
+    result, emitter = convert(tf.int64)
+    if "narrow-integers" in fixes and _computes_wide_integers(result.graph):
+        result, emitter = convert(tf.int32)
+        emitter.used.add("narrow-integers")
+    return result, sorted(emitter.used & fixes), emitter.notes
+
+
+def _computes_wide_integers(graph: tf.Graph) -> bool:
+    return any(
+        operation.type in _WIDE_ARITHMETIC and operation.inputs[0].dtype == tf.int64
+        for operation in graph.get_operations()
+    )
+
+
+def _emit_graph(
+    source: Graph, emitter: Emitter, expected: Sequence[Tensor], channels_last_io: bool
+) -> Any:
+    """Emit a graph; return it with its inputs and outputs, as onnx-tf's own TensorflowRep is."""
+    fixes = emitter.fixes
+    graph = tf.Graph()
+    with graph.as_default():
         tensors: Dict[str, tf.Tensor] = {}
         axes: Dict[str, Order] = {}
         for info in source.inputs:
@@ -123,12 +153,15 @@ def convert_with_fixes(
             if channels_last_io and name not in tensors and _is_image(value):
                 axes[name] = value.order
             outputs[name] = value.tensor(axes.get(name))
+            wide = source.output_types.get(name) == TensorProto.INT64
+            if wide and outputs[name].dtype == tf.int32:
+                outputs[name] = tf.cast(outputs[name], tf.int64)
         if "outputs" not in fixes:
             known = {name: tensors.get(name, tensor) for name, tensor in outputs.items()}
             result = TensorflowRep(graph, inputs, source.outputs, {**tensors, **known})
             result.axes = axes
             result.values = emitter.values
-            return result, sorted(emitter.used & fixes)
+            return result
         for name, tensor in outputs.items():
             # Each output gets an operator of its own, even for an input or an interior tensor;
             # only one that has an input's very name is that input.
@@ -137,7 +170,7 @@ def convert_with_fixes(
             else:
                 outputs[name] = tensors[name]
         emitter.used.add("outputs")
-    result = Representation(
+    return Representation(
         graph,
         inputs,
         source.outputs,
@@ -146,7 +179,6 @@ def convert_with_fixes(
         "layout" in fixes,
         emitter.values,
     )
-    return result, sorted(emitter.used & fixes)
 
 
 def _is_image(value: Value) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx
 import tensorflow as tf
 
 from stages.fixes.onnx_tf.folding import fold
-from stages.fixes.onnx_tf.layout import Order, Value, channels_last, plain, transpose
+from stages.fixes.onnx_tf.layout import Order, Value, channels_last, narrow, plain, transpose
 from stages.fixes.onnx_tf.rewrites import Graph
 from stages.kit.contract import StageError
 
@@ -69,6 +70,9 @@ class Emitter:
         self.opset = max((o.version for o in opsets if o.domain in ("", "ai.onnx")), default=11)
         self.fixes = set(fixes)
         self.used: Set[str] = set()
+        # The type of integers, but for what a graph takes and gives.
+        self.integer = tf.int64
+        self.notes: List[str] = []
         self.values: Dict[str, Value] = {}
         self.reserved: Set[str] = set()
         # Tensors that some node reads, or that are the graph's outputs.
@@ -112,7 +116,11 @@ class Emitter:
 
     def _emit(self, node: Node, inputs: Inputs, scope: str) -> Sequence[Value]:
         if "constants" in self.fixes:
-            folded = fold(node.op_type, node.attrs, inputs, self.opset)
+            try:
+                folded = fold(node.op_type, node.attrs, inputs, self.opset)
+            except Exception as error:  # a defect of ours must not cost the conversion
+                folded = None
+                self._note_defect("constants", node, error)
             if folded is not None:
                 self.used.add("constants")
                 return folded
@@ -120,6 +128,9 @@ class Emitter:
         if name in self.reserved:
             name += "_node"
         with tf.name_scope(name):
+            if self.integer == tf.int32:
+                inputs = [value and narrow(value) for value in inputs]
+            defect: Optional[Exception] = None
             for fix, handler in _HANDLERS.get(node.op_type, []):
                 if fix not in self.fixes:
                     continue
@@ -129,13 +140,28 @@ class Emitter:
                     continue
                 except StageError:
                     raise
-                except Exception as error:  # TensorFlow's, about shapes that do not fit
-                    raise self._make_refusal(
-                        node, inputs, f"{type(error).__name__}: {error}"
-                    ) from error
+                except Exception as error:  # a defect, or TensorFlow's, about what does not fit
+                    self._note_defect(fix, node, error)
+                    defect = defect or error
+                    continue
                 self.used.add(fix)
                 return outputs
-            return self._emit_by_onnx_tf(node, inputs)
+            try:
+                return self._emit_by_onnx_tf(node, inputs)
+            except StageError:
+                if defect is None:
+                    raise
+                why = f"{type(defect).__name__}: {defect}"
+                raise self._make_refusal(node, inputs, why) from defect
+
+    def _note_defect(self, fix: str, node: Node, error: Exception) -> None:
+        """Leave a layer to onnx-tf itself where a fix fails on it; the log has the traceback."""
+        traceback.print_exception(type(error), error, error.__traceback__)
+        layer = next((self.layers[name] for name in node.outputs if name in self.layers), node.name)
+        self.notes.append(
+            f"The fix '{fix}' failed on the layer '{layer}' ({node.op_type}), and was left out "
+            f"there: {type(error).__name__}: {str(error)[:200]}"
+        )
 
     def _make_refusal(self, node: Node, inputs: Inputs, why: str) -> StageError:
         layer = next((self.layers[name] for name in node.outputs if name in self.layers), "")

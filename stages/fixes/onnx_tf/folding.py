@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
@@ -88,7 +89,7 @@ def _encode_one_hot(
     attrs: Attrs, index: np.ndarray, depth: np.ndarray, values: np.ndarray
 ) -> np.ndarray:
     size = int(depth.ravel()[0])
-    hot = np.arange(size) == (index % size)[..., None]
+    hot = np.arange(size) == np.where(index < 0, index + size, index)[..., None]
     return np.moveaxis(np.where(hot, values[1], values[0]), -1, attrs.get("axis", -1))
 
 
@@ -117,8 +118,8 @@ _COMPUTE: Dict[str, Callable[..., np.ndarray]] = {
     "Less": _ignore_attrs(np.less),
     "Log": _ignore_attrs(np.log),
     "MatMul": lambda attrs, a, b: _matmul(a, b),
-    "Max": _ignore_attrs(lambda *xs: np.maximum.reduce(xs)),
-    "Min": _ignore_attrs(lambda *xs: np.minimum.reduce(xs)),
+    "Max": _ignore_attrs(lambda *xs: reduce(np.maximum, xs)),
+    "Min": _ignore_attrs(lambda *xs: reduce(np.minimum, xs)),
     "Mod": lambda attrs, a, b: np.fmod(a, b) if attrs.get("fmod") else np.mod(a, b),
     "Mul": _ignore_attrs(np.multiply),
     "Neg": _ignore_attrs(np.negative),

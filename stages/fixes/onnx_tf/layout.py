@@ -46,6 +46,8 @@ class Value:
         self.origin = origin
         # The order that operators should find, if not that of the existing tensor.
         self.preferred: Optional[Order] = None
+        # The same in 32 bits, once something has asked for it.
+        self.narrowed: Optional[Value] = None
         self._build = build
         self._tensors: Dict[Order, tf.Tensor] = {}
 
@@ -128,6 +130,22 @@ class Value:
         if not self._tensors and self._build is not None:
             tensor, order = self._build(wanted)
             self._tensors[order] = tensor
+
+
+def narrow(value: Value) -> Value:
+    """Return a value of 64-bit integers as one of 32 bits, and any other as it is.
+
+    Constants that do not fit, such as the end of a slice that has none, stay as they are.
+    """
+    if value.dtype != tf.int64:
+        return value
+    if value.const is not None:
+        fits = (np.abs(value.const) < 2**31).all()
+        return Value.from_const(value.const.astype(np.int32)) if fits else value
+    order = value.order
+    if value.narrowed is None:
+        value.narrowed = Value.from_tensor(tf.cast(value.tensor(order), tf.int32), order)
+    return value.narrowed
 
 
 def sizes(shape: Sequence[Optional[int]]) -> List[int]:

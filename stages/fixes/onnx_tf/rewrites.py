@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import traceback
 from collections import Counter
-from typing import Any, Dict, Iterable, List, Optional, Set
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 import numpy as np
 import onnx
@@ -24,6 +26,7 @@ class Graph:
         }
         self.inputs = [value for value in proto.input if value.name not in self.consts]
         self.outputs = [value.name for value in proto.output]
+        self.output_types = {v.name: v.type.tensor_type.elem_type for v in proto.output}
         self.nodes: List[onnx.NodeProto] = []
         for node in proto.node:
             copy = onnx.NodeProto()
@@ -63,21 +66,25 @@ def read_attributes(node: onnx.NodeProto) -> Dict[str, Any]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
-def rewrite(graph: Graph, fixes: Set[str]) -> Set[str]:
-    """Apply the rewrites of these fixes, and return the fixes that changed something."""
+def rewrite(graph: Graph, fixes: Set[str]) -> Tuple[Set[str], List[str]]:
+    """Apply the rewrites of these fixes; return the fixes that changed something, and notes."""
     used: Set[str] = set()
-    if "constants" in fixes:
-        _lift_constants(graph)
-        _drop_identities(graph)
-    if "batchnorm" in fixes and _fold_batchnorm(graph):
-        used.add("batchnorm")
-    if "convolution" in fixes and (_merge_pads(graph) | _add_to_bias(graph)):
-        used.add("convolution")
-    if "depth-to-space" in fixes and _merge_pixel_shuffles(graph):
-        used.add("depth-to-space")
-    if "matmul" in fixes and _add_bias_to_matmul(graph):
-        used.add("matmul")
-    return used
+    notes: List[str] = []
+    for fix, function in _REWRITES:
+        if fix not in fixes:
+            continue
+        nodes, consts = copy.deepcopy(graph.nodes), dict(graph.consts)
+        try:
+            if function(graph):
+                used.add(fix)
+        except Exception as error:  # a defect of ours must not cost the conversion
+            traceback.print_exc()
+            graph.nodes, graph.consts = nodes, consts
+            notes.append(
+                f"The fix '{fix}' failed, and was left out in part: {type(error).__name__}: "
+                f"{str(error)[:200]}"
+            )
+    return used, notes
 
 
 def _lift_constants(graph: Graph) -> None:
@@ -359,3 +366,14 @@ def _add_bias_to_matmul(graph: Graph) -> bool:
             break
     graph.remove(done)
     return bool(done)
+
+
+_REWRITES = (
+    ("constants", _lift_constants),
+    ("constants", _drop_identities),
+    ("batchnorm", _fold_batchnorm),
+    ("convolution", _merge_pads),
+    ("convolution", _add_to_bias),
+    ("depth-to-space", _merge_pixel_shuffles),
+    ("matmul", _add_bias_to_matmul),
+)

@@ -14,8 +14,10 @@ from torch.onnx import symbolic_registry, utils
 
 from stages.fixes.torch import onnx_repairs
 from stages.fixes.torch.constants import fold_constants
+from stages.fixes.torch.functions import inline_functions, keep_functions
+from stages.fixes.torch.operators import rewrite_operators
 from stages.fixes.torch.script import SpecialisedScript, needs_specialising
-from stages.fixes.torch.sizes import concrete_sizes
+from stages.fixes.torch.sizes import concrete_sizes, needs_concrete_sizes
 from stages.fixes.torch.symbolics import core, grid, math, moves, numerics, pool
 from stages.fixes.torch.views import unshare_writes
 from stages.kit.contract import StageError
@@ -40,51 +42,26 @@ class Repairs:
         self.used: Set[str] = set()
         self.notes: List[str] = []
 
-    def export(self, model: Any, write: Callable[[Any], None]) -> None:
-        """Export a model by `write`; a scripted one specialised, or else as it is.
+    def export(self, model: Any, inputs: Sequence[Any], write: Callable[[Any], None]) -> None:
+        """Export a model by `write`; a scripted one specialised to its shapes.
 
-        Raises the first error if both fail.
+        Raises `ScriptError` where that cannot be, and what `write` raises.
         """
-        is_script = isinstance(model, torch.jit.ScriptModule)
-        if not (is_script and "specialised-scripts" in self.fixes and needs_specialising(model)):
-            write(self._freeze(model))
-            return
-        specialised = SpecialisedScript(model)
-        try:
-            with concrete_sizes(set()):
+        if not isinstance(model, torch.jit.ScriptModule):
+            if "concrete-sizes" not in self.fixes or not needs_concrete_sizes(model, inputs):
+                write(model)
+                return
+            with concrete_sizes():
+                write(model)
+            self.used.add("concrete-sizes")
+        elif "specialised-scripts" in self.fixes and needs_specialising(model):
+            specialised = SpecialisedScript(model)
+            with concrete_sizes():
                 write(specialised)
-        except Exception as refusal:  # the exporter raises anything
-            try:
-                write(self._freeze(model))
-            except Exception:
-                raise refusal from None
-            self.notes.append(f"The script was exported as it stands. {refusal}")
-        else:
             self.used.add("specialised-scripts")
             self.notes += dict.fromkeys(specialised.notes)
-
-    def _freeze(self, model: Any) -> Any:
-        """Return a scripted model with its attributes as constants, and others as they are.
-
-        `training` is among them, so that only the operator itself remains of BatchNorm and no
-        attribute is written any more.
-        """
-        if "frozen-scripts" not in self.fixes or not isinstance(model, torch.jit.ScriptModule):
-            return model
-        graph = str(model.inlined_graph)
-        if "SetAttr" not in graph and not re.search(r": (bool|int|float) = prim::GetAttr", graph):
-            return model
-        try:
-            frozen = torch.jit._recursive.wrap_cpp_module(torch._C._freeze_module(model._c))
-        except RuntimeError:  # forward() really changes an attribute
-            return model
-        # The exporter takes a branch that only raises, and so has no output, for control flow.
-        for node in list(frozen.graph.nodes()):
-            if node.kind() == "prim::If" and not list(node.outputs()):
-                node.destroy()
-        torch._C._jit_pass_dce(frozen.graph)
-        self.used.add("frozen-scripts")
-        return frozen
+        else:
+            write(model)
 
     def finish(self, path: Path, input_names: Sequence[str], inputs: Sequence[Any]) -> None:
         """Repair the exported file in place."""
@@ -94,8 +71,6 @@ class Repairs:
             model, input_names, inputs
         ):
             changed.add("input-names")
-        if "mixed-types" in self.fixes and onnx_repairs.unify_types(model):
-            changed.add("mixed-types")
         if changed:
             onnx.checker.check_model(model)
             onnx.save(model, str(path))
@@ -110,7 +85,6 @@ def apply_fixes(fixes: Iterable[str], opset: int) -> Iterator[Repairs]:
     """
     repairs = Repairs(fixes)
     symbolic_registry.register_version("", opset)
-    sizes = concrete_sizes(repairs.used) if "concrete-sizes" in repairs.fixes else nullcontext()
     saved: List[Tuple[str, Any]] = []
     try:
         # The functions are written for opset 11, where Clip and Slice take their bounds as inputs.
@@ -121,7 +95,7 @@ def apply_fixes(fixes: Iterable[str], opset: int) -> Iterator[Repairs]:
                 saved.append((name, old))
                 recorded = _record_use(name, function, old, fix, repairs.used)
                 symbolic_registry.register_op(name, recorded, "", opset)
-        with sizes, _repair_traces(repairs, opset):
+        with _repair_traces(repairs, opset):
             yield repairs
     except RuntimeError as error:
         raise explain_refusal(error) from error
@@ -133,15 +107,24 @@ def apply_fixes(fixes: Iterable[str], opset: int) -> Iterator[Repairs]:
                 del symbolic_registry._registry[("", opset)][name]
 
 
+_GRAPH_REPAIRS: Sequence[Tuple[str, Callable[[Any], bool]]] = (
+    ("traced-functions", inline_functions),
+    ("shared-memory", unshare_writes),
+    ("operator-forms", rewrite_operators),
+)
+
+
 @contextmanager
 def _repair_traces(repairs: Repairs, opset: int) -> Iterator[None]:
     """Repair each graph that is traced in the block, before the exporter works on it."""
     trace = utils._trace_and_get_graph_from_model
 
     def trace_and_repair(model: Any, *args: Any) -> Any:
-        graph, outputs = trace(model, *args)
-        if "shared-memory" in repairs.fixes and unshare_writes(graph):
-            repairs.used.add("shared-memory")
+        with keep_functions() if "traced-functions" in repairs.fixes else nullcontext():
+            graph, outputs = trace(model, *args)
+        for fix, repair in _GRAPH_REPAIRS:
+            if fix in repairs.fixes and repair(graph):
+                repairs.used.add(fix)
         if "constant-weights" in repairs.fixes:
             parameters = list(utils._unique_state_dict(model).values())
 

@@ -52,6 +52,15 @@ def fold_constants(
     return changed
 
 
+def evaluate(value: Any) -> Any:
+    """Return the tensor that a value is by constants alone; None if it depends on anything else."""
+    try:
+        found = _evaluate(value, {})
+    except _Unknown:
+        return None
+    return found if isinstance(found, torch.Tensor) else None
+
+
 def _evaluate(value: Any, known: Dict[int, Any]) -> Any:
     """Return what a value is. Raises `_Unknown` if it depends on an input."""
     number = value.unique()

@@ -26,6 +26,15 @@ def get_shape(value: Any) -> Optional[List[int]]:
     return [int(size) for size in kind.sizes()]
 
 
+def replace_uses(old: Any, new: Any, nodes: Sequence[Any], graph: Any) -> None:
+    """Let these nodes, and the graph's outputs, read another value."""
+    number = old.unique()
+    for node in [*nodes, graph.return_node()]:
+        for index, read in enumerate(list(node.inputs())):
+            if read.unique() == number:
+                node.replaceInput(index, new)
+
+
 class Writer:
     """Inserts nodes one after another, behind a given node."""
 
@@ -48,6 +57,17 @@ class Writer:
         items = [self.make_integer(number) for number in numbers]
         node = self.graph.create("prim::ListConstruct", items, 1)
         node.output().setType(torch._C.ListType.ofInts())
+        return self.insert(node).output()
+
+    def make_flag(self, flag: bool) -> Any:
+        node = self.graph.create("prim::Constant", [], 1)
+        node.i_("value", int(flag))
+        node.output().setType(torch._C.BoolType.get())
+        return self.insert(node).output()
+
+    def make_none(self) -> Any:
+        node = self.graph.create("prim::Constant", [], 1)
+        node.output().setType(torch._C.NoneType.get())
         return self.insert(node).output()
 
     def make_tensor(self, tensor: Any) -> Any:

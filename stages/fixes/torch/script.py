@@ -27,14 +27,26 @@ from stages.fixes.torch.python_values import (
 )
 from stages.kit.contract import StageError
 
+# Operators of which a straight line is exported as well as it stands: that of a traced classifier.
+_PLAIN_OPERATORS = {
+    *("_convolution", "adaptive_avg_pool2d", "add", "add_", "addmm", "avg_pool2d", "batch_norm"),
+    *("cat", "conv2d", "dropout", "feature_dropout", "flatten", "hardtanh", "hardtanh_", "linear"),
+    *("matmul", "max_pool2d", "mean", "mul", "relu", "relu_", "reshape", "sigmoid", "t", "tanh"),
+    *("view", "leaky_relu", "leaky_relu_"),
+}
 # What a straight line of operators consists of, besides those of aten.
 _PLAIN = {"prim::Constant", "prim::GetAttr", "prim::ListConstruct", "prim::TupleConstruct"}
+# A loop that a condition may end early is run this often at most.
+_MOST_ROUNDS = 256
 _PLAIN |= {"prim::CallMethod", "prim::ListUnpack", "prim::TupleUnpack"}
-_SIZES = {"aten::size", "aten::len", "aten::Int", "aten::Float", "aten::Bool", "aten::append"}
 _LINE = re.compile(r"# (.+):(\d+):\d+\s*$")
 _SERIALIZED = re.compile(r'File "(.+?)", line (\d+)')
 _TORCH = re.compile(r"(^|/)torch/(nn|functional|jit|_)")
 _INPLACE = re.compile(r"aten::\w*[a-z0-9]_$")
+
+
+# What a variable holds in a branch that does not set it, and after which nothing reads it.
+_UNSET = object()
 
 
 class Place(NamedTuple):
@@ -52,11 +64,9 @@ class ScriptError(StageError):
 
 
 def needs_specialising(script: Any) -> bool:
-    """Tell whether a script has more than a straight line of operators."""
-    kinds = _collect_kinds(script.inlined_graph)
-    return any(
-        kind in _SIZES or not (kind.startswith("aten::") or kind in _PLAIN) for kind in kinds
-    )
+    """Tell whether a script has more than a straight line of plain operators."""
+    plain = _PLAIN | {f"aten::{name}" for name in _PLAIN_OPERATORS}
+    return not _collect_kinds(script.inlined_graph) <= plain
 
 
 def _collect_kinds(block: Any) -> Set[str]:
@@ -242,37 +252,54 @@ class _Run:
 
     def _choose(self, condition: Any, one: Any, other: Any) -> Any:
         """Return what is `one` where the condition holds, else `other`."""
-        if one is other:
+        if one is other or other is _UNSET:
             return one
+        if one is _UNSET:
+            return other
         if isinstance(one, (tuple, list)) and type(one) is type(other) and len(one) == len(other):
             return type(one)(self._choose(condition, a, b) for a, b in zip(one, other))
         if _is_tensor(one) and _is_tensor(other):
             if one.shape == other.shape and one.dtype == other.dtype:
-                return self._mark(torch.where(condition, one, other))
+                return self._mark(_select(condition, one, other))
         elif all(isinstance(value, (bool, int, float, Traced)) for value in (one, other)):
             if not isinstance(one, Traced) and one == other:
                 return one
             a, b = (v.tensor if isinstance(v, Traced) else torch.tensor(v) for v in (one, other))
-            return Traced(self._mark(torch.where(condition, a, b.to(a.dtype))))
+            return Traced(self._mark(_select(condition, a, b.to(a.dtype))))
         raise self._make_error(
             "the branches of an `if` that depends on the input's values give results of different "
             "shapes or types"
         )
 
     def _run_Loop(self, node: Any, arguments: List[Any], values: Dict[str, Any]) -> List[Any]:
+        """Run a loop round by round.
+
+        Where a condition that depends on the inputs may end it early, each of a fixed number of
+        rounds is run, and counts only where the condition still holds.
+        """
         most, condition, *carried = arguments
         block = next(iter(node.blocks()))
         names = [value.debugName() for value in block.inputs()]
         rounds = 0
         while True:
-            if isinstance(most, Traced) or isinstance(condition, Traced):
+            dynamic = isinstance(condition, Traced)
+            if isinstance(most, Traced) or (dynamic and most > _MOST_ROUNDS):
                 raise self._make_error(
                     "the number of rounds of a loop depends on the input's values"
                 )
-            if rounds >= most or not condition:
+            if rounds >= most or not (dynamic or condition):
                 return carried
             values.update(zip(names, [rounds, *carried]))
-            condition, *carried = self._run_block(block, values)
+            if dynamic:
+                self._tentative += 1
+                again, *results = self._run_block(block, values)
+                self._tentative -= 1
+                flag = condition.tensor
+                carried = [self._choose(flag, new, old) for new, old in zip(results, carried)]
+                again = again.tensor if isinstance(again, Traced) else torch.tensor(bool(again))
+                condition = Traced(self._mark(flag & again))
+            else:
+                condition, *carried = self._run_block(block, values)
             rounds += 1
 
     def _run_GetAttr(self, node: Any, arguments: List[Any], values: Dict[str, Any]) -> List[Any]:
@@ -299,10 +326,12 @@ class _Run:
     def _run_CreateObject(
         self, node: Any, arguments: List[Any], values: Dict[str, Any]
     ) -> List[Any]:
-        raise self._make_error("an object of a class of the script's is made")
+        return [_Object(None, "")]
 
     def _run_CallMethod(self, node: Any, arguments: List[Any], values: Dict[str, Any]) -> List[Any]:
         owner, *rest = arguments
+        if owner.script is None:  # an instance of a class of the script's
+            return [self._run_graph(_inline_call(node), arguments)]
         return [self.call(owner, node.s("name"), rest)]
 
     def _run_CallFunction(
@@ -328,7 +357,7 @@ class _Run:
     def _run_Uninitialized(
         self, node: Any, arguments: List[Any], values: Dict[str, Any]
     ) -> List[Any]:
-        return [None]
+        return [_UNSET]
 
     # Values of tensors as Python's: known unless the inputs decide them.
 
@@ -376,6 +405,13 @@ def read_place(node: Any) -> Optional[Place]:
     return Place(found.group(1), int(found.group(2))) if found else None
 
 
+def _select(condition: Any, one: Any, other: Any) -> Any:
+    """Return torch.where, which torch 1.5.1 lacks for truth values."""
+    if one.dtype == torch.bool:
+        return (condition & one) | (~condition & other)
+    return torch.where(condition, one, other)
+
+
 def _prepare_constant(value: Any) -> Any:
     """Put a constant on the CPU: a script may have been saved on a GPU."""
     if isinstance(value, torch.device):
@@ -412,17 +448,19 @@ def _compile_frame(file: str, line: int) -> Any:
 
 
 def _inline_call(node: Any) -> Any:
-    """Return a graph of a function that a node calls, without the function among its inputs."""
-    function, *given = node.inputs()
+    """Return a graph of the function or method that a node calls; its inputs are the arguments."""
+    given = list(node.inputs())
+    function = given.pop(0) if node.kind() == "prim::CallFunction" else None
     graph = torch._C.Graph()
     copies = {}
     for value in given:
         copy = graph.addInput()
         copy.setType(value.type())
         copies[value.debugName()] = copy
-    constant = graph.createClone(function.node(), lambda value: value)
-    graph.appendNode(constant)
-    copies[function.debugName()] = constant.output()
+    if function is not None:
+        constant = graph.createClone(function.node(), lambda value: value)
+        graph.appendNode(constant)
+        copies[function.debugName()] = constant.output()
     call = graph.createClone(node, lambda value: copies[value.debugName()])
     graph.appendNode(call)
     for output in call.outputs():

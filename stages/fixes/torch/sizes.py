@@ -7,14 +7,17 @@ for other shapes too. Its exporter then refuses what needs a number: a pool over
 
 from __future__ import annotations
 
+import copy
 from contextlib import ExitStack, contextmanager
-from typing import Any, Callable, Iterator, Set
+from typing import Any, Callable, Iterator, Sequence
 from unittest import mock
 
 import torch
 
 from stages.fixes.torch.python_values import untraced
 
+_RESHAPES = {"aten::view", "aten::reshape"}
+_PASSED_ON = {"prim::NumToTensor", "aten::Int", "prim::ListConstruct"}
 _METHODS = ("size", "numel", "nelement")
 
 
@@ -37,15 +40,36 @@ class Size(int):
         return self
 
 
+def needs_concrete_sizes(model: Any, inputs: Sequence[Any]) -> bool:
+    """Tell whether a model does more with sizes than to reshape by them.
+
+    Those reshapes are exported rightly, and the files of models that have no others stay the same.
+    """
+    try:
+        with torch.no_grad():
+            graph = torch.jit._get_trace_graph(copy.deepcopy(model), tuple(inputs))[0]
+    except Exception:  # a model that needs a number for a size may fail in any way
+        return True
+    sizes = [node for node in graph.nodes() if node.kind() == "aten::size"]
+    return not all(_only_reshapes(node.output()) for node in sizes)
+
+
+def _only_reshapes(value: Any) -> bool:
+    return all(
+        use.user.kind() in _RESHAPES
+        or (use.user.kind() in _PASSED_ON and _only_reshapes(use.user.output()))
+        for use in value.uses()
+    )
+
+
 @contextmanager
-def concrete_sizes(used: Set[str]) -> Iterator[None]:
-    """Let sizes be numbers in the block; add to `used` if a trace asked for one."""
+def concrete_sizes() -> Iterator[None]:
+    """Let the sizes that a trace in the block reads be numbers."""
 
     def keep(read: Callable[..., Any]) -> Callable[..., Any]:
         def size(self: Any, *args: Any, **kwargs: Any) -> Any:
             if torch._C._get_tracing_state() is None:
                 return read(self, *args, **kwargs)
-            used.add("concrete-sizes")
             with untraced():
                 found = read(self, *args, **kwargs)
             return torch.Size(map(Size, found)) if isinstance(found, tuple) else Size(found)

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 
-from stages.fixes.torch.graph_values import Writer, get_shape, read_integers
+from stages.fixes.torch.graph_values import Writer, get_shape, read_integers, replace_uses
 
 _INPLACE = re.compile(r"aten::\w*[a-z0-9]_$")
 _RESHAPES = {"aten::view", "aten::reshape", "aten::unsqueeze", "aten::squeeze", "aten::flatten"}
@@ -25,8 +25,10 @@ _VIEWS = _RESHAPES | _SAME | _TURNS | _PARTS | {"aten::expand", "aten::expand_as
 # These copy unless the elements already lie in order.
 _MAYBE_COPIES = {"aten::reshape", "aten::reshape_as", "aten::flatten", "aten::contiguous"}
 _SPLITS = {"aten::chunk", "aten::split", "aten::split_with_sizes", "aten::unbind"}
-# The exporter itself carries these through parts of a tensor.
-_CARRIED = {"aten::copy_", "aten::index_put_"}
+# The exporter itself carries this through parts of a tensor, but would look for the tensor behind
+# the view for both.
+_CARRIED = "aten::copy_"
+_DETACHED = {"aten::copy_", "aten::index_put_"}
 
 
 def unshare_writes(graph: Any) -> bool:
@@ -109,20 +111,20 @@ class _Views:
             if maker not in chain and self._get_root(maker.output()) == root.unique()
             if _is_read(maker.output(), later, self.graph)
         ]
-        carried = write.kind() in _CARRIED and _is_one_index(chain)
+        carried = write.kind() == _CARRIED and _is_one_index(chain)
         if not others and (not chain or carried or self._is_written_back(write, root, later)):
             return False
         writer = Writer(self.graph, write)
         if carried and chain:
             updated = root  # the exporter replaces what is read of it
         else:
-            if write.kind() in _CARRIED and chain:
+            if write.kind() in _DETACHED and chain:
                 write = _detach_write(write, writer)
             updated = self._write_back(chain, write.output(), writer) if chain else write.output()
         if updated is None:
             return False
         if updated.unique() != root.unique():
-            _replace(root, updated, later, self.graph)
+            replace_uses(root, updated, later, self.graph)
         # Every view that is still read is taken of the new value, the written one included.
         read = [maker for maker in chain[1:] if _is_read(maker.output(), later, self.graph)]
         for maker in [*chain[:1], *read, *others]:
@@ -181,7 +183,7 @@ class _Views:
             current = writer.clone(step, current)
             self.makers[current.unique()] = current.node()
         for old in (maker.output(), *([write.output()] if write is not None else [])):
-            _replace(old, current, later, self.graph)
+            replace_uses(old, current, later, self.graph)
 
 
 def _is_one_index(chain: Sequence[Any]) -> bool:
@@ -264,12 +266,3 @@ def _is_read(value: Any, nodes: Sequence[Any], graph: Any) -> bool:
     return any(
         read.unique() == number for node in [*nodes, graph.return_node()] for read in node.inputs()
     )
-
-
-def _replace(old: Any, new: Any, nodes: Sequence[Any], graph: Any) -> None:
-    """Let these nodes, and the graph's outputs, read another value."""
-    number = old.unique()
-    for node in [*nodes, graph.return_node()]:
-        for index, read in enumerate(list(node.inputs())):
-            if read.unique() == number:
-                node.replaceInput(index, new)

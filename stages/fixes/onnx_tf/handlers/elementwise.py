@@ -10,7 +10,7 @@ import onnx
 import tensorflow as tf
 
 from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, require_constant
-from stages.fixes.onnx_tf.layout import Order, Value, plain, reshape, reshape_tensor
+from stages.fixes.onnx_tf.layout import Order, Value, plain, reshape, reshape_tensor, sizes
 
 Function = Callable[..., tf.Tensor]
 
@@ -30,7 +30,11 @@ def broadcast(emitter: Emitter, function: Function, *values: Value) -> Value:
     tensors = [_align(value, rank, order) for value in values]
     if rank > 4:
         return emitter.wrap(_apply_merged(function, tensors), order)
-    return emitter.wrap(function(*tensors), order)
+    result = function(*tensors)
+    if result.shape.rank is not None and result.shape.rank < rank:  # leading axes of constants
+        lead = [1] * (rank - result.shape.rank)
+        result = tf.reshape(result, lead + sizes(result.shape.as_list()))
+    return emitter.wrap(result, order)
 
 
 def _choose_order(values: Sequence[Value], rank: int) -> Order:
@@ -140,7 +144,7 @@ def binary_handler(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     values = [value for value in inputs if value is not None]
     op_type = node.op_type
     if op_type == "Div" and not values[0].dtype.is_floating:
-        return [broadcast(emitter, tf.math.floordiv, *values)]
+        return [broadcast(emitter, _divide_integers, *values)]
     if op_type == "Where":
         return [broadcast(emitter, tf.where, *values)]
     result = values[0]
@@ -151,11 +155,23 @@ def binary_handler(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     return [result]
 
 
+def _divide_integers(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Divide and round towards zero, as ONNX does; FLOOR_DIV rounds down."""
+    quotient = tf.math.floordiv(tf.maximum(a, -a), tf.maximum(b, -b))
+    opposed = tf.not_equal(tf.less(a, 0), tf.less(b, 0))
+    return tf.where(opposed, -quotient, quotient)
+
+
 @handles("activations", "Mod")
 def mod(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
-    """Emit the remainder with the dividend's sign: FLOOR_MOD of absolute values, which is exact."""
+    """Emit the remainder with the dividend's sign: FLOOR_MOD of absolute values, which is exact.
+
+    Of integers, it has the divisor's sign unless `fmod` is set.
+    """
     x, y = inputs
     assert x is not None and y is not None
+    if not node.get("fmod", 0) and x.dtype.is_integer:
+        return [broadcast(emitter, tf.math.floormod, x, y)]
     if not node.get("fmod", 0) or x.dtype != tf.float32:
         raise Decline
     return [
@@ -193,6 +209,7 @@ def power(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
 def cast(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     assert inputs[0] is not None
     target = tf.as_dtype(onnx.mapping.TENSOR_TYPE_TO_NP_TYPE[node.get("to")])
+    target = emitter.integer if target == tf.int64 else target
     if target == inputs[0].dtype:
         return [inputs[0]]
     return [apply_unary(emitter, lambda t: tf.cast(t, target), inputs[0])]

@@ -235,7 +235,7 @@ def arg_max(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     axis = node.get("axis", 0) % x.rank
     order = x.order
     function = tf.argmax if node.op_type == "ArgMax" else tf.argmin
-    tensor = function(x.tensor(order), axis=order.index(axis))
+    tensor = function(x.tensor(order), axis=order.index(axis), output_type=emitter.integer)
     rest = tuple(a - (a > axis) for a in order if a != axis)
     value = emitter.wrap(tensor, rest)
     if node.get("keepdims", 1):
@@ -256,7 +256,7 @@ def top_k(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     values, indices = tf.nn.top_k(tensor if largest else -tensor, k)
     if not largest:
         values = -values
-    return [emitter.wrap(values, order), emitter.wrap(tf.cast(indices, tf.int64), order)]
+    return [emitter.wrap(values, order), emitter.wrap(tf.cast(indices, emitter.integer), order)]
 
 
 def move_axis_last(order: Order, axis: int) -> Order:

@@ -11,22 +11,23 @@ from stages.fixes.torch.symbolics.core import get_sizes, make_constant
 
 
 def grid_sampler(g: Any, x: Any, grid: Any, mode: Any, padding: Any, align: Any) -> Any:
-    """Export two-dimensional sampling, bilinear or nearest, with padding by zeros or border.
+    """Export two-dimensional sampling, bilinear or nearest, with any padding.
 
     The image is laid out as rows of channels, one per pixel, so that each corner is one gather.
     """
     shape, target = get_sizes(x), get_sizes(grid)
     kind = sym._maybe_get_const(mode, "i")
-    border = sym._maybe_get_const(padding, "i")
+    edge = sym._maybe_get_const(padding, "i")  # 0 zeros, 1 border, 2 reflection
+    border = edge > 0
     corners = bool(sym._maybe_get_const(align, "i"))
-    if shape is None or target is None or len(shape) != 4 or kind > 1 or border > 1:
+    if shape is None or target is None or len(shape) != 4 or kind > 1:
         return None
     n, c, h, w = shape
     _, rows, columns, _ = target
     image = g.op("Transpose", x, perm_i=[0, 2, 3, 1])
     image = g.op("Reshape", image, make_constant(g, [n * h * w, c], torch.int64))
-    ix = _compute_position(g, grid, 0, w, corners, bool(border), [n, rows, columns])
-    iy = _compute_position(g, grid, 1, h, corners, bool(border), [n, rows, columns])
+    ix = _compute_position(g, grid, 0, w, corners, edge, [n, rows, columns])
+    iy = _compute_position(g, grid, 1, h, corners, edge, [n, rows, columns])
     base = torch.arange(n, dtype=torch.float32).mul(h * w).view(n, 1, 1)
     offset = g.op("Constant", value_t=base)
     total = None
@@ -63,7 +64,7 @@ def grid_sampler(g: Any, x: Any, grid: Any, mode: Any, padding: Any, align: Any)
 
 
 def _compute_position(
-    g: Any, grid: Any, channel: int, size: int, corners: bool, border: bool, shape: Any
+    g: Any, grid: Any, channel: int, size: int, corners: bool, edge: int, shape: Any
 ) -> Any:
     """Return where a coordinate of [-1, 1] lies among the pixels."""
     value = g.op(
@@ -77,9 +78,21 @@ def _compute_position(
     scale = (size - 1) / 2 if corners else size / 2
     shift = (size - 1) / 2
     value = g.op("Add", g.op("Mul", value, make_constant(g, scale)), make_constant(g, shift))
-    if border:
-        value = _clip(g, value, size)
-    return value
+    if edge == 2:
+        value = _reflect(g, value, size, corners)
+    return _clip(g, value, size) if edge else value
+
+
+def _reflect(g: Any, value: Any, size: int, corners: bool) -> Any:
+    """Fold positions back at the borders, which lie on pixels or around them: a triangle wave."""
+    low, span = (0.0, size - 1.0) if corners else (-0.5, float(size))
+    if span == 0:
+        return g.op("Mul", value, make_constant(g, 0.0))
+    moved = g.op("Sub", value, make_constant(g, low))
+    turns = g.op("Floor", g.op("Mul", moved, make_constant(g, 0.5 / span)))
+    moved = g.op("Sub", moved, g.op("Mul", turns, make_constant(g, 2 * span)))
+    moved = g.op("Min", moved, g.op("Sub", make_constant(g, 2 * span), moved))
+    return g.op("Add", moved, make_constant(g, low))
 
 
 def _clip(g: Any, value: Any, size: int) -> Any:

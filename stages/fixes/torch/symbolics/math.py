@@ -110,6 +110,8 @@ def frac(g: Any, x: Any) -> Any:
 
 def remainder(g: Any, x: Any, other: Any) -> Any:
     other = match_scalar_type(g, x, other)
+    if x.type().scalarType() in _INTEGERS:
+        return g.op("Mod", x, other)
     return g.op("Sub", x, g.op("Mul", other, g.op("Floor", g.op("Div", x, other))))
 
 

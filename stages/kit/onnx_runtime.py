@@ -1,0 +1,46 @@
+"""ONNX Runtime 1.4's sessions, without the one rewrite of its that changes results."""
+
+from __future__ import annotations
+
+from typing import Any, Optional, Set
+
+
+def open_session(model: Any, settings: Optional[Any] = None) -> Any:
+    """Open a session for an ONNX model, a ModelProto.
+
+    ONNX Runtime 1.4 makes one cast of two in a row, `x.long().float()`, at any level of
+    optimization, so that nothing is cut off any more. An Identity between them prevents it, where
+    optimizations do not drop it again.
+    """
+    import onnxruntime
+
+    settings = settings or onnxruntime.SessionOptions()
+    settings.log_severity_level = 3  # it warns about each unused initializer
+    if _part_casts(model.graph, set()):
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model.SerializeToString(), settings)
+
+
+def _part_casts(graph: Any, casts: Set[str]) -> bool:
+    """Insert an Identity between casts in a row; tell whether there were any."""
+    import onnx
+
+    changed = False
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "Cast" and node.input[0] in casts:
+            apart = f"{node.output[0]}_apart"
+            nodes.append(onnx.helper.make_node("Identity", [node.input[0]], [apart]))
+            node.input[0] = apart
+            changed = True
+        if node.op_type == "Cast":
+            casts = casts | {node.output[0]}
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                changed |= _part_casts(attribute.g, casts)
+        nodes.append(node)
+    if changed:
+        kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(kept)
+    return changed

@@ -6,6 +6,8 @@ which no CPU runs, is run with the layout changed by TensorFlow's own optimizer,
 
 from __future__ import annotations
 
+import itertools
+import traceback
 from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
@@ -18,7 +20,9 @@ from stages.fixes.catalogue import resolve
 from stages.kit.contract import InputError, Job, Option, Signature, Stage, Tensor, run_as_program
 from stages.kit.given_model import look_at_run, match_requested_inputs, resolve_shape
 from stages.kit.tensorflow import (
+    find_conditional_tensors,
     find_tensors,
+    has_lowered_control_flow,
     import_tensorflow,
     list_placeholders,
     list_sinks,
@@ -106,6 +110,14 @@ def _load(job: Job) -> Tuple[Any, List[Tensor], List[str]]:
             "Name them: --option graph.outputs=NAME,...",
         )
     outputs = [tensor.name for tensor in ends]
+    within = find_conditional_tensors(graph).intersection(outputs)
+    if within:
+        raise InputError(
+            f"The output '{min(within)}' lies within a branch, and has no value when the other is "
+            "taken.",
+            "Name what comes after the branches (a Merge or a later tensor): "
+            "--option graph.outputs=NAME,...",
+        )
     starts = find_tensors(graph, job.options["inputs"])
     graph_def = graph.as_graph_def()
     _cut(graph_def, [tensor.op.name for tensor in starts])
@@ -197,14 +209,13 @@ def open_session(tf: Any, graph_def: Any) -> Any:
     with graph.as_default():
         tf.import_graph_def(graph_def, name="")
     config = make_session_config(tf, graph_def)
-    rewriter = config.graph_options.rewrite_options
     if find_nchw_types(graph_def):
+        rewriter = config.graph_options.rewrite_options
+        rewriter.disable_meta_optimizer = False
         rewriter.cpu_layout_conversion = rewriter.NCHW_TO_NHWC
         rewriter.optimizers.append("layout")  # the only one to run
         rewriter.min_graph_nodes = -1
         rewriter.meta_optimizer_timeout_ms = -1
-    else:
-        rewriter.disable_meta_optimizer = True
     return tf.compat.v1.Session(graph=graph, config=config)
 
 
@@ -225,17 +236,29 @@ def make_predict(session: Any, inputs: Sequence[Tensor], outputs: Sequence[str])
 def _repair_graph(
     job: Job, graph_def: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
 ) -> Tuple[Any, Signature]:
-    """Apply the fixes that the option allows; return the graph and its signature."""
+    """Apply the fixes that the option allows; return the graph and its signature.
+
+    One that no fix can work on stays as it is, which a note says.
+    """
     chosen = set(resolve(job.options, "graph"))
     job.report["fixes"] = []
     io = wants_channels_last_io(job, sorted(chosen))
+    unchanged = graph_def, Signature(tuple(inputs), tuple(outputs))
     if not chosen:
-        return graph_def, Signature(tuple(inputs), tuple(outputs))
+        return unchanged
+    if has_lowered_control_flow(graph_def):
+        job.note("No fix was applied: branches or loops lie in the graph itself (Switch, Enter).")
+        return unchanged
     from stages.fixes.graph.apply import repair
     from stages.fixes.graph.layout import TO_LAST
 
     starts, ends = ([tensor.node for tensor in side] for side in (inputs, outputs))
-    graph_def, made, used, turned = repair(graph_def, starts, ends, chosen, io)
+    try:
+        graph_def, made, used, turned = repair(graph_def, starts, ends, chosen, io)
+    except Exception as error:  # a defect of ours must not cost the conversion
+        traceback.print_exc()
+        job.note(f"The fixes failed, and the graph stays as it is: {error!r:.200}; see the log.")
+        return unchanged
     job.report["fixes"] = sorted(used)
 
     def lay_out(tensor: Tensor) -> Tensor:
@@ -264,23 +287,24 @@ def measure_noise_floor(
 
 def _convert_to_double(tf: Any, graph_def: Any) -> Any:
     """Return the graph with every float32 replaced by float64."""
-    from stages.fixes.graph.folding import make_constant_node, replace_nodes
-
     single, double = tf.float32.as_datatype_enum, tf.float64.as_datatype_enum
-    nodes = []
-    for given in graph_def.node:
-        node = type(given)()
-        node.CopyFrom(given)
+    result = type(graph_def)()
+    result.CopyFrom(graph_def)
+    for function in result.library.function:
+        for argument in (*function.signature.input_arg, *function.signature.output_arg):
+            argument.type = double if argument.type == single else argument.type
+    functions = [function.node_def for function in result.library.function]
+    for node in itertools.chain(result.node, *functions):
         if node.op == "Const" and node.attr["dtype"].type == single:
             array = tf.make_ndarray(node.attr["value"].tensor).astype(np.float64)
-            node.CopyFrom(make_constant_node(node.name, array))
+            # Its control inputs, if any, say in which loop it is.
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(array))
         for value in node.attr.values():
             if value.type == single:
                 value.type = double
             for index, kind in enumerate(value.list.type):
                 value.list.type[index] = double if kind == single else kind
-        nodes.append(node)
-    return replace_nodes(graph_def, nodes)
+    return result
 
 
 STAGE = Stage(

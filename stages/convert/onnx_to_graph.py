@@ -87,9 +87,6 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
     tf = import_tensorflow()
     # One session and one callable for all samples: TensorflowRep.run opens a session at each call.
     config = make_session_config(tf, graph.as_graph_def())
-    # No optimizer: on the thousands of operators that a grouped convolution becomes, it takes
-    # longer than running them on all samples, and gains nothing.
-    config.graph_options.rewrite_options.disable_meta_optimizer = True
     with tf.compat.v1.Session(graph=graph, config=config) as session:
         assert job.signature is not None
         call = session.make_callable(

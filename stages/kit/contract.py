@@ -16,6 +16,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import sys
@@ -25,6 +26,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
+
+from stages.kit.progress import watch_progress
 
 # Samples are spread over the cores, and each is computed in one thread (see stages.kit.samples).
 # OpenMP reads this once, when the first framework is imported, which happens after this module.
@@ -283,6 +286,14 @@ def _run(job: Job) -> int:
         check=None,
         error=None,
     )
+
+    def end(reason: str) -> None:
+        error = StageError(reason, "It hangs, and the log says where: please report it.")
+        report["error"] = _describe_error(error, report["phase"])
+        _finish(job)
+        os._exit(1)
+
+    end_watch = watch_progress(end)
     try:
         _verify_options(job)
         if job.request.get("compare"):
@@ -293,15 +304,36 @@ def _run(job: Job) -> int:
     except BaseException as error:  # report everything, even a model's sys.exit()
         traceback.print_exc()
         report["error"] = _describe_error(error, report["phase"])
-    finally:
-        if job.output.exists():
-            job.output.unlink()
-        report.pop("phase")
-        report["versions"] = _list_imported_versions(job.stage.packages)
-        report["seconds"] = round(time.time() - _get_process_start(), 3)
-        report["peak_memory_bytes"] = _read_peak_memory()
-        write_json(job.volume / "reports" / f"{job.stage.name}.json", report)
+    end_watch()
+    _finish(job)
     return 0 if report["status"] == "ok" else 1
+
+
+def _finish(job: Job) -> None:
+    """Write the report, and remove what is half-written."""
+    report = job.report
+    if job.output.exists():
+        job.output.unlink()
+    phase = report.pop("phase")
+    report["versions"] = _list_imported_versions(job.stage.packages)
+    report["seconds"] = round(time.time() - _get_process_start(), 3)
+    report["peak_memory_bytes"] = _read_peak_memory()
+    path = job.volume / "reports" / f"{job.stage.name}.json"
+    try:
+        write_json(path, report)
+    except ValueError as error:  # a number that JSON does not have
+        traceback.print_exc()
+        report.update(status="failed", check=None, error=_describe_error(error, phase))
+        write_json(path, _drop_nonfinite(report))
+
+
+def _drop_nonfinite(data: Any) -> Any:
+    """Return data with None in the place of every number that JSON does not have."""
+    if isinstance(data, dict):
+        return {key: _drop_nonfinite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_drop_nonfinite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def _convert(job: Job) -> None:

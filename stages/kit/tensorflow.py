@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, List
+from typing import Any, List, Set
 
 from stages.kit.contract import InputError
 
@@ -44,30 +44,63 @@ def list_placeholders(graph: Any) -> List[Any]:
 
 
 def list_sinks(graph: Any) -> List[Any]:
-    """Return the graph's outputs as far as it shows them: tensors that nothing consumes."""
+    """Return the graph's outputs as far as it shows them: tensors that nothing consumes.
+
+    What lies within a branch is none, since it has no value when the other branch is taken.
+    """
+    within = find_conditional_tensors(graph)
     return [
         tensor
         for op in graph.get_operations()
         if op.type not in _NOT_OUTPUTS and not any(t.consumers() for t in op.outputs)
         for tensor in op.outputs[:1]
+        if tensor.name not in within
     ]
 
 
+# Operators of branches and loops that TensorFlow 1 wrote among all others, in the graph itself.
+_LOWERED = {"Switch", "RefSwitch", "Merge", "RefMerge", "Enter", "RefEnter", "Exit", "RefExit"}
+_LOWERED |= {"NextIteration", "RefNextIteration", "LoopCond"}
 # Operators that call functions of the graph, or of which some wait for others of a loop.
 _CONTROL_FLOW = {"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"}
-_CONTROL_FLOW |= {"PartitionedCall", "StatefulPartitionedCall", "Enter", "RefEnter"}
+_CONTROL_FLOW |= {"PartitionedCall", "StatefulPartitionedCall", *_LOWERED}
+
+
+def has_lowered_control_flow(graph_def: Any) -> bool:
+    """Tell whether branches or loops lie in the graph itself, with cycles and dead tensors."""
+    return any(node.op in _LOWERED for node in graph_def.node)
+
+
+def find_conditional_tensors(graph: Any) -> Set[str]:
+    """Return the names of tensors between a Switch and the Merge or Exit that ends its branch."""
+    pending = [op for op in graph.get_operations() if op.type in ("Switch", "RefSwitch")]
+    found: Set[str] = set()
+    while pending:
+        for tensor in pending.pop().outputs:
+            if tensor.name not in found:
+                found.add(tensor.name)
+                pending += [
+                    op
+                    for op in tensor.consumers()
+                    if op.type not in ("Merge", "RefMerge", "Exit", "RefExit")
+                ]
+    return found
 
 
 def make_session_config(tf: Any, graph_def: Any) -> Any:
     """Return a session's settings, under which each of our threads has a core.
 
     A negative number of threads runs operators in the calling thread; but a loop's operator waits
-    there for ever for a thread that runs its body.
+    there for ever for a thread that runs its body. No optimizer: on the thousands of operators
+    that a grouped convolution becomes, it takes longer than running them on all samples, and
+    gains nothing.
     """
     waits = any(node.op in _CONTROL_FLOW for node in graph_def.node)
-    return tf.compat.v1.ConfigProto(
+    config = tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=1, inter_op_parallelism_threads=1 if waits else -1
     )
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    return config
 
 
 def strip_output_index(name: str) -> str:
@@ -80,7 +113,8 @@ def find_tensors(graph: Any, names: str) -> List[Any]:
     found = []
     for name in filter(None, names.split(",")):
         try:
-            found.append(graph.get_tensor_by_name(name if ":" in name else f"{name}:0"))
+            tensor = graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
         except (KeyError, ValueError):
             raise InputError(f"The graph has no tensor '{name}'.") from None
+        found.append(tensor)
     return found

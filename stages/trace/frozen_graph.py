@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, List, Sequence, Set
 
 import numpy as np
 
-from stages.kit.tensorflow import import_tensorflow
+from stages.kit.tensorflow import import_tensorflow, make_session_config
 from stages.kit.tracing import Arrays, Artifact, Piece
 
 # Operators that compute nothing, and are left out of a piece that has others.
@@ -110,10 +110,7 @@ class FrozenGraph(Artifact):
     def _make_runner(
         self, graph: Any, names: Sequence[str], feeds: Sequence[str]
     ) -> Callable[[Sequence[np.ndarray]], List[np.ndarray]]:
-        config = self.tf.compat.v1.ConfigProto(
-            intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1
-        )
-        config.graph_options.rewrite_options.disable_meta_optimizer = True
+        config = make_session_config(self.tf, self.graph_def)
         session = self.tf.compat.v1.Session(graph=graph, config=config)
         self.sessions.append(session)
         call = session.make_callable(list(names), feed_list=list(feeds))

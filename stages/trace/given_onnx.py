@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Any, Sequence
 
 import numpy as np
 
 from stages.convert import given_onnx
-from stages.kit.contract import Job, Signature, Stage, run_as_program, write_json
+from stages.fixes.catalogue import select
+from stages.fixes.onnx_file.apply import make_older, make_single_precision
+from stages.kit.contract import Job, Option, Signature, Stage, run_as_program, write_json
 from stages.kit.trace_files import Kept
 from stages.kit.trace_samples import open_trace_inputs
 from stages.kit.tracing import Arrays, Comparison, Pair, compare_tensors, read_signature
@@ -22,7 +24,7 @@ def convert(job: Job) -> Signature:
     signature = read_signature(job)
     samples = open_trace_inputs(job, signature.inputs)
     inputs = [tensor.name for tensor in signature.inputs]
-    given = OnnxModel(onnx.load(str(job.input)), inputs)
+    given = OnnxModel(_load_given(job, signature), inputs)
     artifact = OnnxModel(onnx.load(str(job.volume / given_onnx.STAGE.produces)), inputs)
     shared = [name for name in given.order() if name in set(artifact.order())]
     source = given.plain(shared)
@@ -46,6 +48,16 @@ def convert(job: Job) -> Signature:
     return signature
 
 
+def _load_given(job: Job, signature: Signature) -> Any:
+    """Load the given file as the stage `onnx` did: in float32 and of an older operator set."""
+    model = given_onnx.parse(job.input.name, job.input.read_bytes())
+    fixes = [fix.name for fix in select(job.options["fixes"], "onnx")]
+    make_single_precision(model, fixes, lambda text: None)
+    given_onnx.set_input_shapes(model.graph, signature.inputs)
+    make_older(job.input.name, model, fixes, lambda text: None)
+    return model
+
+
 STAGE = Stage(
     name="trace-onnx",
     summary=__doc__ or "",
@@ -54,6 +66,7 @@ STAGE = Stage(
     packages=given_onnx.STAGE.packages,
     convert=convert,
     check=lambda job: None,
+    options=(Option("fixes", str, "all", "the repairs that the stage applied"),),
 )
 
 if __name__ == "__main__":

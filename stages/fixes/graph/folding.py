@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
-from stages.kit.tensorflow import import_tensorflow
+from stages.kit.tensorflow import import_tensorflow, make_session_config
 
 Shape = Optional[Tuple[Optional[int], ...]]
 
@@ -68,7 +68,10 @@ def infer_shapes_and_types(graph_def: Any) -> Tuple[Dict[str, Shape], Dict[str, 
 
 
 def sort_nodes(graph_def: Any) -> List[Any]:
-    """Return the nodes in topological order: each after those that it reads."""
+    """Return the nodes in topological order: each after those that it reads.
+
+    The graph must have no cycle, as one with lowered loops has.
+    """
     nodes = {node.name: node for node in graph_def.node}
     done: Set[str] = set()
     ordered: List[Any] = []
@@ -158,10 +161,14 @@ def _compute_constants(graph_def: Any, graph: Any, kept: Set[str]) -> Dict[str, 
         for name in list_data_inputs(node)
         if get_node_name(name) in inner
     }
-    wanted = {name: tensor for name, tensor in wanted.items() if tensor.op.type != "Const"}
+    wanted = {
+        name: tensor
+        for name, tensor in wanted.items()
+        if tensor.op.type != "Const" and tensor.dtype not in (tf.variant, tf.resource, tf.string)
+    }
     if not wanted:
         return {}
-    with tf.compat.v1.Session(graph=graph, config=_make_session_config(tf)) as session:
+    with tf.compat.v1.Session(graph=graph, config=make_session_config(tf, graph_def)) as session:
         values = session.run(wanted)
     found: Dict[str, np.ndarray] = {}
     for name, tensor in wanted.items():
@@ -188,14 +195,6 @@ def replace_nodes(graph_def: Any, nodes: Sequence[Any]) -> Any:
     result.library.CopyFrom(graph_def.library)
     result.node.extend(nodes)
     return result
-
-
-def _make_session_config(tf: Any) -> Any:
-    config = tf.compat.v1.ConfigProto(
-        intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1
-    )
-    config.graph_options.rewrite_options.disable_meta_optimizer = True
-    return config
 
 
 class _quiet:

@@ -12,7 +12,12 @@ from runner.schemas.diagnosis import Diagnosis, StageTrace, TracePoint
 
 # Rows per stage: the wrong ones, both ends, and the largest steps between.
 _ROWS = 8
-_STYLES = {"found": "bold red", "reference": "bold yellow", "incomplete": "yellow"}
+_STYLES = {
+    "found": "bold red",
+    "cancellation": "bold red",
+    "reference": "bold yellow",
+    "incomplete": "yellow",
+}
 
 
 def render_diagnosis(diagnosis: Diagnosis) -> RenderableType:

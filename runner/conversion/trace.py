@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ DEFAULT_SAMPLES = 8
 # At most this many of them are the worst of the check; the rest are its first.
 _WORST = 4
 _MOST_OTHERS = 20
+# So many times the reference's own rounding is not the sum of roundings in another order.
+_MOST_NOISE_FLOORS = 10
 
 
 def trace_run(
@@ -50,7 +53,16 @@ def trace_run(
             break
         if stage.trace:
             traces.append(_trace_stage(stage, report, volume, check, numbers, folder, view))
-    return judge(traces, numbers, round(time.monotonic() - begin, 3))
+    return judge(
+        traces, numbers, round(time.monotonic() - begin, 3), _count_noise_floors(reports.values())
+    )
+
+
+def _count_noise_floors(reports: Iterable[StageReport]) -> float | None:
+    """Return how many times the reference's own rounding the error of the last check is."""
+    checks = [report.check for report in reports if report.check]
+    outputs = checks[-1].outputs if checks else []
+    return max((o.times_noise_floor for o in outputs if o.times_noise_floor), default=None)
 
 
 def _choose_samples(reports: Sequence[StageReport], available: int, wanted: int) -> list[int]:
@@ -124,8 +136,16 @@ def _read(trace: StageTrace, text: bytes | None, ended: str) -> None:
         trace.failure = f"The tracing program reports nothing ({ended})."
 
 
-def judge(traces: Sequence[StageTrace], numbers: Sequence[int], seconds: float) -> Diagnosis:
-    """Judge by the traces: name the first wrong operator of the first stage that has one."""
+def judge(
+    traces: Sequence[StageTrace],
+    numbers: Sequence[int],
+    seconds: float,
+    noise_floors: float | None = None,
+) -> Diagnosis:
+    """Judge by the traces: name the first wrong operator of the first stage that has one.
+
+    `noise_floors` is the error of the result in multiples of the reference's own rounding.
+    """
     found = [
         _make_culprit(trace, point)
         for trace in traces
@@ -172,12 +192,33 @@ def judge(traces: Sequence[StageTrace], numbers: Sequence[int], seconds: float) 
     elif unfinished or not any(trace.trace for trace in traces):
         diagnosis.verdict = "incomplete"
         diagnosis.summary = "No operator that could be compared is wrong; some could not be."
+    elif noise_floors is not None and noise_floors > _MOST_NOISE_FLOORS:
+        diagnosis.verdict = "cancellation"
+        diagnosis.summary = (
+            f"No operator is wrong by itself, yet the error is {noise_floors:.3g} times float32 "
+            "rounding: operators lose digits together, as where nearly equal numbers are "
+            f"subtracted.{_describe_largest_step(traces)}"
+        )
     else:
         diagnosis.summary = (
             "No operator is wrong: each adds no more than float32 rounding to its inputs, which "
             "grows on the way to the outputs."
         )
     return diagnosis
+
+
+def _describe_largest_step(traces: Sequence[StageTrace]) -> str:
+    """Name the layer at which the error, relative to its tensor, grows most from the one before."""
+    points = [point for trace in traces if trace.trace for point in trace.trace.points]
+    steps = [
+        (after.error / before.error, after)
+        for before, after in itertools.pairwise(points)
+        if 0 < before.error < after.error
+    ]
+    if not steps:
+        return ""
+    growth, point = max(steps, key=lambda step: step[0])
+    return f" It grows most, {growth:.3g} times, at '{_name_layer(point)}'."
 
 
 def _make_culprit(trace: StageTrace, point: TracePoint) -> Culprit:

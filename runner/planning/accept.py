@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from functools import cache
+from typing import Any
 
 from runner.formats.facts import FileFacts
 from runner.formats.kinds import KINDS, STARTS
+from runner.host.paths import ROOT
 from runner.schemas.inspection import Acceptance, Obstacle
 from runner.toolchains.load import load_image, load_toolchains
 from runner.toolchains.model import Reads, Toolchain
@@ -36,7 +40,8 @@ def judge(found: FileFacts, chain: Toolchain | None = None) -> None:
     # What an option such as --arch settles comes last: it does not help if the file is not read.
     settled = [problem for problem in found.problems if problem.settled_by]
     others = [problem for problem in found.problems if not problem.settled_by]
-    obstacles = [*others, *_find_limits(found, reads), *settled]
+    refused = _find_refused_operators(found, reads) if not found.damaged else ()
+    obstacles = [*others, *_find_limits(found, reads), *refused, *settled]
     found.notes += _collect_notes(found, reads)
     command = f"runner convert {STARTS[kind.start].option}"
     if found.format in _WEIGHTS:
@@ -58,7 +63,32 @@ def _find_limits(found: FileFacts, reads: Reads) -> Iterator[Obstacle]:
         yield Obstacle(reason=f"It {reason}.", remedy=reads.remedy, runs=not too_new, refused=True)
 
 
+def _find_refused_operators(found: FileFacts, reads: Reads) -> Iterator[Obstacle]:
+    """Yield an obstacle for each reason why operators of the file are never converted."""
+    if not reads.operators:
+        return
+    table = _load_operators(reads.operators)
+    converted = {*table["converted"], *table["rewritten"]}
+    own = [kind for kind in found.operators or () if "::" not in kind and kind not in converted]
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for kind in own:
+        entry = next((e for e in table["refused"] if kind in e["operators"]), table["unknown"])
+        reasons.setdefault((entry["why"], entry["remedy"]), []).append(kind)
+    for (why, remedy), kinds in reasons.items():
+        yield Obstacle(
+            reason=f"{', '.join(kinds[:5])} cannot be converted: {why}", remedy=remedy, refused=True
+        )
+
+
+@cache
+def _load_operators(file: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((ROOT / file).read_text(encoding="utf-8"))
+    return loaded
+
+
 def _collect_notes(found: FileFacts, reads: Reads) -> Iterator[str]:
+    if reads.native and reads.native < found.version <= reads.newest:
+        yield f"{reads.newer.format(version=found.version, native=reads.native)}.".capitalize()
     if reads.newest_ir and found.ir_version > reads.newest_ir:
         yield (
             f"IR version {found.ir_version} is newer than {reads.newest_ir_of}'s "

@@ -92,11 +92,12 @@ class Diagnosis(_Model):
     """The first operator where an error is born, if there is one, and the curve of error by depth.
 
     `verdict` is 'found'; 'rounding' where every operator that could be compared is right;
-    'reference' where the reference itself holds NaN or infinity; 'incomplete' where a part of the
-    chain could not be traced and the rest is right. `samples` are the numbers of the samples.
+    'cancellation' where each is, and the result's error is still many times rounding; 'reference'
+    where the reference itself holds NaN or infinity; 'incomplete' where a part of the chain could
+    not be traced and the rest is right. `samples` are the numbers of the samples.
     """
 
-    verdict: Literal["found", "rounding", "reference", "incomplete"]
+    verdict: Literal["found", "rounding", "cancellation", "reference", "incomplete"]
     summary: str
     culprit: Culprit | None
     others: list[Culprit] = Field(max_length=20)

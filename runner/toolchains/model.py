@@ -40,8 +40,10 @@ class Reads:
 
     It reads versions up to `newest` (0: any) in these `containers` (none: any), or nothing if
     `never` is set. `reason` says why not for the others, after 'It '; `{version}` stands for the
-    file's. ONNX models of an IR version above `newest_ir` are read as that version. `control_flow`
-    is the note for models that have some.
+    file's. Versions above `native` are changed first, as the note `newer` says. ONNX models of an
+    IR version above `newest_ir` are read as that version. `control_flow` is the note for models
+    that have some. `operators` is a JSON file of the repository: which operators are converted,
+    and why not others.
     """
 
     newest: int = 0
@@ -52,6 +54,9 @@ class Reads:
     newest_ir: int = 0
     newest_ir_of: str = ""
     control_flow: str = ""
+    native: int = 0
+    newer: str = ""
+    operators: str = ""
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,23 @@ class TestVerdict:
         assert [(c.stage, c.tensor) for c in found.others] == [("onnx-tf", "y"), ("tflite", "z")]
         assert (found.samples, found.seconds, found.stages) == ([0, 41], 1.5, traces)
 
+    @pytest.mark.parametrize(
+        ("noise_floors", "verdict"),
+        [(None, "rounding"), (9.9, "rounding"), (423.0, "cancellation")],
+    )
+    def test_right_operators_that_lose_digits_together(
+        self, noise_floors: float | None, verdict: str
+    ) -> None:
+        layer = {"modules": ["norm"]}
+        curve = [point("a", error=2e-7), point("b", error=9e-5, **layer), point("c", error=1e-4)]
+        found = judge([trace("torch", *curve), trace("onnx-tf", curve[0])], [0], 0.0, noise_floors)
+        assert found.verdict == verdict and found.culprit is None
+        if noise_floors and verdict == "cancellation":
+            assert "423 times float32 rounding" in found.summary
+            assert "450 times, at 'norm'" in found.summary
+        else:
+            assert "rounding to its inputs" in found.summary
+
     def test_a_wrong_operator_outweighs_what_else_is_wrong(self) -> None:
         traces = [trace("torch", ILL), untraced("onnx-tf"), trace("t", point("x", wrong="error"))]
         assert judge(traces, [0], 0.0).verdict == "found"

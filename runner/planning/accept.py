@@ -88,7 +88,7 @@ def _load_operators(file: str) -> dict[str, Any]:
 
 def _collect_notes(found: FileFacts, reads: Reads) -> Iterator[str]:
     if reads.native and reads.native < found.version <= reads.newest:
-        yield f"{reads.newer.format(version=found.version, native=reads.native)}.".capitalize()
+        yield reads.newer.format(version=found.version, native=reads.native)
     if reads.newest_ir and found.ir_version > reads.newest_ir:
         yield (
             f"IR version {found.ir_version} is newer than {reads.newest_ir_of}'s "

@@ -10,32 +10,31 @@ import numpy as np
 
 from stages.compare.opened import MakePredict, Opened, OpenEnd
 from stages.convert import given_onnx
+from stages.fixes.catalogue import select
+from stages.fixes.onnx_file.apply import make_older, make_single_precision
+from stages.fixes.onnx_file.refusal import walk
 from stages.kit.contract import InputError, Job, Tensor
 from stages.kit.samples import Predict
 
 
 def open_file(job: Job, file: Path) -> Opened:
-    """Load an ONNX model; custom operators are fine as long as ONNX Runtime has them.
+    """Load an ONNX model as a conversion does, made older and in float32 where it has to be.
 
-    Raises `InputError` if the file is not an ONNX model, keeps weights in other files, is of too
-    new an opset, or is refused by ONNX Runtime.
+    Custom operators, and those that are never converted, are fine as long as ONNX Runtime has
+    them. Raises `InputError` if the file is not an ONNX model, keeps weights in other files, has a
+    newer operator without a rule, or is refused by ONNX Runtime.
     """
-    import onnx
     import onnxruntime
 
-    try:
-        model = onnx.ModelProto.FromString(file.read_bytes())
-    except Exception as error:  # protobuf's DecodeError has no public base class
-        raise InputError(
-            f"'{file.name}' is not an ONNX model: {error}", "Copy or export it again."
-        ) from None
-    given_onnx._refuse_external_data(file.name, model)
-    _refuse_newer_opset(onnx, onnxruntime, file.name, model)
-    if model.ir_version > onnx.IR_VERSION:
-        job.note(
-            f"The file is of ONNX IR version {model.ir_version}; it is read as {onnx.IR_VERSION}."
-        )
-        model.ir_version = onnx.IR_VERSION
+    model = given_onnx.parse(file.name, file.read_bytes())
+    operators = Counter(
+        f"{n.domain}::{n.op_type}" if n.domain not in ("", "ai.onnx") else n.op_type
+        for n in walk(model.graph)
+    )
+    fixes = [fix.name for fix in select("all", "onnx")]
+    make_single_precision(model, fixes, job.note)
+    make_older(file.name, model, fixes, job.note)
+    checked = _check(file.name, model, job)
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
@@ -52,10 +51,6 @@ def open_file(job: Job, file: Path) -> Opened:
         tensor = given_onnx.add_range(_Silent(job), graph, tensor)
         return OpenEnd(value.name, sizes, tensor.dtype, tensor.low, tensor.high)
 
-    operators = Counter(
-        f"{n.domain}::{n.op_type}" if n.domain not in ("", "ai.onnx") else n.op_type
-        for n in graph.node
-    )
     return Opened(
         framework=f"ONNX Runtime {onnxruntime.__version__}",
         inputs=[describe(value) for value in inputs],
@@ -63,26 +58,14 @@ def open_file(job: Job, file: Path) -> Opened:
         outputs=[describe(value) for value in graph.output],
         operators=dict(operators.most_common()),
         parameters=sum(int(np.prod(tensor.dims)) for tensor in graph.initializer),
-        facts={"checked by onnx 1.7.0": _check_model(onnx, model)},
+        facts={"checked by onnx 1.7.0": checked},
     )
 
 
-def _refuse_newer_opset(onnx: Any, runtime: Any, name: str, model: Any) -> None:
-    newest = onnx.defs.onnx_opset_version()
-    for opset in model.opset_import:
-        if opset.domain in ("", "ai.onnx") and opset.version > newest:
-            raise InputError(
-                f"'{name}' is of ONNX operator set {opset.version}; ONNX Runtime "
-                f"{runtime.__version__} reads up to {newest}.",
-                "Export it again for an older operator set, or lower it with a newer onnx: "
-                f"onnx.version_converter.convert_version(model, {newest}).",
-            )
-
-
-def _check_model(onnx: Any, model: Any) -> str:
+def _check(name: str, model: Any, job: Job) -> str:
     try:
-        onnx.checker.check_model(model)
-    except Exception as error:  # the checker raises its own types
+        given_onnx.accept(name, model, job.note)
+    except InputError as error:
         return f"not valid: {str(error).splitlines()[0]}"
     return "valid"
 

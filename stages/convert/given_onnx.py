@@ -1,4 +1,4 @@
-"""The stage `onnx`: an ONNX model made elsewhere, checked and given fixed shapes.
+"""The stage `onnx`: an ONNX model made elsewhere, checked, made older and given fixed shapes.
 
 Where there is no PyTorch model, the given model itself is the reference, as ONNX Runtime runs it
 without optimizing it. Samples and reference outputs are made here, as the stage `torch` does it.
@@ -7,11 +7,14 @@ without optimizing it. Samples and reference outputs are made here, as the stage
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from stages.convert.torch_to_onnx import check, parse_inputs
+from stages.fixes.catalogue import resolve
+from stages.fixes.onnx_file.apply import make_older, make_single_precision
+from stages.fixes.onnx_file.refusal import refuse_operators, walk
 from stages.kit.contract import InputError, Job, Option, Signature, Stage, Tensor, run_as_program
 from stages.kit.given_model import Size, look_at_run, match_requested_inputs, resolve_shape
 
@@ -30,8 +33,7 @@ def convert(job: Job) -> Signature:
 
     from stages.kit import samples
 
-    model = _load(job)
-    inputs = _resolve_inputs(job, model)
+    model, inputs = _load(job)
     folder = job.volume / "samples"
     with job.phase("samples"):
         count = samples.make_inputs(job, inputs)
@@ -48,7 +50,7 @@ def convert(job: Job) -> Signature:
         f"The reference is the given model run by ONNX Runtime {onnxruntime.__version__} without "
         "its optimizations, not PyTorch."
     )
-    _fix_shapes(model.graph, [*inputs, *reference.outputs])
+    set_shapes(model.graph, [*inputs, *reference.outputs])
     job.output.write_bytes(model.SerializeToString(deterministic=True))
     job.report["parameters"] = sum(int(np.prod(t.dims)) for t in model.graph.initializer)
     return Signature(
@@ -57,13 +59,30 @@ def convert(job: Job) -> Signature:
     )
 
 
-def _load(job: Job) -> Any:
-    """Load the given model. Raises `InputError` if onnx 1.7.0 cannot read or does not accept it."""
+def _load(job: Job) -> Tuple[Any, List[Tensor]]:
+    """Load the given model, as far as it must be changed for the pins, and its inputs."""
+    chosen = resolve(job.options, "onnx")
+    job.report["fixes"] = []
+    model = parse(job.input.name, job.input.read_bytes())
+    refuse_foreign_operators(job.input.name, model)
+    refuse_operators(model.graph)
+    job.report["fixes"] += make_single_precision(model, chosen, job.note)
+    inputs = _resolve_inputs(job, model)
+    set_input_shapes(model.graph, inputs)
+    job.report["fixes"] += make_older(job.input.name, model, chosen, job.note)
+    accept(job.input.name, model, job.note)
+    return model, inputs
+
+
+def parse(name: str, content: bytes) -> Any:
+    """Read an ONNX model of any operator set.
+
+    Raises `InputError` if it is none, or keeps weights in other files.
+    """
     import onnx
 
-    name = job.input.name
     try:
-        model = onnx.ModelProto.FromString(job.input.read_bytes())
+        model = onnx.ModelProto.FromString(content)
     except Exception as error:  # protobuf's DecodeError has no public base class
         raise InputError(
             f"'{name}' is not an ONNX model: {error}", "Copy or export it again."
@@ -71,12 +90,17 @@ def _load(job: Job) -> Any:
     if not model.graph.node:
         raise InputError(f"'{name}' is not an ONNX model with a graph.", "Export it again.")
     _refuse_external_data(name, model)
-    _refuse_newer_operators(name, model)
+    return model
+
+
+def accept(name: str, model: Any, note: Callable[[str], None]) -> None:
+    """Lower the model's IR version, and check it. Raises `InputError` if it is not valid."""
+    import onnx
+
     if model.ir_version > onnx.IR_VERSION:
-        job.note(
+        note(
             f"The file is of ONNX IR version {model.ir_version}, newer than onnx 1.7.0's "
-            f"{onnx.IR_VERSION}; its operators are not, so it is read as version "
-            f"{onnx.IR_VERSION}."
+            f"{onnx.IR_VERSION}; it is read as version {onnx.IR_VERSION}."
         )
         model.ir_version = onnx.IR_VERSION
     try:
@@ -85,7 +109,6 @@ def _load(job: Job) -> Any:
         raise InputError(
             f"'{name}' is not a valid ONNX model for onnx 1.7.0: {error}", _EXPORT_AGAIN
         ) from None
-    return model
 
 
 def _refuse_external_data(name: str, model: Any) -> None:
@@ -99,25 +122,15 @@ def _refuse_external_data(name: str, model: Any) -> None:
             f"'{name}' keeps its weights in other files ({len(outside)} tensors, such as "
             f"'{outside[0]}').",
             "Put them into one file, where the other files lie: "
-            "python -c \"import onnx; onnx.save(onnx.load('FILE.onnx'), 'ONE.onnx')\".",
+            "python -c \"import onnx; onnx.save(onnx.load('FILE.onnx'), 'ONE.onnx')\"; or export "
+            "it with external_data=False.",
         )
 
 
-def _refuse_newer_operators(name: str, model: Any) -> None:
-    import onnx
-
-    newest = onnx.defs.onnx_opset_version()
-    for opset in model.opset_import:
-        if opset.domain in ("", "ai.onnx") and opset.version > newest:
-            raise InputError(
-                f"'{name}' is of ONNX operator set {opset.version}; onnx 1.7.0, and ONNX Runtime "
-                f"1.4 and onnx-tf 1.6 with it, read up to {newest}.",
-                _EXPORT_AGAIN + " Or lower it with a newer onnx: onnx.version_converter."
-                f"convert_version(model, {newest}).",
-            )
-    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
+def refuse_foreign_operators(name: str, model: Any) -> None:
+    foreign = [node for node in walk(model.graph) if node.domain not in ("", "ai.onnx")]
     if foreign:
-        found = next(node for node in model.graph.node if node.domain == foreign[0])
+        found = foreign[0]
         raise InputError(
             f"'{name}' has operators from outside ONNX, such as '{found.op_type}' of the domain "
             f"'{found.domain}', which onnx-tf 1.6 cannot convert.",
@@ -213,8 +226,13 @@ def make_predict(runtime: Any, model: Any, names: Sequence[str]) -> Any:
     return predict
 
 
-def _fix_shapes(graph: Any, tensors: Sequence[Tensor]) -> None:
+def set_shapes(graph: Any, tensors: Sequence[Tensor]) -> None:
     """Write the shapes of inputs and outputs; drop inner ones, which were inferred from others."""
+    set_input_shapes(graph, tensors)
+    del graph.value_info[:]
+
+
+def set_input_shapes(graph: Any, tensors: Sequence[Tensor]) -> None:
     shapes = {tensor.name: tensor.shape for tensor in tensors}
     for value in [*graph.input, *graph.output]:
         if value.name in shapes:
@@ -223,7 +241,6 @@ def _fix_shapes(graph: Any, tensors: Sequence[Tensor]) -> None:
             shape.SetInParent()  # so that a scalar's empty shape is written, too
             for size in shapes[value.name]:
                 shape.dim.add().dim_value = size
-    del graph.value_info[:]
 
 
 STAGE = Stage(
@@ -234,7 +251,10 @@ STAGE = Stage(
     packages=("onnx", "onnxruntime", "numpy"),
     convert=convert,
     check=check,
-    options=(Option("inputs", str, "", "inputs as NAME=1x3x224x224:float32, comma-separated"),),
+    options=(
+        Option("fixes", str, "all", "repairs to apply: all, none, NAME,... or -NAME,..."),
+        Option("inputs", str, "", "inputs as NAME=1x3x224x224:float32, comma-separated"),
+    ),
 )
 
 if __name__ == "__main__":

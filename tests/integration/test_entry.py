@@ -58,7 +58,8 @@ convolution = nn.Conv2d(3, 4, 3)
 export(convolution, "sizes", 1, 3, 8, 8, dynamic_axes={"image": {2: "height", 3: "width"}})
 for name, change in {
     "newer_ir": lambda m: setattr(m, "ir_version", 10),
-    "newer_opset": lambda m: setattr(m.opset_import[0], "version", 17),
+    "newer_opset": lambda m: setattr(m.opset_import[0], "version", 24),
+    "lost": lambda m: setattr(m.graph.node[0], "op_type", "NonMaxSuppression"),
     "foreign": lambda m: setattr(m.graph.node[0], "domain", "com.example"),
     "external": lambda m: setattr(m.graph.initializer[0], "data_location", 1),
     "invalid": lambda m: m.graph.node[0].input.__setitem__(0, "nowhere"),
@@ -291,7 +292,8 @@ def test_a_graph_of_channels_last_is_left_so(enter: Enter) -> None:
 
 # Option and file; then the exit code and what the message says, in order.
 REFUSED: dict[str, tuple[str, str, int, tuple[str, ...]]] = {
-    "opset": ("--from-onnx", "newer_opset.onnx", 2, ("operator set 17", "opset_version=11")),
+    "opset": ("--from-onnx", "newer_opset.onnx", 2, ("operator set 24", "opset_version=18")),
+    "operator": ("--from-onnx", "lost.onnx", 2, ("NonMaxSuppression cannot", "outside the model")),
     "foreign": ("--from-onnx", "foreign.onnx", 2, ("'Conv' of the domain 'com.example'",)),
     "external": ("--from-onnx", "external.onnx", 2, ("weights in other files", "onnx.save")),
     "invalid": ("--from-onnx", "invalid.onnx", 2, ("not a valid ONNX model", "Export it again")),

@@ -126,10 +126,18 @@ def test_onnx(look: Any) -> None:
 
 def test_onnx_that_this_toolchain_cannot_take(look: Any) -> None:
     newer = look(onnx_model(GEMM, opset=17, ir=10))
-    assert not newer.toolchain.accepted
-    assert "operator set 17" in newer.toolchain.obstacles[0].reason
-    assert "opset_version=11" in newer.toolchain.obstacles[0].remedy
-    assert "IR version 10" in newer.notes[0]
+    assert newer.toolchain.accepted
+    assert "Operator set 17 is rewritten for 12" in newer.notes[0]
+    assert "IR version 10" in newer.notes[1]
+    newest = look(onnx_model(GEMM, opset=24, ir=10))
+    assert not newest.toolchain.accepted
+    assert "operator set 24" in newest.toolchain.obstacles[0].reason
+    assert "opset_version=18" in newest.toolchain.obstacles[0].remedy
+    never = look(onnx_model(GEMM, message((4, "NonMaxSuppression")), message((4, "Magic"))))
+    assert [o.reason.partition(" ")[0] for o in never.toolchain.obstacles] == [
+        "NonMaxSuppression",
+        "Magic",
+    ]
     foreign = look(onnx_model(GEMM, message((4, "Gelu"), (7, "com.microsoft"))))
     assert foreign.custom == ["com.microsoft::Gelu"]
     assert "com.microsoft::Gelu" in foreign.toolchain.obstacles[0].reason

@@ -15,8 +15,13 @@ from pathlib import Path
 
 from stages.kit import contract
 
-CONSUMES = {"onnx-tf": "model.onnx", "tflite": "model.pb"}
-MODULES = {"torch": "torch_to_onnx", "onnx-tf": "onnx_to_graph", "tflite": "graph_to_tflite"}
+CONSUMES = {"onnx": "given.onnx", "onnx-tf": "model.onnx", "tflite": "model.pb"}
+MODULES = {
+    "torch": "torch_to_onnx",
+    "onnx": "given_onnx",
+    "onnx-tf": "onnx_to_graph",
+    "tflite": "graph_to_tflite",
+}
 
 
 def main():

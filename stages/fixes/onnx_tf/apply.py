@@ -28,6 +28,14 @@ _WIDE_ARITHMETIC = {"Add", "AddV2", "Sub", "Mul", "FloorDiv", "FloorMod", "Abs",
 _WIDE_ARITHMETIC |= {"Square", "Sum", "Prod", "Cumsum", "AddN"}
 
 
+# Integers that are computed in 32 bits, and given as the model declares them.
+_OUTPUT_TYPES = {
+    TensorProto.INT64: tf.int64,
+    TensorProto.INT8: tf.int8,
+    TensorProto.UINT8: tf.uint8,
+}
+
+
 class Representation:
     """A stand-in for TensorflowRep: a graph with its inputs and outputs by ONNX name."""
 
@@ -153,9 +161,9 @@ def _emit_graph(
             if channels_last_io and name not in tensors and _is_image(value):
                 axes[name] = value.order
             outputs[name] = value.tensor(axes.get(name))
-            wide = source.output_types.get(name) == TensorProto.INT64
-            if wide and outputs[name].dtype == tf.int32:
-                outputs[name] = tf.cast(outputs[name], tf.int64)
+            wanted = _OUTPUT_TYPES.get(source.output_types.get(name, 0))
+            if wanted is not None and outputs[name].dtype == tf.int32:
+                outputs[name] = tf.cast(outputs[name], wanted)
         if "outputs" not in fixes:
             known = {name: tensors.get(name, tensor) for name, tensor in outputs.items()}
             result = TensorflowRep(graph, inputs, source.outputs, {**tensors, **known})

@@ -93,6 +93,13 @@ def _encode_one_hot(
     return np.moveaxis(np.where(hot, values[1], values[0]), -1, attrs.get("axis", -1))
 
 
+def _dequantize(
+    attrs: Attrs, x: np.ndarray, scale: np.ndarray, zero: Optional[np.ndarray] = None
+) -> np.ndarray:
+    shift = np.float32(0) if zero is None else zero.astype(np.float32).ravel()
+    return (x.astype(np.float32) - shift) * scale.ravel()
+
+
 _COMPUTE: Dict[str, Callable[..., np.ndarray]] = {
     "Abs": _ignore_attrs(np.abs),
     "Add": _ignore_attrs(np.add),
@@ -102,6 +109,7 @@ _COMPUTE: Dict[str, Callable[..., np.ndarray]] = {
     "Concat": lambda attrs, *xs: np.concatenate(xs, attrs["axis"]),
     "ConstantOfShape": _fill_constant,
     "Cos": _ignore_attrs(np.cos),
+    "DequantizeLinear": _dequantize,
     "Div": _ignore_attrs(_divide),
     "Equal": _ignore_attrs(np.equal),
     "Exp": _ignore_attrs(np.exp),

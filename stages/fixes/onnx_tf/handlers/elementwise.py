@@ -120,7 +120,9 @@ _BINARY: dict = {
     "Div": tf.divide,
     "Equal": tf.equal,
     "Greater": tf.greater,
+    "GreaterOrEqual": tf.greater_equal,
     "Less": tf.less,
+    "LessOrEqual": tf.less_equal,
     "Max": tf.maximum,
     "Mean": None,
     "Min": tf.minimum,
@@ -172,6 +174,8 @@ def mod(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     assert x is not None and y is not None
     if not node.get("fmod", 0) and x.dtype.is_integer:
         return [broadcast(emitter, tf.math.floormod, x, y)]
+    if x.dtype.is_integer:
+        return [broadcast(emitter, lambda a, b: a - b * _divide_integers(a, b), x, y)]
     if not node.get("fmod", 0) or x.dtype != tf.float32:
         raise Decline
     return [
@@ -287,7 +291,7 @@ def _make_selu(alpha: float, gamma: float) -> Function:
     return lambda x: gamma * tf.nn.relu(x) + (gamma * alpha) * tf.nn.elu(tf.minimum(x, 0.0))
 
 
-def _softplus(x: tf.Tensor) -> tf.Tensor:
+def softplus(x: tf.Tensor) -> tf.Tensor:
     """Compute log(1 + exp(x)) without overflow."""
     return tf.nn.relu(x) + tf.math.log(1.0 + tf.exp(-tf.abs(x)))
 
@@ -318,7 +322,7 @@ def _make_activation(node: Node) -> Function:
             read_number("alpha", 1.67326319217681884765625),
             read_number("gamma", 1.05070102214813232421875),
         ),
-        "Softplus": lambda: _softplus,
+        "Softplus": lambda: softplus,
         "Softsign": lambda: lambda x: x / (1.0 + tf.abs(x)),
         "Erf": lambda: _erf,
         "Sign": lambda: _sign,
@@ -335,6 +339,12 @@ def _make_activation(node: Node) -> Function:
         "Celu": lambda: _make_celu(read_number("alpha", 1.0)),
         "Sinh": lambda: _sinh,
         "Cosh": lambda: _cosh,
+        "Acosh": lambda: _acosh,
+        "Asinh": lambda: _asinh,
+        "Atanh": lambda: _atanh,
+        "IsInf": lambda: _make_is_infinite(
+            bool(node.get("detect_positive", 1)), bool(node.get("detect_negative", 1))
+        ),
     }
     function: Function = table[node.op_type]()
     return function
@@ -382,6 +392,49 @@ def _sinh(x: tf.Tensor) -> tf.Tensor:
 def _cosh(x: tf.Tensor) -> tf.Tensor:
     size = tf.abs(x) - math.log(2.0)
     return tf.exp(size) + 0.25 * tf.exp(-size)
+
+
+def _log1p(x: tf.Tensor) -> tf.Tensor:
+    """Compute log(1 + x) for x >= 0; where 1 + x rounds, the quotient makes up for it."""
+    above = 1.0 + x
+    lost = tf.equal(above, 1.0)
+    ratio = x / tf.where(lost, tf.ones_like(x), above - 1.0)
+    return tf.where(lost, x, tf.math.log(above) * ratio)
+
+
+def _asinh(x: tf.Tensor) -> tf.Tensor:
+    """Compute asinh; beyond 1e4 as log(2 x), before x squared is too large."""
+    size = tf.abs(x)
+    small = tf.minimum(size, 1e4)
+    square = tf.square(small)
+    near = _log1p(small + square / (1.0 + tf.sqrt(square + 1.0)))
+    far = tf.math.log(tf.maximum(size, 1e4)) + math.log(2.0)
+    return _sign(x) * tf.where(tf.greater(size, 1e4), far, near)
+
+
+def _acosh(x: tf.Tensor) -> tf.Tensor:
+    """Compute acosh from how far x is above 1; not a number below."""
+    above = tf.minimum(x, 1e4) - 1.0
+    near = _log1p(above + tf.sqrt(above * (above + 2.0)))
+    far = tf.math.log(tf.maximum(x, 1e4)) + math.log(2.0)
+    return tf.where(tf.greater(x, 1e4), far, near)
+
+
+def _atanh(x: tf.Tensor) -> tf.Tensor:
+    size = tf.abs(x)
+    return _sign(x) * 0.5 * _log1p(2.0 * size / (1.0 - size))
+
+
+def _make_is_infinite(positive: bool, negative: bool) -> Function:
+    largest = float(np.finfo(np.float32).max)
+
+    def function(x: tf.Tensor) -> tf.Tensor:
+        above, below = tf.greater(x, largest), tf.less(x, -largest)
+        if positive and negative:
+            return tf.logical_or(above, below)
+        return above if positive else below if negative else tf.not_equal(x, x) & tf.equal(x, x)
+
+    return function
 
 
 def _atan(x: tf.Tensor) -> tf.Tensor:
@@ -441,6 +494,10 @@ def _make_shrink(bound: float, bias: float) -> Function:
     "Celu",
     "Sinh",
     "Cosh",
+    "Acosh",
+    "Asinh",
+    "Atanh",
+    "IsInf",
 )
 def activation(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     """Emit an activation that has no builtin of its own from other builtins."""

@@ -104,3 +104,12 @@ def lp_norm(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     else:
         norm = tf.sqrt(tf.reduce_sum(tf.square(tensor), position, True))
     return [emitter.wrap(tensor / norm, order)]
+
+
+@handles("normalization", "MeanVarianceNormalization")
+def mean_variance(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    x = inputs[0]
+    assert x is not None
+    order = x.order
+    positions = [order.index(axis % x.rank) for axis in node.get("axes", [0, 2, 3])]
+    return [emitter.wrap(_normalize(x.tensor(order), positions, 1e-9), order)]

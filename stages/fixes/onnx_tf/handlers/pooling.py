@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles
 from stages.fixes.onnx_tf.handlers.convolution import Pads, get_channels_last, is_same, resolve_pads
+from stages.fixes.onnx_tf.handlers.reductions import raise_to_power, take_root
 from stages.fixes.onnx_tf.layout import Value, reshape
 
 _LOWEST = float(np.finfo(np.float32).min)
@@ -75,6 +76,24 @@ def pool(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     )
     shape = [-1 if batch is None else batch, rows.shape.as_list()[1], height, width, channels]
     return [emitter.wrap_last(tf.reshape(rows, shape))]
+
+
+@handles("pooling", "LpPool")
+def lp_pool(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    """Emit the p-norm of each window as a root of a mean of powers."""
+    x = inputs[0]
+    assert x is not None
+    kernel = node.get("kernel_shape")
+    if None in x.shape[1:] or x.rank != 4 or len(kernel) != 2:
+        raise Decline
+    p = int(node.get("p", 2))
+    strides = node.get("strides") or [1, 1]
+    pads = resolve_pads(node, [int(d or 0) for d in x.shape[2:]], kernel)
+    tensor = raise_to_power(get_channels_last(x), p)
+    if any(begin or end for begin, end in pads):
+        tensor = tf.pad(tensor, [(0, 0), *pads, (0, 0)])
+    mean = tf.nn.avg_pool2d(tensor, kernel, strides, "VALID")
+    return [emitter.wrap_last(take_root(mean * float(np.prod(kernel)), p))]
 
 
 def _compute_ceil_pads(

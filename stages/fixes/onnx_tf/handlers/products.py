@@ -1,13 +1,22 @@
-"""Gemm and MatMul: FULLY_CONNECTED with its bias where the weights are constant."""
+"""Gemm, MatMul and Einsum: FULLY_CONNECTED with its bias where the weights are constant."""
 
 from __future__ import annotations
 
-from typing import List, Optional
+import string
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
 
-from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, require_constant
+from stages.fixes.onnx_tf.emitter import (
+    Decline,
+    Emitter,
+    Inputs,
+    Node,
+    handles,
+    require_constant,
+    require_static,
+)
 from stages.fixes.onnx_tf.handlers.elementwise import broadcast
 from stages.fixes.onnx_tf.layout import Value, channels_last, plain, reshape
 
@@ -78,7 +87,13 @@ def matmul(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
             order = plain(a.rank)
         return [emitter.wrap(fully_connected(a.tensor(order), b.const, bias), order)]
     if min(a.rank, b.rank) < 2:
-        raise Decline
+        # A vector is a row before a matrix, and a column behind one.
+        require_static(a, b)
+        shape = [*a.shape[:-1], *b.shape[:-2], *b.shape[-1:]] if a.rank == 1 else list(a.shape[:-1])
+        shape = shape if b.rank > 1 else list(a.shape[:-1])
+        first = reshape(a, (1, *a.shape)) if a.rank == 1 else a
+        second = reshape(b, (*b.shape, 1)) if b.rank == 1 else b
+        return [reshape(_multiply_batched(emitter, first, second), shape)]
     product = _multiply_batched(emitter, a, b)
     if bias is not None:
         product = broadcast(emitter, tf.add, product, Value.from_const(bias))
@@ -104,3 +119,120 @@ def _multiply_batched(emitter: Emitter, a: Value, b: Value) -> Value:
     product = tf.matmul(*tensors, transpose_a=flags[0], transpose_b=flags[1])
     value = emitter.wrap(product)
     return reshape(value, result) if value.rank != rank else value
+
+
+# A value and the letters of its axes.
+Term = Tuple[Value, str]
+
+
+@handles("matmul", "Einsum")
+def einsum(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    """Emit any sum of products: operands are multiplied one after the other."""
+    values = [value for value in inputs if value is not None]
+    if any(not value.is_static for value in values):
+        raise Decline
+    letters, output = _parse(node.get("equation"), values)
+    terms = [_take_diagonals(emitter, v, term) for v, term in zip(values, letters)]
+    total = terms[0]
+    for index, term in enumerate(terms[1:], start=1):
+        needed = output + "".join(term for _, term in terms[index + 1 :])
+        total = _multiply(emitter, total, term, needed)
+    value, term = _sum_out(emitter, *total, output)
+    return [value.permute([term.index(c) for c in output]) if term != output else value]
+
+
+def _parse(equation: str, values: Sequence[Value]) -> Tuple[List[str], str]:
+    """Return the letters of each operand and of the result; '...' becomes letters of its own."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    free = [c for c in string.ascii_letters if c not in equation]
+    counts = [v.rank - len(t.replace("...", "")) for v, t in zip(values, terms) if "..." in t]
+    most = max(counts, default=0)
+    dots = free[:most]
+    spelled = []
+    for value, term in zip(values, terms):
+        count = value.rank - len(term.replace("...", ""))
+        spelled.append(term.replace("...", "".join(dots[most - count :]) if "..." in term else ""))
+    if arrow:
+        return spelled, right.replace("...", "".join(dots))
+    given = "".join(terms).replace("...", "")
+    once = sorted(c for c in set(given) if given.count(c) == 1)
+    return spelled, "".join(dots) + "".join(once)
+
+
+def _take_diagonals(emitter: Emitter, value: Value, term: str) -> Term:
+    """Reduce a letter that occurs twice in one operand to one axis, its diagonal."""
+    for letter in dict.fromkeys(term):
+        while term.count(letter) > 1:
+            first = term.index(letter)
+            second = term.index(letter, first + 1)
+            rest = [i for i in range(len(term)) if i not in (first, second)]
+            value = value.permute([*rest, first, second])
+            size = int(value.shape[-1] or 0)
+            shape = (*value.shape[:-2], size * size)
+            flat = reshape(value, shape).tensor()
+            picked = tf.strided_slice(
+                flat,
+                [0] * len(shape),
+                [*[int(d or 0) for d in shape[:-1]], size * size],
+                [*[1] * (len(shape) - 1), size + 1],
+            )
+            value = emitter.wrap(picked)
+            term = "".join(term[i] for i in rest) + letter
+    return value, term
+
+
+def _sum_out(emitter: Emitter, value: Value, term: str, kept: str) -> Term:
+    """Sum over the letters that are needed no more."""
+    axes = [i for i, c in enumerate(term) if c not in kept]
+    if axes:
+        value = emitter.wrap(tf.reduce_sum(value.tensor(), axes))
+    return value, "".join(c for c in term if c in kept)
+
+
+def _multiply(emitter: Emitter, one: Term, other: Term, needed: str) -> Term:
+    """Multiply two terms, and sum over the letters that they share and nothing needs."""
+    a, first = _sum_out(emitter, *one, other[1] + needed)
+    b, second = _sum_out(emitter, *other, first + needed)
+    sizes: Dict[str, int] = {}
+    for value, term in ((a, first), (b, second)):
+        for letter, size in zip(term, value.shape):
+            sizes[letter] = max(sizes.get(letter, 1), int(size or 0))
+    inner = [c for c in first if c in second and c not in needed]
+    result = list(dict.fromkeys(c for c in first + second if c not in inner))
+    whole = all(
+        size == sizes[c] for v, t in ((a, first), (b, second)) for c, size in zip(t, v.shape)
+    )
+    if not inner or not whole:
+        # An axis of size 1 in one of them broadcasts, and so does one that it has not.
+        axes = [*result, *inner]
+        product = broadcast(
+            emitter, tf.multiply, _arrange(a, first, axes), _arrange(b, second, axes)
+        )
+        return _sum_out(emitter, product, "".join(axes), "".join(result))
+    batch = [c for c in first if c in second and c in needed]
+    rows = [c for c in first if c not in second]
+    columns = [c for c in second if c not in first]
+
+    def count(group: Sequence[str]) -> int:
+        return int(np.prod([sizes[c] for c in group], dtype=np.int64))
+
+    left = reshape(
+        a.permute([first.index(c) for c in [*batch, *rows, *inner]]),
+        (count(batch), count(rows), count(inner)),
+    )
+    right = reshape(
+        b.permute([second.index(c) for c in [*batch, *inner, *columns]]),
+        (count(batch), count(inner), count(columns)),
+    )
+    product = emitter.wrap(tf.matmul(left.tensor(), right.tensor()))
+    order = [*batch, *rows, *columns]
+    return reshape(product, [sizes[c] for c in order]), "".join(order)
+
+
+def _arrange(value: Value, term: str, axes: Sequence[str]) -> Value:
+    """Return a value with these axes in their order, of size 1 where it has none."""
+    present = [c for c in axes if c in term]
+    turned = value.permute([term.index(c) for c in present])
+    sizes = dict(zip(present, turned.shape))
+    return reshape(turned, [sizes.get(c, 1) for c in axes])

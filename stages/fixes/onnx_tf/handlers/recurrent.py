@@ -8,14 +8,29 @@ import numpy as np
 import tensorflow as tf
 
 from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, require_constant
+from stages.fixes.onnx_tf.handlers.elementwise import softplus
 from stages.fixes.onnx_tf.handlers.products import fully_connected
 from stages.fixes.onnx_tf.layout import Value
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-_ACTIVATIONS: Dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
-    "sigmoid": tf.sigmoid,
-    "tanh": tf.tanh,
-    "relu": tf.nn.relu,
+Function = Callable[[tf.Tensor], tf.Tensor]
+# Each activation by its alpha and beta, and their defaults; None if it has none.
+_ACTIVATIONS: Dict[str, Tuple[Callable[..., Function], Optional[float], Optional[float]]] = {
+    "affine": (lambda a, b: lambda x: a * x + b, 1.0, 0.0),
+    "elu": (lambda a, b: lambda x: tf.nn.relu(x) + a * tf.nn.elu(tf.minimum(x, 0.0)), 1.0, None),
+    "hardsigmoid": (lambda a, b: lambda x: tf.minimum(tf.nn.relu(a * x + b), 1.0), 0.2, 0.5),
+    "leakyrelu": (lambda a, b: lambda x: tf.nn.leaky_relu(x, a), 0.01, None),
+    "relu": (lambda a, b: tf.nn.relu, None, None),
+    "scaledtanh": (lambda a, b: lambda x: a * tf.tanh(b * x), 1.0, 1.0),
+    "sigmoid": (lambda a, b: tf.sigmoid, None, None),
+    "softplus": (lambda a, b: softplus, None, None),
+    "softsign": (lambda a, b: lambda x: x / (1.0 + tf.abs(x)), None, None),
+    "tanh": (lambda a, b: tf.tanh, None, None),
+    "thresholdedrelu": (
+        lambda a, b: lambda x: x * tf.cast(tf.greater(x, a), tf.float32),
+        1.0,
+        None,
+    ),
 }
 _DEFAULTS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"], "RNN": ["tanh"]}
 
@@ -28,41 +43,51 @@ def recurrent(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     inputs = inputs + [None] * (8 - len(inputs))
     x, lengths = inputs[0], inputs[4]
     assert x is not None
-    if None in x.shape or inputs[7] is not None or node.get("clip") is not None:
+    if None in x.shape:
         raise Decline
     steps, batch, size = (int(d or 0) for d in x.shape)
-    if steps > _MOST_STEPS and node.op_type != "GRU":
-        raise Decline
-    if lengths is not None and not (require_constant(lengths) == steps).all():
-        raise Decline
     kind = node.op_type
+    if lengths is not None and lengths.const is not None and (lengths.const == steps).all():
+        lengths = None
+    if steps > _MOST_STEPS and kind != "GRU" and _is_usual(node, lengths, inputs[7]):
+        raise Decline
     direction = node.get("direction", "forward")
     hidden = node.get("hidden_size")
     # A sequence that lies batch first stays so, in the result too.
     batch_first = x.order == (1, 0, 2)
     tensor = x.tensor((1, 0, 2) if batch_first else (0, 1, 2))
     directions = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
-    names = [name.lower() for name in node.get("activations", [])]
-    names = names or _DEFAULTS[kind] * len(directions)
     each = len(_DEFAULTS[kind])
+    functions = _read_activations(node, len(directions))
     sequences, finals, cells = [], [], []
     for index, backwards in enumerate(directions):
         weight, recurrence = require_constant(inputs[1])[index], require_constant(inputs[2])[index]
         bias = np.zeros(2 * _GATES[kind] * hidden, np.float32)
         if inputs[3] is not None:
             bias = require_constant(inputs[3])[index]
-        functions = [_ACTIVATIONS.get(n) for n in names[index * each : (index + 1) * each]]
-        if None in functions:
-            raise Decline
-        cell = _CELLS[kind](node, weight, recurrence, bias, hidden, functions)
+        peephole = None if inputs[7] is None else require_constant(inputs[7])[index]
+        own = functions[index * each : (index + 1) * each]
+        cell = _CELLS[kind](node, weight, recurrence, bias, hidden, own, peephole)
         rows = _split_rows(cell.project(tensor), 1 if batch_first else 0)
         state = tuple(
             _get_initial_state(inputs[5 + i], index) for i in range(2 if kind == "LSTM" else 1)
         )
         outputs = []
-        for row in rows[::-1] if backwards else rows:
-            state = cell.step(row, state)
-            outputs.append(state[0])
+        numbered = list(enumerate(rows))
+        for step, row in numbered[::-1] if backwards else numbered:
+            fresh = cell.step(row, state)
+            if lengths is None:
+                state = fresh
+                outputs.append(state[0])
+                continue
+            # Rows whose sequence has ended keep their state, and their output is zero.
+            going = _find_going(lengths, step, (batch, hidden))
+            zeros = tf.zeros_like(fresh[0])
+            state = tuple(
+                tf.where(going, new, zeros if old is None else old)
+                for new, old in zip(fresh, state)
+            )
+            outputs.append(tf.where(going, fresh[0], zeros))
         sequences.append(outputs[::-1] if backwards else outputs)
         finals.append(state[0])
         cells.append(state[-1])
@@ -71,6 +96,35 @@ def recurrent(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     if kind == "LSTM":
         values.append(_stack_states(emitter, cells))
     return values
+
+
+def _is_usual(node: Node, lengths: Optional[Value], peephole: Optional[Value]) -> bool:
+    """Tell whether a layer has none of the options that onnx-tf's loop ignores or refuses."""
+    unusual = any(name in node.attrs for name in ("clip", "input_forget", "activations"))
+    return not unusual and lengths is None and peephole is None
+
+
+def _read_activations(node: Node, directions: int) -> List[Function]:
+    """Return the functions of all directions; alphas and betas belong to those that have one."""
+    names = node.get("activations") or _DEFAULTS[node.op_type] * directions
+    alphas, betas = list(node.get("activation_alpha", [])), list(node.get("activation_beta", []))
+    functions = []
+    for name in names:
+        if name.lower() not in _ACTIVATIONS:
+            raise Decline
+        make, alpha, beta = _ACTIVATIONS[name.lower()]
+        alpha = alphas.pop(0) if alpha is not None and alphas else alpha
+        beta = betas.pop(0) if beta is not None and betas else beta
+        functions.append(make(alpha, beta))
+    return functions
+
+
+def _find_going(lengths: Value, step: int, shape: Tuple[int, int]) -> tf.Tensor:
+    """Return which rows' sequences reach this step, for each element of the state."""
+    if lengths.const is not None:
+        return tf.constant(np.broadcast_to((lengths.const > step)[:, None], shape))
+    going = tf.greater(tf.cast(lengths.tensor(), tf.int32), step)
+    return tf.tile(tf.reshape(going, [shape[0], 1]), [1, shape[1]])
 
 
 def _split_rows(tensor: tf.Tensor, axis: int) -> List[tf.Tensor]:
@@ -120,6 +174,10 @@ def _stack_states(emitter: Emitter, states: Sequence[tf.Tensor]) -> Value:
     return emitter.wrap(tf.stack(list(states), 0))
 
 
+def _clip_before(function: Function, bound: float) -> Function:
+    return lambda x: function(tf.minimum(tf.maximum(x, -bound), bound))
+
+
 class _Cell:
     """The weights of one direction; `project` applies those of the input to all steps at once."""
 
@@ -131,13 +189,22 @@ class _Cell:
         bias: np.ndarray,
         hidden: int,
         functions: Sequence[Any],
+        peephole: Optional[np.ndarray],
     ) -> None:
         self.node = node
+        self.peephole = peephole
+        # What goes into an activation is clipped first, if the layer says so.
+        given = functions
+        bound = node.get("clip")
+        if bound:
+            functions = [_clip_before(function, float(bound)) for function in functions]
         self.weight = weight.T
         self.recurrence = recurrence.T
         self.input_bias, self.state_bias = np.split(bias, 2)
         self.hidden = hidden
         self.functions = functions
+        # The cell itself is not clipped on its way out.
+        self.last = given[-1]
 
     def project(self, x: tf.Tensor) -> tf.Tensor:
         return fully_connected(x, self.weight, self.input_bias + self.state_bias)
@@ -156,11 +223,21 @@ class _Rnn(_Cell):
 class _Lstm(_Cell):
     def step(self, row: tf.Tensor, state: Sequence[Any]) -> Tuple[Any, ...]:
         """Compute one step; ONNX orders the gates input, output, forget, cell."""
-        gate, squash, out = self.functions
+        gate, squash, _ = self.functions
         i, o, f, c = tf.split(self._add_state(row, state[0]), 4, 1)
-        fresh = gate(i) * squash(c)
-        cell = fresh if state[1] is None else gate(f) * state[1] + fresh
-        return gate(o) * out(cell), cell
+        i, f = self._peep(i, 0, state[1]), self._peep(f, 2, state[1])
+        entered = gate(i)
+        fresh = entered * squash(c)
+        kept = 1.0 - entered if self.node.get("input_forget", 0) else gate(f)
+        cell = fresh if state[1] is None else kept * state[1] + fresh
+        return gate(self._peep(o, 1, cell)) * self.last(cell), cell
+
+    def _peep(self, value: tf.Tensor, gate: int, cell: Optional[tf.Tensor]) -> tf.Tensor:
+        """Add a gate's view of the cell."""
+        if self.peephole is None or cell is None:
+            return value
+        part = self.peephole[gate * self.hidden : (gate + 1) * self.hidden]
+        return value + cell * tf.constant(part)
 
 
 class _Gru(_Cell):

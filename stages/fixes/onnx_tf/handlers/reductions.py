@@ -69,6 +69,30 @@ def global_pool(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     return [emitter.wrap(function(x.tensor(order), positions, True), order)]
 
 
+@handles("pooling", "GlobalLpPool")
+def global_lp_pool(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    """Emit the p-norm over space."""
+    x = inputs[0]
+    assert x is not None
+    order, p = x.order, int(node.get("p", 2))
+    positions = [i for i, axis in enumerate(order) if axis >= 2]
+    tensor = raise_to_power(x.tensor(order), p)
+    return [emitter.wrap(take_root(tf.reduce_sum(tensor, positions, True), p), order)]
+
+
+def raise_to_power(x: tf.Tensor, p: int) -> tf.Tensor:
+    """Compute the absolute value to the power of p."""
+    if p == 1:
+        return tf.abs(x)
+    return tf.square(x) if p == 2 else tf.pow(tf.abs(x), float(p))
+
+
+def take_root(x: tf.Tensor, p: int) -> tf.Tensor:
+    if p == 1:
+        return x
+    return tf.sqrt(x) if p == 2 else tf.pow(x, 1.0 / p)
+
+
 @handles("layout", "Softmax", "LogSoftmax")
 def softmax(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     """Emit softmax; before opset 13, the axes from `axis` on count as one."""
@@ -92,6 +116,10 @@ def softmax(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
 def hardmax(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     x = inputs[0]
     assert x is not None
-    if node.get("axis", 1) % x.rank != x.rank - 1 or x.shape[-1] is None:
+    if None in x.shape:
         raise Decline
-    return [emitter.wrap(tf.one_hot(tf.argmax(x.tensor(), -1), x.shape[-1]))]
+    size = 1  # the axes from `axis` on count as one
+    for d in x.shape[node.get("axis", 1) % x.rank :]:
+        size *= int(d or 0)
+    flat = reshape(x, (x.size // size, size))
+    return [reshape(emitter.wrap(tf.one_hot(tf.argmax(flat.tensor(), -1), size)), x.shape)]

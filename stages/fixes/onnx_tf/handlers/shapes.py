@@ -235,7 +235,15 @@ def arg_max(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     axis = node.get("axis", 0) % x.rank
     order = x.order
     function = tf.argmax if node.op_type == "ArgMax" else tf.argmin
-    tensor = function(x.tensor(order), axis=order.index(axis), output_type=emitter.integer)
+    tensor, place = x.tensor(order), order.index(axis)
+    last = bool(node.get("select_last_index", 0))
+    if last:
+        if x.shape[axis] is None:
+            raise Decline
+        tensor = tf.reverse(tensor, [place])
+    tensor = function(tensor, axis=place, output_type=emitter.integer)
+    if last:
+        tensor = tf.constant(x.shape[axis] - 1, emitter.integer) - tensor
     rest = tuple(a - (a > axis) for a in order if a != axis)
     value = emitter.wrap(tensor, rest)
     if node.get("keepdims", 1):
@@ -271,7 +279,10 @@ def one_hot(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     size = int(require_constant(depth).ravel()[0])
     off, on = require_constant(values)
     axis = node.get("axis", -1) % (indices.rank + 1)
-    hot = tf.one_hot(tf.cast(indices.tensor(), tf.int32), size, on, off)
+    index = tf.cast(indices.tensor(), tf.int32)
+    if indices.const is None or (indices.const < 0).any():  # they count from the end
+        index = tf.where(tf.less(index, 0), index + size, index)
+    hot = tf.one_hot(index, size, on, off)
     order = (*(a for a in range(indices.rank + 1) if a != axis), axis)
     return [emitter.wrap(hot, order)]
 
@@ -292,13 +303,18 @@ def cum_sum(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     assert x is not None
     axis = int(require_constant(inputs[1]).ravel()[0]) % x.rank
     length = x.shape[axis]
-    if length is None or x.dtype != tf.float32:
+    if length is None or x.dtype not in (tf.float32, tf.int32, tf.int64):
         raise Decline
-    triangle = np.triu(np.ones((length, length), np.float32), int(node.get("exclusive", 0)))
+    kind = x.dtype.as_numpy_dtype
+    triangle = np.triu(np.ones((length, length), kind), int(node.get("exclusive", 0)))
     if node.get("reverse", 0):
         triangle = triangle.T
     order = move_axis_last(x.order, axis)
     tensor = x.tensor(order)
+    if x.dtype != tf.float32:  # TensorFlow Lite 2.4 has no matrix product of integers
+        rows = tf.reshape(tensor, [-1, 1, length])
+        flat = tf.reduce_sum(rows * tf.constant(np.ascontiguousarray(triangle.T)), -1)
+        return [emitter.wrap(tf.reshape(flat, tensor.shape.as_list()), order)]
     flat = tf.matmul(tf.reshape(tensor, [-1, length]), tf.constant(triangle))
     return [emitter.wrap(tf.reshape(flat, tensor.shape.as_list()), order)]
 
@@ -323,3 +339,69 @@ def gather_elements(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]
         ids = broadcast(emitter, tf.add, ids, base)
     flat = tf.reshape(x.tensor(), [-1])
     return [emitter.wrap(tf.gather(flat, ids.tensor()))]
+
+
+@handles("selection", "GatherND")
+def gather_nd(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    """Emit GatherND as GATHER of rows of the flattened input."""
+    x, indices = inputs
+    assert x is not None and indices is not None
+    require_static(x, indices)
+    lead = int(node.get("batch_dims", 0))
+    depth = int(indices.shape[-1] or 0)
+    sizes = [int(d or 0) for d in x.shape]
+    rest = sizes[lead + depth :]
+    strides = [int(np.prod(sizes[i + 1 : lead + depth])) for i in range(lead, lead + depth)]
+    shape = [int(d or 0) for d in indices.shape[:-1]]
+    rows = int(np.prod(sizes[lead : lead + depth]))
+    batches = int(np.prod(sizes[:lead]))
+    offset = np.repeat(np.arange(batches) * rows, int(np.prod(shape[lead:]))).reshape(shape)
+    if indices.const is not None:  # negative ones count from the end
+        places = (indices.const % np.array(sizes[lead : lead + depth])) @ np.array(strides)
+        ids = tf.constant((places + offset).astype(np.int32))
+    else:
+        parts = tf.cast(indices.tensor(), tf.int32)
+        bounds = tf.constant(np.array(sizes[lead : lead + depth], np.int32))
+        parts = tf.where(tf.less(parts, 0), parts + bounds, parts)
+        ids = tf.reduce_sum(parts * tf.constant(np.array(strides, np.int32)), -1)
+        if offset.any():
+            ids = ids + tf.constant(offset.astype(np.int32))
+    table = tf.reshape(x.tensor(), [batches * rows, *rest])
+    return [emitter.wrap(tf.gather(table, ids))]
+
+
+@handles("selection", "EyeLike")
+def eye_like(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    x = inputs[0]
+    assert x is not None
+    require_static(x)
+    rows, columns = (int(d or 0) for d in x.shape)
+    kind = onnx.mapping.TENSOR_TYPE_TO_NP_TYPE.get(node.get("dtype"), x.dtype.as_numpy_dtype)
+    return [Value.from_const(np.eye(rows, columns, int(node.get("k", 0)), dtype=kind))]
+
+
+@handles("selection", "Compress")
+def compress(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    """Emit Compress by a constant condition as GATHER: else its output's size is open."""
+    x, condition = inputs
+    assert x is not None
+    require_static(x)
+    axis = node.get("axis")
+    if axis is None:
+        x, axis = reshape(x, (x.size,)), 0
+    axis %= x.rank
+    flags = require_constant(condition).ravel()[: x.shape[axis]]
+    ids = np.flatnonzero(flags).astype(np.int32)
+    order = x.order
+    picked = tf.gather(x.tensor(order), tf.constant(ids), axis=order.index(axis))
+    return [emitter.wrap(picked, order)]
+
+
+@handles("selection", "ReverseSequence")
+def reverse_sequence(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
+    x, lengths = inputs
+    assert x is not None and lengths is not None
+    batch, time = node.get("batch_axis", 1), node.get("time_axis", 0)
+    order = (batch, time, *(a for a in range(x.rank) if a not in (batch, time)))
+    counts = tf.cast(lengths.tensor(), tf.int32)
+    return [emitter.wrap(tf.reverse_sequence(x.tensor(order), counts, 1, 0), order)]

@@ -102,7 +102,9 @@ def main(arguments: list[str] | None = None) -> int:
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:  # the reader is gone
         return 0
-    except SystemExit as left:  # typer's help exits by itself
+    except SystemExit as left:  # typer exits by itself after its help, and when the reader is gone
+        if isinstance(left.__context__, BrokenPipeError):
+            return 0
         return left.code if isinstance(left.code, int) else int(left.code is not None)
     except Exception as error:  # usage errors, the disk's, and bugs of ours
         return _report_error(error)

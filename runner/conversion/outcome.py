@@ -14,6 +14,8 @@ from runner.planning.plan import Plan
 from runner.schemas.report import EngineRecord, FileRecord, Gate, ModelRecord, Report, StageRecord
 from runner.version import __version__
 
+# An error so many times rounding, and so many times that at the usual inputs, is worth a warning.
+_LEAST_JUMP = 10.0
 _BLAMED = {"input": ExitCode.BAD_INPUT, "environment": ExitCode.ENVIRONMENT}
 
 Outcome = Literal["passed", "out-of-tolerance", "vacuous", "failed", "interrupted"]
@@ -59,6 +61,7 @@ def build_report(
         gate=gate,
         notes=[
             *(note for record in records if record.report for note in record.report.notes),
+            *_note_stress(plan.toolchain.reference, records),
             *_note_cached_stages(records),
         ],
         artifacts=_list_kept_artifacts(plan, records),
@@ -79,6 +82,32 @@ def _list_kept_artifacts(plan: Plan, records: Sequence[StageRecord]) -> list[Fil
     reported = [record.report.artifact for record in records if record.report]
     expected = {stage.produces for stage in plan.toolchain.stages}
     return [a for a in reported if a and a.path in expected and (plan.output / a.path).is_file()]
+
+
+def _note_stress(reference: str, records: Sequence[StageRecord]) -> list[str]:
+    """Warn of outputs of the final model that are right at the usual inputs only."""
+    final = records[-1].report
+    if final is None or final.check is None or final.check.verdict not in ("passed", "rounding"):
+        return []
+    usual = {output.name: output.times_noise_floor or 0.0 for output in final.check.outputs}
+    notes = []
+    for stress in final.check.stress:
+        before = usual.get(stress.name, 0.0)
+        least = max(_LEAST_JUMP, _LEAST_JUMP * before)
+        if stress.nonfinite:
+            what = f"holds NaN or infinity where {reference}'s does not"
+        elif (stress.times_noise_floor or 0.0) > least:
+            what = (
+                f"is {stress.times_noise_floor:.3g} times {reference}'s own rounding away from it, "
+                f"where the check's usual inputs give {before:.2g} times"
+            )
+        else:
+            continue
+        notes.append(
+            f"Warning: with inputs {stress.magnitude:g} times as large, the output '{stress.name}' "
+            f"{what}."
+        )
+    return notes
 
 
 def _note_cached_stages(records: Sequence[StageRecord]) -> list[str]:

@@ -119,6 +119,20 @@ class OutputRecord(_Model):
     times_noise_floor: float | None
 
 
+class StressRecord(_Model):
+    """An output's error with inputs of another magnitude, on a few samples that no gate judges.
+
+    `times_noise_floor` is the error in multiples of the reference's own rounding there, `nonfinite`
+    how many elements are NaN or infinite where the reference's are not.
+    """
+
+    magnitude: float
+    name: str
+    nonfinite: Integer
+    mean_abs: float | None
+    times_noise_floor: float | None
+
+
 class CheckRecord(_Model):
     """One framework's run over all samples, against PyTorch's outputs."""
 
@@ -129,6 +143,7 @@ class CheckRecord(_Model):
     verdict: Verdict
     seconds: float
     outputs: list[OutputRecord] = Field(min_length=1)
+    stress: list[StressRecord] = []
 
 
 class NoiseFloorOutput(_Model):

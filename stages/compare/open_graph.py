@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -55,9 +55,10 @@ def open_file(job: Job, file: Path) -> Opened:
         predict = given_graph.make_predict(session, fed, outputs)
         return lambda: predict
 
-    def noise_floor(reference: Any, samples: int) -> Dict[str, Any]:
+    def measure_noise_floor(reference: Any, samples: int) -> Any:
         if given_graph.find_nchw_types(graph_def):
-            return {"samples": 0, "outputs": None, "reason": "no CPU runs NCHW in float64"}
+            floor = {"samples": 0, "outputs": None, "reason": "no CPU runs NCHW in float64"}
+            return replace(reference, noise_floor=floor)
         fed = [replace(t, node=node) for t, node in zip(reference.inputs, nodes)]
         read = [replace(t, node=node) for t, node in zip(reference.outputs, outputs)]
         signature = Signature(tuple(fed), tuple(read))
@@ -68,7 +69,7 @@ def open_file(job: Job, file: Path) -> Opened:
         inputs=[_describe_end(tensor) for tensor in starts],
         prepare=prepare,
         outputs=[_describe_end(tensor) for tensor in ends],
-        noise_floor=noise_floor,
+        measure_noise_floor=measure_noise_floor,
         operators=dict(kinds.most_common()),
     )
 

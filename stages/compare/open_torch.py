@@ -44,7 +44,7 @@ def open_file(job: Job, file: Path) -> Opened:
     def infer(job: Job) -> List[Tensor]:
         return torch_stage.resolve_inputs(job, model)
 
-    def noise_floor(reference: Any, samples: int) -> Dict[str, Any]:
+    def measure_noise_floor(reference: Any, samples: int) -> Any:
         return torch_stage.measure_noise_floor(torch, model, reference, samples)
 
     return Opened(
@@ -53,7 +53,7 @@ def open_file(job: Job, file: Path) -> Opened:
         prepare=prepare,
         runs=runs,
         infer=infer,
-        noise_floor=noise_floor,
+        measure_noise_floor=measure_noise_floor,
         operators=_count_operators(torch, model),
         parameters=load_torch.count_parameters(model),
         facts=_collect_facts(torch, model),

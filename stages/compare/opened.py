@@ -38,8 +38,8 @@ class Opened:
 
     `prepare` takes the inputs with fixed shapes. `runs` tells whether the model accepts inputs of
     given shapes, for formats that do not declare any. `outputs` are in the order in which the model
-    returns them; None where only a run shows how many there are. `noise_floor`, if there is one,
-    measures the framework's own rounding over the reference samples.
+    returns them; None where only a run shows how many there are. `measure_noise_floor`, if there is
+    one, returns the reference samples with the framework's own rounding.
     """
 
     framework: str
@@ -48,7 +48,7 @@ class Opened:
     outputs: Optional[Sequence[OpenEnd]] = None
     runs: Optional[Callable[[Sequence[Tensor]], bool]] = None
     infer: Optional[Callable[[Job], List[Tensor]]] = None
-    noise_floor: Optional[Callable[[Any, int], Dict[str, Any]]] = None
+    measure_noise_floor: Optional[Callable[[Any, int], Any]] = None
     operators: Dict[str, int] = field(default_factory=dict)
     parameters: Optional[int] = None
     facts: Dict[str, str] = field(default_factory=dict)

@@ -27,20 +27,18 @@ def convert(job: Job) -> Signature:
     job.report["operators"] = opened.operators
     job.report["parameters"] = opened.parameters
     inputs = _resolve_inputs(job, opened)
-    folder = job.volume / "samples"
     settings = job.request.get("check", {})
     with job.phase("samples"):
-        count = samples.make_inputs(job, inputs)
+        draft = samples.make_inputs(job, inputs)
     make_predict = opened.prepare(inputs)
-    draft = samples.Samples(folder, count, tuple(inputs), ())
     with job.phase("reference"):
         first = make_predict()([array[0] for array in draft.input_arrays])
         names = list_output_names(opened, len(first))
         random = look_at_run(make_predict(), draft, job, "model", names)
-        reference = samples.write_reference(folder, inputs, count, names, make_predict)
-    floor = _measure_noise_floor(job, opened, reference, settings.get("noise_samples", 16))
-    job.report["noise_floor"] = floor
-    samples.save(job, replace(reference, noise_floor=floor, random=random))
+        reference = samples.write_reference(draft, names, make_predict)
+    reference = _measure_noise_floor(job, opened, reference, settings.get("noise_samples", 16))
+    job.report["noise_floor"] = reference.noise_floor
+    samples.save(job, replace(reference, random=random))
     signature = Signature(
         tuple(replace(t, node=t.name) for t in inputs),
         tuple(replace(t, node=t.name) for t in reference.outputs),
@@ -49,7 +47,7 @@ def convert(job: Job) -> Signature:
         job.output,
         {
             "framework": opened.framework,
-            "samples": count,
+            "samples": reference.count,
             "inputs": [[t.name, list(t.shape), t.dtype] for t in signature.inputs],
             "outputs": [[t.name, list(t.shape), t.dtype] for t in signature.outputs],
         },
@@ -62,12 +60,13 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
     return None
 
 
-def _measure_noise_floor(job: Job, opened: Opened, reference: Any, samples: int) -> Dict[str, Any]:
-    if opened.noise_floor is None:
+def _measure_noise_floor(job: Job, opened: Opened, reference: Any, samples: int) -> Any:
+    """Return the samples with the framework's own rounding, where it can be measured."""
+    if opened.measure_noise_floor is None:
         reason = f"{opened.framework} has no float64 run of the model"
-        return {"samples": 0, "outputs": None, "reason": reason}
+        return replace(reference, noise_floor={"samples": 0, "outputs": None, "reason": reason})
     with job.phase("noise floor"):
-        return opened.noise_floor(reference, samples)
+        return opened.measure_noise_floor(reference, samples)
 
 
 def _resolve_inputs(job: Job, opened: Opened) -> List[Tensor]:

@@ -44,16 +44,14 @@ def convert(job: Job) -> Signature:
 
     tf = import_tensorflow()
     given, inputs, outputs = _load(job)
-    folder = job.volume / "samples"
     settings = job.request.get("check", {})
     with job.phase("samples"):
-        count = samples.make_inputs(job, inputs)
+        draft = samples.make_inputs(job, inputs)
     names = [strip_output_index(name) for name in outputs]
     with job.phase("reference"), open_session(tf, given) as session:
         predict = make_predict(session, inputs, outputs)
-        draft = samples.Samples(folder, count, tuple(inputs), ())
         random = look_at_run(predict, draft, job, "graph", names)
-        reference = samples.write_reference(folder, inputs, count, names, lambda: predict)
+        reference = samples.write_reference(draft, names, lambda: predict)
     how = (
         " with its layout changed by Grappler, since no CPU runs NCHW"
         if find_nchw_types(given)
@@ -67,9 +65,9 @@ def convert(job: Job) -> Signature:
         graph_def, signature = _repair_graph(job, given, inputs, ends)
     with job.phase("noise floor"):
         count = settings.get("noise_samples", 16)
-        floor = measure_noise_floor(tf, graph_def, signature, reference, count)
-    job.report["noise_floor"] = floor
-    samples.save(job, replace(reference, noise_floor=floor, random=random))
+        reference = measure_noise_floor(tf, graph_def, signature, reference, count)
+    job.report["noise_floor"] = reference.noise_floor
+    samples.save(job, replace(reference, random=random))
     job.output.write_bytes(graph_def.SerializeToString(deterministic=True))
     note_layout(job, signature)
     return signature
@@ -270,19 +268,22 @@ def _repair_graph(
 
 def measure_noise_floor(
     tf: Any, graph_def: Any, signature: Signature, reference: Any, wanted: int
-) -> Dict[str, Any]:
+) -> Any:
     """Compare the given graph's float32 outputs with float64 ones on the first `wanted` samples.
 
-    The float64 run uses the repaired graph, since its layout is one that CPUs run.
+    The float64 run uses the repaired graph, since its layout is one that CPUs run. Return the
+    samples with what was measured.
     """
-    from stages.kit.samples import Predict, adapt_layout, compare_in_double
+    from stages.kit import samples
 
     @lru_cache(maxsize=None)  # one session for all threads
-    def make_double_predict() -> Predict:
+    def make_double_predict() -> Any:
         session = open_session(tf, _convert_to_double(tf, graph_def))
         return make_predict(session, signature.inputs, [t.node for t in signature.outputs])
 
-    return compare_in_double(reference, wanted, adapt_layout(make_double_predict, signature))
+    return samples.measure_noise_floor(
+        reference, wanted, samples.adapt_layout(make_double_predict, signature)
+    )
 
 
 def _convert_to_double(tf: Any, graph_def: Any) -> Any:

@@ -22,6 +22,8 @@ _EXPORT_AGAIN = (
     "Export it again for opset 11: torch.onnx.export(..., opset_version=11), with dynamo=False in "
     "torch 2.5 and later."
 )
+# The types that TensorFlow Lite 2.4 casts to float32.
+_COMPUTED = ("float32", "int32", "int64", "bool", "uint8")
 _NO_NOISE_FLOOR = (
     "There is no PyTorch model to run in float64, and ONNX Runtime 1.4 has no float64 convolutions."
 )
@@ -34,15 +36,13 @@ def convert(job: Job) -> Signature:
     from stages.kit import samples
 
     model, inputs = _load(job)
-    folder = job.volume / "samples"
     with job.phase("samples"):
-        count = samples.make_inputs(job, inputs)
+        draft = samples.make_inputs(job, inputs)
     names = [value.name for value in model.graph.output]
     with job.phase("reference"):
         predict = make_predict(onnxruntime, model, [tensor.name for tensor in inputs])
-        draft = samples.Samples(folder, count, tuple(inputs), ())
         random = look_at_run(predict, draft, job, "model", names)
-        reference = samples.write_reference(folder, inputs, count, names, lambda: predict)
+        reference = samples.write_reference(draft, names, lambda: predict)
     job.report["noise_floor"] = {"samples": 0, "outputs": None, "reason": _NO_NOISE_FLOOR}
     reference = replace(reference, noise_floor=job.report["noise_floor"], random=random)
     samples.save(job, reference)
@@ -103,8 +103,15 @@ def accept(name: str, model: Any, note: Callable[[str], None]) -> None:
             f"{onnx.IR_VERSION}; it is read as version {onnx.IR_VERSION}."
         )
         model.ir_version = onnx.IR_VERSION
+    # The checker wants a shape of each output; those that have none get it from a run.
+    bare = [v for v in model.graph.output if not v.type.tensor_type.HasField("shape")]
     try:
+        for value in bare:
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.shape.SetInParent()
         onnx.checker.check_model(model)
+        for value in bare:
+            value.type.tensor_type.ClearField("shape")
     except Exception as error:  # the checker raises its own types
         raise InputError(
             f"'{name}' is not a valid ONNX model for onnx 1.7.0: {error}", _EXPORT_AGAIN
@@ -158,6 +165,12 @@ def _resolve_inputs(job: Job, model: Any) -> List[Tensor]:
             low=spec.get("low"),
             high=spec.get("high"),
         )
+        if tensor.dtype not in _COMPUTED:
+            raise InputError(
+                f"The model's input '{value.name}' is of {tensor.dtype}, which TensorFlow Lite 2.4 "
+                "cannot compute with.",
+                "Export the model for float32; of a quantized one, convert the original.",
+            )
         tensors.append(add_range(job, model.graph, tensor))
     return tensors
 

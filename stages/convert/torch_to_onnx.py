@@ -59,15 +59,14 @@ def convert(job: Job) -> Signature:
     folder = job.volume / "samples"
     settings = job.request.get("check", {})
     with job.phase("samples"):
-        count = samples.make_inputs(job, inputs)
-    draft = samples.Samples(folder, count, tuple(inputs), ())
+        draft = samples.make_inputs(job, inputs)
     first = [_to_tensor(torch, array[0]) for array in draft.input_arrays]
     names = _make_output_names(_run_model(torch, model, first), [tensor.name for tensor in inputs])
     with job.phase("export"):
         _export_with_fixes(torch, model, first, inputs, names, job)
     with job.phase("reference"):
         reference = samples.write_reference(
-            folder, inputs, count, names, lambda: make_predict(torch, copy_model(torch, model))
+            draft, names, lambda: make_predict(torch, copy_model(torch, model))
         )
     is_random = _is_random(torch, model, reference)
     if is_random:
@@ -76,13 +75,14 @@ def convert(job: Job) -> Signature:
             "keeps state, and its conversion cannot be checked."
         )
         floor = {"samples": 0, "outputs": None, "reason": "the model is random or keeps state"}
+        reference = replace(reference, noise_floor=floor, random=True)
     else:
         with job.phase("noise floor"):
-            floor = measure_noise_floor(torch, model, reference, settings.get("noise_samples", 16))
-    reference = replace(reference, noise_floor=floor, random=is_random)
+            wanted = settings.get("noise_samples", 16)
+            reference = measure_noise_floor(torch, model, reference, wanted)
     samples.save(job, reference)
     job.report["parameters"] = load_torch.count_parameters(model)
-    job.report["noise_floor"] = floor
+    job.report["noise_floor"] = reference.noise_floor
     return Signature(
         tuple(replace(t, node=t.name) for t in inputs),
         tuple(replace(t, node=t.name) for t in reference.outputs),
@@ -371,15 +371,18 @@ def _is_random(torch: Any, model: Any, reference: Any) -> bool:
     )
 
 
-def measure_noise_floor(torch: Any, model: Any, reference: Any, wanted: int) -> Dict[str, Any]:
-    """Compare PyTorch's float32 outputs with its own in float64 on the first `wanted` samples."""
-    from stages.kit.samples import compare_in_double
+def measure_noise_floor(torch: Any, model: Any, reference: Any, wanted: int) -> Any:
+    """Compare PyTorch's float32 outputs with its own in float64 on the first `wanted` samples.
+
+    Return the samples with what was measured.
+    """
+    from stages.kit import samples
 
     def make_double_predict() -> Callable[[Sequence[np.ndarray]], List[np.ndarray]]:
         # double() replaces a module's tensors, so the originals that are shared stay float32.
         return make_predict(torch, copy_model(torch, model).double())
 
-    return compare_in_double(reference, wanted, make_double_predict)
+    return samples.measure_noise_floor(reference, wanted, make_double_predict)
 
 
 STAGE = Stage(

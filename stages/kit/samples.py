@@ -11,10 +11,12 @@ import json
 import os
 import shutil
 import time
+import traceback
 import zipfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -35,14 +37,30 @@ from stages.kit.statistics import OutputStatistics, judge_all
 # One forward pass, from an array per input to an array per output.
 Predict = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
+# What other inputs are multiplied by, to see what holds only for the usual ones, and how many
+# samples there are of each magnitude.
+_MAGNITUDES = (1e-3, 1e2, 1e4)
+_OF_EACH = 2
+
 # How many bytes are generated, and compared, at a time.
 _BLOCK_BYTES = 1 << 24
 _COMPARED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
+class Stress:
+    """Samples of another magnitude; `floors` is the mean noise floor of each output, if known."""
+
+    magnitude: float
+    floors: Tuple[Optional[float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Samples:
-    """The samples of one run; `outputs` and `noise_floor` are PyTorch's."""
+    """The samples of one run; `outputs` and `noise_floor` are PyTorch's.
+
+    The `count` samples that the gate judges come first in the arrays, then those of `stress`.
+    """
 
     folder: Path
     count: int
@@ -51,6 +69,17 @@ class Samples:
     noise_floor: Optional[Dict[str, Any]] = None
     # Whether PyTorch's own outputs differ between runs on one input, and so are no reference.
     random: bool = False
+    stress: Tuple[Stress, ...] = ()
+
+    @property
+    def numbers(self) -> range:
+        """Return the numbers of all samples, the stress included."""
+        return range(self.count + _OF_EACH * len(self.stress))
+
+    def find_rows(self, stress: Stress) -> slice:
+        """Return where the samples of a magnitude lie in the arrays."""
+        first = self.count + _OF_EACH * self.stress.index(stress)
+        return slice(first, first + _OF_EACH)
 
     @property
     def input_arrays(self) -> List[np.ndarray]:
@@ -81,12 +110,14 @@ def open_samples(volume: Path) -> Optional[Samples]:
         tuple(Tensor.from_dict(t) for t in data["outputs"]),
         data["noise_floor"],
         data["random"],
+        tuple(Stress(s["magnitude"], tuple(s["floors"])) for s in data["stress"]),
     )
     if any(not (folder / f"input-{i}.npy").exists() for i in range(len(samples.inputs))):
         if data["file"]:
             import_inputs(folder, volume / data["file"], samples.inputs)
         else:
-            generate_inputs(folder, samples.inputs, samples.count, data["seed"])
+            magnitudes = [stress.magnitude for stress in samples.stress]
+            generate_inputs(folder, samples.inputs, samples.count, data["seed"], magnitudes)
         if [_fingerprint(array) for array in samples.input_arrays] != data["fingerprints"]:
             raise StageError(
                 "The samples, made again, are not those of the first stage.",
@@ -95,31 +126,56 @@ def open_samples(volume: Path) -> Optional[Samples]:
     return samples
 
 
-def make_inputs(job: Job, inputs: Sequence[Tensor]) -> int:
-    """Write the requested samples, the user's own or generated ones, and return their number."""
+def make_inputs(job: Job, inputs: Sequence[Tensor]) -> Samples:
+    """Write the requested samples, the user's own or generated ones, and return them.
+
+    Generated ones are joined by a few of other magnitudes, where the model takes any number.
+    """
     settings, folder = job.request.get("check", {}), job.volume / "samples"
     if settings.get("inputs"):
-        return import_inputs(folder, job.volume / settings["inputs"], inputs)
+        count = import_inputs(folder, job.volume / settings["inputs"], inputs)
+        return Samples(folder, count, tuple(inputs), ())
     count = int(settings.get("samples", 1000))
-    generate_inputs(folder, inputs, count, settings.get("seed", 0))
-    return count
+    magnitudes = _MAGNITUDES if any(map(_is_unbounded, inputs)) else ()
+    generate_inputs(folder, inputs, count, settings.get("seed", 0), magnitudes)
+    stress = tuple(Stress(magnitude) for magnitude in magnitudes)
+    return Samples(folder, count, tuple(inputs), (), stress=stress)
 
 
-def generate_inputs(folder: Path, inputs: Sequence[Tensor], count: int, seed: int) -> None:
-    """Write `count` samples per input, drawn from the input's own generator (PCG64)."""
+def _is_unbounded(tensor: Tensor) -> bool:
+    return np.dtype(tensor.dtype).kind == "f" and (tensor.low is None or tensor.high is None)
+
+
+def generate_inputs(
+    folder: Path, inputs: Sequence[Tensor], count: int, seed: int, magnitudes: Sequence[float] = ()
+) -> None:
+    """Write `count` samples per input, drawn from the input's own generator (PCG64).
+
+    Samples of other magnitudes follow, from a generator of their own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    check_disk_space(folder, inputs, count)
+    total = count + _OF_EACH * len(magnitudes)
+    check_disk_space(folder, inputs, total)
     for index, tensor in enumerate(inputs):
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
-        array = _create(folder / f"input-{index}.npy", count, tensor)
-        for rows in split_into_blocks(array):
+        generator = _make_generator(seed, index)
+        array = _create(folder / f"input-{index}.npy", total, tensor)
+        for rows in split_into_blocks(array[:count]):
             rows[...] = _draw(generator, tensor, rows.shape)
+        others = _make_generator(seed, index, 1)
+        for row, magnitude in enumerate(np.repeat(magnitudes, _OF_EACH), count):
+            drawn = _draw(others, tensor, tensor.shape)
+            scale = np.asarray(magnitude, drawn.dtype) if _is_unbounded(tensor) else 1
+            array[row] = drawn * scale
         array.flush()
+
+
+def _make_generator(*seeds: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seeds)))
 
 
 def draw(tensor: Tensor, seed: int, index: int, numbers: Sequence[int]) -> np.ndarray:
     """Draw, by number, some of the samples that `generate_inputs` writes for input `index`."""
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
+    generator = _make_generator(seed, index)
     rows = {}
     for number in range(max(numbers) + 1):
         row = _draw(generator, tensor, tensor.shape)
@@ -178,21 +234,20 @@ def import_inputs(folder: Path, file: Path, inputs: Sequence[Tensor]) -> int:
 
 
 def write_reference(
-    folder: Path,
-    inputs: Sequence[Tensor],
-    count: int,
-    names: Sequence[str],
-    make_predict: Callable[[], Predict],
+    draft: Samples, names: Sequence[str], make_predict: Callable[[], Predict]
 ) -> Samples:
-    """Run PyTorch on all samples and write its outputs. Raises `InputError` if shapes vary."""
-    draft = Samples(folder, count, tuple(inputs), ())
+    """Run PyTorch on all samples and write its outputs. Raises `InputError` if shapes vary.
+
+    A model that does not run on other magnitudes is not put under stress.
+    """
+    folder, total = draft.folder, len(draft.numbers)
     outputs: Tuple[Tensor, ...] = ()
     maps: List[np.ndarray] = []
-    for sample, values in enumerate(run_all(make_predict, draft)):
+    for sample, values in enumerate(run_all(make_predict, draft, range(draft.count))):
         if not maps:
             outputs = tuple(Tensor(n, v.shape, v.dtype.name) for n, v in zip(names, values))
-            check_disk_space(folder, outputs, count)
-            maps = [_create(folder / f"output-{i}.npy", count, t) for i, t in enumerate(outputs)]
+            check_disk_space(folder, outputs, total)
+            maps = [_create(folder / f"output-{i}.npy", total, t) for i, t in enumerate(outputs)]
         for array, tensor, value in zip(maps, outputs, values):
             if value.shape != tensor.shape:
                 raise InputError(
@@ -201,21 +256,34 @@ def write_reference(
                     "TensorFlow Lite needs fixed shapes: pad or cut the output in the model.",
                 )
             array[sample] = value
-        report_progress("reference", sample + 1, count)
+        report_progress("reference", sample + 1, draft.count)
+    stress = draft.stress
+    try:
+        numbers = draft.numbers[draft.count :]
+        for sample, values in zip(numbers, run_all(make_predict, draft, numbers)):
+            for array, value in zip(maps, values):
+                array[sample] = value
+    except Exception:  # user code may raise anything
+        traceback.print_exc()
+        stress = ()
     for array in maps:
         array.flush()
-    return Samples(folder, count, tuple(inputs), outputs)
+    return replace(draft, outputs=outputs, stress=stress)
 
 
-def run_all(make_predict: Callable[[], Predict], samples: Samples) -> Iterator[List[np.ndarray]]:
-    """Yield the outputs for each sample, in order.
+def run_all(
+    make_predict: Callable[[], Predict], samples: Samples, numbers: Sequence[int]
+) -> Iterator[List[np.ndarray]]:
+    """Yield the outputs for each of the samples with these numbers, in order.
 
     Samples are independent, so each core works on its own samples in one thread: a batch of one
     leaves little to parallelise inside an operator, and on a busy machine threads that wait for
     each other cost far more than they save. This also makes results independent of the core count.
     """
     arrays = samples.input_arrays
-    workers = max(1, min(len(os.sched_getaffinity(0)), 8, samples.count))
+    if not numbers:
+        return
+    workers = max(1, min(len(os.sched_getaffinity(0)), 8, len(numbers)))
     idle: SimpleQueue[Predict] = SimpleQueue()
     for _ in range(workers):
         idle.put(make_predict())
@@ -228,24 +296,23 @@ def run_all(make_predict: Callable[[], Predict], samples: Samples) -> Iterator[L
             idle.put(predict)
 
     with ThreadPoolExecutor(workers) as pool:
-        pending = deque(pool.submit(run, i) for i in range(min(2 * workers, samples.count)))
-        for sample in range(samples.count):
+        pending = deque(pool.submit(run, number) for number in numbers[: 2 * workers])
+        for position in range(len(numbers)):
             outputs = pending.popleft().result()
-            if sample + 2 * workers < samples.count:
-                pending.append(pool.submit(run, sample + 2 * workers))
+            if position + 2 * workers < len(numbers):
+                pending.append(pool.submit(run, numbers[position + 2 * workers]))
             yield outputs
 
 
-def compare_in_double(
+def measure_noise_floor(
     reference: Samples, wanted: int, make_predict: Callable[[], Predict]
-) -> Dict[str, Any]:
-    """Return the noise floor: how far float32 outputs are from those of a model in float64.
+) -> Samples:
+    """Return the samples with their noise floor: how far float32 outputs are from float64 ones.
 
     The difference is the rounding of float32 arithmetic, below which no conversion is sure to stay.
     `make_predict` makes the float64 model, and may raise: not all of a model need have float64.
     """
     count = min(wanted, reference.count)
-    statistics = [OutputStatistics(t.name, t.shape, np.dtype(t.dtype)) for t in reference.outputs]
     arrays = reference.output_arrays
 
     def make_double_predict() -> Predict:
@@ -254,22 +321,41 @@ def compare_in_double(
             [v.astype(np.float64) if v.dtype == np.float32 else v for v in values]
         )
 
-    try:
-        for sample, values in enumerate(
-            run_all(make_double_predict, replace(reference, count=count))
-        ):
+    def compare_rows(rows: slice) -> List[Dict[str, Any]]:
+        """Return the statistics of each output, with the float64 one as the reference."""
+        numbers = range(rows.start, rows.stop)
+        statistics = _make_statistics(reference.outputs, arrays)
+        for number, values in zip(numbers, run_all(make_double_predict, reference, numbers)):
             for output, array, value in zip(statistics, arrays, values):
-                output.add(value[None], array[sample][None])
+                output.add(value[None], array[number][None])
+        return [output.result() for output in statistics]
+
+    try:
+        results = compare_rows(slice(0, count))
+        stress = tuple(
+            replace(s, floors=tuple(r["mean_abs"] for r in compare_rows(reference.find_rows(s))))
+            for s in reference.stress
+        )
     except Exception as error:  # a framework's own, such as for an operator without float64
         message = (str(error).splitlines() or [""])[0]
-        return {"samples": 0, "outputs": None, "reason": f"{type(error).__name__}: {message}"}
-    results = [output.result() for output in statistics]
+        reason = f"{type(error).__name__}: {message}"
+        return replace(reference, noise_floor={"samples": 0, "outputs": None, "reason": reason})
     keys = ("name", "mean_abs", "max_abs", "rms_abs", "p99_abs")
-    return {
+    floor = {
         "samples": count,
         "outputs": [{key: result[key] for key in keys} for result in results],
         "reason": "",
     }
+    return replace(reference, noise_floor=floor, stress=stress)
+
+
+def _make_statistics(
+    outputs: Sequence[Tensor], references: Sequence[np.ndarray]
+) -> List[OutputStatistics]:
+    return [
+        OutputStatistics(tensor.name, array.shape[1:], array.dtype)
+        for tensor, array in zip(outputs, references)
+    ]
 
 
 def _fingerprint(array: np.ndarray) -> str:
@@ -288,6 +374,7 @@ def save(job: Job, samples: Samples) -> None:
             "outputs": [asdict(t) for t in samples.outputs],
             "noise_floor": samples.noise_floor,
             "random": samples.random,
+            "stress": [asdict(stress) for stress in samples.stress],
             "file": settings.get("inputs"),
             "seed": settings.get("seed", 0),
             "fingerprints": [_fingerprint(array) for array in samples.input_arrays],
@@ -312,14 +399,11 @@ def compare(
     settings = job.request.get("check", {})
     metric, tolerance = settings.get("metric", "mean_abs"), settings.get("tolerance", 1e-6)
     references = replace(samples, folder=job.reference or samples.folder).output_arrays
-    statistics = [
-        OutputStatistics(tensor.name, array.shape[1:], array.dtype)
-        for tensor, array in zip(samples.outputs, references)
-    ]
+    statistics = _make_statistics(samples.outputs, references)
     block = max(1, _COMPARED_BYTES // max(1, sum(array[0].nbytes for array in references)))
     pending: List[List[np.ndarray]] = [[] for _ in statistics]
     start = time.perf_counter()
-    for sample, outputs in enumerate(run_all(make_predict, samples)):
+    for sample, outputs in enumerate(run_all(make_predict, samples, range(samples.count))):
         if len(outputs) != len(statistics):
             raise RuntimeError(f"{len(outputs)} outputs, where the reference has {len(statistics)}")
         for kept, value in zip(pending, outputs):
@@ -327,7 +411,7 @@ def compare(
         if len(pending[0]) == block or sample + 1 == samples.count:
             rows = slice(sample + 1 - len(pending[0]), sample + 1)
             for output, reference, kept in zip(statistics, references, pending):
-                output.add(reference[rows], np.stack(kept))
+                _add_rows(output, reference[rows], kept)
                 kept.clear()
         report_progress("check", sample + 1, samples.count)
     seconds = time.perf_counter() - start
@@ -351,7 +435,60 @@ def compare(
         "verdict": verdict,
         "seconds": round(seconds, 3),
         "outputs": results,
+        "stress": [] if job.reference else _compare_under_stress(samples, make_predict),
     }
+
+
+def _add_rows(
+    output: OutputStatistics, reference: np.ndarray, values: Sequence[np.ndarray]
+) -> None:
+    """Add samples to an output's statistics, one by one if their shapes differ."""
+    if len({value.shape for value in values}) == 1:
+        output.add(reference, np.stack(values))
+        return
+    for row, value in zip(reference, values):
+        output.add(row[None], value[None])
+
+
+def _compare_under_stress(
+    samples: Samples, make_predict: Callable[[], Predict]
+) -> List[Dict[str, Any]]:
+    """Return the error of each output at each of the other magnitudes; none of a random model.
+
+    An output that PyTorch itself has no number for is left out.
+    """
+    found = []
+    references = samples.output_arrays
+    for stress in () if samples.random else samples.stress:
+        rows = samples.find_rows(stress)
+        statistics = _make_statistics(samples.outputs, references)
+        outputs = zip(*run_all(make_predict, samples, range(rows.start, rows.stop)))
+        for output, reference, values in zip(statistics, references, outputs):
+            _add_rows(output, reference[rows], values)
+        for result, floor in zip((o.result() for o in statistics), stress.floors or repeat(None)):
+            if result["actual_shape"] is None and not result["reference_nonfinite"]:
+                found.append(
+                    {
+                        "magnitude": stress.magnitude,
+                        "name": result["name"],
+                        "nonfinite": result["nonfinite"],
+                        "mean_abs": result["mean_abs"],
+                        "times_noise_floor": _divide_by_floor(result, floor),
+                    }
+                )
+    return found
+
+
+def _divide_by_floor(result: Dict[str, Any], floor: Optional[float]) -> Optional[float]:
+    """Return an error in multiples of the noise floor, or else of the outputs' own resolution.
+
+    One sample may be exact by chance, as where a function saturates.
+    """
+    if floor is None or result["mean_abs"] is None:
+        return None
+    size = float(np.hypot(result["reference_mean"], result["reference_std"]))
+    least = max(floor, size * 2.0**-24)
+    return result["mean_abs"] / least if least else None
 
 
 def adapt_layout(
@@ -383,7 +520,7 @@ def _reorder_axes(value: np.ndarray, axes: Sequence[int]) -> np.ndarray:
 def _keep(folder: Path, samples: Samples, make_predict: Callable[[], Predict]) -> None:
     """Write a framework's outputs for all samples, to serve as a reference."""
     maps: List[np.ndarray] = []
-    for sample, outputs in enumerate(run_all(make_predict, samples)):
+    for sample, outputs in enumerate(run_all(make_predict, samples, range(samples.count))):
         if not maps:
             tensors = [Tensor("", value.shape, value.dtype.name) for value in outputs]
             check_disk_space(folder, tensors, samples.count)

@@ -21,7 +21,7 @@ SCHEMES = ("light", "dark")
 RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "passed": ("cnn", ()),
     "failed": ("inverse", ()),
-    "exceeded": ("cnn", ("--tolerance", "1e-12")),
+    "exceeded": ("cnn", ("--tolerance", "1e-12", "--strict")),
     "nan": ("nan", ()),
 }
 

@@ -120,7 +120,7 @@ SUMMARIES = {
     "cnn": ("passed", "Converted, within tolerance", "mean_abs = ", "model.tflite", "stand-in for"),
     "vacuous": ("vacuous", "proves nothing", "check the weights"),
     "nan": ("NaN", "PyTorch's own outputs hold NaN", "model.tflite"),
-    "branches": ("exceeded", "out of tolerance", "more than rounding"),
+    "branches": ("exceeded", "out of tolerance", "times PyTorch's own float32 rounding"),
     "inverse": ("failed", "skipped", "Not converted", "logs/torch.log", "inverse"),
 }
 

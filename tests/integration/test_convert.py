@@ -208,7 +208,7 @@ class TestNotes:
         ("name", "words"),
         [
             ("checkpoint", "its 'state_dict' is taken"),
-            ("checkpoint", "the prefix 'module.' is dropped"),
+            ("checkpoint", "Names of weights begin with 'module.', which is dropped."),
             ("half", "torch.float16; it is converted in float32"),
             ("lstm", "Input inferred from the first layer"),
         ],

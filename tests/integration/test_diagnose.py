@@ -215,7 +215,7 @@ CLEAN = [
 @pytest.mark.parametrize(("name", "options"), CLEAN)
 def test_nothing_is_named_on_a_clean_run(made: Made, name: str, options: tuple[str, ...]) -> None:
     """With a tolerance that rounding exceeds, the gate fails and the diagnosis comes by itself."""
-    run = made(name, "--tolerance", "1e-12", *options)
+    run = made(name, "--tolerance", "1e-12", "--strict", *options)
     assert run.code == OUT_OF_TOLERANCE, run.stdout + run.stderr
     diagnosis = run.report["diagnosis"]
     assert diagnosis["verdict"] == "rounding" and diagnosis["culprit"] is None
@@ -232,7 +232,7 @@ def test_nothing_is_named_on_a_clean_run(made: Made, name: str, options: tuple[s
 
 
 def test_outputs_in_the_tens(made: Made) -> None:
-    run = made("large", "--tolerance", "1e-12")
+    run = made("large", "--tolerance", "1e-12", "--strict")
     assert run.outputs("torch")[0]["reference_std"] > 10
 
 
@@ -268,7 +268,7 @@ def test_the_reference_has_nan(convert: Convert) -> None:
 
 
 def test_torchscript_has_paths_too(convert: Convert) -> None:
-    run = convert("script", "--tolerance", "1e-12")
+    run = convert("script", "--tolerance", "1e-12", "--strict")
     diagnosis = run.report["diagnosis"]
     assert diagnosis["verdict"] == "rounding", diagnosis["notes"]
     modules = [point["modules"] for point in diagnosis["stages"][0]["trace"]["points"]]
@@ -279,7 +279,7 @@ def test_samples_are_those_of_the_check(
     convert: Convert, made: Made, networks: Path, tmp_path: Path
 ) -> None:
     """The worst samples of the check come into the trace, drawn again just as they were."""
-    run = made("two", "--tolerance", "1e-12")
+    run = made("two", "--tolerance", "1e-12", "--strict")
     worst = [w["sample"] for w in run.outputs("tflite")[0]["worst_samples"]]
     again = run_cli("diagnose", run.folder, "--json", "--engine", "process", cwd=tmp_path)
     one, other = run.report["diagnosis"], json.loads(again.stdout)
@@ -321,7 +321,7 @@ def test_the_table_for_a_person(plant: Any) -> None:
 
 def test_given_onnx(made: Made, tmp_path: Path) -> None:
     source = made("planted").folder / "model.onnx"
-    arguments = ("--samples", "4", "--engine", "process", "--tolerance", "1e-12")
+    arguments = ("--samples", "4", "--engine", "process", "--tolerance", "1e-12", "--strict")
     finished = run_cli(
         *("convert", "--from-onnx", source, "--output", tmp_path / "run", *arguments),
         cwd=tmp_path,

@@ -82,7 +82,7 @@ def test_each_metric_is_judged_by_its_own_figure(convert: Convert, metric: str) 
     value = output[key]
     assert value > 0
     codes = [
-        convert("cnn", "--metric", metric, "--tolerance", repr(value * factor)).code
+        convert("cnn", "--metric", metric, "--strict", "--tolerance", repr(value * factor)).code
         for factor in (1.001, 0.999)
     ]
     assert codes == [0, 4]

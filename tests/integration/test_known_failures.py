@@ -147,9 +147,14 @@ def without(in_environment: RunIn, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def alone(without: Path, in_environment: RunIn, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The volumes of those that do without it, since others handle them too: with it alone."""
+    """The volumes of those that do without it, since others handle them too: with it alone.
+
+    What is known at conversion is computed in any case, as loops of a known length need.
+    """
     nets = [net for net in ONE_FIX if outcome(without / net) == ""]
-    return run_batches(in_environment, tmp_path_factory.mktemp("alone"), "requested", nets, "{}")
+    return run_batches(
+        in_environment, tmp_path_factory.mktemp("alone"), "requested", nets, "constants,{}"
+    )
 
 
 def run_batches(

@@ -78,7 +78,7 @@ class TestStageFailed:
 class TestOutOfTolerance:
     @pytest.mark.parametrize("engine", ENGINES)
     def test_a_tolerance_below_rounding(self, convert: Convert, engine: str) -> None:
-        run = convert("cnn", "--tolerance", "1e-12", engine=engine)
+        run = convert("cnn", "--tolerance", "1e-12", "--strict", engine=engine)
         assert run.code == OUT_OF_TOLERANCE
         assert run.report["outcome"] == "out-of-tolerance"
         assert run.report["gate"]["verdict"] == "exceeded"
@@ -97,7 +97,7 @@ class TestOutOfTolerance:
             ["exceeded"] * 3
         )
         assert run.report["gate"]["value"] > 0.01
-        assert "more than rounding" in " ".join(run.stdout.split())
+        assert "times PyTorch's own float32 rounding" in " ".join(run.stdout.split())
         worst = run.outputs("tflite")[0]["worst_samples"]
         assert len(worst) == 5 and worst[0]["max_abs"] >= worst[4]["max_abs"] > 0.1
 
@@ -112,6 +112,43 @@ class TestOutOfTolerance:
         assert run.report["gate"]["verdict"] == "nonfinite"
         assert run.outputs("tflite")[0]["reference_nonfinite"] == 8 * 8
         assert "PyTorch's own outputs hold NaN" in " ".join(run.stdout.split())
+
+
+def test_infinities_that_pytorch_has_too_are_equal(convert: Convert) -> None:
+    run = convert("masked")
+    assert run.code == PASSED, run.stdout
+    for stage in ("torch", "onnx-tf", "tflite"):
+        (output,) = run.outputs(stage)
+        assert 0 < output["equal_infinities"] < 8 * 8
+        assert output["nonfinite"] == output["reference_nonfinite"] == 0
+        assert output["mean_abs"] < 1e-6
+
+
+class TestStress:
+    """Inputs of other magnitudes, which no gate judges."""
+
+    def test_a_formula_that_overflows_is_warned_of(self, convert: Convert) -> None:
+        run = convert("log_sigmoid", "--fixes=-stable-formulas")
+        assert run.code == PASSED, run.stdout
+        warnings = [note for note in run.report["notes"] if note.startswith("Warning: ")]
+        assert len(warnings) == 1, run.report["notes"]
+        assert warnings[0].startswith("Warning: with inputs 10000 times as large, the output")
+        assert "holds NaN or infinity where PyTorch's does not" in warnings[0]
+        assert warnings[0] in " ".join(run.stdout.split())
+
+    @pytest.mark.parametrize("name", ["log_sigmoid", "cnn", "lstm", "two"])
+    def test_a_model_that_is_right_is_not(self, convert: Convert, name: str) -> None:
+        run = convert(name)
+        assert run.code == PASSED, run.stdout
+        assert not any("Warning" in note for note in run.report["notes"])
+        for stage in ("torch", "onnx-tf", "tflite"):
+            check = run.stage(stage)["report"]["check"]
+            found = {stress["magnitude"] for stress in check["stress"]}
+            assert found == {1e-3, 1e2, 1e4}
+
+    def test_only_inputs_of_any_size_are_scaled(self, convert: Convert) -> None:
+        stages = convert("ids").report["stages"]
+        assert all(not stage["report"]["check"]["stress"] for stage in stages)
 
 
 @pytest.mark.parametrize("name", ["vacuous", "ignores"])

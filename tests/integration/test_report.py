@@ -31,7 +31,7 @@ from sample_reports import interrupted, report
 RUNS = {
     "passed": ("cnn", (), PASSED),
     "failed": ("inverse", (), STAGE_FAILED),
-    "exceeded": ("cnn", ("--tolerance", "1e-12"), OUT_OF_TOLERANCE),
+    "exceeded": ("cnn", ("--tolerance", "1e-12", "--strict"), OUT_OF_TOLERANCE),
     "nan": ("nan", (), OUT_OF_TOLERANCE),
     "vacuous": ("vacuous", (), VACUOUS),
     "several": ("two", ("--fixes", "none"), PASSED),

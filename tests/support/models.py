@@ -132,6 +132,16 @@ def nan():
     return traced(Function(lambda x: torch.log(-x.abs())), 1, 8)
 
 
+def masked():
+    """Infinities that PyTorch has too, as in the logits of attention under a mask."""
+    return traced(Function(lambda x: x.masked_fill(x < 0, -float("inf"))), 1, 8)
+
+
+def log_sigmoid():
+    """Exported by torch 1.5.1 as the logarithm of a sigmoid, which is 0 from -104 on."""
+    return nn.Sequential(nn.Linear(8, 8), nn.LogSigmoid()).eval()
+
+
 def vacuous():
     model = nn.Linear(8, 8)
     with torch.no_grad():
@@ -196,6 +206,8 @@ MODELS = (
     pictures,
     loops,
     nan,
+    masked,
+    log_sigmoid,
     vacuous,
     ignores,
     inverse,

@@ -68,6 +68,51 @@ for name, change in {
     change(changed)
     open(f"{folder}/{name}.onnx", "wb").write(changed.SerializeToString())
 """
+MAKE_CONTROL_FLOW = """
+import sys
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+def info(name, *shape, kind=TensorProto.FLOAT):
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def branch(op_type):
+    node = helper.make_node(op_type, ["x"], [f"{op_type}_out"], op_type)
+    return helper.make_graph([node], op_type, [], [info(f"{op_type}_out", 1, 6)])
+
+
+weights = numpy_helper.from_array(np.random.RandomState(0).randn(6, 6).astype("f4") / 3, "w")
+body = helper.make_graph(
+    [
+        helper.make_node("MatMul", ["state_in", "w"], ["product"], "product"),
+        helper.make_node("Tanh", ["product"], ["state_out"], "squash"),
+        helper.make_node("Identity", ["state_out"], ["step"], "keep"),
+        helper.make_node("Identity", ["going_in"], ["going_out"], "go_on"),
+    ],
+    "body",
+    [info("i", kind=TensorProto.INT64), info("going_in", kind=TensorProto.BOOL),
+     info("state_in", 1, 6)],
+    [info("going_out", kind=TensorProto.BOOL), info("state_out", 1, 6), info("step", 1, 6)],
+)
+nodes = [
+    helper.make_node("ReduceSum", ["x"], ["sum"], "sum", keepdims=0),
+    helper.make_node("Greater", ["sum", "zero"], ["positive"], "compare"),
+    helper.make_node("If", ["positive"], ["chosen"], "choose",
+                     then_branch=branch("Sigmoid"), else_branch=branch("Neg")),
+    helper.make_node("Loop", ["times", "always", "chosen"], ["last", "steps"], "repeat", body=body),
+]
+constants = [weights, numpy_helper.from_array(np.array(True), "always"),
+             numpy_helper.from_array(np.array(3, "i8"), "times"),
+             numpy_helper.from_array(np.array(0, "f4"), "zero")]
+graph = helper.make_graph(nodes, "g", [info("x", 1, 6)],
+                          [info("last", 1, 6), info("steps", 3, 1, 6)], constants)
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)])
+onnx.checker.check_model(model)
+onnx.save(model, f"{sys.argv[1]}/flow.onnx")
+"""
 MAKE_GRAPHS = """
 import sys
 import numpy as np
@@ -112,6 +157,8 @@ def given(tmp_path_factory: pytest.TempPathFactory, in_environment: Any) -> Path
     """A folder of ONNX models and frozen graphs, as other people's tools leave them."""
     folder = tmp_path_factory.mktemp("given")
     made = in_environment("torch", "-c", MAKE_MODELS, folder)
+    assert made.returncode == 0, made.stderr
+    made = in_environment("torch", "-c", MAKE_CONTROL_FLOW, folder)
     assert made.returncode == 0, made.stderr
     made = in_environment("tflite", "-c", MAKE_GRAPHS, folder)
     assert made.returncode == 0, made.stderr
@@ -198,6 +245,19 @@ def test_a_newer_ir_version_is_read_as_an_older_one(enter: Enter) -> None:
     run = enter("newer_ir.onnx")
     assert run.code == 0, run.output
     assert any("IR version 10, newer than" in note for note in run.report["notes"])
+
+
+def test_branches_and_loops(enter: Enter) -> None:
+    """An If whose condition depends on the input, and a Loop that runs a known number of times."""
+    run = enter("flow.onnx")
+    assert run.code == 0, run.output
+    operators = run.operators(2)
+    assert not operators.keys() & {"IF", "WHILE"}
+    assert operators["TANH"] == 3
+    assert "control-flow" in run.report["stages"][1]["report"]["fixes"]
+    without = enter("flow.onnx", "--fixes=-control-flow")
+    assert without.code == 3, without.output
+    assert "'choose' (ONNX operator If" in " ".join(without.output.split())
 
 
 def test_open_sizes_are_fixed_by_input(enter: Enter) -> None:

@@ -174,6 +174,9 @@ class Emitter:
         if handler is None:
             why = "neither onnx-tf 1.6.0 nor a fix implements the operator"
             raise self._make_refusal(node, inputs, why)
+        if node.op_type == "NonMaxSuppression":
+            why = "how many boxes it keeps depends on the values, and shapes must be fixed"
+            raise self._make_refusal(node, inputs, why)
         if node.op_type in ("If", "Loop", "Scan"):
             tensors = {name: value.tensor() for name, value in self.values.items()}
         else:

@@ -107,7 +107,7 @@ class Value:
         order = plain(self.rank) if order is None else tuple(order)
         if order not in self._tensors:
             if self.const is not None:
-                return tf.constant(np.ascontiguousarray(self.const.transpose(order)))
+                return tf.constant(np.asarray(self.const.transpose(order), order="C"))
             self._realize(order)
         if order not in self._tensors:
             source, tensor = next(iter(self._tensors.items()))

@@ -20,7 +20,12 @@ def apply_unary(emitter: Emitter, function: Function, x: Value) -> Value:
     if x.is_pending and x.origin is not None:
         return reshape(apply_unary(emitter, function, x.origin), x.shape)
     order = x.order
-    return emitter.wrap(function(x.tensor(order)), order)
+    tensor = x.tensor(order)
+    if x.rank > 4 and x.is_static and function not in _SINGLE:
+        # TensorFlow Lite 2.4 broadcasts the constants in it over at most four axes.
+        flat = function(tf.reshape(tensor, [-1]))
+        return emitter.wrap(tf.reshape(flat, tensor.shape.as_list()), order)
+    return emitter.wrap(function(tensor), order)
 
 
 def broadcast(emitter: Emitter, function: Function, *values: Value) -> Value:
@@ -60,7 +65,7 @@ def _align(value: Value, rank: int, order: Order) -> tf.Tensor:
         # Without its leading axes of size 1 a vector can be fused as a bias.
         while padded.ndim > 1 and padded.shape[0] == 1:
             padded = padded[0]
-        return tf.constant(np.ascontiguousarray(padded))
+        return tf.constant(np.asarray(padded, order="C"))
     if value.rank == rank:
         return value.tensor(order)
     if value.rank == 0:
@@ -113,6 +118,10 @@ _UNARY: dict = {
     "Sqrt": tf.sqrt,
     "Tanh": tf.tanh,
 }
+
+# Functions that are one operator each, without a constant beside the tensor.
+_SINGLE = {function for name, function in _UNARY.items() if name != "Reciprocal"}
+_SINGLE |= {tf.identity, tf.nn.elu, tf.nn.relu6, tf.square}
 
 _BINARY: dict = {
     "Add": tf.add,

@@ -44,6 +44,8 @@ def instance_norm(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     if source is not None and x.is_pending and trivial and _is_grouping(source, x):
         groups = int(x.shape[1] or 1)
         return [reshape(_normalize_groups(emitter, source, groups, epsilon), x.shape)]
+    if x.rank == 3:
+        return [_normalize_row(emitter, x, scale, bias, epsilon)]
     tensor = get_channels_last(x)
     shape = tensor.shape.as_list()
     if x.rank > 4:
@@ -55,6 +57,23 @@ def instance_norm(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     if bias.any():
         result = result + tf.constant(bias)
     return [emitter.wrap_last(result if x.rank <= 4 else tf.reshape(result, shape))]
+
+
+def _normalize_row(
+    emitter: Emitter, x: Value, scale: np.ndarray, bias: np.ndarray, epsilon: float
+) -> Value:
+    """Normalize one dimension of space in the order in which it lies.
+
+    TensorFlow 2.4's converter moves a transpose of three axes to behind a mean with wrong shapes.
+    """
+    order = x.order
+    result = _normalize(x.tensor(order), [order.index(2)], epsilon)
+    shape = [-1 if axis == 1 else 1 for axis in order]
+    if not (scale == 1).all():
+        result = result * tf.constant(scale.reshape(shape))
+    if bias.any():
+        result = result + tf.constant(bias.reshape(shape))
+    return emitter.wrap(result, order)
 
 
 def _is_grouping(source: Value, x: Value) -> bool:

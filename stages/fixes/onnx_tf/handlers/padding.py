@@ -47,15 +47,28 @@ def pad(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
         ]
         if tensor.shape.rank > 4 and None not in shape:
             tensor, paddings = _merge_axes(tensor, paddings)
-        if mode == "reflect":
-            tensor = tf.pad(tensor, paddings, "REFLECT")
-        elif value == 0:
-            tensor = tf.pad(tensor, paddings)
-        else:
-            tensor = tf.pad(tensor, paddings, constant_values=tf.constant(value, tensor.dtype))
+        if tensor.shape.rank > 4 and None not in shape:
+            # Five axes are left: the last ones are padded first, as rows of their own.
+            sizes = tensor.shape.as_list()
+            rows = tf.reshape(tensor, [int(np.prod(sizes[:-3])), *sizes[-3:]])
+            rows = _pad_all(rows, [(0, 0), *paddings[-3:]], mode, value)
+            inner = rows.shape.as_list()[1:]
+            tensor = tf.reshape(rows, [*sizes[:-3], int(np.prod(inner))])
+            paddings = [*paddings[:-3], (0, 0)]
+        tensor = _pad_all(tensor, paddings, mode, value)
         if tensor.shape.rank != len(shape):
             tensor = tf.reshape(tensor, shape)
     return [emitter.wrap(tensor, order)]
+
+
+def _pad_all(
+    tensor: tf.Tensor, paddings: List[Tuple[int, int]], mode: str, value: float
+) -> tf.Tensor:
+    if mode == "reflect":
+        return tf.pad(tensor, paddings, "REFLECT")
+    if value == 0:
+        return tf.pad(tensor, paddings)
+    return tf.pad(tensor, paddings, constant_values=tf.constant(value, tensor.dtype))
 
 
 def _pad_edge(tensor: tf.Tensor, axis: int, begin: int, end: int) -> tf.Tensor:

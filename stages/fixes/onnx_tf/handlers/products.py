@@ -25,6 +25,8 @@ def fully_connected(x: tf.Tensor, weight: np.ndarray, bias: Optional[np.ndarray]
     """Multiply the last axis by `weight` of shape (inputs, outputs), and add the bias."""
     shape = x.shape.as_list()
     flat = x if len(shape) == 2 else tf.reshape(x, [-1, shape[-1]])
+    if bias is None and _adds_number(flat):
+        bias = np.zeros(weight.shape[1], weight.dtype)
     y = tf.matmul(flat, tf.constant(np.ascontiguousarray(weight)))
     if bias is not None:
         y = tf.nn.bias_add(y, tf.constant(np.ascontiguousarray(bias)))
@@ -33,23 +35,61 @@ def fully_connected(x: tf.Tensor, weight: np.ndarray, bias: Optional[np.ndarray]
     return tf.reshape(y, [-1 if d is None else d for d in shape[:-1]] + [weight.shape[1]])
 
 
+def _adds_number(x: tf.Tensor) -> bool:
+    """Tell whether a tensor is a sum with a single number.
+
+    TensorFlow 2.4's converter moves what is added before a product without a bias into its bias,
+    and makes of a single number one that counts for one input only. A bias of zeros prevents it.
+    """
+    return x.op.type in ("Add", "AddV2", "Sub") and any(
+        given.op.type == "Const" and given.shape.num_elements() == 1 for given in x.op.inputs
+    )
+
+
 @handles("matmul", "Gemm")
 def gemm(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     x = inputs[0]
-    assert x is not None
-    weight = require_constant(inputs[1])
-    if node.get("transA", 0) or weight.ndim != 2 or x.const is not None:
-        raise Decline
-    weight = weight.T if node.get("transB", 0) else weight
-    weight = weight * np.float32(node.get("alpha", 1.0))
+    assert x is not None and inputs[1] is not None
+    alpha, beta = np.float32(node.get("alpha", 1.0)), np.float32(node.get("beta", 1.0))
     bias = None
     if len(inputs) > 2 and inputs[2] is not None:
-        bias = require_constant(inputs[2]) * np.float32(node.get("beta", 1.0))
-        if bias.size not in (1, weight.shape[1]):
-            raise Decline
+        bias = require_constant(inputs[2]) * beta
+    if inputs[1].const is None or x.const is not None:
+        return [_multiply_computed(emitter, node, x, inputs[1], alpha, bias)]
+    weight = inputs[1].const.T if node.get("transB", 0) else inputs[1].const
+    weight = weight * alpha
+    rest = None
+    if bias is not None and bias.size not in (1, weight.shape[1]):
+        bias, rest = None, Value.from_const(bias)
+    if bias is not None:
         bias = np.broadcast_to(bias.ravel(), (weight.shape[1],))
-    tensor, weight = _flatten_input(emitter, x, weight)
-    return [emitter.wrap(fully_connected(tensor, weight, bias))]
+    if node.get("transA", 0):
+        tensor = x.permute((1, 0)).tensor()
+    else:
+        tensor, weight = _flatten_input(emitter, x, weight)
+    product = emitter.wrap(fully_connected(tensor, weight, bias))
+    return [product if rest is None else broadcast(emitter, tf.add, product, rest)]
+
+
+def _multiply_computed(
+    emitter: Emitter,
+    node: Node,
+    x: Value,
+    other: Value,
+    alpha: np.float32,
+    bias: Optional[np.ndarray],
+) -> Value:
+    """Multiply by what is not constant."""
+    first = x.permute((1, 0)) if node.get("transA", 0) else x
+    second = other.permute((1, 0)) if node.get("transB", 0) else other
+    product = _multiply_batched(emitter, first, second)
+    if alpha != 1:
+        product = broadcast(emitter, tf.multiply, product, Value.from_const(alpha))
+    if bias is None:
+        return product
+    if bias.size == 1 and second.shape[1] is not None:
+        bias = np.broadcast_to(bias.ravel(), (second.shape[1],))
+    return broadcast(emitter, tf.add, product, Value.from_const(bias))
 
 
 def _flatten_input(emitter: Emitter, x: Value, weight: np.ndarray) -> tuple:
@@ -93,8 +133,9 @@ def matmul(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
         shape = shape if b.rank > 1 else list(a.shape[:-1])
         first = reshape(a, (1, *a.shape)) if a.rank == 1 else a
         second = reshape(b, (*b.shape, 1)) if b.rank == 1 else b
-        return [reshape(_multiply_batched(emitter, first, second), shape)]
-    product = _multiply_batched(emitter, a, b)
+        product = reshape(_multiply_batched(emitter, first, second), shape)
+    else:
+        product = _multiply_batched(emitter, a, b)
     if bias is not None:
         product = broadcast(emitter, tf.add, product, Value.from_const(bias))
     return [product]

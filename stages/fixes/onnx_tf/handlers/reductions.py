@@ -100,7 +100,7 @@ def softmax(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     assert x is not None
     axis = node.get("axis", 1) % x.rank
     function = tf.nn.softmax if node.op_type == "Softmax" else tf.nn.log_softmax
-    if all(d == 1 for d in x.shape[axis + 1 :]):
+    if all(d == 1 for d in x.shape[axis + 1 :]) and 2 <= x.rank <= 4:
         order = move_axis_last(x.order, axis)
         return [emitter.wrap(function(x.tensor(order)), order)]
     if None in x.shape:

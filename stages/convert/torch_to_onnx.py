@@ -7,8 +7,10 @@ import io
 import json
 import random
 from collections import Counter
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from unittest import mock
 
 import numpy as np
 
@@ -56,7 +58,6 @@ def convert(job: Job) -> Signature:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     inputs = resolve_inputs(job, model)
-    folder = job.volume / "samples"
     settings = job.request.get("check", {})
     with job.phase("samples"):
         draft = samples.make_inputs(job, inputs)
@@ -275,10 +276,11 @@ def _export_with_fixes(
     What the exporter knows of the layers is reported as well; returns the `torch_layers.Recording`.
     """
     from stages.convert.torch_layers import record_export
+    from stages.convert.torch_refusals import explain_refusals
 
     chosen = resolve(job.options, "torch")
     job.report["fixes"] = []
-    with record_export() as recording:
+    with explain_refusals(), record_export() as recording:
         if not chosen:
             _export(torch, model, inputs, tensors, output_names, job)
             _name_outputs(job, output_names)
@@ -382,7 +384,26 @@ def measure_noise_floor(torch: Any, model: Any, reference: Any, wanted: int) -> 
         # double() replaces a module's tensors, so the originals that are shared stay float32.
         return make_predict(torch, copy_model(torch, model).double())
 
-    return samples.measure_noise_floor(reference, wanted, make_double_predict)
+    with _compute_in_double(torch):
+        return samples.measure_noise_floor(reference, wanted, make_double_predict)
+
+
+@contextmanager
+def _compute_in_double(torch: Any) -> Iterator[None]:
+    """Let float32 mean float64 in Python code that runs in the block: `x.float()`, new tensors.
+
+    Otherwise a forward() that makes a tensor mixes types, which torch 1.5.1 refuses.
+    """
+    default = torch.get_default_dtype()
+    renamed = {"float32": torch.float64, "float": torch.float64, "FloatTensor": torch.DoubleTensor}
+    with ExitStack() as stack:
+        stack.callback(torch.set_default_dtype, default)
+        torch.set_default_dtype(torch.float64)
+        for name, meaning in renamed.items():
+            stack.enter_context(mock.patch.object(torch, name, meaning))
+        double = torch.Tensor.double
+        stack.enter_context(mock.patch.object(torch.Tensor, "float", double, create=True))
+        yield
 
 
 STAGE = Stage(

@@ -51,6 +51,14 @@ DEAD = "unix:///nowhere/docker.sock"
 
 # A net of nets.py that the tools alone fail on: the stage that does, and what is known of it.
 NETS = {
+    "sizes_pool": ("torch", "size-that-is-not-constant"),
+    "sizes_text_cnn": ("torch", "size-that-is-not-constant"),
+    "functions": ("torch", "autograd-function"),
+    "mask_assigned": ("torch", "mask-of-booleans"),
+    "mask_counted": ("torch", "mask-of-booleans"),
+    "refused_stft": ("torch", "fourier-transform"),
+    "refused_deform": ("torch", "deformable-convolution"),
+    "refused_suppress": ("onnx-tf", "suppressed-boxes"),
     "act_celu": ("torch", "onnx-operator-missing"),
     "pool_adaptive_any": ("torch", "adaptive-pooling"),
     "act_threshold": ("torch", "onnx-operator-not-exportable"),
@@ -679,3 +687,22 @@ class TestUnknown:
             cwd=tmp_path,
         )
         assert done.stdout.startswith("gru-linear-before-reset")
+
+
+@pytest.mark.parametrize(
+    ("net", "operator", "line"),
+    [
+        ("refused_stft", "stft", "return torch.stft("),
+        ("refused_deform", "deform_conv2d", "return self.deformed("),
+        ("functions", "Swish", "return Swish.apply(self.linear("),
+        ("sizes_pool", "avg_pool2d", "F.avg_pool2d("),
+    ],
+)
+def test_a_refusal_names_the_line_of_the_users(
+    net: str, operator: str, line: str, volumes: Path
+) -> None:
+    error = json.loads((volumes / net / "reports/torch.json").read_text())["error"]
+    assert error["message"].startswith(f"The operator '{operator}' (")
+    (number,) = re.findall(r"nets\.py on line (\d+)", error["message"])
+    assert line in (SUPPORT / "nets.py").read_text().splitlines()[int(number) - 1]
+    assert len(error["message"]) < 600 and "\n" not in error["message"]

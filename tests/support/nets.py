@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torchvision.ops import DeformConv2d, nms
 
 # A whole module is pickled by the name of this file's module, however it was imported.
 sys.modules.setdefault("nets", sys.modules[__name__])
@@ -20,6 +21,8 @@ sys.modules.setdefault("nets", sys.modules[__name__])
 Shape = Tuple[int, ...]
 Net = Tuple[Callable[[], nn.Module], Tuple[Shape, ...], Tuple[str, ...]]
 NETS: Dict[str, Net] = {}
+# Those that no fix makes convert: each is refused, with its reason.
+REFUSED: Dict[str, Net] = {}
 FUNCTIONS: Dict[str, Callable[..., Any]] = {}
 
 
@@ -74,7 +77,7 @@ def inputs_of(name: str, seed: int = 0, batch: int = 1) -> List[torch.Tensor]:
 def build(name: str) -> nn.Module:
     """The module in eval mode, its BatchNorm calibrated by a few passes in train mode."""
     torch.manual_seed(0)
-    module = NETS[name][0]()
+    module = {**NETS, **REFUSED}[name][0]()
     if isinstance(module, torch.jit.ScriptModule):
         return module.eval()
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -1319,7 +1322,205 @@ def _std_far(m: Any, x: Any) -> Any:
     return (x + 300).std(2), (x + 300).std(), F.logsigmoid(x * 100), (x * 1e-4).log1p() * 1e4
 
 
+class Swish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        return grad
+
+
+class SwishLayer(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size, size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return Swish.apply(self.linear(Swish.apply(x)))
+
+
+net("functions", lambda: nn.Sequential(SwishLayer(4), nn.Sequential(SwishLayer(4))), (2, 4))
+
+
+@fn("pool_unpool", (1, 3, 9, 8), modules=lambda: (nn.MaxPool2d(3, 2, 1, return_indices=True),))
+def _pool_unpool(m: Any, x: Any) -> Any:
+    y, places = F.max_pool2d(x, 2, return_indices=True)
+    z, others = m.a(x)
+    return F.max_unpool2d(y * 2, places, 2, output_size=x.shape), z, others + 1
+
+
+class Bags(nn.Module):
+    """Bags of indices at offsets that are a buffer, of different sizes, one of them empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sums = nn.EmbeddingBag(10, 4, mode="sum")
+        self.means = nn.EmbeddingBag(10, 4)
+        self.most = nn.EmbeddingBag(10, 4, mode="max")
+        self.register_buffer("equal", torch.tensor([0, 3]))
+        self.register_buffer("unequal", torch.tensor([0, 2, 2]))
+
+    def forward(self, ids: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        sums, means = self.sums(ids, self.equal), self.means(ids, self.unequal)
+        return sums, means, self.most(ids, self.unequal)
+
+
+net("embedding_bags", Bags, (6,), dtypes=("int64",))
+
+
+# Autograd functions with arguments and with several outputs.
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, factor: float, positive: bool) -> Any:
+        ctx.factor = factor
+        return (x.clamp(min=0) if positive else x) * factor
+
+
+class Halves(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any) -> Any:
+        ctx.mark_non_differentiable(weight)
+        first, second = x.chunk(2, 1)
+        return first * weight, second.tanh() + first
+
+
+@fn("function_swish", (1, 3, 8, 8), modules=lambda: (nn.Conv2d(3, 4, 3),))
+def _function_swish(m: Any, x: Any) -> Any:
+    return Swish.apply(m.a(x)) + Swish.apply(x[:, :1, 1:-1, 1:-1])
+
+
+@fn("function_arguments", (1, 6))
+def _function_arguments(m: Any, x: Any) -> Any:
+    return Scaled.apply(x, 2.5, True) + Scaled.apply(x + 1, 0.5, False)
+
+
+@fn("function_two_outputs", (1, 6, 4), modules=lambda: (nn.Linear(4, 4),))
+def _function_two_outputs(m: Any, x: Any) -> Any:
+    first, second = Halves.apply(m.a(x), torch.arange(4.0))
+    return Swish.apply(first), second
+
+
+# Masks: truth values that are assigned by, summed, padded and made.
+@fn("mask_assigned", (1, 4, 6))
+def _mask_assigned(m: Any, x: Any) -> Any:
+    y, z = x * 2, x.clone()
+    y[x > 0.5] = 0.25
+    z[x < 0] = y[x < 0]
+    y[:, 1][x[:, 1] < -0.5] = -1.0
+    return y, z
+
+
+@fn("mask_counted", (1, 4, 6))
+def _mask_counted(m: Any, x: Any) -> Any:
+    return (x > 0).sum(1), (x > 0).float().mean(2), (x > 0).sum() + (x < -1).long().sum()
+
+
+@fn("mask_made", (1, 4, 6))
+def _mask_made(m: Any, x: Any) -> Any:
+    mask = torch.zeros(4, 6, dtype=torch.bool)
+    mask[1:3] = True
+    causal = torch.ones(6, 6).triu(1).bool()
+    scores = x.transpose(1, 2).matmul(x).masked_fill(causal, -float("inf"))
+    return torch.where(mask, x, -x), F.pad(mask, (1, 0)) & True, scores.softmax(-1)
+
+
+@fn(
+    "mask_attention",
+    (5, 2, 8),
+    modules=lambda: (nn.MultiheadAttention(8, 2, add_zero_attn=True, add_bias_kv=True),),
+)
+def _mask_attention(m: Any, x: Any) -> Any:
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    return m.a(x, x, x, key_padding_mask=padding)[0]
+
+
+# Pools of one image, and of another divisor.
+@fn("pool_unbatched", (4, 8, 8))
+def _pool_unbatched(m: Any, x: Any) -> Any:
+    pooled = F.max_pool2d(x, 2), F.avg_pool2d(x, 3, 2, 1), F.adaptive_avg_pool2d(x, 3)
+    return (*pooled, F.adaptive_max_pool2d(x, (2, 4)))
+
+
+@fn("pool_divisor", (1, 4, 8, 8))
+def _pool_divisor(m: Any, x: Any) -> Any:
+    return F.avg_pool2d(x, 2, divisor_override=3), F.avg_pool2d(x, 3, 2, 1, divisor_override=1)
+
+
+@fn("linear_vector", (6,), modules=lambda: (nn.Linear(6, 4),))
+def _linear_vector(m: Any, x: Any) -> Any:
+    return m.a(x), F.linear(x, m.a.weight)
+
+
+# Integers: indices that are computed, without Flex.
+@fn("index_next", (2, 5, 7))
+def _index_next(m: Any, x: Any) -> Any:
+    best = x.argmax(2)
+    return best + 1, (best * 3 - 2) % 7, best // 2, -best
+
+
+@fn("index_batched", (3, 5))
+def _index_batched(m: Any, x: Any) -> Any:
+    rows = torch.arange(x.size(0))
+    best = x.argmax(1)
+    return x[rows, best], x[rows, (best + 2) % 5], x.gather(1, best[:, None])
+
+
+@fn("index_grid", (1, 3, 4, 6))
+def _index_grid(m: Any, x: Any) -> Any:
+    flat = x.view(1, 3, -1).argmax(2)
+    row, column = flat // x.size(3), flat % x.size(3)
+    return torch.stack((row, column), -1), row.float() / x.size(2) + column.float()
+
+
+# What the chain truly cannot carry, which it refuses by the operator and the user's line.
+class Refused(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.offsets = nn.Conv2d(3, 18, 3, padding=1)
+        self.deformed = DeformConv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Any) -> Any:
+        return getattr(self, self.name)(x)
+
+    def stft(self, x: Any) -> Any:
+        return torch.stft(x[0, 0], 4, 2)
+
+    def deform(self, x: Any) -> Any:
+        return self.deformed(x, self.offsets(x))
+
+    def suppress(self, x: Any) -> Any:
+        boxes = x.abs().view(-1, 4)
+        return boxes[nms(boxes, boxes.sum(1), 0.5)].sum(0)
+
+    def histogram(self, x: Any) -> Any:
+        return torch.histc(x, 8, -2, 2)
+
+
+for _name in ("stft", "deform", "suppress", "histogram"):
+    REFUSED[f"refused_{_name}"] = (lambda name=_name: Refused(name), ((1, 3, 8, 8),), ("float32",))  # type: ignore[misc]
+
+
+class ScriptedLike(nn.Module):
+    """New tensors of another's type: scripts do not name it."""
+
+    def forward(self, ids: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        begin = torch.ones_like(ids[:, :1])
+        more = torch.cat([begin, ids, torch.full_like(begin, 7), torch.zeros_like(begin)], 1)
+        return more, torch.max(ids, torch.zeros_like(ids) + 4)
+
+
+net("scripted_like", lambda: torch.jit.script(ScriptedLike()), (2, 4), dtypes=("int64",))
+
+
 NEEDS: Dict[str, str] = {
+    "scripted_like": "operator-forms",
+    "functions": "traced-functions",
+    "pool_unpool": "operator-forms",
+    "embedding_bags": "operator-forms",
     "pool_adaptive_any": "adaptive-pool",
     "alexnet": "adaptive-pool",
     "einsum": "missing-symbolics",

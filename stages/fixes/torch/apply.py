@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Set, Tuple
@@ -20,7 +19,6 @@ from stages.fixes.torch.script import SpecialisedScript, needs_specialising
 from stages.fixes.torch.sizes import concrete_sizes, needs_concrete_sizes
 from stages.fixes.torch.symbolics import core, grid, math, moves, numerics, pool
 from stages.fixes.torch.views import unshare_writes
-from stages.kit.contract import StageError
 
 _SYMBOLICS: Dict[str, Dict[str, core.Symbolic]] = {
     "adaptive-pool": pool.SYMBOLICS,
@@ -79,10 +77,7 @@ class Repairs:
 
 @contextmanager
 def apply_fixes(fixes: Iterable[str], opset: int) -> Iterator[Repairs]:
-    """Register the fixes' symbolic functions for as long as the context lasts.
-
-    Raises `StageError`, naming the operator, if the exporter refuses one.
-    """
+    """Register the fixes' symbolic functions for as long as the context lasts."""
     repairs = Repairs(fixes)
     symbolic_registry.register_version("", opset)
     saved: List[Tuple[str, Any]] = []
@@ -97,8 +92,6 @@ def apply_fixes(fixes: Iterable[str], opset: int) -> Iterator[Repairs]:
                 symbolic_registry.register_op(name, recorded, "", opset)
         with _repair_traces(repairs, opset):
             yield repairs
-    except RuntimeError as error:
-        raise explain_refusal(error) from error
     finally:
         for name, old in reversed(saved):
             if old is not None:
@@ -107,9 +100,10 @@ def apply_fixes(fixes: Iterable[str], opset: int) -> Iterator[Repairs]:
                 del symbolic_registry._registry[("", opset)][name]
 
 
-_GRAPH_REPAIRS: Sequence[Tuple[str, Callable[[Any], bool]]] = (
-    ("traced-functions", inline_functions),
-    ("shared-memory", unshare_writes),
+# Repairs of a graph, the last inputs of which have the given values.
+_GRAPH_REPAIRS: Sequence[Tuple[str, Callable[[Any, Sequence[Any]], bool]]] = (
+    ("traced-functions", lambda graph, _: inline_functions(graph)),
+    ("shared-memory", lambda graph, _: unshare_writes(graph)),
     ("operator-forms", rewrite_operators),
 )
 
@@ -122,11 +116,11 @@ def _repair_traces(repairs: Repairs, opset: int) -> Iterator[None]:
     def trace_and_repair(model: Any, *args: Any) -> Any:
         with keep_functions() if "traced-functions" in repairs.fixes else nullcontext():
             graph, outputs = trace(model, *args)
+        parameters = list(utils._unique_state_dict(model).values())
         for fix, repair in _GRAPH_REPAIRS:
-            if fix in repairs.fixes and repair(graph):
+            if fix in repairs.fixes and repair(graph, parameters):
                 repairs.used.add(fix)
         if "constant-weights" in repairs.fixes:
-            parameters = list(utils._unique_state_dict(model).values())
 
             def is_exportable(name: str) -> bool:
                 return bool(symbolic_registry.is_registered_op(name, "", opset))
@@ -152,27 +146,3 @@ def _record_use(name: str, function: Any, old: Any, fix: str, used: Set[str]) ->
         return result
 
     return symbolic
-
-
-def explain_refusal(error: RuntimeError) -> Exception:
-    """Return the exporter's refusal with the operator, its place, why, and what to change.
-
-    Errors of other kinds are returned unchanged.
-    """
-    text = str(error)
-    match = re.search(r"export(?:ing)? (?:the )?operator (?:aten::)?(\w+)", text, re.IGNORECASE)
-    if isinstance(error, StageError) or match is None:
-        return error
-    # The exporter shows the Python lines that led to the operator, innermost first.
-    own = [
-        line
-        for line in re.findall(r"^\s*(\S+\.py\(\d+\): \w+)", text, re.MULTILINE)
-        if "/torch/" not in line
-    ]
-    place = f" (called in {own[0]})" if own else ""
-    return StageError(
-        f"The operator '{match.group(1)}'{place} cannot be exported by PyTorch 1.5.1 to this ONNX "
-        f"operator set, and no fix writes it differently. {text.splitlines()[0][:300]}",
-        f"Replace {match.group(1)} in the model by operators that can be exported, for instance "
-        "arithmetic, convolutions, pools of fixed size, gathers with fixed indices.",
-    )

@@ -338,6 +338,11 @@ def gather_elements(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]
     if np.any(offset):
         ids = broadcast(emitter, tf.add, ids, base)
     flat = tf.reshape(x.tensor(), [-1])
+    if indices.rank > 4:
+        # TensorFlow 2.4's converter moves what is computed of a reshape to before it, where more
+        # than four axes do not broadcast: a row of elements has one.
+        row = tf.gather(flat, tf.reshape(ids.tensor(), [-1]))
+        return [reshape(emitter.wrap(row), indices.shape)]
     return [emitter.wrap(tf.gather(flat, ids.tensor()))]
 
 

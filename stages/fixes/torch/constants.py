@@ -6,7 +6,7 @@ a matrix or a normalised weight, and refuses the ones that ONNX has not.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 import torch
 
@@ -19,6 +19,10 @@ class _Unknown(Exception):
     """A value that depends on the model's inputs."""
 
 
+# What is known of such a value.
+_NEVER = object()
+
+
 def fold_constants(
     graph: Any, parameters: Sequence[Any], is_exportable: Callable[[str], bool]
 ) -> bool:
@@ -26,11 +30,7 @@ def fold_constants(
 
     `parameters` are the values of the graph's last inputs. Returns whether there were any.
     """
-    inputs = list(graph.inputs())
-    known: Dict[int, Any] = {}
-    if parameters:
-        names = inputs[len(inputs) - len(parameters) :]
-        known = {value.unique(): tensor for value, tensor in zip(names, parameters)}
+    known = list_known(graph, parameters)
     changed = False
     for node in list(graph.nodes()):
         kind = node.kind()
@@ -52,36 +52,77 @@ def fold_constants(
     return changed
 
 
-def evaluate(value: Any) -> Any:
+def list_known(graph: Any, parameters: Sequence[Any]) -> Dict[int, Any]:
+    """List the tensors of a graph's last inputs, by the inputs' numbers."""
+    inputs = list(graph.inputs())
+    last = inputs[len(inputs) - len(parameters) :] if parameters else []
+    return {value.unique(): tensor for value, tensor in zip(last, parameters)}
+
+
+def evaluate(value: Any, known: Dict[int, Any]) -> Any:
     """Return the tensor that a value is by constants alone; None if it depends on anything else."""
     try:
-        found = _evaluate(value, {})
+        found = _evaluate(value, dict(known))
     except _Unknown:
         return None
     return found if isinstance(found, torch.Tensor) else None
 
 
 def _evaluate(value: Any, known: Dict[int, Any]) -> Any:
-    """Return what a value is. Raises `_Unknown` if it depends on an input."""
-    number = value.unique()
-    if number in known:
-        return known[number]
-    node = value.node()
+    """Return what a value is, and note in `known` what was found on the way.
+
+    Raises `_Unknown` if it depends on an input.
+    """
+    # A list and no recursion, which the depth of a graph may exceed. It always holds a path: each
+    # value is an operand of the one before.
+    path = [value]
+    while path:
+        number = path[-1].unique()
+        if known.get(number) is _NEVER:
+            known.update((item.unique(), _NEVER) for item in path)
+            raise _Unknown
+        if number in known:
+            path.pop()
+            continue
+        node = path[-1].node()
+        if not _is_computable(node.kind()):
+            known[number] = _NEVER
+            continue
+        missing = next((item for item in node.inputs() if item.unique() not in known), None)
+        if missing is not None:
+            path.append(missing)
+            continue
+        arguments = [known[item.unique()] for item in node.inputs()]
+        if any(argument is _NEVER for argument in arguments):
+            known[number] = _NEVER
+            continue
+        _compute(path[-1], node, arguments, known)
+    return known[value.unique()]
+
+
+def _is_computable(kind: str) -> bool:
+    if kind in ("prim::Constant", "prim::ListConstruct"):
+        return True
+    name = kind.partition("::")[2]
+    random = any(part in name for part in _RANDOM)
+    return kind.startswith("aten::") and not name.endswith("_") and not random
+
+
+def _compute(value: Any, node: Any, arguments: List[Any], known: Dict[int, Any]) -> None:
+    """Note what a node's outputs are."""
     kind = node.kind()
     if kind == "prim::Constant":
-        return value.toIValue()
-    name = kind.partition("::")[2]
+        known[value.unique()] = value.toIValue()
+        return
     if kind == "prim::ListConstruct":
-        return [_evaluate(item, known) for item in node.inputs()]
-    if not kind.startswith("aten::") or name.endswith("_") or any(r in name for r in _RANDOM):
-        raise _Unknown
-    arguments = [_evaluate(item, known) for item in node.inputs()]
+        known[value.unique()] = arguments
+        return
     try:
         with torch.no_grad(), untraced():
-            result = getattr(torch.ops.aten, name)(*arguments)
-    except Exception as error:  # an operator may refuse what it gets
-        raise _Unknown from error
+            result = getattr(torch.ops.aten, kind.partition("::")[2])(*arguments)
+    except Exception:  # an operator may refuse what it gets
+        known[value.unique()] = _NEVER
+        return
     outputs = list(node.outputs())
     for output, item in zip(outputs, [result] if len(outputs) == 1 else result):
         known[output.unique()] = item
-    return known[number]

@@ -7,6 +7,7 @@ their own values; of other tensors only the shape is to be relied on.
 
 from __future__ import annotations
 
+import itertools
 import math
 import string
 from typing import Any, Callable, Dict, List, Optional, Sequence
@@ -146,6 +147,28 @@ def _fill(name: str) -> Decomposition:
         return torch.tensor(made.numpy())
 
     return fill
+
+
+def _fill_like(name: str, count: int) -> Decomposition:
+    """Return a factory of a tensor's own type, which the exporter takes for float32 if not given.
+
+    The type comes after `count` arguments.
+    """
+    operator, fill = getattr(torch, name), _fill(name)
+
+    def fill_like(*args: Any) -> Any:
+        if args[count] is not None or args[0].dtype in (torch.bool, torch.float32):
+            return fill(*args)
+        return operator(*args[:count], dtype=args[0].dtype)
+
+    return fill_like
+
+
+def _fill_with(x: Any, value: Any) -> Any:
+    """Write a number all over integers; the exporter makes float32 of them."""
+    if isinstance(value, torch.Tensor) or not _is_integer(x):
+        return LEAVE
+    return torch.full_like(x, value, dtype=x.dtype)
 
 
 def _index_put(x: Any, indices: Sequence[Any], value: Any, accumulate: bool = False) -> Any:
@@ -352,18 +375,35 @@ def _embedding_bag(
     weights: Any = None,
     *_: Any,
 ) -> Any:
-    """Write bags of one size, as indices of two axes make them, as a gather and a reduction."""
+    """Write bags whose offsets are known as a gather and reductions."""
     bags, total = offsets.shape[0], indices.shape[0]
-    if total % bags or offsets.tolist() != list(range(0, total, total // bags)):
+    starts = offsets.tolist()
+    if bags > 1 and not any(starts):
         raise StageError(
-            "An embedding_bag with bags of different sizes has no operator in ONNX.",
+            "An embedding_bag whose offsets depend on an input has no operator in ONNX.",
             "Give it indices of shape (batch, bag), without offsets.",
         )
-    found = torch.nn.functional.embedding(indices, weight).reshape(bags, total // bags, -1)
+    found = torch.nn.functional.embedding(indices, weight)
     if weights is not None:
-        found = found * weights.reshape(bags, total // bags, 1)
-    result = found.sum(1) if mode == 0 else found.mean(1) if mode == 1 else found.max(1)[0]
+        found = found * weights.reshape(total, 1)
+    if starts != list(range(0, total, max(total // bags, 1))):
+        result = _reduce_bags(found, [*starts, total], mode)
+    else:
+        found = found.reshape(bags, total // bags, -1)
+        result = found.sum(1) if mode == 0 else found.mean(1) if mode == 1 else found.max(1)[0]
     return result, offsets, offsets, offsets
+
+
+def _reduce_bags(found: Any, bounds: Sequence[int], mode: int) -> Any:
+    """Reduce rows between known bounds; an empty bag is zero."""
+    bags = []
+    for begin, end in zip(bounds, bounds[1:]):
+        rows = found[begin:end]
+        if begin == end:
+            bags.append(torch.zeros(found.shape[1]))
+        else:
+            bags.append(rows.sum(0) if mode == 0 else rows.mean(0) if mode == 1 else rows.max(0)[0])
+    return torch.stack(bags)
 
 
 def _renorm(x: Any, p: float, axis: int, most: float) -> Any:
@@ -378,6 +418,64 @@ def _max_unpool2d(x: Any, indices: Any, size: Sequence[int]) -> Any:
     flat = torch.zeros([*lead, size[0] * size[1]])
     places = indices.reshape([*lead, -1])
     return flat.scatter(len(lead), places, x.reshape([*lead, -1])).reshape([*lead, *size])
+
+
+def _max_pool_with_indices(rank: int) -> Decomposition:
+    """Return a pool whose indices are computed from the window's elements, axis by axis.
+
+    The exporter makes them of a second pool, which onnx-tf takes for indices into all channels.
+    """
+    pool_of = getattr(_aten, "max_pool{}d".format(rank))
+
+    def pool(
+        x: Any,
+        size: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] = (0,),
+        dilation: Sequence[int] = (1,),
+        ceil: bool = False,
+    ) -> Any:
+        if x.dim() == rank + 1:
+            one, places = pool(x.unsqueeze(0), size, stride, padding, dilation, ceil)
+            return one.squeeze(0), places.squeeze(0)
+        size = _repeat(size, rank)
+        stride, padding = _repeat(stride or size, rank), _repeat(padding, rank)
+        dilation = _repeat(dilation, rank)
+        values = pool_of(x, size, stride, padding, dilation, ceil)
+        space, out = list(x.shape[2:]), list(values.shape[2:])
+        ends = [
+            max((o - 1) * s + (k - 1) * d + 1 - p - n, 0)
+            for o, s, k, d, p, n in zip(out, stride, size, dilation, padding, space)
+        ]
+        amounts = [n for pair in reversed(list(zip(padding, ends))) for n in pair]
+        padded = torch.nn.functional.pad(x, amounts, value=-3.4e38) if any(amounts) else x
+        elements, places = [], []
+        for offsets in itertools.product(*map(range, size)):
+            part = padded
+            place = torch.zeros([1] * rank, dtype=torch.int64)
+            for axis in range(rank):
+                start, step = offsets[axis] * dilation[axis], stride[axis]
+                part = part.narrow(2 + axis, start, (out[axis] - 1) * step + 1)
+                if step > 1:
+                    part = _aten.slice(part, 2 + axis, 0, 2**63 - 1, step)
+                with untraced():
+                    along = torch.arange(out[axis]) * step + start - padding[axis]
+                    shape = [-1 if i == axis else 1 for i in range(rank)]
+                    place = place * space[axis] + along.reshape(shape)
+            # Flat, since TensorFlow Lite has most operators for four axes at most.
+            elements.append(part.reshape([-1]))
+            places.append(place.expand(out))
+        chosen = torch.stack(elements).argmax(0, keepdim=True)
+        with untraced():
+            table = torch.stack(places).unsqueeze(1).unsqueeze(1)
+            table = table.expand([len(elements), *values.shape]).reshape([len(elements), -1])
+        return values, table.gather(0, chosen).reshape(values.shape)
+
+    return pool
+
+
+def _repeat(numbers: Sequence[int], rank: int) -> List[int]:
+    return list(numbers) * rank if len(numbers) == 1 else list(numbers)
 
 
 DECOMPOSITIONS: Dict[str, Decomposition] = {
@@ -407,8 +505,9 @@ DECOMPOSITIONS: Dict[str, Decomposition] = {
     "diag_embed": _diag_embed,
     "einsum": _einsum,
     "embedding_bag": _embedding_bag,
+    "fill": _fill_with,
     "full": _fill("full"),
-    "full_like": _fill("full_like"),
+    "full_like": _fill_like("full_like", 2),
     "index_put": _index_put,
     "isfinite": _isfinite,
     "isinf": _isinf,
@@ -418,7 +517,7 @@ DECOMPOSITIONS: Dict[str, Decomposition] = {
     "max": _extreme(torch.gt),
     "max_pool1d": _pool("max_pool1d", 1),
     "max_pool2d": _pool("max_pool2d", 2),
-    "max_pool2d_with_indices": _pool("max_pool2d_with_indices", 2),
+    **{f"max_pool{n}d_with_indices": _max_pool_with_indices(n) for n in (1, 2, 3)},
     "max_pool3d": _pool("max_pool3d", 3),
     "max_unpool2d": _max_unpool2d,
     "min": _extreme(torch.lt),
@@ -429,7 +528,7 @@ DECOMPOSITIONS: Dict[str, Decomposition] = {
     "nll_loss": _nll_loss,
     "nll_loss2d": _nll_loss,
     "ones": _fill("ones"),
-    "ones_like": _fill("ones_like"),
+    "ones_like": _fill_like("ones_like", 1),
     "pdist": _pdist,
     "pow": _pow,
     "prod": _count("prod"),
@@ -438,5 +537,5 @@ DECOMPOSITIONS: Dict[str, Decomposition] = {
     "smooth_l1_loss": _smooth_l1_loss,
     "sum": _count("sum"),
     "zeros": _fill("zeros"),
-    "zeros_like": _fill("zeros_like"),
+    "zeros_like": _fill_like("zeros_like", 1),
 }

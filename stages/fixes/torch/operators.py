@@ -6,12 +6,12 @@ shapes, and the trace takes the operator's place.
 
 from __future__ import annotations
 
-from typing import Any, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from torch import nn
 
-from stages.fixes.torch.constants import evaluate
+from stages.fixes.torch.constants import evaluate, list_known
 from stages.fixes.torch.decompositions import DECOMPOSITIONS, LEAVE
 from stages.fixes.torch.graph_values import Writer, get_shape, replace_uses
 from stages.fixes.torch.sizes import concrete_sizes
@@ -35,13 +35,15 @@ _ELEMENTWISE = {
 }
 
 
-def rewrite_operators(graph: Any) -> bool:
+def rewrite_operators(graph: Any, parameters: Sequence[Any] = ()) -> bool:
     """Rewrite the operators that have a decomposition; tell whether there was anything.
 
+    `parameters` are the values of the graph's last inputs.
     Raises `StageError`, naming the user's line, for one that has none in ONNX.
     """
     changed = False
     nodes = list(graph.nodes())
+    known = list_known(graph, parameters)
     for position, node in enumerate(nodes):
         name = node.kind().partition("::")[2]
         in_place = name.endswith("_") and not name.endswith("__")
@@ -50,7 +52,7 @@ def rewrite_operators(graph: Any) -> bool:
             continue
         results = _choose_elements(node, graph) or _reduce_chosen(node, graph)
         if results is None:
-            results = _decompose(node, graph, DECOMPOSITIONS[plain])
+            results = _decompose(node, graph, DECOMPOSITIONS[plain], known)
         if results is None:
             continue
         changed = True
@@ -88,7 +90,9 @@ class _Function(nn.Module):
         return self.function(*self.arguments)
 
 
-def _decompose(node: Any, graph: Any, function: Any) -> Optional[List[Any]]:
+def _decompose(
+    node: Any, graph: Any, function: Any, constants: Dict[int, Any]
+) -> Optional[List[Any]]:
     """Insert what an operator decomposes into; return its outputs, or None to leave it."""
     arguments: List[Any] = []
     places, values = [], []
@@ -96,14 +100,14 @@ def _decompose(node: Any, graph: Any, function: Any) -> Optional[List[Any]]:
         is_list = value.node().kind() == "prim::ListConstruct"
         items = list(value.node().inputs()) if is_list else None
         if items is not None and any(_is_tensor(item) for item in items):
-            arguments.append([_make_example(item) for item in items])
+            arguments.append([_make_example(item, constants) for item in items])
             tensors = [(i, item) for i, item in enumerate(items) if _is_tensor(item)]
             places += [(index, i) for i, _ in tensors]
             values += [item for _, item in tensors]
         elif items is not None:
             arguments.append([item.toIValue() for item in items])
         else:
-            arguments.append(_make_example(value))
+            arguments.append(_make_example(value, constants))
             if _is_tensor(value):
                 places.append((index, None))
                 values.append(value)
@@ -143,14 +147,14 @@ def _is_tensor(value: Any) -> bool:
     return bool(value.type().kind() == "TensorType")
 
 
-def _make_example(value: Any) -> Any:
+def _make_example(value: Any, constants: Dict[int, Any]) -> Any:
     """Return a constant itself, and for any other tensor one of its shape and type.
 
     None for a tensor of unknown shape.
     """
     if value.node().kind() == "prim::Constant" or not _is_tensor(value):
         return value.toIValue()
-    known = evaluate(value)
+    known = evaluate(value, constants)
     if known is not None:
         return known
     shape, dtype = get_shape(value), _DTYPES.get(str(value.type().scalarType()))

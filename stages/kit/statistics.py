@@ -121,7 +121,16 @@ class OutputStatistics:
         return np.where(finite, wanted, 0.0), np.where(finite, got, 0.0)
 
     def result(self) -> Dict[str, Any]:
-        """Return all statistics, in the output's own units; None for a figure that is undefined."""
+        """Return all statistics, in the output's own units; None for a figure that is undefined.
+
+        That is also one that exceeds float64's range, as the square of its largest number does.
+        """
+        return {
+            key: None if isinstance(value, float) and not np.isfinite(value) else value
+            for key, value in self._compute_figures().items()
+        }
+
+    def _compute_figures(self) -> Dict[str, Any]:
         sample_max, sample_mean = _concatenate(self._sample_max), _concatenate(self._sample_mean)
         cosines = _concatenate(self._cosines)
         worst = np.argsort(-sample_max, kind="stable")[:_WORST]
@@ -149,9 +158,10 @@ class OutputStatistics:
             "cosine_mean": float(cosines.mean()) if len(cosines) else None,
             "cosine_min": float(cosines.min()) if len(cosines) else None,
             "top1_agreement": self._agree / rows if self._classes and rows else None,
-            "reference_mean": self._reference.mean(),
-            "reference_std": self._reference.overall_std(),
-            "reference_sample_std": self._reference.sample_std(),
+            # Of outputs near the end of float64's range, that end.
+            "reference_mean": float(np.nan_to_num(self._reference.mean())),
+            "reference_std": float(np.nan_to_num(self._reference.overall_std())),
+            "reference_sample_std": float(np.nan_to_num(self._reference.sample_std())),
             "worst_samples": [
                 {
                     "sample": int(i),

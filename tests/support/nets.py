@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
+import sweeps
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -1510,13 +1511,20 @@ class ScriptedLike(nn.Module):
     def forward(self, ids: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         begin = torch.ones_like(ids[:, :1])
         more = torch.cat([begin, ids, torch.full_like(begin, 7), torch.zeros_like(begin)], 1)
+        more[:, 1] = 0
         return more, torch.max(ids, torch.zeros_like(ids) + 4)
 
 
 net("scripted_like", lambda: torch.jit.script(ScriptedLike()), (2, 4), dtypes=("int64",))
 
 
+for _name, (_sweep, _) in sweeps.make_sweeps().items():
+    FUNCTIONS[_name] = lambda m, x, sweep=_sweep: sweep(x)
+    net(_name, lambda name=_name: Fn(name), (1, 4, 6))  # type: ignore[misc]
+
+
 NEEDS: Dict[str, str] = {
+    "index_next": "narrow-integers",
     "scripted_like": "operator-forms",
     "functions": "traced-functions",
     "pool_unpool": "operator-forms",

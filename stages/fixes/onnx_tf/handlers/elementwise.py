@@ -102,7 +102,7 @@ def _apply_merged(function: Function, tensors: Sequence[tf.Tensor]) -> tf.Tensor
 
 
 _UNARY: dict = {
-    "Abs": tf.abs,
+    "Abs": lambda x: tf.abs(x) if x.dtype.is_floating else tf.maximum(x, -x),
     "Ceil": tf.math.ceil,
     "Cos": tf.cos,
     "Exp": tf.exp,
@@ -307,6 +307,8 @@ def softplus(x: tf.Tensor) -> tf.Tensor:
 
 def _sign(x: tf.Tensor) -> tf.Tensor:
     """Compute the sign of x, as TensorFlow Lite 2.4 has no SIGN."""
+    if not x.dtype.is_floating:
+        return tf.minimum(tf.maximum(x, -1), 1)
     positive = tf.cast(tf.greater(x, 0.0), tf.float32)
     return positive - tf.cast(tf.less(x, 0.0), tf.float32)
 
@@ -390,17 +392,20 @@ _ERF_BELOW = (
 
 
 def _sinh(x: tf.Tensor) -> tf.Tensor:
-    """Compute sinh; near zero by tanh(x / 2), else by halved exponentials, which fit longer."""
+    """Compute sinh; near zero by tanh(x / 2), else by exponentials."""
     half = tf.tanh(x * 0.5)
     near = 2.0 * half / (1.0 - tf.square(half))
-    size = tf.abs(x) - math.log(2.0)
-    far = _sign(x) * (tf.exp(size) - 0.25 * tf.exp(-size))
+    far = _sign(x) * (_halve_exponential(tf.abs(x)) - 0.5 * tf.exp(-tf.abs(x)))
     return tf.where(tf.less(tf.abs(x), 1.0), near, far)
 
 
 def _cosh(x: tf.Tensor) -> tf.Tensor:
-    size = tf.abs(x) - math.log(2.0)
-    return tf.exp(size) + 0.25 * tf.exp(-size)
+    return _halve_exponential(tf.abs(x)) + 0.5 * tf.exp(-tf.abs(x))
+
+
+def _halve_exponential(x: tf.Tensor) -> tf.Tensor:
+    """Compute exp(x) / 2, which fits where exp(x) no longer does; nothing is rounded before exp."""
+    return 0.5 * tf.exp(tf.minimum(x, 80.0)) * tf.exp(tf.maximum(x - 80.0, 0.0))
 
 
 def _log1p(x: tf.Tensor) -> tf.Tensor:
@@ -512,6 +517,6 @@ def activation(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     """Emit an activation that has no builtin of its own from other builtins."""
     x = inputs[0]
     assert x is not None
-    if x.dtype != tf.float32:
+    if x.dtype != tf.float32 and not (node.op_type == "Sign" and x.dtype.is_integer):
         raise Decline
     return [apply_unary(emitter, _make_activation(node), x)]

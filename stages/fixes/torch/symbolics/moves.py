@@ -183,7 +183,24 @@ def col2im(g: Any, x: Any, size: Any, kernel: Any, dilation: Any, padding: Any, 
     )
 
 
+def masked_scatter(g: Any, x: Any, mask: Any, source: Any) -> Any:
+    """Export masked_scatter: each element that the mask chooses takes the source's next one."""
+    sizes, flags = get_sizes(x), get_sizes(mask)
+    if sizes is None or flags is None or get_sizes(source) is None:
+        return None
+    chosen = g.op("Cast", mask, to_i=sym.cast_pytorch_to_onnx["Long"])
+    if flags != sizes:
+        chosen = g.op("Expand", chosen, _make_indices(g, sizes))
+    chosen = _flatten(g, chosen)
+    count = g.op("CumSum", chosen, make_constant(g, 0, torch.int64))
+    # Where nothing is chosen, the first element, which is not used.
+    order = g.op("Mul", g.op("Sub", count, make_constant(g, 1, torch.int64)), chosen)
+    values = g.op("Gather", _flatten(g, source), order, axis_i=0)
+    return g.op("Where", mask, g.op("Reshape", values, _make_indices(g, sizes)), x)
+
+
 SYMBOLICS: Dict[str, Symbolic] = {
+    "masked_scatter": masked_scatter,
     "col2im": col2im,
     "diagonal": diagonal,
     "index_add": index_add,

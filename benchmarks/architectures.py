@@ -50,7 +50,7 @@ def main() -> None:
     kept = json.loads(results.read_text()) if names and results.exists() else {}
     for entry in found:
         shown = {way: entry.get(way) for way in WAYS}
-        print(entry["name"], *(f"{way}: {describe(shown[way], entry)}" for way in WAYS), sep="  ")
+        print(entry["name"], *(f"{way}: {describe(shown[way])}" for way in WAYS), sep="  ")
     kept.update({entry["name"]: entry for entry in found})
     results.write_text(json.dumps(kept, indent=1) + "\n")
     (DOCS / "architectures.md").write_text(write_page(list(kept.values())))
@@ -131,7 +131,7 @@ def allow(output: dict[str, Any]) -> float:
     return max(TOLERANCE, 2 * (output["noise_floor"] or 0.0))
 
 
-def describe(result: dict[str, Any] | None, entry: dict[str, Any]) -> str:
+def describe(result: dict[str, Any] | None) -> str:
     """Describe a result in a cell of a table."""
     if result is None:
         return "does not script"
@@ -158,8 +158,8 @@ def write_page(entries: list[dict[str, Any]]) -> str:
         "",
         "They were listed by name before any was tried, and none was left out since. Each is this "
         "project's own code ([benchmarks/architectures](../benchmarks/architectures)), small, with "
-        "the operators and idioms of the paper and of code that people write for it. *Traced* is a "
-        "pickled module, *scripted* what `torch.jit.script` makes of it. One converts if its worst "
+        "the operators and idioms of the paper and of code that people write for it, in the form that "
+        "torch 1.5.1 scripts where it has one. *Traced* is a pickled module, *scripted* what `torch.jit.script` makes of it. One converts if its worst "
         "output's mean absolute error is below 1e-6, or below twice PyTorch's own float32 "
         "rounding, by TensorFlow Lite's builtin operators alone.",
         "",
@@ -168,7 +168,7 @@ def write_page(entries: list[dict[str, Any]]) -> str:
     ]
     for entry in entries:
         cells = [entry["name"], entry["field"], str(entry["year"]), entry["paper"]]
-        cells += [describe(entry[way], entry) for way in WAYS]
+        cells += [describe(entry[way]) for way in WAYS]
         lines.append("| " + " | ".join(cells) + " |")
     refused = [entry for entry in entries if entry["does_not_script"]]
     if refused:

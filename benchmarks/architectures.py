@@ -158,10 +158,11 @@ def write_page(entries: list[dict[str, Any]]) -> str:
         "",
         "They were listed by name before any was tried, and none was left out since. Each is this "
         "project's own code ([benchmarks/architectures](../benchmarks/architectures)), small, with "
-        "the operators and idioms of the paper and of code that people write for it, in the form that "
-        "torch 1.5.1 scripts where it has one. *Traced* is a pickled module, *scripted* what `torch.jit.script` makes of it. One converts if its worst "
-        "output's mean absolute error is below 1e-6, or below twice PyTorch's own float32 "
-        "rounding, by TensorFlow Lite's builtin operators alone.",
+        "the operators and idioms of the paper and of code that people write for it, in the form "
+        "that torch 1.5.1 scripts where it has one. *Traced* is a pickled module, *scripted* what "
+        "`torch.jit.script` makes of it. One converts if its worst output's mean absolute error is "
+        "below 1e-6, or below twice PyTorch's own float32 rounding, by TensorFlow Lite's builtin "
+        "operators alone.",
         "",
         "| architecture | field | year | paper | traced | scripted |",
         "|---|---|---|---|---|---|",

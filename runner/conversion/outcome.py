@@ -94,7 +94,10 @@ def _note_stress(reference: str, records: Sequence[StageRecord]) -> list[str]:
     for stress in final.check.stress:
         before = usual.get(stress.name, 0.0)
         least = max(_LEAST_JUMP, _LEAST_JUMP * before)
-        if stress.nonfinite:
+        subject = f"the output '{stress.name}'" if stress.name else "the converted model"
+        if stress.failure:
+            what = f"fails, where {reference}'s does not: {stress.failure}"
+        elif stress.nonfinite:
             what = f"holds NaN or infinity where {reference}'s does not"
         elif (stress.times_noise_floor or 0.0) > least:
             what = (
@@ -103,10 +106,7 @@ def _note_stress(reference: str, records: Sequence[StageRecord]) -> list[str]:
             )
         else:
             continue
-        notes.append(
-            f"Warning: with inputs {stress.magnitude:g} times as large, the output '{stress.name}' "
-            f"{what}."
-        )
+        notes.append(f"Warning: with inputs {stress.magnitude:g} times as large, {subject} {what}.")
     return notes
 
 

@@ -123,7 +123,8 @@ class StressRecord(_Model):
     """An output's error with inputs of another magnitude, on a few samples that no gate judges.
 
     `times_noise_floor` is the error in multiples of the reference's own rounding there, `nonfinite`
-    how many elements are NaN or infinite where the reference's are not.
+    how many elements are NaN or infinite where the reference's are not. `failure` says why the
+    framework did not run at all; then the record is of no single output.
     """
 
     magnitude: float
@@ -131,6 +132,7 @@ class StressRecord(_Model):
     nonfinite: Integer
     mean_abs: float | None
     times_noise_floor: float | None
+    failure: str = ""
 
 
 class CheckRecord(_Model):

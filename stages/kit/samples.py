@@ -455,14 +455,30 @@ def _compare_under_stress(
 ) -> List[Dict[str, Any]]:
     """Return the error of each output at each of the other magnitudes; none of a random model.
 
-    An output that PyTorch itself has no number for is left out.
+    An output that PyTorch itself has no number for is left out. A framework that fails there, where
+    PyTorch does not, is a finding like any other.
     """
     found = []
     references = samples.output_arrays
     for stress in () if samples.random else samples.stress:
         rows = samples.find_rows(stress)
         statistics = _make_statistics(samples.outputs, references)
-        outputs = zip(*run_all(make_predict, samples, range(rows.start, rows.stop)))
+        try:
+            outputs = list(zip(*run_all(make_predict, samples, range(rows.start, rows.stop))))
+        except Exception as error:  # a framework's own, such as for an index out of range
+            traceback.print_exc()
+            message = (str(error).splitlines() or [""])[0][:300]
+            found.append(
+                {
+                    "magnitude": stress.magnitude,
+                    "name": "",
+                    "nonfinite": 0,
+                    "mean_abs": None,
+                    "times_noise_floor": None,
+                    "failure": f"{type(error).__name__}: {message}",
+                }
+            )
+            continue
         for output, reference, values in zip(statistics, references, outputs):
             _add_rows(output, reference[rows], values)
         for result, floor in zip((o.result() for o in statistics), stress.floors or repeat(None)):

@@ -95,6 +95,8 @@ def allowance(output: dict[str, Any]) -> float:
 
 def describe(stress: dict[str, Any], outputs: list[dict[str, Any]]) -> str:
     """Say how an output goes wrong at another magnitude; '' if it does not."""
+    if stress["name"] == "":
+        return f"at {stress['magnitude']:g}: {stress['failure']}"
     usual = next(o["times_noise_floor"] or 0.0 for o in outputs if o["name"] == stress["name"])
     times = stress["times_noise_floor"] or 0.0
     if not stress["nonfinite"] and times <= max(10, 10 * usual):

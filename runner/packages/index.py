@@ -2,7 +2,8 @@
 
 uv and pip only install; neither tells which files of a release an index has, or fetches one
 without building it. The library unearth finds the best file for an interpreter; what is needed here
-is every file, with its size, from folders too, and an end to a list that is too long. The protocol is the simple repository API (PEP 503, PEP 691); folders work too.
+is every file, with its size, and an end to a list that is too long. The protocol is the simple
+repository API (PEP 503, PEP 691); folders work too.
 """
 
 from __future__ import annotations

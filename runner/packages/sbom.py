@@ -84,7 +84,7 @@ def make_bill_of_materials(image: Image, licences: Licences) -> dict[str, Any]:
             "properties": [
                 _make_property("lock:sha256", image.lock_sha256),
                 _make_property("lock:as-of", image.as_of),
-                _make_property("base:published", recipe.default),
+                _make_property("base:published", recipe.published.get(image.python, "none")),
                 _make_property("base:listed", f"the local base, of Debian {recipe.suite}"),
                 _make_property(
                     "licences", f"known of {sum('licenses' in p for p in packages)} of {len(pins)}"

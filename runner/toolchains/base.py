@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,11 +13,10 @@ from runner.host.paths import ROOT
 
 @dataclass(frozen=True)
 class BaseRecipe:
-    """The contents of images/base/base.toml."""
+    """The contents of images/base/base.toml; `published` names an image for a Python ('3.8')."""
 
-    default: str
+    published: Mapping[str, str]
     epoch: int
-    python: str
     suite: str
     packages: tuple[str, ...]
     cuda_sources: tuple[str, ...]
@@ -32,9 +32,8 @@ def read_recipe(root: Path = ROOT) -> BaseRecipe:
     data = tomllib.loads((folder / "base.toml").read_text())
     local = data["local"]
     return BaseRecipe(
-        default=data["default"],
+        published=data.get("published", {}),
         epoch=data["source-date-epoch"],
-        python=local["python"],
         suite=local["suite"],
         packages=tuple(local["packages"]),
         cuda_sources=tuple(data["cuda"]["sources"]),

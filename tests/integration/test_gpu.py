@@ -62,7 +62,8 @@ def test_the_cuda_image_builds_and_says_which_libraries_open() -> None:
         print(f"built without CUDA's libraries: {error.message}")
         cuda = "scratch"
     image = load_image("onnx-tf", "cuda")
-    record = build_image(client, image, choose_base(client, print), print, cuda=cuda)
+    base = choose_base(client, image.python, print)
+    record = build_image(client, image, base, print, cuda=cuda)
     run = ["docker", "run", "--rm", "-i", "--network", "none", "--entrypoint", "python", record.id]
     script = (ROOT / "images/onnx-tf/open_cuda_libraries.py").read_text()
     opened: Any = subprocess.run([*run, "-"], input=script, text=True, capture_output=True)

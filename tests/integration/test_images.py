@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,10 @@ from typing import Any
 import pytest
 import yaml
 
+from runner.conversion.observer import Observer
 from runner.engines.docker import base_image, images
 from runner.engines.docker.base_image import BaseImage
+from runner.engines.docker.engine import DockerEngine
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.compat import tomllib
 from runner.host.paths import ROOT
@@ -63,7 +66,7 @@ def test_dockerfile_agrees_with_the_data(name: str) -> None:
     image, recipe = load_image(name), read_recipe()
     text = image.dockerfile.read_text()
     (stage,) = (stage for stage in STAGES if stage.image == name)
-    assert argument(text, "BASE") == recipe.default
+    assert argument(text, "BASE") == recipe.published[image.python]
     assert argument(text, "SOURCE_DATE_EPOCH") == str(recipe.epoch)
     assert argument(text, "LOCK") == image.lock.relative_to(ROOT).as_posix()
     assert f'ENTRYPOINT ["python", "-m", "{stage.module}"]' in text
@@ -84,7 +87,7 @@ def test_compose_builds_what_the_runner_builds(image: Image) -> None:
     service = next(s for s in services().values() if s["image"] == f"runner-{image.title}:latest")
     arguments = service["build"]["args"]
     assert service["build"]["dockerfile"] == image.dockerfile.relative_to(ROOT).as_posix()
-    assert default_of(arguments["BASE"]) == recipe.default
+    assert default_of(arguments["BASE"]) == recipe.published[image.python]
     assert arguments["SOURCE_DATE_EPOCH"] == str(recipe.epoch)
     assert arguments["LOCK"] == image.lock.relative_to(ROOT).as_posix()
     if image.variant == images.CUDA_VARIANT:
@@ -233,7 +236,7 @@ def built(request: pytest.FixtureRequest, client: Any) -> tuple[Image, images.Im
     image = load_image(request.param)
     record = images.find_image(client, image)
     if record is None:
-        base = images.choose_base(client, print)
+        base = images.choose_base(client, image.python, print)
         record = images.build_image(client, image, base, print)
     return image, record
 
@@ -274,6 +277,32 @@ def test_an_image_is_what_it_promises(built: Any) -> None:
 
 
 @docker
+def test_an_image_has_the_python_that_it_declares(client: Any, tmp_path: Path) -> None:
+    """On a base of that Python; on another one it is refused before anything is built."""
+    tflite = load_image("tflite")
+    (tmp_path / "requirements.lock").write_text("# Nothing but Python.\n")
+    image = replace(tflite, python="3.11", lock=tmp_path / "requirements.lock", variant="other")
+    with pytest.raises(EnvironmentUnavailable, match=r"Python 3\.11 .* has Python 3\.8\.\d+"):
+        images.build_image(client, image, images.choose_base(client, "3.8", print), print)
+    assert images.find_image(client, image) is None
+    base = images.choose_base(client, "3.11", print)
+    record = images.build_image(client, image, base, print)
+    try:
+        command = ["docker", "run", "--rm", "--entrypoint", "python", record.id, "--version"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert said.startswith("Python 3.11.")
+        engine = DockerEngine(client)
+        engine.prepare([image], Observer())
+        interpreter = engine.environment(image).interpreter
+        assert interpreter is not None and interpreter.version.startswith("3.11.")
+        images.check_python(client, image, record.id)
+        with pytest.raises(EnvironmentUnavailable, match=r"Python 3\.8 .* has Python 3\.11"):
+            images.check_python(client, tflite, record.id)
+    finally:
+        client.images.remove(record.id, force=True)
+
+
+@docker
 def test_no_secret_is_in_an_images_configuration_or_history(built: Any, client: Any) -> None:
     _, record = built
     image = client.images.get(record.id)
@@ -299,4 +328,4 @@ def test_compose_uses_the_image_that_is_here(built: Any) -> None:
 
 def test_base_toml_has_nothing_unread() -> None:
     data = tomllib.loads((ROOT / "images/base/base.toml").read_text())
-    assert set(data) == {"default", "source-date-epoch", "local", "cuda"}
+    assert set(data) == {"published", "source-date-epoch", "local", "cuda"}

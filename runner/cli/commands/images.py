@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -12,6 +12,10 @@ from runner.cli.console import Console
 from runner.cli.options import Json, print_rows, select_images
 from runner.errors import BadInput
 from runner.toolchains.load import list_image_names, load_all_images
+
+if TYPE_CHECKING:
+    from runner.cli.progress import ConsoleView
+    from runner.engines.docker.base_image import BaseImage
 
 
 def list_images(as_json: Json = False) -> None:
@@ -45,22 +49,34 @@ def build(
 
 
 def base(
+    python: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Its Python, such as 3.8 (default: those of the images)."),
+    ] = None,
     lock: Annotated[
         bool, typer.Option("--lock", help="Write its packages to images/base/packages.lock.")
     ] = False,
 ) -> None:
-    """Build the base image from Debian packages and a CPython of this machine."""
+    """Build the base images from Debian packages and a CPython of this machine."""
     from runner.cli.progress import ConsoleView
-    from runner.engines.docker.base_image import build_base, lock_base
+    from runner.engines.docker.base_image import lock_base
+
+    for version in python or sorted({image.python for image in select_images(None)}):
+        with ConsoleView(Console()) as view:
+            base = _build_base(view, version)
+        print(f"{base.tag}: {base.id}")
+        if lock:
+            print(f"packages.lock: {'written' if lock_base(base) else 'unchanged'}")
+
+
+def _build_base(view: ConsoleView, python: str) -> BaseImage:
+    from runner.engines.docker.base_image import build_base
     from runner.engines.docker.engine import connect
 
-    with ConsoleView(Console()) as view:
-        show = view.task("base image")
-        base = build_base(connect(), lambda line: show(line, None))
-        show("built", 1.0)
-    print(f"{base.tag}: {base.id}")
-    if lock:
-        print(f"packages.lock: {'written' if lock_base(base) else 'unchanged'}")
+    show = view.task(f"base image, Python {python}")
+    built = build_base(connect(), python, lambda line: show(line, None))
+    show("built", 1.0)
+    return built
 
 
 def sbom(

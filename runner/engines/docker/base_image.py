@@ -28,7 +28,6 @@ from runner.packages.cpython import find_cpython
 from runner.toolchains.base import BaseRecipe, read_recipe
 
 REPOSITORY = "runner-base"
-LOCAL_TAG = f"{REPOSITORY}:local"
 BANNER = "# Written by `runner images base --lock`. Do not edit: change base.toml."
 _LABELS = "org.runner.base"
 
@@ -63,16 +62,22 @@ class BaseImage:
         return tuple(package for package in self.packages if package not in locked)
 
 
-def find_base(client: docker.DockerClient) -> BaseImage | None:
-    """Return the base image that was built last on this machine, or None."""
+def get_local_tag(python: str) -> str:
+    """Return the tag of the base that was built last for a Python, such as '3.8'."""
+    return f"{REPOSITORY}:local-{python}"
+
+
+def find_base(client: docker.DockerClient, python: str) -> BaseImage | None:
+    """Return the base image that was built last on this machine for this Python, or None."""
+    local = get_local_tag(python)
     try:
-        image = client.images.get(LOCAL_TAG)
+        image = client.images.get(local)
     except docker.errors.ImageNotFound:
         return None
     if f"{_LABELS}.python" not in image.labels or image.id is None:
         return None
     return BaseImage(
-        tag=next((tag for tag in image.tags if tag != LOCAL_TAG), LOCAL_TAG),
+        tag=next((tag for tag in image.tags if not tag.startswith(f"{REPOSITORY}:local-")), local),
         id=image.id,
         python=image.labels[f"{_LABELS}.python"],
         packages=tuple(image.labels[f"{_LABELS}.packages"].split()),
@@ -81,39 +86,40 @@ def find_base(client: docker.DockerClient) -> BaseImage | None:
 
 def build_base(
     client: docker.DockerClient,
+    python: str,
     on_line: Callable[[str], None],
     recipe: BaseRecipe | None = None,
 ) -> BaseImage:
-    """Build the base image and load it into the engine, which takes about a minute.
+    """Build the base image of a Python and load it into the engine, which takes about a minute.
 
     `on_line` gets mmdebstrap's output and a warning if packages differ from packages.lock.
-    Raises `EnvironmentUnavailable` unless there are Linux, root, mmdebstrap and a CPython of the
-    recipe's version.
+    Raises `EnvironmentUnavailable` unless there are Linux, root, mmdebstrap and a CPython of this
+    version.
     """
     recipe = recipe or read_recipe()
     _check_machine()
-    executable = find_cpython(recipe.python).path
+    executable = find_cpython(python).path
     with tempfile.TemporaryDirectory(prefix="runner-base-") as name:
         folder = Path(name)
         # mmdebstrap's helpers drop privileges, but must still reach the files that it passes them.
         folder.chmod(0o755)
-        python = copy_cpython(executable, recipe.python, folder / "python")
-        _bootstrap(recipe, folder, on_line)
+        version = copy_cpython(executable, python, folder / "python")
+        _bootstrap(recipe, python, folder, on_line)
         packages = tuple((folder / "packages").read_text().split())
         key = _compute_recipe_key(recipe, folder / "python")
-        tag = f"{REPOSITORY}:py{recipe.python.replace('.', '')}-{key}"
+        tag = f"{REPOSITORY}:py{python.replace('.', '')}-{key}"
         archive = folder / "image.tar"
         write_archive(
             archive,
             folder / "layer.tar",
-            tags=(tag, LOCAL_TAG),
+            tags=(tag, get_local_tag(python)),
             created=recipe.created,
-            labels={f"{_LABELS}.python": python, f"{_LABELS}.packages": " ".join(packages)},
+            labels={f"{_LABELS}.python": version, f"{_LABELS}.packages": " ".join(packages)},
         )
         with archive.open("rb") as file:
             client.images.load(file)
     image = client.images.get(tag)
-    base = BaseImage(tag=tag, id=str(image.id), python=python, packages=packages)
+    base = BaseImage(tag=tag, id=str(image.id), python=version, packages=packages)
     drift = base.find_drift(recipe)
     if drift:
         on_line(f"Warning: {len(drift)} packages differ from packages.lock: {', '.join(drift)}")
@@ -181,11 +187,13 @@ def copy_cpython(executable: Path, version: str, target: Path) -> str:
     return full_version
 
 
-def _bootstrap(recipe: BaseRecipe, folder: Path, on_line: Callable[[str], None]) -> None:
+def _bootstrap(
+    recipe: BaseRecipe, version: str, folder: Path, on_line: Callable[[str], None]
+) -> None:
     """Write the root file system to layer.tar and its package list to packages."""
     python = shlex.quote(str(folder / "python"))
     packages = shlex.quote(str(folder / "packages"))
-    stdlib = f"/usr/local/lib/python{recipe.python}"
+    stdlib = f"/usr/local/lib/python{version}"
     # A read-only image cannot write .pyc files, and a timestamp in one would be the build's.
     compile_options = "-q --invalidation-mode unchecked-hash -x lib2to3/tests"
     hooks = (

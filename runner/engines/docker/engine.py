@@ -21,6 +21,7 @@ from runner.engines.docker.images import (
     LABELS,
     ImageRecord,
     build_image,
+    check_python,
     choose_base,
     find_image,
 )
@@ -92,14 +93,18 @@ class DockerEngine:
         missing = self.find_missing(images)
         if missing:
             show = progress.task("base image")
-            base = choose_base(self.client, lambda line: show(line, None))
+            bases = {
+                python: choose_base(self.client, python, lambda line: show(line, None))
+                for python in sorted({image.python for image in missing})
+            }
             show("ready", 1.0)
             for image in missing:
-                self._build(image, base, progress.task(f"image {image.title}"))
+                self._build(image, bases[image.python], progress.task(f"image {image.title}"))
         for image in images:
             record = find_image(self.client, image)
             if record is None:
                 raise EnvironmentUnavailable(f"The image '{image.title}' vanished after its build.")
+            check_python(self.client, image, record.id)
             self._records[image.name] = record
         self._find_interpreters()
 

@@ -16,6 +16,7 @@ import docker
 import docker.errors
 
 from runner.engines.docker.base_image import build_base, find_base
+from runner.engines.docker.interpreter import find_interpreter
 from runner.errors import EnvironmentUnavailable
 from runner.host.paths import ROOT
 from runner.host.subprocesses import run_showing_lines
@@ -87,6 +88,7 @@ def build_image(
     if cuda is None:
         cuda = choose_cuda(client, on_line) if image.variant == CUDA_VARIANT else "scratch"
     base_id = _get_image_id(client, base)
+    check_python(client, image, base)
     if cuda != "scratch":
         base_id += f"+{_get_image_id(client, cuda)}"
     tag = make_image_tag(image, base_id)
@@ -134,30 +136,44 @@ def build_image(
     return ImageRecord(tag, str(built.id), base_id, built.attrs["Size"])
 
 
-def choose_base(client: docker.DockerClient, on_line: Callable[[str], None]) -> str:
-    """Choose the base to build on: one built here before, else the published one, else a new one.
+def choose_base(client: docker.DockerClient, python: str, on_line: Callable[[str], None]) -> str:
+    """Choose the base of a Python: one built here before, else the published one, else a new one.
 
     Raises `EnvironmentUnavailable` naming each way that was tried.
     """
-    local = find_base(client)
+    local = find_base(client, python)
     if local is not None:
         return local.tag
     recipe = read_recipe()
-    refusal = _obtain(client, recipe.default, on_line)
-    if not refusal:
-        return recipe.default
-    on_line(f"{recipe.default} cannot be had: {refusal}")
-    on_line("Building a base from Debian's packages instead.")
+    published = recipe.published.get(python)
+    refusal = "images/base/base.toml names none"
+    if published is not None:
+        refusal = _obtain(client, published, on_line)
+        if not refusal:
+            return published
+        on_line(f"{published} cannot be had: {refusal}")
+        on_line("Building a base from Debian's packages instead.")
     try:
-        return build_base(client, on_line, recipe).tag
+        return build_base(client, python, on_line, recipe).tag
     except EnvironmentUnavailable as error:
         raise EnvironmentUnavailable(
-            "There is no base image for the stages.\n"
+            f"There is no base image with Python {python} for the stages.\n"
             "- none was built on this machine before\n"
-            f"- {recipe.default} could not be pulled: {refusal}\n"
+            f"- {published or 'a published one'} could not be pulled: {refusal}\n"
             f"- none could be built here: {error.message}",
             error.remedy or "Make a registry reachable.",
         ) from error
+
+
+def check_python(client: docker.DockerClient, image: Image, reference: str) -> None:
+    """Raise `EnvironmentUnavailable` unless an image has the Python that a stage image declares."""
+    found = find_interpreter(client, _get_image_id(client, reference)).version
+    if not f"{found}.".startswith(f"{image.python}."):
+        raise EnvironmentUnavailable(
+            f"The image '{image.title}' is to run on Python {image.python} "
+            f"(images/{image.name}/image.toml), and {reference} has Python {found}.",
+            f"Make a base of that Python: runner images base --python {image.python}.",
+        )
 
 
 def choose_cuda(client: docker.DockerClient, on_line: Callable[[str], None]) -> str:

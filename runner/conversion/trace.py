@@ -208,10 +208,14 @@ def judge(
 
 
 def _describe_largest_step(traces: Sequence[StageTrace]) -> str:
-    """Name the layer at which the error, relative to its tensor, grows most from the one before."""
-    points = [point for trace in traces if trace.trace for point in trace.trace.points]
+    """Name the layer whose error, relative to its tensor, is most times that of the one before it.
+
+    One before it in depth, within a stage.
+    """
+    curves = [trace.trace.points for trace in traces if trace.trace]
     steps = [
         (after.error / before.error, after)
+        for points in curves
         for before, after in itertools.pairwise(points)
         if 0 < before.error < after.error
     ]

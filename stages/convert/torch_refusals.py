@@ -43,7 +43,7 @@ def explain_refusals() -> Iterator[None]:
             yield
     except RuntimeError as error:  # the exporter's own, raised after the last operator
         match = _REFUSED.search(str(error))
-        if isinstance(error, StageError) or match is None:
+        if match is None:
             raise
         raise _refuse(match.group(1), _find_place(str(error), ""), str(error)) from error
 

@@ -29,6 +29,9 @@ from stages.kit.contract import (
 # The opsets that torch 1.5.1 has symbolic functions for.
 OPSETS = range(7, 13)
 
+# How often values are drawn that are to tell inputs apart.
+_MOST_DRAWS = 20
+
 
 def convert(job: Job) -> Signature:
     """Write the ONNX model, the samples, and the reference outputs for them.
@@ -171,12 +174,15 @@ def _find_rows(model: Any, tensors: Sequence[Tensor]) -> List[Optional[int]]:
     from stages.convert.load_torch import find_embedding_rows
 
     generator = np.random.RandomState(0)
-    inputs = []
+    inputs: List[np.ndarray] = []
     for tensor in tensors:
         # Any table has two rows, and numbers of two values tell the inputs apart.
-        drawn = generator.randint(0, 2, tensor.shape).astype(tensor.dtype)
-        inputs.append(torch.from_numpy(np.asarray(drawn)))
-    return find_embedding_rows(model, inputs)
+        for _ in range(_MOST_DRAWS):
+            drawn = np.asarray(generator.randint(0, 2, tensor.shape).astype(tensor.dtype))
+            if not any(np.array_equal(drawn, other) for other in inputs):
+                break
+        inputs.append(drawn)
+    return find_embedding_rows(model, [torch.from_numpy(array) for array in inputs])
 
 
 def parse_inputs(text: str) -> List[Dict[str, Any]]:

@@ -289,9 +289,13 @@ def _run(job: Job) -> int:
 
     def end(reason: str) -> None:
         error = StageError(reason, "It hangs, and the log says where: please report it.")
-        report["error"] = _describe_error(error, report["phase"])
-        _finish(job)
-        os._exit(1)
+        try:
+            report["error"] = _describe_error(error, report["phase"])
+            _finish(job)
+        finally:  # even with a full disk
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
 
     end_watch = watch_progress(end)
     try:

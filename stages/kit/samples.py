@@ -118,7 +118,8 @@ def open_samples(volume: Path) -> Optional[Samples]:
         else:
             magnitudes = [stress.magnitude for stress in samples.stress]
             generate_inputs(folder, samples.inputs, samples.count, data["seed"], magnitudes)
-        if [_fingerprint(array) for array in samples.input_arrays] != data["fingerprints"]:
+        arrays = [array[: samples.count] for array in samples.input_arrays]
+        if [_fingerprint(array) for array in arrays] != data["fingerprints"]:
             raise StageError(
                 "The samples, made again, are not those of the first stage.",
                 "Run the conversion again with --no-cache.",
@@ -261,7 +262,9 @@ def write_reference(
     try:
         numbers = draft.numbers[draft.count :]
         for sample, values in zip(numbers, run_all(make_predict, draft, numbers)):
-            for array, value in zip(maps, values):
+            for array, tensor, value in zip(maps, outputs, values):
+                if value.shape != tensor.shape:
+                    raise ValueError(f"output '{tensor.name}' has the shape {value.shape} there")
                 array[sample] = value
     except Exception:  # user code may raise anything
         traceback.print_exc()
@@ -377,7 +380,9 @@ def save(job: Job, samples: Samples) -> None:
             "stress": [asdict(stress) for stress in samples.stress],
             "file": settings.get("inputs"),
             "seed": settings.get("seed", 0),
-            "fingerprints": [_fingerprint(array) for array in samples.input_arrays],
+            "fingerprints": [
+                _fingerprint(array[: samples.count]) for array in samples.input_arrays
+            ],
         },
     )
 
@@ -496,9 +501,10 @@ def _compare_under_stress(
 
 
 def _divide_by_floor(result: Dict[str, Any], floor: Optional[float]) -> Optional[float]:
-    """Return an error in multiples of the noise floor, or else of the outputs' own resolution.
+    """Return an error in multiples of the noise floor; None where that is not known.
 
-    One sample may be exact by chance, as where a function saturates.
+    A floor below the outputs' own resolution counts as that: few samples may be exact by chance, as
+    where a function saturates.
     """
     if floor is None or result["mean_abs"] is None:
         return None

@@ -60,8 +60,8 @@ RunIn = Callable[..., "subprocess.CompletedProcess[str]"]
 def convert(in_environment: RunIn, folder: Path, fixes: str, nets: list[str]) -> dict[str, Outcome]:
     """Convert nets in batches, one a stage; what came of each."""
     folder.mkdir(parents=True, exist_ok=True)
-    for stage, image in zip(STAGES, STAGES, strict=True):
-        done = in_environment(image, SUPPORT / "batch.py", stage, folder, fixes, *nets)
+    for stage in STAGES:
+        done = in_environment(stage, SUPPORT / "batch.py", stage, folder, fixes, *nets)
         assert done.returncode == 0, done.stderr[-3000:]
     return {net: outcome(folder / net) for net in nets}
 

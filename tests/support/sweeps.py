@@ -154,6 +154,9 @@ FORMS = {
     "pool_unbatched": lambda x: (F.max_pool2d(x, 2), F.avg_pool2d(x, 3, 1, 1)),
     "pool_adaptive_unbatched": lambda x: F.adaptive_avg_pool2d(x, (2, 3)),
     "pool_divisor": lambda x: F.avg_pool2d(x[None], 2, divisor_override=3),
+    "pool_divisor_whole": lambda x: F.avg_pool2d(
+        x[None], 3, 2, 1, ceil_mode=True, divisor_override=4
+    ),
     "pool_indices": lambda x: F.max_pool2d(x[None], 2, return_indices=True),
     "unpool": lambda x: F.max_unpool2d(*F.max_pool2d(x[None], 2, return_indices=True), 2),
     "grid_reflected": lambda x: F.grid_sample(
@@ -173,6 +176,7 @@ FORMS = {
     "addmm": lambda x: torch.addmm(x[0, :, :4], x[0], x[0].t(), beta=2, alpha=0.5),
     "baddbmm": lambda x: torch.baddbmm(x[:, :, :4], x, x.transpose(1, 2), beta=0.5, alpha=2),
     "einsum_diagonal": lambda x: torch.einsum("bii->bi", x[:, :, :4]),
+    "einsum_one_letter": lambda x: torch.einsum("iii->i", x.reshape(24)[:8].view(2, 2, 2)),
     "einsum_dots": lambda x: torch.einsum("...i,...i->...", x, x),
     "einsum_three": lambda x: torch.einsum("bij,jk,bil->bkl", x, torch.ones(6, 2), x),
     "cross": lambda x: torch.cross(x[:, :3], x[:, 1:4], 1),
@@ -180,12 +184,24 @@ FORMS = {
     "embedding_bag": lambda x: F.embedding_bag(
         _whole(x[0]).clamp(0, 4), torch.arange(10.0).view(5, 2), mode="mean"
     ),
+    "embedding_bag_ends": lambda x: F.embedding_bag(
+        torch.tensor([0, 2, 1, 3]),
+        x[0],
+        torch.tensor([0, 1, 4]),
+        mode="sum",
+        include_last_offset=True,
+    ),
     "bilinear": lambda x: F.bilinear(x[0], x[0], torch.ones(2, 6, 6)),
     "diagonals": lambda x: (torch.diag(x[0, 0]), x[0, :, :4].diag(), torch.diag_embed(x)),
+    "diagonals_beside": lambda x: (torch.diag_embed(x, 1), torch.diag_embed(_whole(x), -2)),
+    "renorm": lambda x: (x.renorm(2, 1, 0.5), x.renorm(float("inf"), 1, 0.5)),
     "repeat_interleave": lambda x: x.repeat_interleave(2, 2),
     "rotated": lambda x: x.rot90(1, (1, 2)),
     "losses": lambda x: (F.mse_loss(x, x * 2), F.l1_loss(x, x * 2)),
     "cross_entropy": lambda x: F.cross_entropy(x[0], torch.tensor([0, 1, 2, 3])),
+    "loss_ignored": lambda x: F.nll_loss(
+        F.log_softmax(x[0], 1), torch.tensor([0, -100, 2, 3]), torch.arange(1.0, 7.0)
+    ),
     "divergence": lambda x: F.kl_div(
         F.log_softmax(x, 1), torch.arange(24.0).view(1, 4, 6).softmax(1), reduction="batchmean"
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Set, Tuple
@@ -19,6 +20,7 @@ from stages.fixes.torch.script import SpecialisedScript, needs_specialising
 from stages.fixes.torch.sizes import concrete_sizes, needs_concrete_sizes
 from stages.fixes.torch.symbolics import core, grid, math, moves, numerics, pool
 from stages.fixes.torch.views import unshare_writes
+from stages.kit.contract import StageError
 
 _SYMBOLICS: Dict[str, Dict[str, core.Symbolic]] = {
     "adaptive-pool": pool.SYMBOLICS,
@@ -117,17 +119,25 @@ def _repair_traces(repairs: Repairs, opset: int) -> Iterator[None]:
         with keep_functions() if "traced-functions" in repairs.fixes else nullcontext():
             graph, outputs = trace(model, *args)
         parameters = list(utils._unique_state_dict(model).values())
-        for fix, repair in _GRAPH_REPAIRS:
-            if fix in repairs.fixes and repair(graph, parameters):
-                repairs.used.add(fix)
-        if "constant-weights" in repairs.fixes:
-
-            def is_exportable(name: str) -> bool:
-                return bool(symbolic_registry.is_registered_op(name, "", opset))
-
-            if fold_constants(graph, parameters, is_exportable):
-                repairs.used.add("constant-weights")
+        for fix, repair in (*_GRAPH_REPAIRS, ("constant-weights", fold)):
+            if fix not in repairs.fixes:
+                continue
+            before = graph.copy()
+            try:
+                if repair(graph, parameters):
+                    repairs.used.add(fix)
+            except StageError:
+                raise
+            except Exception as error:  # a defect of ours must not cost the conversion
+                traceback.print_exc()
+                repairs.notes.append(f"The fix '{fix}' failed, and was left out: {error!r:.200}.")
+                graph = before
         return graph, outputs
+
+    def fold(graph: Any, parameters: Sequence[Any]) -> bool:
+        return fold_constants(
+            graph, parameters, lambda name: symbolic_registry.is_registered_op(name, "", opset)
+        )
 
     with mock.patch.object(utils, "_trace_and_get_graph_from_model", trace_and_repair):
         yield

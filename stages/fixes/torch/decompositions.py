@@ -69,8 +69,20 @@ def _avg_pool2d(
         return _avg_pool2d(x.unsqueeze(0), size, stride, padding, ceil, pads, divisor).squeeze(0)
     if divisor is None:
         return _aten.avg_pool2d(x, size, stride, padding, ceil, pads, None)
-    mean = _aten.avg_pool2d(x, size, stride, padding, ceil, True, None)
-    return mean * (size[0] * size[-1] / divisor)
+    size, padding = _repeat(size, 2), _repeat(padding, 2)
+    stride = _repeat(stride, 2) if stride else size
+    # Padded to whole windows, so that the mean is of as many elements everywhere.
+    amounts: List[int] = []
+    for axis in (1, 0):
+        length = x.shape[2 + axis] + 2 * padding[axis]
+        steps = -(-(length - size[axis]) // stride[axis]) if ceil else 0
+        if steps * stride[axis] >= length - padding[axis]:  # it would begin in the padding
+            steps -= 1
+        missing = max(0, steps * stride[axis] + size[axis] - length)
+        amounts += [padding[axis], padding[axis] + missing]
+    padded = _aten.constant_pad_nd(x, amounts, 0) if any(amounts) else x
+    mean = _aten.avg_pool2d(padded, size, stride, (0, 0), False, True, None)
+    return mean * (size[0] * size[1] / divisor)
 
 
 def _avg_pool2d_or_leave(x: Any, *rest: Any) -> Any:
@@ -131,7 +143,7 @@ def _extreme(compare: Callable[..., Any]) -> Decomposition:
 
 
 def _pow(x: Any, power: Any) -> Any:
-    if not _is_integer(x) or power not in (2, 3):
+    if not _is_integer(x) or isinstance(power, torch.Tensor) or power not in (2, 3):
         return LEAVE
     return x * x if power == 2 else x * x * x
 
@@ -249,14 +261,13 @@ def _diag(x: Any, offset: int = 0) -> Any:
 def _diag_embed(x: Any, offset: int = 0, first: int = -2, second: int = -1) -> Any:
     if (first, second) != (-2, -1):
         return LEAVE
-    count = x.shape[-1]
-    size = count + abs(offset)
+    size = x.shape[-1] + abs(offset)
     with untraced():
-        rows = torch.arange(count) + max(-offset, 0)
-        place = torch.zeros(count, size, size)
-        place[torch.arange(count), rows, rows + offset] = 1
-        place = place.reshape(count, size * size)
-    return (x.reshape([-1, count]) @ place).reshape([*x.shape[:-1], size, size])
+        chosen = torch.diag(torch.ones(x.shape[-1]), offset) > 0
+    # Each row's value below the diagonal of an offset above, each column's otherwise.
+    padded = _aten.constant_pad_nd(x, (0, abs(offset)), 0)
+    values = padded.unsqueeze(-1 if offset >= 0 else -2).expand([*x.shape[:-1], size, size])
+    return torch.where(chosen, values, torch.zeros_like(values))
 
 
 def _rot90(x: Any, times: int, axes: Sequence[int]) -> Any:
@@ -307,11 +318,11 @@ def _nll_loss(
 ) -> Any:
     """Write the negative log-likelihood of (N, C, ...) as a gather of the targets' elements."""
     axis = 0 if x.dim() == 1 else 1
-    loss = -x.gather(axis, target.unsqueeze(axis)).squeeze(axis)
-    if weight is None:
-        return (_reduce(loss, reduction), loss) if reduction else (loss, loss)
-    factor = weight[target]
-    loss = loss * factor
+    kept = target != ignored
+    # An ignored target need not be a class.
+    target = torch.where(kept, target, torch.zeros_like(target))
+    factor = kept.to(x.dtype) if weight is None else weight[target] * kept.to(x.dtype)
+    loss = -x.gather(axis, target.unsqueeze(axis)).squeeze(axis) * factor
     if reduction == 1:
         return loss.sum() / factor.sum(), loss
     return _reduce(loss, reduction), loss
@@ -350,7 +361,7 @@ def _einsum(equation: str, tensors: Sequence[Any]) -> Any:
             one = terms[i].index(letter)
             other = terms[i].index(letter, one + 1)
             operands[i] = torch.diagonal(operands[i], 0, one, other)
-            terms[i] = terms[i].replace(letter, "") + letter
+            terms[i] = terms[i][:one] + terms[i][one + 1 : other] + terms[i][other + 1 :] + letter
     while len(operands) > 2:
         rest = set("".join(terms[2:]) + output)
         both = "".join(dict.fromkeys(terms[0] + terms[1]))
@@ -373,11 +384,15 @@ def _embedding_bag(
     mode: int = 0,
     sparse: bool = False,
     weights: Any = None,
-    *_: Any,
+    last_is_end: bool = False,
 ) -> Any:
     """Write bags whose offsets are known as a gather and reductions."""
-    bags, total = offsets.shape[0], indices.shape[0]
-    starts = offsets.tolist()
+    starts, total = offsets.tolist(), indices.shape[0]
+    if last_is_end:
+        total = starts.pop()
+        indices = indices[:total]
+        weights = None if weights is None else weights[:total]
+    bags = len(starts)
     if bags > 1 and not any(starts):
         raise StageError(
             "An embedding_bag whose offsets depend on an input has no operator in ONNX.",
@@ -408,7 +423,12 @@ def _reduce_bags(found: Any, bounds: Sequence[int], mode: int) -> Any:
 
 def _renorm(x: Any, p: float, axis: int, most: float) -> Any:
     axes = [i for i in range(x.dim()) if i != axis % x.dim()]
-    size = x.abs().pow(p).sum(axes, keepdim=True).pow(1 / p)
+    size = x.abs()
+    if p == float("inf"):
+        for i in axes:
+            size = size.max(i, keepdim=True)[0]
+    else:
+        size = size.pow(p).sum(axes, keepdim=True).pow(1 / p)
     return torch.where(size > most, x * (most / (size + 1e-7)), x)
 
 

@@ -6,6 +6,7 @@ shapes, and the trace takes the operator's place.
 
 from __future__ import annotations
 
+import traceback
 from typing import Any, Dict, List, Optional, Sequence
 
 import torch
@@ -122,6 +123,9 @@ def _decompose(
             tried = module(*[example.clone() for example in examples])
         except StageError as error:
             raise StageError(f"{error}{_name_line(node)}", error.remedy, error.blame) from None
+        except Exception:  # a form that nobody thought of must not cost the conversion
+            traceback.print_exc()
+            return None
         if tried is LEAVE:
             return None
         module.arguments = list(arguments)

@@ -436,7 +436,10 @@ def _acosh(x: tf.Tensor) -> tf.Tensor:
 
 def _atanh(x: tf.Tensor) -> tf.Tensor:
     size = tf.abs(x)
-    return _sign(x) * 0.5 * _log1p(2.0 * size / (1.0 - size))
+    small = tf.minimum(size, 0.5)
+    near = _log1p(2.0 * small / (1.0 - small))
+    far = tf.math.log((1.0 + size) / (1.0 - size))  # infinite at 1, and no number beyond
+    return _sign(x) * 0.5 * tf.where(tf.greater(size, 0.5), far, near)
 
 
 def _make_is_infinite(positive: bool, negative: bool) -> Function:

@@ -59,10 +59,11 @@ def gemm(emitter: Emitter, node: Node, inputs: Inputs) -> List[Value]:
     weight = inputs[1].const.T if node.get("transB", 0) else inputs[1].const
     weight = weight * alpha
     rest = None
-    if bias is not None and bias.size not in (1, weight.shape[1]):
+    columns = weight.shape[1]
+    if bias is not None and bias.size != 1 and bias.shape not in ((columns,), (1, columns)):
         bias, rest = None, Value.from_const(bias)
     if bias is not None:
-        bias = np.broadcast_to(bias.ravel(), (weight.shape[1],))
+        bias = np.broadcast_to(bias.ravel(), (columns,))
     if node.get("transA", 0):
         tensor = x.permute((1, 0)).tensor()
     else:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Optional, Sequence
 
 import numpy as np
 
 from stages.compare.opened import MakePredict, Opened, OpenEnd
 from stages.convert import given_onnx
 from stages.fixes.catalogue import select
-from stages.fixes.onnx_file.apply import make_older, make_single_precision
+from stages.fixes.onnx_file.apply import Note, make_older, make_single_precision
+from stages.fixes.onnx_file.older_opset import TARGET, get_opset
 from stages.fixes.onnx_file.refusal import walk
 from stages.kit.contract import InputError, Job, Tensor
 from stages.kit.samples import Predict
+
+# Names itself in the remedy wherever fixed sizes of the inputs would settle a refusal.
+_SIZES_OPTION = "--input"
 
 
 def open_file(job: Job, file: Path) -> Opened:
     """Load an ONNX model as a conversion does, made older and in float32 where it has to be.
 
+    One that is made older and has open sizes waits for them: `prepare` sets them before.
     Custom operators, and those that are never converted, are fine as long as ONNX Runtime has
     them. Raises `InputError` if the file is not an ONNX model, keeps weights in other files, has a
     newer operator without a rule, or is refused by ONNX Runtime.
@@ -33,17 +38,29 @@ def open_file(job: Job, file: Path) -> Opened:
     )
     fixes = [fix.name for fix in select("all", "onnx")]
     make_single_precision(model, fixes, job.note)
-    make_older(file.name, model, fixes, job.note)
-    checked = _check(file.name, model, job)
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
     names = [value.name for value in inputs]
-    # Built at once: only this tells whether ONNX Runtime accepts the model.
-    predict: Predict = given_onnx.make_predict(onnxruntime, model, names)
+    # What a newer operator becomes may depend on sizes, which are open until `prepare`.
+    waits = get_opset(model) > TARGET and any(given_onnx.has_open_size(v) for v in inputs)
+    predict: Optional[Predict] = None
+    if waits:
+        facts = {"rewritten": _try_rewriting(file.name, model, inputs)}
+    else:
+        make_older(file.name, model, fixes, job.note)
+        facts = {"checked by onnx 1.7.0": _check(file.name, model, job.note)}
+        # Built at once: only this tells whether ONNX Runtime accepts the model.
+        predict = given_onnx.make_predict(onnxruntime, model, names)
 
-    def prepare(_: Sequence[Tensor]) -> MakePredict:
-        return lambda: predict
+    def prepare(tensors: Sequence[Tensor]) -> MakePredict:
+        ready = predict
+        if ready is None:
+            older = _make_older_copy(file.name, model, tensors, job.note)
+            _check(file.name, older, job.note)
+            ready = given_onnx.make_predict(onnxruntime, older, names)
+        made: Predict = ready
+        return lambda: made
 
     def describe(value: Any) -> OpenEnd:
         sizes = given_onnx.get_sizes(value)
@@ -58,16 +75,55 @@ def open_file(job: Job, file: Path) -> Opened:
         outputs=[describe(value) for value in graph.output],
         operators=dict(operators.most_common()),
         parameters=sum(int(np.prod(tensor.dims)) for tensor in graph.initializer),
-        facts={"checked by onnx 1.7.0": checked},
+        facts=facts,
     )
 
 
-def _check(name: str, model: Any, job: Job) -> str:
+def _make_older_copy(name: str, given: Any, tensors: Sequence[Tensor], note: Note) -> Any:
+    model = type(given).FromString(given.SerializeToString())
+    given_onnx.set_input_shapes(model.graph, tensors)
+    make_older(name, model, [fix.name for fix in select("all", "onnx")], note)
+    return model
+
+
+def _try_rewriting(name: str, model: Any, inputs: Sequence[Any]) -> str:
+    """Rewrite a model with open sizes, and say what came of it.
+
+    Raises `InputError` if no sizes can help: if it is refused as it is, and not for want of them.
+    """
+    import onnxruntime
+
     try:
-        given_onnx.accept(name, model, job.note)
+        _make_older_copy(name, model, (), _drop)
+    except InputError as error:
+        if _SIZES_OPTION not in error.remedy:
+            raise
+    ones = []
+    for value in inputs:
+        sizes = given_onnx.get_sizes(value)
+        if sizes is None:
+            return "once the sizes of its inputs are given"
+        shape = tuple(1 if isinstance(size, str) else size for size in sizes)
+        ones.append(Tensor(value.name, shape, given_onnx.get_dtype(value)))
+    try:
+        older = _make_older_copy(name, model, ones, _drop)
+        checked = _check(name, older, _drop)
+        given_onnx.make_predict(onnxruntime, older, [value.name for value in inputs])
+    except InputError as error:
+        return f"once the sizes of its inputs are given; not with open ones as 1: {error}"
+    return f"for the given sizes; {checked} with open ones as 1"
+
+
+def _check(name: str, model: Any, note: Note) -> str:
+    try:
+        given_onnx.accept(name, model, note)
     except InputError as error:
         return f"not valid: {str(error).splitlines()[0]}"
     return "valid"
+
+
+def _drop(text: str) -> None:
+    pass
 
 
 class _Silent:

@@ -182,6 +182,11 @@ def get_sizes(value: Any) -> Optional[List[Size]]:
     return [d.dim_value if d.dim_value > 0 else d.dim_param or "?" for d in kind.shape.dim]
 
 
+def has_open_size(value: Any) -> bool:
+    sizes = get_sizes(value)
+    return sizes is None or any(isinstance(size, str) for size in sizes)
+
+
 def get_dtype(value: Any) -> str:
     import onnx
 
@@ -207,9 +212,12 @@ def add_range(job: Job, graph: Any, tensor: Tensor) -> Tensor:
             same.update(node.output if node.input[0] in same else ())
         elif node.op_type == "Gather" and node.input[1] in same and node.input[0] in tables:
             rows.append(tables[node.input[0]])
-    high = min(rows, default=10)
+    high, reason = 10, "for want of a range"
+    if rows:
+        high, reason = min(rows), "the rows of the smallest table it indexes"
+    elif tensor.dtype == "uint8":
+        high, reason = 256, "all that uint8 holds"
     if not job.request.get("check", {}).get("inputs"):
-        reason = "the rows of the smallest table it indexes" if rows else "for want of a range"
         job.note(
             f"Values of '{tensor.name}' are drawn from 0 to {high - 1} ({reason}); a model's .toml "
             "can give a range."
@@ -246,7 +254,12 @@ def set_shapes(graph: Any, tensors: Sequence[Tensor]) -> None:
 
 
 def set_input_shapes(graph: Any, tensors: Sequence[Tensor]) -> None:
+    """Write the shapes of inputs; other shapes, where one was open, may be of other sizes."""
     shapes = {tensor.name: tensor.shape for tensor in tensors}
+    if any(v.name in shapes and has_open_size(v) for v in graph.input):
+        for value in [*graph.output, *graph.value_info]:
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
     for value in [*graph.input, *graph.output]:
         if value.name in shapes:
             shape = value.type.tensor_type.shape

@@ -192,11 +192,15 @@ def _fix_input_shapes(job: Job, starts: Sequence[Any]) -> List[Tensor]:
             raise InputError(f"The graph's input '{name}' is not a tensor of numbers ({dtype}).")
         found = Tensor(name, shape, dtype, tensor.name, spec.get("low"), spec.get("high"))
         if np.dtype(dtype).kind in "iu" and found.high is None:
-            found = replace(found, low=0, high=10)
-            job.note(
-                f"Values of '{name}' are drawn from 0 to 9 (for want of a range); a model's .toml "
-                "can give a range."
-            )
+            high, reason = 10, "for want of a range"
+            if dtype == "uint8":
+                high, reason = 256, "all that uint8 holds"
+            found = replace(found, low=0, high=high)
+            if not job.request.get("check", {}).get("inputs"):
+                job.note(
+                    f"Values of '{name}' are drawn from 0 to {high - 1} ({reason}); a model's "
+                    ".toml can give a range."
+                )
         inputs.append(found)
     return inputs
 

@@ -169,7 +169,7 @@ def _relu(r: Rewriter) -> None:
     kind = r.known.get_type(x)
     if kind in (*FLOATS, 0):
         return
-    zero = r.add("Cast", [0], to=kind)
+    zero = r.add("Cast", np.array(0), to=kind)
     r.result("Max", x, zero)
 
 
@@ -235,9 +235,10 @@ def _quantize(r: Rewriter) -> None:
     shape = r.require_shape(scale)
     axis = r.get("axis", 1)
     kind = r.known.get_type(zero) if zero else _UINT8
-    if not zero and r.node.op_type == "DequantizeLinear":
+    if r.node.op_type == "QuantizeLinear":
+        kind = r.get("output_dtype", 0) or kind
+    elif not zero:
         kind = r.known.get_type(x)
-    kind = r.get("output_dtype", 0) or kind
     if r.get("block_size", 0) or kind not in (_INT8, _UINT8, _INT32):
         raise Refused("it quantizes in blocks, or to other types than int8 and uint8.")
     r.drop("axis", "saturate", "block_size", "output_dtype", "precision")

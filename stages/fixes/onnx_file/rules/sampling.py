@@ -7,7 +7,9 @@ from typing import Callable, Dict, List, Tuple
 import numpy as np
 
 from stages.fixes.onnx_file.refusal import Refused
-from stages.fixes.onnx_file.rules.rewriter import INT64, Rewriter
+from stages.fixes.onnx_file.rules.rewriter import Rewriter
+
+_INT32 = 6
 
 
 def _grid_sample(r: Rewriter) -> None:
@@ -24,13 +26,15 @@ def _grid_sample(r: Rewriter) -> None:
     parts: List[Tuple[str, str]] = []
     xs = _list_taps(r, _find_position(r, grid, 0, w, corners, edge), mode)
     ys = _list_taps(r, _find_position(r, grid, 1, h, corners, edge), mode)
-    base = (np.arange(n, dtype=np.float32) * (h * w)).reshape(n, 1, 1)
+    # In integers, as float32 skips indices beyond 2 ** 24: int32, which TensorFlow Lite multiplies.
+    base = (np.arange(n, dtype=np.int32) * (h * w)).reshape(n, 1, 1)
+    width = np.array(w, np.int32)
     for row, row_weight in ys:
         row_index, row_inside = _move_inside(r, row, h)
+        start = r.add("Add", r.add("Mul", r.add("Cast", row_index, to=_INT32), width), base)
         for column, column_weight in xs:
             column_index, column_inside = _move_inside(r, column, w)
-            place = r.add("Add", r.add("Mul", row_index, float(w)), column_index)
-            place = r.add("Cast", r.add("Add", place, base), to=INT64)
+            place = r.add("Add", start, r.add("Cast", column_index, to=_INT32))
             place = r.add("Reshape", place, [n * rows * columns])
             factors = [f for f in (row_weight, column_weight) if f]
             factors += [row_inside, column_inside] if edge == "zeros" else []

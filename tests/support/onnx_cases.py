@@ -105,12 +105,36 @@ def open_session(model):
     return onnxruntime.InferenceSession(model.SerializeToString(), settings)
 
 
+def put_steps_first(model):
+    """The model with recurrent layers of `layout` 0: ONNX Runtime has no others."""
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    for node in nodes:
+        layouts = [a for a in node.attribute if a.name == "layout" and a.i == 1]
+        after = []
+        if layouts:
+            node.attribute.remove(layouts[0])
+            # X is (batch, step, feature) then, states (batch, direction, feature), and the first
+            # output (batch, step, direction, feature).
+            for i in [i for i in (0, 5, 6) if i < len(node.input) and node.input[i]]:
+                given, node.input[i] = node.input[i], f"{node.name}.in{i}"
+                turn = helper.make_node("Transpose", [given], [node.input[i]], perm=[1, 0, 2])
+                model.graph.node.append(turn)
+            for i in range(len(node.output)):
+                order = [1, 0, 2] if i else [2, 0, 1, 3]
+                wanted, node.output[i] = node.output[i], f"{node.name}.out{i}"
+                after.append(helper.make_node("Transpose", [node.output[i]], [wanted], perm=order))
+        model.graph.node.extend([node, *after])
+    return model
+
+
 def write(volume, names, samples=2, **how):
     """Write a volume of the stage `onnx`."""
     model, feeds = join(names, **how)
     (volume / "requests").mkdir(parents=True)
     (volume / "given.onnx").write_bytes(model.SerializeToString())
-    session = open_session(model)
+    session = open_session(put_steps_first(model))
     runs = [
         session.run(None, {key: array[i] for key, array in feeds.items()}) for i in range(samples)
     ]
@@ -149,6 +173,11 @@ case("pad-edge", 18, "Pad", x(1, 2, 4), ints(0, 1, 2, 3), None, ints(1, 2), mode
 case("clip-int", 13, "Clip", x(2, 3, dtype="i4", low=-5), np.int32(-2), np.int32(3))
 case("relu-int", 14, "Relu", x(2, 3, dtype="i4", low=-5))
 case("relu", 14, "Relu", x(2, 3))
+_pair = [
+    helper.make_node("ReduceMax", ["x"], ["m"], "max", keepdims=0),
+    helper.make_node("Relu", ["m"], ["y"], "relu"),
+]
+CASES["relu-int-scalar"] = (14, _pair, {"x": x(2, 3, dtype="i4", low=-5)}, [])
 case(
     *("batch-norm", 15, "BatchNormalization", x(2, 3, 4, 4)),
     *(weights(3), weights(3), weights(3), weights(3) ** 2),
@@ -209,10 +238,10 @@ for _kind in ("LSTM", "GRU", "RNN"):
     _gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[_kind]
     case(
         *(f"{_kind}-batch-first", 14, _kind, x(2, 5, 3), weights(1, _gates * 4, 3)),
-        *(weights(1, _gates * 4, 4), weights(1, _gates * 8)),
-        outputs=["y", "h"],
+        *(weights(1, _gates * 4, 4), weights(1, _gates * 8), None, x(2, 1, 4, name="h0")),
+        outputs=["y", "h", "c"] if _kind == "LSTM" else ["y", "h"],
         hidden_size=4,
-        layout=0,
+        layout=1,
     )
 case(
     *("quantize-axis", 13, "QuantizeLinear", x(2, 3, 4), np.array([0.1, 0.2, 0.05], "f4")),
@@ -233,6 +262,11 @@ case(
     axis=0,
 )
 case("dequantize", 13, "DequantizeLinear", x(2, 3, dtype="u1", high=200), np.float32(0.1))
+case(
+    *("dequantize-23", 23, "DequantizeLinear", x(2, 3, dtype="u1", high=200)),
+    *(np.float32(0.1), np.uint8(3)),
+    output_dtype=TensorProto.FLOAT,
+)
 case("dropout", 13, "Dropout", x(2, 3), np.float32(0.5))
 case("average-pool", 19, "AveragePool", x(1, 2, 6, 6), kernel_shape=[2, 2], strides=[2, 2])
 case("half", 18, "Gemm", x(2, 4, dtype="f2"), weights(4, 3).astype("f2"))

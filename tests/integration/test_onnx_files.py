@@ -120,6 +120,50 @@ print(json.dumps([sorted(own - refused - handled), sorted(refusal.CONVERTED - ow
     assert json.loads(done.stdout.splitlines()[-1]) == [[], []]
 
 
+@pytest.fixture(scope="module")
+def newer(in_environment: Any) -> Any:
+    """What onnx_newer.py prints."""
+    done = in_environment("torch", SUPPORT / "onnx_newer.py")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+REFUSALS = {
+    "volume": "samples volumes",
+    "cubic": "bicubically",
+    "training": "each batch's own statistics",
+    "scatter": "(reduction 'add')",
+    "dilated": "a dilated window",
+    "rounded": "(ceil_mode)",
+    "wrapped": "wraps around by more than",
+    "emptied": "without elements",
+    "blocks": "in blocks",
+    "eighths": "casts to a type",
+    "aspect": "keeps the aspect ratio",
+    "smoothed": "(antialias)",
+    "capped": "(softcap)",
+    "moving": "depend on the model's inputs",
+    "open": "the shape of 'x0' is not known",
+    "unknown": "no such operator",
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_is_not_rewritten_is_refused(newer: Any, case: str) -> None:
+    assert set(newer["refused"]) == set(REFUSALS)
+    assert newer["refused"][case].startswith("The node 'node' (ONNX operator ")
+    assert REFUSALS[case] in newer["refused"][case]
+
+
+def test_open_sizes_are_set_before_a_file_is_rewritten(newer: Any) -> None:
+    """Shapes become masks and sizes of the nodes that replace newer ones."""
+    assert newer["compared"] == {"trilu": True, "relu-trilu": True}
+
+
+def test_a_chain_is_run_once_to_learn_its_types(newer: Any) -> None:
+    assert newer["run"] <= 60
+
+
 def test_random_graphs(tmp_path: Path, in_environment: Any) -> None:
     """A short, repeatable run of onnx_fuzz.py, which takes any seed."""
     made = in_environment("torch", SUPPORT / "onnx_fuzz.py", tmp_path, "1", "50")

@@ -235,7 +235,8 @@ def _classify(value: Any, depth: int, seen: set[int]) -> str:
     if isinstance(value, Call) and _is_code(value.function):
         return ""
     if items is not None:
-        if any(_is_tensor(item) for item in items.values()):
+        # A model without parameters has an empty one, which is never a plain dict.
+        if any(_is_tensor(item) for item in items.values()) or (not items and value != {}):
             return "state_dict"
         for key in _CHECKPOINT_KEYS:
             near = key in items and depth < _DEEPEST

@@ -90,6 +90,10 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
     floor = samples.noise_floor
     if floor and floor.get("outputs"):
         floor = {**floor, "outputs": [floor["outputs"][index] for index in kept]}
+    stress = tuple(
+        replace(s, floors=tuple(s.floors[index] for index in kept) if s.floors else ())
+        for s in samples.stress
+    )
     part = _Part(
         samples.folder,
         samples.count,
@@ -97,6 +101,7 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
         tuple(samples.outputs[index] for index in kept),
         floor,
         samples.random,
+        stress,
         kept,
     )
     return compare(job, part, job.prepared.framework, job.prepared.make_predict)

@@ -52,6 +52,9 @@ def open_file(job: Job, file: Path) -> Opened:
         facts = {"checked by onnx 1.7.0": _check(file.name, model, job.note)}
         # Built at once: only this tells whether ONNX Runtime accepts the model.
         predict = given_onnx.make_predict(onnxruntime, model, names)
+        # A model that was rewritten has another graph, and its old one is empty.
+        graph = model.graph
+        inputs = [value for value in graph.input if value.name in names]
 
     def prepare(tensors: Sequence[Tensor]) -> MakePredict:
         ready = predict

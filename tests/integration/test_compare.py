@@ -211,7 +211,7 @@ def test_a_file_of_a_newer_runtime(newer: Path, tmp_path: Path) -> None:
 
 
 BAD = {
-    "newer.onnx": "operator set 17",
+    "newest.onnx": "operator set 24",
     "keras.h5": "Keras model",
     "saved": "SavedModel",
     "calls.pt": "posix.system",

@@ -114,6 +114,8 @@ nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]),
 graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weights])
 model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 onnx.save(model, f"{folder}/gelu.onnx")
+model.opset_import[0].version = 24
+onnx.save(model, f"{folder}/newest.onnx")
 """
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -13,12 +13,9 @@ from stages.convert import given_onnx
 from stages.fixes.catalogue import select
 from stages.fixes.onnx_file.apply import Note, make_older, make_single_precision
 from stages.fixes.onnx_file.older_opset import TARGET, get_opset
-from stages.fixes.onnx_file.refusal import walk
+from stages.fixes.onnx_file.refusal import SizesNeeded, walk
 from stages.kit.contract import InputError, Job, Tensor
-from stages.kit.samples import Predict
-
-# Names itself in the remedy wherever fixed sizes of the inputs would settle a refusal.
-_SIZES_OPTION = "--input"
+from stages.kit.samples import Predict, bound_integers
 
 
 def open_file(job: Job, file: Path) -> Opened:
@@ -44,7 +41,7 @@ def open_file(job: Job, file: Path) -> Opened:
     names = [value.name for value in inputs]
     # What a newer operator becomes may depend on sizes, which are open until `prepare`.
     waits = get_opset(model) > TARGET and any(given_onnx.has_open_size(v) for v in inputs)
-    predict: Optional[Predict] = None
+    predict: Any = None
     if waits:
         facts = {"rewritten": _try_rewriting(file.name, model, inputs)}
     else:
@@ -57,18 +54,18 @@ def open_file(job: Job, file: Path) -> Opened:
         inputs = [value for value in graph.input if value.name in names]
 
     def prepare(tensors: Sequence[Tensor]) -> MakePredict:
-        ready = predict
-        if ready is None:
-            older = _make_older_copy(file.name, model, tensors, job.note)
-            _check(file.name, older, job.note)
-            ready = given_onnx.make_predict(onnxruntime, older, names)
-        made: Predict = ready
+        if not waits:
+            return lambda: predict
+        older = _make_older_copy(file.name, model, tensors, job.note)
+        _check(file.name, older, job.note)
+        made: Predict = given_onnx.make_predict(onnxruntime, older, names)
         return lambda: made
 
     def describe(value: Any) -> OpenEnd:
         sizes = given_onnx.get_sizes(value)
         tensor = Tensor(value.name, (), given_onnx.get_dtype(value))
-        tensor = given_onnx.add_range(_Silent(job), graph, tensor)
+        # Without a word: these may never be generated.
+        tensor = bound_integers(None, tensor, given_onnx.find_rows(graph, value.name))
         return OpenEnd(value.name, sizes, tensor.dtype, tensor.low, tensor.high)
 
     return Opened(
@@ -98,9 +95,8 @@ def _try_rewriting(name: str, model: Any, inputs: Sequence[Any]) -> str:
 
     try:
         _make_older_copy(name, model, (), _drop)
-    except InputError as error:
-        if _SIZES_OPTION not in error.remedy:
-            raise
+    except SizesNeeded:
+        pass
     ones = []
     for value in inputs:
         sizes = given_onnx.get_sizes(value)
@@ -127,13 +123,3 @@ def _check(name: str, model: Any, note: Note) -> str:
 
 def _drop(text: str) -> None:
     pass
-
-
-class _Silent:
-    """A job that drops its notes, here on the ranges of inputs that may never be generated."""
-
-    def __init__(self, job: Job) -> None:
-        self.request = job.request
-
-    def note(self, text: str) -> None:
-        pass

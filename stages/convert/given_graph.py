@@ -179,6 +179,8 @@ def _cut(graph_def: Any, names: Sequence[str]) -> None:
 
 def _fix_input_shapes(job: Job, starts: Sequence[Any]) -> List[Tensor]:
     """Return the inputs, with the requested sizes where the graph leaves them open."""
+    from stages.kit.samples import bound_integers
+
     names = [strip_output_index(tensor.name) for tensor in starts]
     by_name = match_requested_inputs(job, "graph", names)
     inputs = []
@@ -191,17 +193,7 @@ def _fix_input_shapes(job: Job, starts: Sequence[Any]) -> List[Tensor]:
         if np.dtype(dtype).kind not in "fiub":
             raise InputError(f"The graph's input '{name}' is not a tensor of numbers ({dtype}).")
         found = Tensor(name, shape, dtype, tensor.name, spec.get("low"), spec.get("high"))
-        if np.dtype(dtype).kind in "iu" and found.high is None:
-            high, reason = 10, "for want of a range"
-            if dtype == "uint8":
-                high, reason = 256, "all that uint8 holds"
-            found = replace(found, low=0, high=high)
-            if not job.request.get("check", {}).get("inputs"):
-                job.note(
-                    f"Values of '{name}' are drawn from 0 to {high - 1} ({reason}); a model's "
-                    ".toml can give a range."
-                )
-        inputs.append(found)
+        inputs.append(bound_integers(job, found))
     return inputs
 
 

@@ -148,6 +148,8 @@ def refuse_foreign_operators(name: str, model: Any) -> None:
 
 def _resolve_inputs(job: Job, model: Any) -> List[Tensor]:
     """Return the inputs in the model's order, with the requested sizes where they are open."""
+    from stages.kit.samples import bound_integers
+
     constants = {tensor.name for tensor in model.graph.initializer}
     values = [value for value in model.graph.input if value.name not in constants]
     if not values:
@@ -171,7 +173,7 @@ def _resolve_inputs(job: Job, model: Any) -> List[Tensor]:
                 "cannot compute with.",
                 "Export the model for float32; of a quantized one, convert the original.",
             )
-        tensors.append(add_range(job, model.graph, tensor))
+        tensors.append(bound_integers(job, tensor, find_rows(model.graph, value.name)))
     return tensors
 
 
@@ -200,41 +202,26 @@ def get_dtype(value: Any) -> str:
     return str(dtype.name)
 
 
-def add_range(job: Job, graph: Any, tensor: Tensor) -> Tensor:
-    """Bound an integer input's generated values by the rows of the smallest table it indexes."""
-    if np.dtype(tensor.dtype).kind not in "iu" or tensor.high is not None:
-        return tensor
+def find_rows(graph: Any, name: str) -> Optional[int]:
+    """Return how many rows the smallest table that an input indexes has; None if there is none."""
     tables = {t.name: t.dims[0] for t in graph.initializer if t.dims}
-    same = {tensor.name}  # the input, and tensors that only casts and reshapes separate from it
+    same = {name}  # the input, and tensors that only casts and reshapes separate from it
     rows = []
     for node in graph.node:
         if node.op_type in ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"):
             same.update(node.output if node.input[0] in same else ())
         elif node.op_type == "Gather" and node.input[1] in same and node.input[0] in tables:
             rows.append(tables[node.input[0]])
-    high, reason = 10, "for want of a range"
-    if rows:
-        high, reason = min(rows), "the rows of the smallest table it indexes"
-    elif tensor.dtype == "uint8":
-        high, reason = 256, "all that uint8 holds"
-    if not job.request.get("check", {}).get("inputs"):
-        job.note(
-            f"Values of '{tensor.name}' are drawn from 0 to {high - 1} ({reason}); a model's .toml "
-            "can give a range."
-        )
-    return replace(tensor, low=0, high=high)
+    return min(rows, default=None)
 
 
 def make_predict(runtime: Any, model: Any, names: Sequence[str]) -> Any:
     """Return a function that runs the model unoptimized, in the caller's thread."""
-    from stages.kit.onnx_runtime import open_session
+    from stages.kit.onnx_runtime import make_plain_settings, open_session
 
     copy = type(model).FromString(model.SerializeToString())
-    settings = runtime.SessionOptions()
-    settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
     try:
-        session = open_session(copy, settings)
+        session = open_session(copy, make_plain_settings())
     except Exception as error:  # ONNX Runtime has an exception type for each of its statuses
         raise InputError(
             f"ONNX Runtime {runtime.__version__} cannot load the model: {error}", _EXPORT_AGAIN

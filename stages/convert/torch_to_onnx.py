@@ -146,26 +146,12 @@ def resolve_inputs(job: Job, model: Any) -> List[Tensor]:
 
 def _add_ranges(job: Job, model: Any, tensors: Sequence[Tensor]) -> List[Tensor]:
     """Bound the generated values of integer inputs that have no range."""
-    open_ends = [np.dtype(t.dtype).kind in "iu" and t.high is None for t in tensors]
-    if not any(open_ends):
+    from stages.kit.samples import bound_integers, lacks_range
+
+    if not any(map(lacks_range, tensors)):
         return list(tensors)
     rows = _find_rows(model, tensors)
-    ranged = []
-    for tensor, is_open, count in zip(tensors, open_ends, rows):
-        if is_open:
-            high, reason = 10, "for want of a range"
-            if count is not None:
-                high, reason = count, "the rows of the smallest embedding that it indexes"
-            elif tensor.dtype == "uint8":
-                high, reason = 256, "all that uint8 holds"
-            tensor = replace(tensor, low=0, high=high)
-            if not job.request.get("check", {}).get("inputs"):
-                job.note(
-                    f"Values of '{tensor.name}' are drawn from 0 to {high - 1} ({reason}); a "
-                    "model's .toml can give a range."
-                )
-        ranged.append(tensor)
-    return ranged
+    return [bound_integers(job, tensor, count) for tensor, count in zip(tensors, rows)]
 
 
 def _find_rows(model: Any, tensors: Sequence[Tensor]) -> List[Optional[int]]:

@@ -5,6 +5,16 @@ from __future__ import annotations
 from typing import Any, Optional, Set
 
 
+def make_plain_settings() -> Any:
+    """Return a session's settings that run a model as it is, in the caller's thread."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    return settings
+
+
 def open_session(model: Any, settings: Optional[Any] = None) -> Any:
     """Open a session for an ONNX model, a ModelProto.
 
@@ -15,7 +25,8 @@ def open_session(model: Any, settings: Optional[Any] = None) -> Any:
     import onnxruntime
 
     settings = settings or onnxruntime.SessionOptions()
-    settings.log_severity_level = 3  # it warns about each unused initializer
+    # It warns about each unused initializer.
+    settings.log_severity_level = max(3, settings.log_severity_level)
     if _part_casts(model.graph, set()):
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model.SerializeToString(), settings)

@@ -36,6 +36,8 @@ from stages.kit.statistics import OutputStatistics, judge_all
 
 # One forward pass, from an array per input to an array per output.
 Predict = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
+# Runs the samples with these numbers, and yields the outputs of each, in order.
+RunAll = Callable[[Sequence[int]], Iterator[List[np.ndarray]]]
 
 # What other inputs are multiplied by, to see what holds only for the usual ones, and how many
 # samples there are of each magnitude.
@@ -76,10 +78,10 @@ class Samples:
         """Return the numbers of all samples, the stress included."""
         return range(self.count + _OF_EACH * len(self.stress))
 
-    def find_rows(self, stress: Stress) -> slice:
-        """Return where the samples of a magnitude lie in the arrays."""
+    def find_rows(self, stress: Stress) -> range:
+        """Return the numbers of the samples of a magnitude."""
         first = self.count + _OF_EACH * self.stress.index(stress)
-        return slice(first, first + _OF_EACH)
+        return range(first, first + _OF_EACH)
 
     @property
     def input_arrays(self) -> List[np.ndarray]:
@@ -185,6 +187,31 @@ def draw(tensor: Tensor, seed: int, index: int, numbers: Sequence[int]) -> np.nd
     return np.stack([rows[number] for number in numbers])
 
 
+def lacks_range(tensor: Tensor) -> bool:
+    """Tell whether an input is of integers, of which nothing says how large they may be."""
+    return np.dtype(tensor.dtype).kind in "iu" and tensor.high is None
+
+
+def bound_integers(job: Optional[Job], tensor: Tensor, rows: Optional[int] = None) -> Tensor:
+    """Bound the generated values of an integer input without a range, and tell the job.
+
+    `rows` is how many the smallest table has that it indexes, if it is known to index any.
+    """
+    if not lacks_range(tensor):
+        return tensor
+    high, reason = 10, "for want of a range"
+    if rows is not None:
+        high, reason = rows, "the rows of the smallest table that it indexes"
+    elif tensor.dtype == "uint8":
+        high, reason = 256, "all that uint8 holds"
+    if job is not None and not job.request.get("check", {}).get("inputs"):
+        job.note(
+            f"Values of '{tensor.name}' are drawn from 0 to {high - 1} ({reason}); a model's .toml "
+            "can give a range."
+        )
+    return replace(tensor, low=0, high=high)
+
+
 def import_inputs(folder: Path, file: Path, inputs: Sequence[Tensor]) -> int:
     """Write the user's own samples in the same form, and return their number.
 
@@ -242,9 +269,10 @@ def write_reference(
     A model that does not run on other magnitudes is not put under stress.
     """
     folder, total = draft.folder, len(draft.numbers)
+    run_all = make_runner(make_predict, draft)
     outputs: Tuple[Tensor, ...] = ()
     maps: List[np.ndarray] = []
-    for sample, values in enumerate(run_all(make_predict, draft, range(draft.count))):
+    for sample, values in enumerate(run_all(range(draft.count))):
         if not maps:
             outputs = tuple(Tensor(n, v.shape, v.dtype.name) for n, v in zip(names, values))
             check_disk_space(folder, outputs, total)
@@ -261,7 +289,7 @@ def write_reference(
     stress = draft.stress
     try:
         numbers = draft.numbers[draft.count :]
-        for sample, values in zip(numbers, run_all(make_predict, draft, numbers)):
+        for sample, values in zip(numbers, run_all(numbers)):
             for array, tensor, value in zip(maps, outputs, values):
                 if value.shape != tensor.shape:
                     raise ValueError(f"output '{tensor.name}' has the shape {value.shape} there")
@@ -274,22 +302,17 @@ def write_reference(
     return replace(draft, outputs=outputs, stress=stress)
 
 
-def run_all(
-    make_predict: Callable[[], Predict], samples: Samples, numbers: Sequence[int]
-) -> Iterator[List[np.ndarray]]:
-    """Yield the outputs for each of the samples with these numbers, in order.
+def make_runner(make_predict: Callable[[], Predict], samples: Samples) -> RunAll:
+    """Return a function that runs a framework on samples, and may be called several times.
 
     Samples are independent, so each core works on its own samples in one thread: a batch of one
     leaves little to parallelise inside an operator, and on a busy machine threads that wait for
     each other cost far more than they save. This also makes results independent of the core count.
+    A core's model is made once, when it is first needed.
     """
     arrays = samples.input_arrays
-    if not numbers:
-        return
-    workers = max(1, min(len(os.sched_getaffinity(0)), 8, len(numbers)))
     idle: SimpleQueue[Predict] = SimpleQueue()
-    for _ in range(workers):
-        idle.put(make_predict())
+    cores = min(len(os.sched_getaffinity(0)), 8)
 
     def run(sample: int) -> List[np.ndarray]:
         predict = idle.get()
@@ -298,13 +321,19 @@ def run_all(
         finally:
             idle.put(predict)
 
-    with ThreadPoolExecutor(workers) as pool:
-        pending = deque(pool.submit(run, number) for number in numbers[: 2 * workers])
-        for position in range(len(numbers)):
-            outputs = pending.popleft().result()
-            if position + 2 * workers < len(numbers):
-                pending.append(pool.submit(run, numbers[position + 2 * workers]))
-            yield outputs
+    def run_all(numbers: Sequence[int]) -> Iterator[List[np.ndarray]]:
+        workers = min(cores, len(numbers))
+        while idle.qsize() < workers:
+            idle.put(make_predict())
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            pending = deque(pool.submit(run, number) for number in numbers[: 2 * workers])
+            for position in range(len(numbers)):
+                outputs = pending.popleft().result()
+                if position + 2 * workers < len(numbers):
+                    pending.append(pool.submit(run, numbers[position + 2 * workers]))
+                yield outputs
+
+    return run_all
 
 
 def measure_noise_floor(
@@ -324,21 +353,26 @@ def measure_noise_floor(
             [v.astype(np.float64) if v.dtype == np.float32 else v for v in values]
         )
 
-    def compare_rows(rows: slice) -> List[Dict[str, Any]]:
+    run_all = make_runner(make_double_predict, reference)
+
+    def compare_rows(numbers: range) -> List[Dict[str, Any]]:
         """Return the statistics of each output, with the float64 one as the reference."""
-        numbers = range(rows.start, rows.stop)
         statistics = _make_statistics(reference.outputs, arrays)
-        for number, values in zip(numbers, run_all(make_double_predict, reference, numbers)):
+        for number, values in zip(numbers, run_all(numbers)):
             for output, array, value in zip(statistics, arrays, values):
                 output.add(value[None], array[number][None])
         return [output.result() for output in statistics]
 
+    def find_floors(stress: Stress) -> Stress:
+        try:
+            results = compare_rows(reference.find_rows(stress))
+        except Exception:  # it runs on the usual inputs, which have their floor
+            traceback.print_exc()
+            return stress
+        return replace(stress, floors=tuple(result["mean_abs"] for result in results))
+
     try:
-        results = compare_rows(slice(0, count))
-        stress = tuple(
-            replace(s, floors=tuple(r["mean_abs"] for r in compare_rows(reference.find_rows(s))))
-            for s in reference.stress
-        )
+        results = compare_rows(range(count))
     except Exception as error:  # a framework's own, such as for an operator without float64
         message = (str(error).splitlines() or [""])[0]
         reason = f"{type(error).__name__}: {message}"
@@ -349,7 +383,7 @@ def measure_noise_floor(
         "outputs": [{key: result[key] for key in keys} for result in results],
         "reason": "",
     }
-    return replace(reference, noise_floor=floor, stress=stress)
+    return replace(reference, noise_floor=floor, stress=tuple(map(find_floors, reference.stress)))
 
 
 def _make_statistics(
@@ -407,8 +441,9 @@ def compare(
     statistics = _make_statistics(samples.outputs, references)
     block = max(1, _COMPARED_BYTES // max(1, sum(array[0].nbytes for array in references)))
     pending: List[List[np.ndarray]] = [[] for _ in statistics]
+    run_all = make_runner(make_predict, samples)
     start = time.perf_counter()
-    for sample, outputs in enumerate(run_all(make_predict, samples, range(samples.count))):
+    for sample, outputs in enumerate(run_all(range(samples.count))):
         if len(outputs) != len(statistics):
             raise RuntimeError(f"{len(outputs)} outputs, where the reference has {len(statistics)}")
         for kept, value in zip(pending, outputs):
@@ -440,7 +475,7 @@ def compare(
         "verdict": verdict,
         "seconds": round(seconds, 3),
         "outputs": results,
-        "stress": [] if job.reference else _compare_under_stress(samples, make_predict),
+        "stress": [] if job.reference else _compare_under_stress(samples, run_all),
     }
 
 
@@ -455,9 +490,7 @@ def _add_rows(
         output.add(row[None], value[None])
 
 
-def _compare_under_stress(
-    samples: Samples, make_predict: Callable[[], Predict]
-) -> List[Dict[str, Any]]:
+def _compare_under_stress(samples: Samples, run_all: RunAll) -> List[Dict[str, Any]]:
     """Return the error of each output at each of the other magnitudes; none of a random model.
 
     An output that PyTorch itself has no number for is left out. A framework that fails there, where
@@ -469,7 +502,7 @@ def _compare_under_stress(
         rows = samples.find_rows(stress)
         statistics = _make_statistics(samples.outputs, references)
         try:
-            outputs = list(zip(*run_all(make_predict, samples, range(rows.start, rows.stop))))
+            outputs = list(zip(*run_all(rows)))
         except Exception as error:  # a framework's own, such as for an index out of range
             traceback.print_exc()
             message = (str(error).splitlines() or [""])[0][:300]
@@ -485,7 +518,7 @@ def _compare_under_stress(
             )
             continue
         for output, reference, values in zip(statistics, references, outputs):
-            _add_rows(output, reference[rows], values)
+            _add_rows(output, reference[rows.start : rows.stop], values)
         for result, floor in zip((o.result() for o in statistics), stress.floors or repeat(None)):
             if result["actual_shape"] is None and not result["reference_nonfinite"]:
                 found.append(
@@ -542,7 +575,7 @@ def _reorder_axes(value: np.ndarray, axes: Sequence[int]) -> np.ndarray:
 def _keep(folder: Path, samples: Samples, make_predict: Callable[[], Predict]) -> None:
     """Write a framework's outputs for all samples, to serve as a reference."""
     maps: List[np.ndarray] = []
-    for sample, outputs in enumerate(run_all(make_predict, samples, range(samples.count))):
+    for sample, outputs in enumerate(make_runner(make_predict, samples)(range(samples.count))):
         if not maps:
             tensors = [Tensor("", value.shape, value.dtype.name) for value in outputs]
             check_disk_space(folder, tensors, samples.count)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from stages.kit.onnx_runtime import open_session
+from stages.kit.onnx_runtime import make_plain_settings, open_session
 from stages.kit.tracing import Arrays, Artifact, Piece
 
 # Operators whose results are sums of products, and recurrent ones, which repeat such sums.
@@ -137,17 +137,13 @@ class OnnxModel(Artifact):
         model: Any,
         names: Sequence[str],
     ) -> Callable[..., List[np.ndarray]]:
-        import onnxruntime
 
         present = {value.name for value in model.graph.output}
         for name in names:
             if name not in present:
                 # Only the name: ONNX Runtime infers the type, and a stored one may be stale.
                 model.graph.output.add().name = name
-        settings = onnxruntime.SessionOptions()
-        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-        session = open_session(model, settings)
+        session = open_session(model, make_plain_settings())
         wanted = {value.name for value in session.get_inputs()}
 
         def run(values: Sequence[np.ndarray], cuts: Optional[Arrays] = None) -> List[np.ndarray]:

@@ -8,6 +8,7 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 from stages.fixes.onnx_file.refusal import list_graphs, walk
+from stages.kit.onnx_runtime import make_plain_settings, open_session
 
 # A computed constant with more elements than this is not looked at.
 _LIMIT = 1 << 22
@@ -235,11 +236,6 @@ def _run_node(node: Any, arrays: Dict[str, np.ndarray], name: str) -> Optional[n
 
 
 def _run(model: Any, feeds: Dict[str, np.ndarray], names: Sequence[str]) -> List[Any]:
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 4
-    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), settings)
-    return list(session.run(list(names), feeds))
+    settings = make_plain_settings()
+    settings.log_severity_level = 4  # some nodes do not run on zeros, which is no error
+    return list(open_session(model, settings).run(list(names), feeds))

@@ -74,7 +74,7 @@ def _lower_node(node: Any, version: int, known: Known, names: set, rewritten: Co
     try:
         rule(rewriter)
     except Refused as error:
-        raise make_refusal(node, error.why, error.remedy) from None
+        raise make_refusal(node, error.why, error.remedy, error.kind) from None
     nodes = rewriter.finish()
     if len(nodes) != 1 or nodes[0].SerializeToString() != before:
         rewritten[node.op_type] += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Tuple, Type
 
 from stages.kit.contract import InputError
 
@@ -15,18 +15,28 @@ REWRITTEN = frozenset(_TABLE["rewritten"])
 
 
 class Refused(Exception):
-    """Raised about a node by a rule that has nothing of the same meaning to put in its place."""
+    """Raised about a node by a rule that has nothing of the same meaning to put in its place.
 
-    def __init__(self, why: str, remedy: str = "") -> None:
+    `kind` is what it becomes for the user.
+    """
+
+    def __init__(self, why: str, remedy: str = "", kind: Type[InputError] = InputError) -> None:
         super().__init__(why)
         self.why = why
         self.remedy = remedy
+        self.kind = kind
 
 
-def make_refusal(node: Any, why: str, remedy: str = "") -> InputError:
+class SizesNeeded(InputError):
+    """A refusal that fixed sizes of the model's inputs may settle."""
+
+
+def make_refusal(
+    node: Any, why: str, remedy: str = "", kind: Type[InputError] = InputError
+) -> InputError:
     """Return the error that names a node, its operator, why it is refused and what to change."""
     name = node.name or (node.output[0] if node.output else node.op_type)
-    return InputError(
+    return kind(
         f"The node '{name}' (ONNX operator {node.op_type}) cannot be converted: {why}",
         remedy or f"Replace {node.op_type} in the model, and export it again.",
     )

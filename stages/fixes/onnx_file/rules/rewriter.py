@@ -8,7 +8,7 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 from stages.fixes.onnx_file.known import Known, Shape
-from stages.fixes.onnx_file.refusal import Refused
+from stages.fixes.onnx_file.refusal import Refused, SizesNeeded
 
 FLOAT, INT64, BOOL = 1, 7, 9
 FLOATS = (1, 10, 11)
@@ -68,19 +68,20 @@ class Rewriter:
                 f"its {what} ('{self.input(index)}') depend on the model's inputs.",
                 "Make them constants in the model, or give the sizes of its inputs (--input), and "
                 "export it again with fixed shapes.",
+                SizesNeeded,
             )
         return value
 
     def require_rank(self, name: str) -> int:
         rank = self.known.get_rank(name)
         if rank is None:
-            raise Refused(f"the number of axes of '{name}' is not known.", _FIXED)
+            raise Refused(f"the number of axes of '{name}' is not known.", _FIXED, SizesNeeded)
         return rank
 
     def require_shape(self, name: str) -> List[int]:
         shape: Optional[Shape] = self.known.get_shape(name)
         if shape is None or None in shape:
-            raise Refused(f"the shape of '{name}' is not known.", _FIXED)
+            raise Refused(f"the shape of '{name}' is not known.", _FIXED, SizesNeeded)
         return [int(d or 0) for d in shape]
 
     def add(self, op_type: str, *inputs: Operand, output: str = "", **attributes: Any) -> str:

@@ -290,7 +290,7 @@ def clip_tensor(tensor: tf.Tensor, low: float, high: float) -> tf.Tensor:
     return tensor
 
 
-def _make_elu(alpha: float) -> Function:
+def make_elu(alpha: float) -> Function:
     if alpha == 1:
         return tf.nn.elu
     return lambda x: tf.nn.relu(x) + alpha * tf.nn.elu(tf.minimum(x, 0.0))
@@ -305,6 +305,10 @@ def softplus(x: tf.Tensor) -> tf.Tensor:
     return tf.nn.relu(x) + tf.math.log(1.0 + tf.exp(-tf.abs(x)))
 
 
+def softsign(x: tf.Tensor) -> tf.Tensor:
+    return x / (1.0 + tf.abs(x))
+
+
 def _sign(x: tf.Tensor) -> tf.Tensor:
     """Compute the sign of x, as TensorFlow Lite 2.4 has no SIGN."""
     if not x.dtype.is_floating:
@@ -317,7 +321,7 @@ def _tan(x: tf.Tensor) -> tf.Tensor:
     return tf.sin(x) / tf.cos(x)
 
 
-def _make_hard_sigmoid(alpha: float, beta: float) -> Function:
+def make_hard_sigmoid(alpha: float, beta: float) -> Function:
     if abs(alpha - 1 / 6) < 1e-6 and abs(beta - 0.5) < 1e-6:
         return lambda x: tf.nn.relu6(x + 3.0) * (1 / 6)
     return lambda x: tf.minimum(tf.nn.relu(alpha * x + beta), 1.0)
@@ -328,13 +332,13 @@ def _make_activation(node: Node) -> Function:
         return float(node.get(name, default))
 
     table: Any = {
-        "Elu": lambda: _make_elu(read_number("alpha", 1.0)),
+        "Elu": lambda: make_elu(read_number("alpha", 1.0)),
         "Selu": lambda: _make_selu(
             read_number("alpha", 1.67326319217681884765625),
             read_number("gamma", 1.05070102214813232421875),
         ),
         "Softplus": lambda: softplus,
-        "Softsign": lambda: lambda x: x / (1.0 + tf.abs(x)),
+        "Softsign": lambda: softsign,
         "Erf": lambda: _erf,
         "Sign": lambda: _sign,
         "IsNaN": lambda: lambda x: tf.not_equal(x, x),
@@ -342,10 +346,10 @@ def _make_activation(node: Node) -> Function:
         "Asin": lambda: _asin,
         "Acos": lambda: lambda x: math.pi / 2 - _asin(x),
         "Tan": lambda: _tan,
-        "HardSigmoid": lambda: _make_hard_sigmoid(
+        "HardSigmoid": lambda: make_hard_sigmoid(
             read_number("alpha", 0.2), read_number("beta", 0.5)
         ),
-        "ThresholdedRelu": lambda: _make_thresholded_relu(read_number("alpha", 1.0)),
+        "ThresholdedRelu": lambda: make_thresholded_relu(read_number("alpha", 1.0)),
         "Shrink": lambda: _make_shrink(read_number("lambd", 0.5), read_number("bias", 0.0)),
         "Celu": lambda: _make_celu(read_number("alpha", 1.0)),
         "Sinh": lambda: _sinh,
@@ -480,7 +484,7 @@ def _make_celu(alpha: float) -> Function:
     return lambda x: tf.nn.relu(x) + alpha * tf.nn.elu(tf.minimum(x, 0.0) * (1 / alpha))
 
 
-def _make_thresholded_relu(alpha: float) -> Function:
+def make_thresholded_relu(alpha: float) -> Function:
     return lambda x: x * tf.cast(tf.greater(x, alpha), tf.float32)
 
 

@@ -8,7 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles, require_constant
-from stages.fixes.onnx_tf.handlers.elementwise import softplus
+from stages.fixes.onnx_tf.handlers.elementwise import (
+    make_elu,
+    make_hard_sigmoid,
+    make_thresholded_relu,
+    softplus,
+    softsign,
+)
 from stages.fixes.onnx_tf.handlers.products import fully_connected
 from stages.fixes.onnx_tf.layout import Value
 
@@ -17,20 +23,16 @@ Function = Callable[[tf.Tensor], tf.Tensor]
 # Each activation by its alpha and beta, and their defaults; None if it has none.
 _ACTIVATIONS: Dict[str, Tuple[Callable[..., Function], Optional[float], Optional[float]]] = {
     "affine": (lambda a, b: lambda x: a * x + b, 1.0, 0.0),
-    "elu": (lambda a, b: lambda x: tf.nn.relu(x) + a * tf.nn.elu(tf.minimum(x, 0.0)), 1.0, None),
-    "hardsigmoid": (lambda a, b: lambda x: tf.minimum(tf.nn.relu(a * x + b), 1.0), 0.2, 0.5),
+    "elu": (lambda a, b: make_elu(a), 1.0, None),
+    "hardsigmoid": (make_hard_sigmoid, 0.2, 0.5),
     "leakyrelu": (lambda a, b: lambda x: tf.nn.leaky_relu(x, a), 0.01, None),
     "relu": (lambda a, b: tf.nn.relu, None, None),
     "scaledtanh": (lambda a, b: lambda x: a * tf.tanh(b * x), 1.0, 1.0),
     "sigmoid": (lambda a, b: tf.sigmoid, None, None),
     "softplus": (lambda a, b: softplus, None, None),
-    "softsign": (lambda a, b: lambda x: x / (1.0 + tf.abs(x)), None, None),
+    "softsign": (lambda a, b: softsign, None, None),
     "tanh": (lambda a, b: tf.tanh, None, None),
-    "thresholdedrelu": (
-        lambda a, b: lambda x: x * tf.cast(tf.greater(x, a), tf.float32),
-        1.0,
-        None,
-    ),
+    "thresholdedrelu": (lambda a, b: make_thresholded_relu(a), 1.0, None),
 }
 _DEFAULTS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"], "RNN": ["tanh"]}
 

@@ -295,9 +295,9 @@ def test_an_image_has_the_python_that_it_declares(client: Any, tmp_path: Path) -
         engine.prepare([image], Observer())
         interpreter = engine.environment(image).interpreter
         assert interpreter is not None and interpreter.version.startswith("3.11.")
-        images.check_python(client, image, record.id)
+        images.check_python(image, interpreter.version, record.id)
         with pytest.raises(EnvironmentUnavailable, match=r"Python 3\.8 .* has Python 3\.11"):
-            images.check_python(client, tflite, record.id)
+            images.check_python(tflite, interpreter.version, record.id)
     finally:
         client.images.remove(record.id, force=True)
 

@@ -104,9 +104,10 @@ class DockerEngine:
             record = find_image(self.client, image)
             if record is None:
                 raise EnvironmentUnavailable(f"The image '{image.title}' vanished after its build.")
-            check_python(self.client, image, record.id)
             self._records[image.name] = record
         self._find_interpreters()
+        for image in images:
+            check_python(image, self._interpreters[image.name].version, "what was built")
 
     def _find_interpreters(self) -> None:
         with _translate_errors():
@@ -137,7 +138,8 @@ class DockerEngine:
         return True
 
     def _build(self, image: Image, base: str, show: Callable[[str, float | None], None]) -> None:
-        build_image(self.client, image, base, lambda line: show(line, None))
+        with _translate_errors():
+            build_image(self.client, image, base, lambda line: show(line, None))
         show("built", 1.0)
 
     def environment(self, image: Image) -> EnvironmentRecord:

@@ -88,7 +88,7 @@ def build_image(
     if cuda is None:
         cuda = choose_cuda(client, on_line) if image.variant == CUDA_VARIANT else "scratch"
     base_id = _get_image_id(client, base)
-    check_python(client, image, base)
+    check_python(image, find_interpreter(client, base_id).version, base)
     if cuda != "scratch":
         base_id += f"+{_get_image_id(client, cuda)}"
     tag = make_image_tag(image, base_id)
@@ -165,13 +165,15 @@ def choose_base(client: docker.DockerClient, python: str, on_line: Callable[[str
         ) from error
 
 
-def check_python(client: docker.DockerClient, image: Image, reference: str) -> None:
-    """Raise `EnvironmentUnavailable` unless an image has the Python that a stage image declares."""
-    found = find_interpreter(client, _get_image_id(client, reference)).version
-    if not f"{found}.".startswith(f"{image.python}."):
+def check_python(image: Image, version: str, place: str) -> None:
+    """Raise `EnvironmentUnavailable` unless a Python is the one that a stage image declares.
+
+    `place` names the image that has it.
+    """
+    if not f"{version}.".startswith(f"{image.python}."):
         raise EnvironmentUnavailable(
             f"The image '{image.title}' is to run on Python {image.python} "
-            f"(images/{image.name}/image.toml), and {reference} has Python {found}.",
+            f"(images/{image.name}/image.toml), and {place} has Python {version}.",
             f"Make a base of that Python: runner images base --python {image.python}.",
         )
 

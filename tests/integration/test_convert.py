@@ -258,7 +258,7 @@ def test_the_command_line_wins_over_the_toml(convert: Convert) -> None:
     assert run.report["inputs_from"] == "--input"
     assert run.outputs("tflite")[0]["shape"] == [1, 4, 4]
     (note,) = [note for note in run.report["notes"] if "drawn from 0 to 49" in note]
-    assert "embedding" in note
+    assert "smallest table" in note
 
 
 @pytest.fixture(scope="module")

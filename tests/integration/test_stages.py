@@ -82,7 +82,7 @@ def test_defaults_do_what_the_runner_does(chain: Path, convert: Convert) -> None
 SAMPLES = """
 import sys
 import numpy as np
-kept = np.load(sys.argv[1])
+kept = np.load(sys.argv[1])[:1000]
 assert kept.shape == (1000, 1, 3, 32, 32), kept.shape
 generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([0, 0])))
 assert np.array_equal(kept, generator.standard_normal(kept.shape, dtype=np.float32))
@@ -95,7 +95,10 @@ def test_samples_are_what_the_contract_says(chain: Path, in_environment: Any) ->
     assert index["count"] == 1000
     made = in_environment("tflite", "-c", SAMPLES, chain / "samples/input-0.npy")
     assert made.returncode == 0, made.stderr
-    assert np.load(chain / "samples/output-0.npy").shape == (1000, 1, 5)
+    assert np.load(chain / "samples/output-0.npy").shape == (1006, 1, 5)
+    # Two of each other magnitude follow those that the gate judges.
+    others = np.load(chain / "samples/input-0.npy")[1000:].reshape(3, -1).std(axis=1)
+    assert np.allclose(others, (1e-3, 1e2, 1e4), rtol=0.1)
 
 
 TAMPER = """

@@ -77,7 +77,7 @@ def write_lock(environment: Environment) -> None:
     result = subprocess.run(
         [find_uv_bin(), "pip", "compile", *options, "requirements.in"],
         cwd=environment.source,
-        env=make_uv_environment(resolving=True),
+        env=make_uv_environment(main_only=True),
         text=True,
         capture_output=True,
         check=False,

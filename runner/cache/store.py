@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from runner.engines.limits import parse_number
 from runner.errors import BadInput
 from runner.host.files import hash_file, write_text
-from runner.host.paths import ROOT, cache_folder
+from runner.host.paths import cache_folder
 from runner.host.process_identity import get_process_id, is_process_id, is_running
 from runner.schemas.base import Integer, Natural
 from runner.schemas.report import StageReport
 from runner.schemas.stage_reports import read_report
-from runner.toolchains.code import compute_tree_digest, hash_tree
+from runner.toolchains.code import compute_tree_digest, hash_code
 
 # Incremented when older entries must not be used.
 _FORMAT = 1
@@ -86,12 +85,6 @@ class Entry:
         return read_report((self.folder / "files" / f"reports/{self.stage}.json").read_bytes())
 
 
-@cache
-def hash_stage_code() -> str:
-    """Return the digest of all code that runs in images, as in a run's record: 64 hex digits."""
-    return compute_tree_digest(hash_tree(ROOT / "stages"))
-
-
 def compute_stage_key(
     before: str, environment: str, module: str, request: Mapping[str, Any]
 ) -> str:
@@ -102,7 +95,7 @@ def compute_stage_key(
     parts = {
         "format": _FORMAT,
         "before": before,
-        "code": hash_stage_code(),
+        "code": compute_tree_digest(hash_code([module])),
         "environment": environment,
         "module": module,
         "request": request,

@@ -25,12 +25,12 @@ class Registry:
     trusted_hosts: tuple[str, ...] = ()
     no_index: bool = False
 
-    def make_uv_environment(self, *, resolving: bool = False) -> dict[str, str]:
+    def make_uv_environment(self, *, main_only: bool = False) -> dict[str, str]:
         """Return the variables that make uv use this registry.
 
         When installing, hashes decide what is accepted, so pip's rule (any index may have it) is
-        safe. When `resolving`, only the main index is asked: a lock must not depend on extra
-        indexes and folders of the machine that wrote it.
+        safe. With `main_only` no other index is asked: a lock must not depend on extra indexes and
+        folders of the machine that wrote it, unless its image asks for some.
         """
         environment: dict[str, str] = {"UV_NO_CONFIG": "1"}
         if self.index_url:
@@ -39,7 +39,7 @@ class Registry:
             environment["SSL_CERT_FILE"] = self.ca_bundle
         if self.trusted_hosts:
             environment["UV_INSECURE_HOST"] = " ".join(self.trusted_hosts)
-        if not resolving:
+        if not main_only:
             if self.extra_index_urls:
                 environment["UV_INDEX"] = " ".join(self.extra_index_urls)
                 environment["UV_INDEX_STRATEGY"] = "unsafe-best-match"
@@ -64,8 +64,12 @@ class Registry:
 
 
 def read_registry(environ: Mapping[str, str] = os.environ) -> Registry:
-    """Read pip's settings: environment variables, then pip.conf files, of which the last wins."""
+    """Read pip's settings: environment variables, then pip.conf files, of which the last wins.
+
+    RUNNER_INDEX_NAME locates an index that an image asks for by name: a URL, or a folder of files.
+    """
     settings = _read_pip_conf(environ)
+    named = [environ[name] for name in sorted(environ) if name.startswith("RUNNER_INDEX_")]
 
     def find(variable: str, option: str) -> str:
         return environ.get(variable) or settings.get(option, "")
@@ -77,15 +81,21 @@ def read_registry(environ: Mapping[str, str] = os.environ) -> Registry:
     )
     return Registry(
         index_url=find("PIP_INDEX_URL", "index-url") or environ.get("UV_DEFAULT_INDEX", ""),
-        extra_index_urls=tuple(find("PIP_EXTRA_INDEX_URL", "extra-index-url").split()),
-        find_links=tuple(find("PIP_FIND_LINKS", "find-links").split()),
+        extra_index_urls=(
+            *find("PIP_EXTRA_INDEX_URL", "extra-index-url").split(),
+            *(place for place in named if "://" in place),
+        ),
+        find_links=(
+            *find("PIP_FIND_LINKS", "find-links").split(),
+            *(place for place in named if place and "://" not in place),
+        ),
         ca_bundle=bundle if bundle and Path(bundle).is_file() else "",
         trusted_hosts=tuple(find("PIP_TRUSTED_HOST", "trusted-host").split()),
         no_index=find("PIP_NO_INDEX", "no-index").lower() in ("1", "true", "yes", "on", "y", "t"),
     )
 
 
-def make_uv_environment(*, resolving: bool = False) -> dict[str, str]:
+def make_uv_environment(*, main_only: bool = False) -> dict[str, str]:
     """Return this process's environment with the user's registry in uv's own variables."""
     inherited = {
         name: text
@@ -93,7 +103,7 @@ def make_uv_environment(*, resolving: bool = False) -> dict[str, str]:
         # uv must not take the caller's virtual environment or project for ours.
         if name not in {"VIRTUAL_ENV", "UV_PROJECT", "PYTHONPATH", "PYTHONHOME"}
     }
-    return {**inherited, **read_registry().make_uv_environment(resolving=resolving)}
+    return {**inherited, **read_registry().make_uv_environment(main_only=main_only)}
 
 
 def _read_pip_conf(environ: Mapping[str, str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.compat import tomllib
 from runner.host.files import write_text
 from runner.host.paths import ROOT
+from runner.packages.cpython import find_cpython
 from runner.packages.pip_settings import make_uv_environment
 from runner.toolchains.model import Image
 
@@ -27,18 +28,34 @@ BANNER = "# Written by `runner lock`. Do not edit: change"
 def resolve(image: Image) -> str:
     """Resolve an image's intent as of its date, and return the lock's text.
 
-    Raises `EnvironmentUnavailable` with the resolver's own message if it finds no solution.
+    What has only sources is asked for its requirements by the environment's own Python. Raises
+    `EnvironmentUnavailable` with the resolver's own message if it finds no solution.
     """
     options = [
         *("--python-version", image.python, "--python-platform", image.platform),
         *("--exclude-newer", image.as_of),
+        *_find_python(image.python),
     ]
     for package, date in sorted(image.as_of_package.items()):
         options += ["--exclude-newer-package", f"{package}={date}"]
     with tempfile.TemporaryDirectory() as folder:
         # The lock's annotations name the file, so it has the intent's own name.
         (Path(folder) / image.intent.name).write_text(_apply_stand_ins(image))
-        return _make_banner(image) + _compile(image.intent.name, Path(folder), options)
+        if image.overrides:
+            (Path(folder) / "overrides.txt").write_text("\n".join(image.overrides) + "\n")
+            options += ["--override", "overrides.txt"]
+        main_only = not image.indexes
+        if image.indexes:
+            options += ["--index-strategy", "unsafe-best-match"]
+        text = _compile(image.intent.name, Path(folder), options, main_only=main_only)
+        return _make_banner(image) + text
+
+
+def _find_python(version: str) -> list[str]:
+    try:
+        return ["--python", str(find_cpython(version, install=False).path)]
+    except EnvironmentUnavailable:  # then any Python has to do, which mostly it does
+        return []
 
 
 def resolve_own(root: Path = ROOT) -> str:
@@ -75,13 +92,13 @@ def diff_lock(lock: Path, text: str) -> str:
     return "".join(lines)
 
 
-def _compile(intent: str, folder: Path, options: Sequence[str]) -> str:
+def _compile(intent: str, folder: Path, options: Sequence[str], *, main_only: bool = True) -> str:
     """Run uv's resolver on a file of `folder`, and return what it prints."""
     command = [find_uv_bin(), "pip", "compile", "--quiet", "--no-header", "--generate-hashes"]
     result = subprocess.run(
         [*command, "--annotation-style=line", *options, intent],
         cwd=folder,
-        env=make_uv_environment(resolving=True),
+        env=make_uv_environment(main_only=main_only),
         text=True,
         capture_output=True,
         check=False,
@@ -112,4 +129,6 @@ def _make_banner(image: Image) -> str:
     lines = [f"{BANNER} {image.intent.name} or image.toml.", f"# As of {image.as_of}."]
     lines += [f"# As of {date}: {name}." for name, date in sorted(image.as_of_package.items())]
     lines += [f"# {stand_in}: {stand_in.reason}." for stand_in in image.stand_ins]
+    lines += [f"# Override: {text}." for text in image.overrides]
+    lines += [f"# With the index '{name}', {what}." for name, what in image.indexes.items()]
     return "\n".join(lines) + "\n\n"

@@ -15,7 +15,7 @@ from runner.packages.user_wheel import accept_wheel
 from runner.planning.check import Check
 from runner.planning.inputs import InputSpec, resolve_inputs
 from runner.planning.source import ModelFile, Source, identify_source
-from runner.toolchains.load import list_variants, load_image, load_toolchain
+from runner.toolchains.load import list_variants, load_image, load_toolchain, load_toolchains
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Toolchain, add_wheels
 
 _MOST_PYTHON_FILES = 200
@@ -138,11 +138,20 @@ def _sort_options(chain: Toolchain, options: Mapping[str, Any]) -> dict[str, dic
         if value in ("", None):
             continue
         if not takers:
-            known = [f"{s.name}.{o}" for s in chain.stages for o in s.options]
-            raise BadInput(f"No stage has the option '{key}'.", f"Known: {', '.join(known)}.")
+            raise _make_option_error(chain, key, option)
         for stage in takers:
             sorted_options[stage.name][option] = value
     return sorted_options
+
+
+def _make_option_error(chain: Toolchain, key: str, option: str) -> BadInput:
+    known = ", ".join(f"{s.name}.{o}" for s in chain.stages for o in s.options)
+    others = dict.fromkeys(c.title for c in load_toolchains() if option in c.options)
+    elsewhere = f" Toolchains that have it: {', '.join(others)}." if others else ""
+    return BadInput(
+        f"No stage of the toolchain '{chain.title}' has the option '{key}'.",
+        f"Known: {known or 'none'}.{elsewhere}",
+    )
 
 
 def choose_run_folder(output: Path | None, run: str) -> Path:

@@ -43,7 +43,7 @@ from runner.schemas.provenance import (
     WheelParameter,
 )
 from runner.schemas.report import CheckRecord, Report, StageRecord
-from runner.toolchains.code import compute_tree_digest, hash_tree
+from runner.toolchains.code import compute_tree_digest, hash_toolchain, hash_tree
 from runner.toolchains.model import DEFAULT_VARIANT, Image
 from runner.version import __version__
 
@@ -269,8 +269,8 @@ def _list_dependencies(plan: Plan, report: Report) -> Iterator[ResourceDescripto
         if file is not None:
             yield _describe(file.name, file.sha256)
     for image in plan.images.values():
-        lock = image.lock.relative_to(ROOT).as_posix()
-        yield _describe(f"lock/{image.title}", image.lock_sha256, path=lock, as_of=image.as_of)
+        path = image.lock_path
+        yield _describe(f"lock/{image.title}", image.lock_sha256, path=path, as_of=image.as_of)
         records = [
             r
             for s, r in zip(plan.toolchain.stages, report.stages, strict=True)
@@ -283,8 +283,9 @@ def _list_dependencies(plan: Plan, report: Report) -> Iterator[ResourceDescripto
         yield _describe(
             f"wheel/{wheel.name}", wheel.sha256, pin=wheel.pin, in_place_of=wheel.replaces
         )
-    yield _describe_tree("stages", ROOT / "stages", each=True)
-    yield _describe_tree("runner", PACKAGE, version=__version__)
+    code = hash_toolchain(plan.toolchain)
+    yield _describe("stages", compute_tree_digest(code), files=code)
+    yield _describe("runner", compute_tree_digest(hash_tree(PACKAGE)), version=__version__)
     if commit := _read_commit():
         yield ResourceDescriptor(name="repository", digest={"gitCommit": commit})
 
@@ -352,15 +353,6 @@ def _list_packages(images: list[Image]) -> Iterator[ResourceDescriptor]:
             digest={"sha256": hashes[0]} if len(hashes) == 1 else None,
             annotations=known,
         )
-
-
-def _describe_tree(
-    name: str, folder: Path, each: bool = False, **annotations: Any
-) -> ResourceDescriptor:
-    hashes = hash_tree(folder)
-    if each:
-        annotations["files"] = hashes
-    return _describe(name, compute_tree_digest(hashes), **annotations)
 
 
 @functools.cache

@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from runner.host.paths import ROOT
 from runner.schemas.provenance import Provenance
 from runner.schemas.report import EnvironmentRecord, Report, describe_cpython
 from runner.schemas.reproduction import Difference
-from runner.toolchains.code import compute_tree_digest, hash_tree
+from runner.toolchains.code import compute_tree_digest, hash_toolchain
 from runner.toolchains.model import Image, Toolchain
 from runner.version import __version__
 
@@ -32,7 +31,7 @@ def find_differences(
     return [
         *_compare_locks(statement, images, toolchain, as_recorded, used),
         *_compare_code(
-            statement, report, docker_as_recorded=_used_recorded_images(used, as_recorded, report)
+            statement, report, toolchain, _used_recorded_images(used, as_recorded, report)
         ),
         *_compare_options(statement, report),
         *_compare_engines(statement, report),
@@ -132,9 +131,9 @@ def _get_engine(environment: EnvironmentRecord) -> str:
 
 
 def _compare_code(
-    statement: Provenance, report: Report, docker_as_recorded: bool
+    statement: Provenance, report: Report, toolchain: Toolchain, docker_as_recorded: bool
 ) -> Iterator[Difference]:
-    hashes = hash_tree(ROOT / "stages")
+    hashes = hash_toolchain(toolchain)
     recorded = statement.dependency("stages")
     if recorded is not None and recorded.sha256 != compute_tree_digest(hashes):
         files = (recorded.annotations or {}).get("files")

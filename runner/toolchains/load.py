@@ -6,8 +6,9 @@ stages in order. Adding either means adding files: nothing here knows their name
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,48 +20,81 @@ from runner.schemas.base import NAME
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Reach, Reads, Stage, StandIn, Toolchain
 
 
+def find_user_folders() -> tuple[Path, ...]:
+    """Find the folders of the user's own toolchains: those of RUNNER_TOOLCHAINS, or ./toolchains.
+
+    Each holds its toolchains as TOML files and their images in `images`.
+    """
+    place = Path(os.environ.get("RUNNER_TOOLCHAINS") or "toolchains")
+    try:
+        return tuple(sorted(path.absolute() for path in place.iterdir() if path.is_dir()))
+    except OSError:
+        return ()
+
+
 def list_image_names(root: Path = ROOT) -> list[str]:
+    """List the names of the images that come with the runner."""
     return sorted(path.parent.name for path in (root / "images").glob("*/image.toml"))
 
 
 def load_image(name: str, variant: str = DEFAULT_VARIANT, root: Path = ROOT) -> Image:
-    """Read one image's definition. Raises `BadInput` if there is no such image or variant."""
-    folder = root / "images" / name
-    try:
-        _check_plain(name)
-        data = tomllib.loads((folder / "image.toml").read_text())
-    except FileNotFoundError:
-        known = ", ".join(list_image_names(root))
-        raise BadInput(f"There is no image '{name}'.", f"Known images: {known}.") from None
+    """Read one image's definition, the user's own included.
+
+    Raises `BadInput` if there is no such image or variant, or the definition is not valid.
+    """
+    folder = _find_image_folder(name, root)
+    data = _read_toml(folder / "image.toml")
     files: dict[str, str] = {"intent": "requirements.in", "lock": "requirements.lock"}
     if variant != DEFAULT_VARIANT:
         try:
             files = data["variants"][variant]
         except KeyError:
             raise BadInput(f"The image '{name}' has no variant '{variant}'.") from None
-    return Image(
-        name=name,
-        variant=variant,
-        folder=folder,
-        python=data["python"],
-        platform=data["platform"],
-        as_of=data["as-of"],
-        as_of_package=data.get("as-of-package", {}),
-        intent=folder / files["intent"],
-        lock=folder / files["lock"],
-        stand_ins=tuple(_read_stand_in(entry) for entry in data.get("stand-in", ())),
-        reads={name: Reads(**_convert(entry)) for name, entry in data.get("reads", {}).items()},
-        reach=Reach(**_convert(data.get("reach", {}))),
-    )
+    try:
+        return Image(
+            name=name,
+            variant=variant,
+            folder=folder,
+            python=data["python"],
+            platform=data["platform"],
+            as_of=data["as-of"],
+            as_of_package=data.get("as-of-package", {}),
+            indexes=data.get("indexes", {}),
+            overrides=tuple(data.get("overrides", ())),
+            intent=folder / files["intent"],
+            lock=folder / files["lock"],
+            stand_ins=tuple(_read_stand_in(entry) for entry in data.get("stand-in", ())),
+            reads={name: Reads(**_convert(entry)) for name, entry in data.get("reads", {}).items()},
+            reach=Reach(**_convert(data.get("reach", {}))),
+        )
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{folder / 'image.toml'} is not complete: {error}.") from None
+
+
+def _find_image_folder(name: str, root: Path) -> Path:
+    if re.fullmatch(NAME, name, re.ASCII):
+        for place in (root, *find_user_folders()):
+            if (place / "images" / name / "image.toml").is_file():
+                return place / "images" / name
+    known = ", ".join(list_image_names(root))
+    raise BadInput(f"There is no image '{name}'.", f"Known images: {known}.")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read: {error}") from None
+    return data
 
 
 def list_variants(name: str, root: Path = ROOT) -> list[str]:
-    data = tomllib.loads((root / "images" / name / "image.toml").read_text())
+    data = _read_toml(_find_image_folder(name, root) / "image.toml")
     return [DEFAULT_VARIANT, *data.get("variants", {})]
 
 
 def load_all_images(root: Path = ROOT) -> list[Image]:
-    """Load every image in every variant."""
+    """Load every image that comes with the runner, in every variant."""
     return [
         load_image(name, variant, root)
         for name in list_image_names(root)
@@ -68,52 +102,57 @@ def load_all_images(root: Path = ROOT) -> list[Image]:
     ]
 
 
-def load_toolchain(name: str = "", root: Path = ROOT) -> Toolchain:
-    """Read the toolchain of this name, or the default one without a name.
+def load_toolchain(name: str = "", accepts: str = "", root: Path = ROOT) -> Toolchain:
+    """Return the toolchain of this name or short name, or the default one without a name.
 
-    Raises `BadInput` if there is none of this name.
+    Of several with one short name, `accepts` chooses; without it, the first. Raises `BadInput` if
+    there is none.
     """
+    chains = load_toolchains(root)
     if not name:
-        return load_toolchains(root)[0]
-    folder = root / "stages" / "toolchains"
-    try:
-        _check_plain(name)
-        data = tomllib.loads((folder / f"{name}.toml").read_text())
-    except FileNotFoundError:
-        known = ", ".join(sorted(path.stem for path in folder.glob("*.toml")))
-        raise BadInput(f"There is no toolchain '{name}'.", f"Known toolchains: {known}.") from None
-    return Toolchain(
-        name=name,
-        description=data["description"],
-        stages=tuple(
-            Stage(**{**entry, "options": tuple(entry.get("options", ()))})
-            for entry in data["stage"]
-        ),
-        accepts=data.get("accepts", "pytorch"),
-        reference=data.get("reference", "PyTorch"),
-        default=data.get("default", False),
-    )
+        return next(chain for chain in chains if accepts in ("", chain.accepts))
+    found = [chain for chain in chains if name in (chain.name, chain.short)]
+    if not found:
+        known = ", ".join(dict.fromkeys(chain.title for chain in chains))
+        raise BadInput(
+            f"There is no toolchain '{name}'.",
+            f"Known toolchains: {known}. Your own: runner toolchain new NAME.",
+        )
+    return next((chain for chain in found if chain.accepts == accepts), found[0])
+
+
+def load_toolchains(root: Path = ROOT) -> tuple[Toolchain, ...]:
+    """Return every toolchain: the defaults first, then the runner's by date, then the user's."""
+    return _load_toolchains(root, find_user_folders())
 
 
 @cache
-def load_toolchains(root: Path = ROOT) -> tuple[Toolchain, ...]:
-    """Read every toolchain: the default one first, then the others, the latest name first."""
-    names = sorted(
-        (path.stem for path in (root / "stages/toolchains").glob("*.toml")), reverse=True
-    )
-    read = [load_toolchain(name, root) for name in names]
-    return tuple(sorted(read, key=lambda chain: not chain.default))
+def _load_toolchains(root: Path, folders: Sequence[Path]) -> tuple[Toolchain, ...]:
+    own = [_read_toolchain(path) for path in sorted((root / "stages/toolchains").glob("*.toml"))]
+    own.sort(key=lambda chain: (not chain.default, chain.date, chain.accepts != "pytorch"))
+    paths = [path for folder in folders for path in sorted(folder.glob("*.toml"))]
+    return (*own, *map(_read_toolchain, paths))
 
 
-def _check_plain(name: str) -> None:
-    """Raise `FileNotFoundError` for a name that could lead to a file elsewhere."""
-    if not re.fullmatch(NAME, name, re.ASCII):
-        raise FileNotFoundError(name)
-
-
-def choose_toolchain(accepts: str, root: Path = ROOT) -> str:
-    """Name the toolchain for a kind of file: the default one if it accepts that."""
-    return next(chain.name for chain in load_toolchains(root) if chain.accepts == accepts)
+def _read_toolchain(path: Path) -> Toolchain:
+    data = _read_toml(path)
+    try:
+        return Toolchain(
+            name=path.stem,
+            file=path,
+            description=data["description"],
+            stages=tuple(
+                Stage(**{**entry, "options": tuple(entry.get("options", ()))})
+                for entry in data["stage"]
+            ),
+            accepts=data.get("accepts", "pytorch"),
+            reference=data.get("reference", "PyTorch"),
+            default=data.get("default", False),
+            short=data.get("short", ""),
+            date=data.get("date", ""),
+        )
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{path} is not a complete toolchain: {error}.") from None
 
 
 def _convert(table: Mapping[str, Any]) -> dict[str, Any]:

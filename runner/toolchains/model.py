@@ -74,7 +74,12 @@ class Reach:
 
 @dataclass(frozen=True)
 class Image:
-    """One environment: its intent, its hashed lock and its Dockerfile."""
+    """One environment: its intent, its hashed lock and its Dockerfile.
+
+    `indexes` names further package indexes and says what they are; the user's settings locate them
+    (RUNNER_INDEX_NAME). `overrides` are requirements that take the place of every other one of the
+    same package.
+    """
 
     name: str
     folder: Path
@@ -85,6 +90,8 @@ class Image:
     lock: Path
     variant: str = DEFAULT_VARIANT
     as_of_package: Mapping[str, str] = field(default_factory=dict)
+    indexes: Mapping[str, str] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
     stand_ins: tuple[StandIn, ...] = ()
     wheels: tuple[Wheel, ...] = ()
     reads: Mapping[str, Reads] = field(default_factory=dict)
@@ -93,6 +100,11 @@ class Image:
     @property
     def dockerfile(self) -> Path:
         return self.folder / "Dockerfile"
+
+    @property
+    def lock_path(self) -> str:
+        """The lock's path in a folder laid out like this repository, as builds see it."""
+        return f"images/{self.name}/{self.lock.name}"
 
     @property
     def title(self) -> str:
@@ -114,6 +126,15 @@ class Image:
         """The stand-ins that the lock really installs: those that no user's wheel replaces."""
         handed_over = {wheel.pin for wheel in self.wheels}
         return tuple(s for s in self.stand_ins if s.pin not in handed_over)
+
+    def explain_indexes(self) -> str:
+        """Return, as the beginning of a remedy, which further indexes it needs; '' if none."""
+        variables = {name: name.upper().replace("-", "_") for name in self.indexes}
+        return "".join(
+            f"It needs the index '{name}' ({what}): set RUNNER_INDEX_{variables[name]} to its URL, "
+            "or to a folder with its files. "
+            for name, what in self.indexes.items()
+        )
 
     def render_requirements(self, wheel_folder: str | None = None) -> str:
         """Return the lock's text as an engine installs it.
@@ -160,7 +181,9 @@ class Stage:
 class Toolchain:
     """Stages in order, from a kind of file, `accepts`: 'pytorch', 'onnx' or 'frozen-graph'.
 
-    `reference` names whose outputs the check compares with.
+    `short` is what --toolchain takes besides the name; toolchains that start from different kinds
+    of file may share it. `date` (YYYY-MM-DD) orders them. `reference` names whose outputs the check
+    compares with. `file` is the definition.
     """
 
     name: str
@@ -169,6 +192,19 @@ class Toolchain:
     accepts: str = "pytorch"
     reference: str = "PyTorch"
     default: bool = False
+    short: str = ""
+    date: str = ""
+    file: Path = Path()
+
+    @property
+    def title(self) -> str:
+        """The name for people: the short one, if it has any."""
+        return self.short or self.name
+
+    @property
+    def options(self) -> frozenset[str]:
+        """The options that any of its stages understands."""
+        return frozenset(option for stage in self.stages for option in stage.options)
 
     @property
     def images(self) -> tuple[str, ...]:

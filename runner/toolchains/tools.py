@@ -15,6 +15,8 @@ from runner.errors import BadInput
 from runner.host.compat import tomllib
 from runner.host.paths import ROOT
 from runner.schemas.inspection import Inspection, Obstacle
+from runner.toolchains.code import list_code
+from runner.toolchains.load import load_toolchains
 from runner.toolchains.model import Stage
 
 
@@ -64,6 +66,17 @@ def load_tool(name: str, root: Path = ROOT) -> Tool:
 def load_file_formats(root: Path = ROOT) -> list[FileFormat]:
     data = tomllib.loads((root / "stages" / "tools" / "formats.toml").read_text())
     return [FileFormat(**{**e, "formats": tuple(e["formats"])}) for e in data["format"]]
+
+
+def list_image_code(name: str, root: Path = ROOT) -> tuple[Path, ...]:
+    """List the code, and the data that it reads, of every program that runs in an image."""
+    stages = [stage for chain in load_toolchains(root) for stage in chain.stages]
+    modules = {m for s in stages if s.image == name for m in (s.module, s.trace) if m}
+    if any(entry.image == name for entry in load_file_formats(root)):
+        for path in (root / "stages" / "tools").glob("*.toml"):
+            tool = tomllib.loads(path.read_text())
+            modules |= {stage["module"] for stage in tool.get("stage", ())}
+    return list_code(sorted(modules), root)
 
 
 def find_format(found: Inspection) -> FileFormat | None:

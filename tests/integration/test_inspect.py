@@ -22,7 +22,7 @@ from harness import (
 from runner.errors import BadInput
 from runner.planning.source import identify_source, summarize
 from runner.schemas.inspection import Inspection
-from runner.toolchains.load import choose_toolchain, load_toolchain
+from runner.toolchains.load import load_toolchain
 
 NOWHERE = {"DOCKER_HOST": "unix:///nothing.sock"}
 
@@ -180,7 +180,7 @@ def test_convert_and_inspect_agree(models: Path, foreign: Path, newer: Path) -> 
         found = summarize(file)
         chains = {".pt": "pytorch", ".onnx": "onnx", ".pb": "frozen-graph"}
         try:
-            chain = load_toolchain(choose_toolchain(chains[file.suffix]))
+            chain = load_toolchain(accepts=chains[file.suffix])
             model = identify_source(chain, file)
         except BadInput as error:
             needs_arch = found.format in ("state-dict", "checkpoint")

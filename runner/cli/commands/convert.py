@@ -32,7 +32,8 @@ from runner.cli.options import (
 )
 from runner.engines.limits import parse_limits
 from runner.errors import BadInput
-from runner.toolchains.load import choose_toolchain, load_toolchain
+from runner.toolchains.load import load_toolchain, load_toolchains
+from runner.toolchains.model import Toolchain
 
 
 def convert(
@@ -114,7 +115,9 @@ def convert(
     from runner.planning.check import Check
     from runner.planning.source import Source
 
-    path, toolchain = _choose_source(model, from_onnx, from_pb, toolchain)
+    path, chain = _choose_source(model, from_onnx, from_pb, toolchain or "")
+    if faithful and "fixes" in chain.options:
+        fixes = "none"
     report = convert_model(
         Source(path, arch, parse_json_object(arch_args, "--arch-args")),
         Check(input or (), inputs, samples, seed, tolerance, metric, strict or faithful),
@@ -130,10 +133,10 @@ def convert(
             diagnose=diagnose,
             observer=make_observer(as_json, quiet, verbose),
         ),
-        toolchain=toolchain,
+        toolchain=chain.name,
         options={
             "opset": opset,
-            "fixes": "none" if faithful else fixes,
+            "fixes": fixes,
             "io_layout": io_layout,
             **parse_stage_options(option or []),
         },
@@ -142,8 +145,8 @@ def convert(
 
 
 def _choose_source(
-    model: Path | None, from_onnx: Path | None, from_pb: Path | None, toolchain: str | None
-) -> tuple[Path, str]:
+    model: Path | None, from_onnx: Path | None, from_pb: Path | None, toolchain: str
+) -> tuple[Path, Toolchain]:
     """Choose the file to convert and the toolchain that accepts it. Raises `BadInput`."""
     options = (
         ("--model", "pytorch", model),
@@ -157,11 +160,12 @@ def _choose_source(
             "A PyTorch model, an ONNX model made elsewhere, or a frozen graph made elsewhere.",
         )
     option, kind, path = given[0]
-    chosen = toolchain or choose_toolchain(kind)
-    if load_toolchain(chosen).accepts != kind:
+    chain = load_toolchain(toolchain, kind)
+    if chain.accepts != kind:
+        others = [c.title for c in load_toolchains() if c.accepts == kind]
         raise BadInput(
-            f"The toolchain '{chosen}' does not start from what {option} names.",
-            "Leave out --toolchain: it follows from the option.",
+            f"The toolchain '{chain.title}' does not start from what {option} names.",
+            f"Leave out --toolchain, or name one that does: {', '.join(others)}.",
         )
     assert path is not None
-    return path, chosen
+    return path, chain

@@ -20,9 +20,11 @@ from runner.engines.docker.interpreter import find_interpreter
 from runner.errors import EnvironmentUnavailable
 from runner.host.paths import ROOT
 from runner.host.subprocesses import run_showing_lines
+from runner.packages.lockfile import parse_lock, parse_release
 from runner.packages.pip_settings import read_registry
 from runner.toolchains.base import read_recipe
 from runner.toolchains.model import Image
+from runner.toolchains.tools import list_image_code
 
 # The platform of the locked packages.
 PLATFORM = "linux/amd64"
@@ -95,7 +97,7 @@ def build_image(
     arguments = {
         "BASE": base,
         "CUDA": cuda,
-        "LOCK": _get_lock_path(image),
+        "LOCK": image.lock_path,
         "SOURCE_DATE_EPOCH": str(read_recipe().epoch),
     }
     labels = {
@@ -128,7 +130,8 @@ def build_image(
     if finished.status != 0:
         raise EnvironmentUnavailable(
             f"The image '{image.title}' could not be built:\n" + _last_words(finished.lines),
-            "Containers must reach the package index. Behind a mirror, set PIP_INDEX_URL, and "
+            image.explain_indexes()
+            + "Containers must reach the package index. Behind a mirror, set PIP_INDEX_URL, and "
             "PIP_CERT if it has a certificate of its own: without that, pip says that it found no "
             "matching distribution.",
         )
@@ -222,8 +225,13 @@ def _obtain(client: docker.DockerClient, reference: str, on_line: Callable[[str]
 def _compute_key(image: Image, base_id: str) -> str:
     """Compute 64 hex digits from everything that goes into an image."""
     digest = hashlib.sha256(f"{image.environment_key}\n{image.variant}\n{base_id}\n".encode())
-    for path in (image.dockerfile, ROOT / _INSTALL, *_list_stage_files()):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
+    named = {
+        f"images/{image.name}/Dockerfile": image.dockerfile,
+        _INSTALL.as_posix(): ROOT / _INSTALL,
+    }
+    code = {path.relative_to(ROOT).as_posix(): path for path in list_image_code(image.name)}
+    for name, path in (named | code).items():
+        digest.update(name.encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
@@ -233,28 +241,29 @@ def _get_latest_tag(image: Image) -> str:
     return f"runner-{image.title}:latest"
 
 
-def _list_stage_files() -> list[Path]:
-    """List the files of the stages that go into an image: their code, and the data it reads."""
-    return sorted(p for p in (ROOT / "stages").rglob("*") if p.suffix in (".py", ".json"))
-
-
-def _get_lock_path(image: Image) -> str:
-    return f"images/{image.name}/{image.lock.name}"
-
-
 def _lay_out(image: Image, folder: Path) -> None:
     """Create the build context, laid out like the repository, with only what the build reads."""
     context = folder / "context"
-    for path in (ROOT / _INSTALL, *_list_stage_files()):
+    for path in (ROOT / _INSTALL, *list_image_code(image.name)):
         copy = context / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    lock = context / _get_lock_path(image)
+    lock = context / image.lock_path
     lock.parent.mkdir(parents=True)
     lock.write_text(image.render_requirements(WHEELS))
     (folder / "wheels").mkdir()
-    for wheel in image.wheels:
-        shutil.copy(wheel.path, folder / "wheels")
+    for path in (*(wheel.path for wheel in image.wheels), *_find_local_files(image)):
+        shutil.copy(path, folder / "wheels")
+
+
+def _find_local_files(image: Image) -> Iterator[Path]:
+    """Yield the files of a lock that lie in folders of the user's, which a build cannot reach."""
+    if not image.indexes:
+        return
+    pins = {(pin.name, pin.version) for pin in parse_lock(image.lock.read_text())}
+    for link in read_registry().find_links:
+        if "://" not in link and Path(link).is_dir():
+            yield from (p for p in Path(link).iterdir() if parse_release(p.name) in pins)
 
 
 @contextmanager

@@ -210,8 +210,9 @@ def _run_uv(
         raise EnvironmentUnavailable(
             f"The environment '{image.title}' could not be installed:\n"
             + "\n".join(finished.lines[-12:]),
-            "Check the network and the package index (PIP_INDEX_URL, SSL_CERT_FILE), then run the "
-            "command again: what was downloaded is kept.",
+            image.explain_indexes()
+            + "Check the network and the package index (PIP_INDEX_URL, SSL_CERT_FILE), then run "
+            "the command again: what was downloaded is kept.",
         )
 
 

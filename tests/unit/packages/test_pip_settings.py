@@ -107,7 +107,7 @@ def test_uvs_variables() -> None:
 
 
 def test_a_lock_does_not_depend_on_this_machines_folders() -> None:
-    assert not {"UV_INDEX", "UV_FIND_LINKS"} & FULL.make_uv_environment(resolving=True).keys()
+    assert not {"UV_INDEX", "UV_FIND_LINKS"} & FULL.make_uv_environment(main_only=True).keys()
 
 
 def test_pip_conf_for_builds_names_what_a_container_can_reach() -> None:

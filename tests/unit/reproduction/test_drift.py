@@ -10,7 +10,6 @@ import pytest
 from sample_reports import report, validated
 
 from runner.engines.process.environments import compute_environment_identity
-from runner.host.paths import ROOT
 from runner.packages.cpython import Interpreter
 from runner.planning.plan import Plan
 from runner.provenance.write import build_provenance
@@ -18,7 +17,8 @@ from runner.reproduction.drift import find_differences
 from runner.schemas.provenance import Provenance
 from runner.schemas.report import EnvironmentRecord, InterpreterRecord, Report
 from runner.schemas.reproduction import Difference
-from runner.toolchains.code import hash_tree
+from runner.toolchains.code import hash_toolchain
+from runner.toolchains.load import load_toolchain
 
 PYTHON = InterpreterRecord(version="3.8.20", build="main, GCC 6.3", sha256="a" * 64, source="uv")
 OTHER_PYTHON = PYTHON.model_copy(update={"build": "main, Clang 18.1", "sha256": "b" * 64})
@@ -159,7 +159,7 @@ class TestEnvironments:
 class TestCode:
     @pytest.mark.parametrize(("count", "end"), [(1, ""), (8, ""), (9, " ...")])
     def test_files_are_named(self, find: Find, record: Provenance, count: int, end: str) -> None:
-        files = hash_tree(ROOT / "stages")
+        files = hash_toolchain(load_toolchain())
         new, edited, *_ = sorted(files)
         gone = [f"zzz/{number}.py" for number in range(count - 1)]
         changed = {**files, edited: "d" * 64, **dict.fromkeys(gone, "d" * 64)}

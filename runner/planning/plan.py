@@ -131,7 +131,7 @@ def _find_arch_file(arch: str, options: Mapping[str, Any]) -> tuple[Path | None,
 
 def _sort_options(chain: Toolchain, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Sort options by the stages that know them. Raises `BadInput` for one that none knows."""
-    sorted_options: dict[str, dict[str, Any]] = {stage.name: {} for stage in chain.stages}
+    sorted_options = {stage.name: dict(stage.defaults) for stage in chain.stages}
     for key, value in options.items():
         name, dot, option = key.rpartition(".")
         takers = [s for s in chain.stages if (not dot or s.name == name) and option in s.options]

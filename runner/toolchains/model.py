@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 DEFAULT_VARIANT = "cpu"
 
@@ -155,19 +156,21 @@ class Image:
 class Stage:
     """One step of a toolchain: a module that runs in an image and turns one artifact into another.
 
-    `options` names those of the command's options that the stage understands; `trace` is the
-    module that compares the artifact with what it was made from, tensor by tensor.
+    `options` names those of the command's options that the stage understands, `defaults` their
+    values where the toolchain's are not the stage's own; `trace` is the module that compares the
+    artifact with what it was made from, tensor by tensor.
     """
 
     name: str
-    service: str
     module: str
     image: str
     consumes: str
     produces: str
     title: str
+    service: str = ""
     options: tuple[str, ...] = ()
     trace: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def tracer(self) -> Stage:

@@ -11,14 +11,14 @@ import numpy as np
 
 from stages.compare.opened import MakePredict, Opened, OpenEnd
 from stages.convert import given_graph
-from stages.kit.contract import InputError, Job, Signature, Tensor
-from stages.kit.tensorflow import (
+from stages.frameworks.tensorflow import (
     import_tensorflow,
     list_placeholders,
     list_sinks,
     load_graph,
     strip_output_index,
 )
+from stages.kit.contract import InputError, Job, Signature, Tensor
 
 
 def open_file(job: Job, file: Path) -> Opened:

@@ -14,6 +14,7 @@ from stages.fixes.catalogue import select
 from stages.fixes.onnx_file.apply import Note, make_older, make_single_precision
 from stages.fixes.onnx_file.older_opset import TARGET, get_opset
 from stages.fixes.onnx_file.refusal import SizesNeeded, walk
+from stages.frameworks import onnx_files
 from stages.kit.contract import InputError, Job, Tensor
 from stages.kit.samples import Predict, bound_integers
 
@@ -28,7 +29,7 @@ def open_file(job: Job, file: Path) -> Opened:
     """
     import onnxruntime
 
-    model = given_onnx.parse(file.name, file.read_bytes())
+    model = onnx_files.parse(file.name, file.read_bytes())
     operators = Counter(
         f"{n.domain}::{n.op_type}" if n.domain not in ("", "ai.onnx") else n.op_type
         for n in walk(model.graph)
@@ -40,7 +41,7 @@ def open_file(job: Job, file: Path) -> Opened:
     inputs = [value for value in graph.input if value.name not in constants]
     names = [value.name for value in inputs]
     # What a newer operator becomes may depend on sizes, which are open until `prepare`.
-    waits = get_opset(model) > TARGET and any(given_onnx.has_open_size(v) for v in inputs)
+    waits = get_opset(model) > TARGET and any(onnx_files.has_open_size(v) for v in inputs)
     predict: Any = None
     if waits:
         facts = {"rewritten": _try_rewriting(file.name, model, inputs)}
@@ -48,7 +49,7 @@ def open_file(job: Job, file: Path) -> Opened:
         make_older(file.name, model, fixes, job.note)
         facts = {"checked by onnx 1.7.0": _check(file.name, model, job.note)}
         # Built at once: only this tells whether ONNX Runtime accepts the model.
-        predict = given_onnx.make_predict(onnxruntime, model, names)
+        predict = onnx_files.make_predict(onnxruntime, model, names)
         # A model that was rewritten has another graph, and its old one is empty.
         graph = model.graph
         inputs = [value for value in graph.input if value.name in names]
@@ -58,14 +59,14 @@ def open_file(job: Job, file: Path) -> Opened:
             return lambda: predict
         older = _make_older_copy(file.name, model, tensors, job.note)
         _check(file.name, older, job.note)
-        made: Predict = given_onnx.make_predict(onnxruntime, older, names)
+        made: Predict = onnx_files.make_predict(onnxruntime, older, names)
         return lambda: made
 
     def describe(value: Any) -> OpenEnd:
-        sizes = given_onnx.get_sizes(value)
-        tensor = Tensor(value.name, (), given_onnx.get_dtype(value))
+        sizes = onnx_files.get_sizes(value)
+        tensor = Tensor(value.name, (), onnx_files.get_dtype(value))
         # Without a word: these may never be generated.
-        tensor = bound_integers(None, tensor, given_onnx.find_rows(graph, value.name))
+        tensor = bound_integers(None, tensor, onnx_files.find_rows(graph, value.name))
         return OpenEnd(value.name, sizes, tensor.dtype, tensor.low, tensor.high)
 
     return Opened(
@@ -81,7 +82,7 @@ def open_file(job: Job, file: Path) -> Opened:
 
 def _make_older_copy(name: str, given: Any, tensors: Sequence[Tensor], note: Note) -> Any:
     model = type(given).FromString(given.SerializeToString())
-    given_onnx.set_input_shapes(model.graph, tensors)
+    onnx_files.set_input_shapes(model.graph, tensors)
     make_older(name, model, [fix.name for fix in select("all", "onnx")], note)
     return model
 
@@ -99,15 +100,15 @@ def _try_rewriting(name: str, model: Any, inputs: Sequence[Any]) -> str:
         pass
     ones = []
     for value in inputs:
-        sizes = given_onnx.get_sizes(value)
+        sizes = onnx_files.get_sizes(value)
         if sizes is None:
             return "once the sizes of its inputs are given"
         shape = tuple(1 if isinstance(size, str) else size for size in sizes)
-        ones.append(Tensor(value.name, shape, given_onnx.get_dtype(value)))
+        ones.append(Tensor(value.name, shape, onnx_files.get_dtype(value)))
     try:
         older = _make_older_copy(name, model, ones, _drop)
         checked = _check(name, older, _drop)
-        given_onnx.make_predict(onnxruntime, older, [value.name for value in inputs])
+        onnx_files.make_predict(onnxruntime, older, [value.name for value in inputs])
     except InputError as error:
         return f"once the sizes of its inputs are given; not with open ones as 1: {error}"
     return f"for the given sizes; {checked} with open ones as 1"

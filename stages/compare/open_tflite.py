@@ -10,9 +10,9 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from stages.compare.opened import MakePredict, Opened, OpenEnd, Size
+from stages.frameworks.tensorflow import import_tensorflow
 from stages.kit.contract import InputError, Job, Tensor
 from stages.kit.samples import Predict
-from stages.kit.tensorflow import import_tensorflow
 
 _NEWER_REMEDY = (
     "It was made for a newer runtime. Convert the model again with operators of 2020 (this "

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
 from stages.compare.opened import MakePredict, Opened, OpenEnd
-from stages.convert import torch_to_onnx as torch_stage
+from stages.frameworks import torch_reference
 from stages.kit.contract import Job, Tensor
 
 
@@ -16,21 +15,15 @@ def open_file(job: Job, file: Path) -> Opened:
     """Load any file that `--model` accepts. Code pickled in it is executed."""
     import torch
 
-    from stages.convert import load_torch
+    from stages.frameworks import load_torch
 
-    arch = job.options["arch"]
-    if arch.partition(":")[0].endswith(".py"):
-        arch = str(job.volume / arch)
-    arguments = json.loads(job.options["arch_args"] or "{}")
-    model = load_torch.load_model(file, arch, arguments, job.note)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    model = torch_reference.load_job_model(job, file)
     names = list(load_torch.list_forward_names(model))
     required = load_torch.count_required_inputs(model)
     rows = load_torch.count_embedding_rows(model)
 
     def prepare(inputs: Sequence[Tensor]) -> MakePredict:
-        return lambda: torch_stage.make_predict(torch, torch_stage.copy_model(torch, model))
+        return lambda: torch_reference.make_predict(torch, torch_reference.copy_model(torch, model))
 
     def runs(inputs: Sequence[Tensor]) -> bool:
         values = [torch.zeros(*t.shape, dtype=getattr(torch, t.dtype)) for t in inputs]
@@ -42,10 +35,10 @@ def open_file(job: Job, file: Path) -> Opened:
         return True
 
     def infer(job: Job) -> List[Tensor]:
-        return torch_stage.resolve_inputs(job, model)
+        return torch_reference.resolve_inputs(job, model)
 
     def measure_noise_floor(reference: Any, samples: int) -> Any:
-        return torch_stage.measure_noise_floor(torch, model, reference, samples)
+        return torch_reference.measure_noise_floor(torch, model, reference, samples)
 
     return Opened(
         framework=f"PyTorch {torch.__version__}",
@@ -81,7 +74,7 @@ def _count_nodes(nodes: Any, found: Counter) -> None:
 
 
 def _collect_facts(torch: Any, model: Any) -> Dict[str, str]:
-    from stages.convert.load_torch import infer_inputs
+    from stages.frameworks.load_torch import infer_inputs
     from stages.kit.contract import InputError
 
     facts = {
@@ -98,6 +91,6 @@ def _collect_facts(torch: Any, model: Any) -> Dict[str, str]:
 
 
 def _list_arguments(model: Any) -> List[str]:
-    from stages.convert.load_torch import list_forward_names
+    from stages.frameworks.load_torch import list_forward_names
 
     return list(list_forward_names(model))

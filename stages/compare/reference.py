@@ -12,9 +12,8 @@ from typing import Any, Dict, List, Optional, Sequence
 import numpy as np
 
 from stages.compare.opened import Opened, OpenEnd, list_output_names, open_model
-from stages.convert.torch_to_onnx import parse_inputs
 from stages.kit.contract import Job, Option, Signature, Stage, Tensor, run_as_program, write_json
-from stages.kit.given_model import look_at_run, match_requested_inputs, resolve_shape
+from stages.kit.given_model import look_at_run, match_requested_inputs, parse_inputs, resolve_shape
 from stages.kit.matching import list_axis_orders, strip_tensor_name
 
 

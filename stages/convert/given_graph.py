@@ -17,9 +17,7 @@ import numpy as np
 
 from stages.convert.io_layout import IO_LAYOUT, note_layout, wants_channels_last_io
 from stages.fixes.catalogue import resolve
-from stages.kit.contract import InputError, Job, Option, Signature, Stage, Tensor, run_as_program
-from stages.kit.given_model import look_at_run, match_requested_inputs, resolve_shape
-from stages.kit.tensorflow import (
+from stages.frameworks.tensorflow import (
     find_conditional_tensors,
     find_tensors,
     has_lowered_control_flow,
@@ -30,6 +28,8 @@ from stages.kit.tensorflow import (
     make_session_config,
     strip_output_index,
 )
+from stages.kit.contract import InputError, Job, Option, Signature, Stage, Tensor, run_as_program
+from stages.kit.given_model import look_at_run, match_requested_inputs, resolve_shape
 
 _VARIABLES = ("Variable", "VariableV2", "VarHandleOp", "ReadVariableOp")
 _FREEZE = (

@@ -9,6 +9,14 @@ import numpy as np
 
 from stages.convert.flex import sort_attributes
 from stages.fixes.tflite.apply import explain
+from stages.frameworks.tensorflow import (
+    find_tensors,
+    import_tensorflow,
+    list_placeholders,
+    list_sinks,
+    load_graph,
+    strip_output_index,
+)
 from stages.kit.contract import (
     InputError,
     Job,
@@ -21,14 +29,6 @@ from stages.kit.contract import (
     run_as_program,
 )
 from stages.kit.samples import Predict, compare, open_samples
-from stages.kit.tensorflow import (
-    find_tensors,
-    import_tensorflow,
-    list_placeholders,
-    list_sinks,
-    load_graph,
-    strip_output_index,
-)
 
 
 def convert(job: Job) -> Signature:

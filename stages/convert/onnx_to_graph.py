@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from stages.convert.io_layout import IO_LAYOUT, note_layout, wants_channels_last_io
 from stages.fixes.catalogue import resolve
+from stages.frameworks.tensorflow import import_tensorflow, load_graph, make_session_config
 from stages.kit.contract import (
     InputError,
     Job,
@@ -24,7 +25,6 @@ from stages.kit.contract import (
     run_as_program,
 )
 from stages.kit.layers import read_layers
-from stages.kit.tensorflow import import_tensorflow, load_graph, make_session_config
 
 # Keeps a report readable: of a larger graph only the first tensors are listed.
 _MOST_PLACES = 20_000

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import hashlib
-import importlib.metadata
 import json
 import math
 import os
@@ -444,8 +443,18 @@ def _list_imported_versions(packages: Sequence[str]) -> Dict[str, str]:
         if module is not None:
             # The module's own version first: a stand-in's distribution has another name.
             stated = getattr(module, "__version__", None)
-            versions[package] = stated or importlib.metadata.version(package)
+            versions[package] = stated or _read_installed_version(package)
     return versions
+
+
+def _read_installed_version(package: str) -> str:
+    if sys.version_info < (3, 8):
+        import pkg_resources
+
+        return pkg_resources.get_distribution(package).version  # type: ignore[no-any-return]
+    import importlib.metadata
+
+    return importlib.metadata.version(package)
 
 
 def _get_process_start() -> float:

@@ -15,6 +15,23 @@ from stages.kit.contract import InputError, Job
 Size = Union[int, str]
 
 
+def parse_inputs(text: str) -> List[Dict[str, Any]]:
+    """Parse inputs in the form of the command line, `NAME=1x3x224x224:float32,...`.
+
+    Raises `InputError` for any other form.
+    """
+    specs = []
+    for item in filter(None, text.split(",")):
+        name, _, rest = item.rpartition("=")
+        shape, _, dtype = rest.partition(":")
+        try:
+            sizes = tuple(int(size) for size in shape.split("x"))
+        except ValueError:
+            raise InputError(f"'{item}' is not of the form NAME=1x3x224x224:float32.") from None
+        specs.append({"name": name, "shape": sizes, "dtype": dtype or "float32"})
+    return specs
+
+
 def match_requested_inputs(job: Job, what: str, names: Sequence[str]) -> Dict[str, Dict[str, Any]]:
     """Match the requested inputs with the model's, by name or else by position; keys are its names.
 

@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, List, Sequence, Set
 
 import numpy as np
 
-from stages.kit.tensorflow import import_tensorflow, make_session_config
+from stages.frameworks.tensorflow import import_tensorflow, make_session_config
 from stages.kit.tracing import Arrays, Artifact, Piece
 
 # Operators that compute nothing, and are left out of a piece that has others.

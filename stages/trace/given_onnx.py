@@ -9,6 +9,7 @@ import numpy as np
 from stages.convert import given_onnx
 from stages.fixes.catalogue import select
 from stages.fixes.onnx_file.apply import make_older, make_single_precision
+from stages.frameworks import onnx_files
 from stages.kit.contract import Job, Option, Signature, Stage, run_as_program, write_json
 from stages.kit.trace_files import Kept
 from stages.kit.trace_samples import open_trace_inputs
@@ -50,10 +51,10 @@ def convert(job: Job) -> Signature:
 
 def _load_given(job: Job, signature: Signature) -> Any:
     """Load the given file as the stage `onnx` did: in float32 and of an older operator set."""
-    model = given_onnx.parse(job.input.name, job.input.read_bytes())
+    model = onnx_files.parse(job.input.name, job.input.read_bytes())
     fixes = [fix.name for fix in select(job.options["fixes"], "onnx")]
     make_single_precision(model, fixes, lambda text: None)
-    given_onnx.set_input_shapes(model.graph, signature.inputs)
+    onnx_files.set_input_shapes(model.graph, signature.inputs)
     make_older(job.input.name, model, fixes, lambda text: None)
     return model
 

@@ -12,8 +12,8 @@ from typing import Any, Dict, List, Sequence, Set
 import numpy as np
 
 from stages.convert import graph_to_tflite
+from stages.frameworks.tensorflow import import_tensorflow
 from stages.kit.contract import Job, Signature, Stage, run_as_program, write_json
-from stages.kit.tensorflow import import_tensorflow
 from stages.kit.trace_samples import open_trace_inputs
 from stages.kit.tracing import Arrays, Comparison, Pair, Piece, compare_tensors, read_signature
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from stages.kit.onnx_runtime import make_plain_settings, open_session
+from stages.frameworks.onnx_runtime import make_plain_settings, open_session
 from stages.kit.tracing import Arrays, Artifact, Piece
 
 # Operators whose results are sums of products, and recurrent ones, which repeat such sums.

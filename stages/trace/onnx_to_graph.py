@@ -6,9 +6,9 @@ import json
 from typing import Dict, List, Sequence
 
 from stages.convert import onnx_to_graph
+from stages.frameworks.tensorflow import import_tensorflow
 from stages.kit.contract import Job, Signature, Stage, StageError, run_as_program, write_json
 from stages.kit.layers import read_layers, read_places
-from stages.kit.tensorflow import import_tensorflow
 from stages.kit.trace_files import open_kept
 from stages.kit.trace_samples import open_trace_inputs
 from stages.kit.tracing import Comparison, Pair, Piece, compare_tensors, read_signature

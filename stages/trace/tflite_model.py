@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 import flatbuffers
 import numpy as np
 
-from stages.kit.tensorflow import import_tensorflow
+from stages.frameworks.tensorflow import import_tensorflow
 from stages.kit.tracing import Arrays, Artifact, Piece
 
 _GATHERING = ("MEAN", "SUM", "AVERAGE_POOL_2D", "SOFTMAX", "L2_NORMALIZATION", "LOG_SOFTMAX")

@@ -6,7 +6,6 @@ tensor of the ONNX model, and PyTorch's interpreter runs that graph with all of 
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 import numpy as np
 
 from stages.convert import torch_to_onnx as torch_stage
+from stages.frameworks.torch_reference import copy_model, load_job_model, make_predict
 from stages.kit.contract import Job, Signature, Stage, run_as_program, write_json
 from stages.kit.layers import read_layers
 from stages.kit.trace_files import Kept
@@ -50,17 +50,10 @@ def convert(job: Job) -> Signature:
     import onnx
     import torch
 
-    from stages.convert import load_torch
     from stages.trace.onnx_model import OnnxModel
 
     signature = read_signature(job)
-    arch = job.options["arch"]
-    if arch.partition(":")[0].endswith(".py"):
-        arch = str(job.volume / arch)
-    arch_args = json.loads(job.options["arch_args"] or "{}")
-    model = load_torch.load_model(job.input, arch, arch_args, job.note)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    model = load_job_model(job, job.input)
     samples = open_trace_inputs(job, signature.inputs)
     first = [torch.from_numpy(np.array(array[0])) for array in samples]
     with job.phase("export"):
@@ -102,7 +95,7 @@ def _record_export(
     """Export again as the stage did, into a temporary file, and return the recording."""
     with tempfile.TemporaryDirectory(dir=str(job.volume)) as folder:
         again = replace(job, output=Path(folder) / "again.onnx", report={})
-        return torch_stage._export_with_fixes(
+        return torch_stage.export_with_fixes(
             torch,
             model,
             inputs,
@@ -188,7 +181,7 @@ def _trace_outputs(
     torch: Any, model: Any, names: Sequence[str]
 ) -> Callable[[int, Sequence[np.ndarray]], Arrays]:
     """Return a function that computes PyTorch's outputs alone, by ONNX name."""
-    predict = torch_stage.make_predict(torch, torch_stage.copy_model(torch, model))
+    predict = make_predict(torch, copy_model(torch, model))
 
     def reference(sample: int, values: Sequence[np.ndarray]) -> Arrays:
         return dict(zip(names, predict([np.array(value) for value in values])))

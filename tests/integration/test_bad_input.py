@@ -358,7 +358,7 @@ IN_THE_STAGE: dict[str, tuple[str, list[str], str]] = {
     "module not in the image": (
         "weights",
         ["--arch", "timm.models:resnet", "--arch-args", ""],
-        "'timm.models' is not in the torch image.*FILE.py:CALLABLE",
+        "'timm.models' is not in this image.*FILE.py:CALLABLE",
     ),
     "class not in the file": ("own", ["--arch", "EMPTY"], "user_code.*--arch FILE.py"),
     "opset in words": (

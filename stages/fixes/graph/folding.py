@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
-from stages.kit.tensorflow import import_tensorflow, make_session_config
+from stages.frameworks.tensorflow import import_tensorflow, make_session_config
 
 Shape = Optional[Tuple[Optional[int], ...]]
 

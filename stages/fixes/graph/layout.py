@@ -23,7 +23,7 @@ from stages.fixes.graph.folding import (
     shorten_name,
     sort_nodes,
 )
-from stages.kit.tensorflow import import_tensorflow
+from stages.frameworks.tensorflow import import_tensorflow
 
 TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 TWIN_AXIS = {0: 0, 1: 3, 2: 1, 3: 2}  # from a plain tensor to its twin

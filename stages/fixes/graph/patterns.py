@@ -16,7 +16,7 @@ from stages.fixes.graph.folding import (
     replace_nodes,
     shorten_name,
 )
-from stages.kit.tensorflow import import_tensorflow
+from stages.frameworks.tensorflow import import_tensorflow
 
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 from stages.fixes.onnx_file.refusal import list_graphs, walk
-from stages.kit.onnx_runtime import make_plain_settings, open_session
+from stages.frameworks.onnx_runtime import make_plain_settings, open_session
 
 # A computed constant with more elements than this is not looked at.
 _LIMIT = 1 << 22

@@ -1,4 +1,4 @@
-"""Loading `--model` in PyTorch 1.5.1: TorchScript, a pickled module or a state_dict."""
+"""Loading `--model` in any PyTorch: TorchScript, an exported program, a pickled module, weights."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import errno
 import importlib
 import importlib.util
 import inspect
+import platform
 import re
 import sys
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
+from stages.frameworks.safetensors import is_safetensors, read_safetensors
 from stages.kit.contract import InputError
 
 # The keys under which training scripts keep the weights in a checkpoint.
@@ -129,7 +132,8 @@ def _import_file(path: Path) -> Any:
     except Exception as error:  # user code may raise anything
         raise InputError(
             f"{path.name} cannot be imported: {type(error).__name__}: {error}",
-            "It must run under Python 3.8 with the packages of the torch image alone.",
+            f"It must run under Python {platform.python_version()} with the packages of this image "
+            "alone.",
         ) from error
     main_module = sys.modules["__main__"]
     for name, value in vars(module).items():
@@ -143,7 +147,7 @@ def _import_module(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise InputError(
-            f"--arch: the module '{name}' is not in the torch image: {error}",
+            f"--arch: the module '{name}' is not in this image: {error}",
             "Give the Python file itself: --arch FILE.py:CALLABLE.",
         ) from None
 
@@ -151,11 +155,15 @@ def _import_module(name: str) -> Any:
 def _load_file(path: Path) -> Any:
     import torch
 
+    if is_safetensors(path):
+        return read_safetensors(path)
+    if _is_program(path):
+        return _load_program(path)
     try:
         return torch.jit.load(str(path), map_location="cpu")
     except RuntimeError as script_error:
         try:
-            return torch.load(str(path), map_location="cpu")
+            return _unpickle(path)
         except (AttributeError, ImportError) as error:
             raise InputError(
                 f"The pickled model needs Python code that is not here: {error}",
@@ -169,6 +177,45 @@ def _load_file(path: Path) -> Any:
             raise _make_load_error(path, script_error, error) from error
         except Exception as error:  # unpickling runs arbitrary code
             raise _make_load_error(path, script_error, error) from error
+
+
+def _unpickle(path: Path) -> Any:
+    import torch
+
+    # From torch 2.6 it takes weights alone unless it is told otherwise. What a whole model may do
+    # was settled before this program was started.
+    known = inspect.signature(torch.load).parameters
+    settings = {"weights_only": False} if "weights_only" in known else {}
+    return torch.load(str(path), map_location="cpu", **settings)
+
+
+def _is_program(path: Path) -> bool:
+    """Tell whether a file is a program of torch.export."""
+    if not _is_zip(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        names = {name.partition("/")[2] for name in archive.namelist()}
+    return bool({"archive_format", "models/model.json"} & names)
+
+
+def _load_program(path: Path) -> Any:
+    """Load a program of torch.export as a module; its example inputs come along."""
+    import torch
+
+    try:
+        program = torch.export.load(str(path))
+    except Exception as error:  # a newer schema, an operator of another package
+        raise InputError(
+            f"PyTorch {torch.__version__} cannot load this program: {error}",
+            "Export it with this release of PyTorch, or an older one.",
+        ) from error
+    model = program.module()
+    model.program = program
+    # An exported program is fixed in the mode that it was exported in, and refuses both calls.
+    model.eval = model.train = lambda *_: model
+    examples = program.example_inputs
+    model.example = tuple(examples[0]) if examples and not examples[1] else ()
+    return model
 
 
 def _make_load_error(path: Path, script_error: Exception, error: Exception) -> InputError:
@@ -308,6 +355,11 @@ def infer_inputs(model: Any) -> Tuple[Tuple[Tuple[int, ...], str], str]:
             "their shapes cannot be told from the file.",
             "Give one --input [NAME=]SHAPE[:DTYPE] an input, in this order.",
         )
+    example = getattr(model, "example", ())
+    if len(example) == 1:
+        shape, dtype = tuple(example[0].shape), str(example[0].dtype).partition(".")[2]
+        text = "x".join(map(str, shape))
+        return (shape, dtype), f"Input as the program was exported with: {text}:{dtype}."
     name, kind, weight = _find_first_layer(model)
     candidates, dtype = _list_candidate_shapes(kind, weight)
     fits = [shape for shape in candidates if _runs(torch, model, shape, dtype)]

@@ -1,0 +1,182 @@
+"""A TensorFlow Lite model in the interpreter that the image has: LiteRT's own, or TensorFlow's.
+
+An image with ai-edge-litert checks with that; any other one with the interpreter of its TensorFlow,
+whose ways to name a model's inputs and outputs changed from release to release.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from stages.kit.contract import Job, Signature, StageError, Tensor
+from stages.kit.matching import End, find_fitting_order, format_shape, is_ambiguous, pair
+from stages.kit.samples import Predict, compare, open_samples
+
+Arrays = Sequence[np.ndarray]
+
+
+class Runtime:
+    """The interpreter of this environment."""
+
+    def __init__(self) -> None:
+        try:
+            module = importlib.import_module("ai_edge_litert.interpreter")
+            version = importlib.import_module("ai_edge_litert").__version__
+            self.name, self._make = f"LiteRT {version}", module.Interpreter
+        except ImportError:
+            from stages.frameworks.tensorflow import import_tensorflow
+
+            tf = import_tensorflow()
+            self.name, self._make = f"TensorFlow Lite {tf.__version__}", tf.lite.Interpreter
+
+    def open(self, path: Path, threads: int = 1) -> Any:
+        """Open a model, without allocating its tensors."""
+        try:
+            return self._make(model_path=str(path), num_threads=threads)
+        except TypeError:  # TensorFlow 2.2 and before have no threads to set
+            return self._make(model_path=str(path))
+
+
+def check(job: Job) -> Optional[Dict[str, Any]]:
+    """Run the job's .tflite file on every sample and compare its outputs; None without samples."""
+    runtime = Runtime()
+    interpreter = runtime.open(job.artifact)
+    job.report["operators"] = count_operators(interpreter)
+    flex = sorted(name for name in job.report["operators"] if name.startswith("Flex"))
+    if flex:
+        job.note("Operators that need the Flex delegate: " + ", ".join(flex))
+    samples = open_samples(job.volume)
+    if samples is None:
+        job.note("The volume holds no samples, so the model was not checked.")
+        return None
+    assert job.signature is not None
+    signature = job.signature
+    return compare(
+        job, samples, runtime.name, lambda: make_predict(runtime.open(job.artifact), signature)
+    )
+
+
+def count_operators(interpreter: Any) -> Dict[str, int]:
+    """Count the operators by kind; empty where the interpreter (TensorFlow 1.15) cannot tell."""
+    list_operators = getattr(interpreter, "_get_ops_details", None)
+    if list_operators is None:
+        return {}
+    return dict(Counter(operator["op_name"] for operator in list_operators()))
+
+
+def make_predict(interpreter: Any, signature: Signature) -> Predict:
+    """Return a function that runs the model on arrays as the artifact takes them."""
+    interpreter.allocate_tensors()
+    nodes = {"inputs": signature.inputs, "outputs": signature.outputs}
+    inputs, outputs = ([int(tensor.node) for tensor in nodes[side]] for side in nodes)
+
+    def predict(values: Arrays) -> List[np.ndarray]:
+        for index, value in zip(inputs, values):
+            if index >= 0:
+                interpreter.set_tensor(index, value)
+        interpreter.invoke()
+        return [interpreter.get_tensor(index) for index in outputs]
+
+    return predict
+
+
+def locate_tensors(job: Job, path: Path, known: Signature) -> Signature:
+    """Return the signature with the tensors' numbers in the file, as `node`, and their axes.
+
+    Inputs that the converter dropped have the number -1. Where a shape hides the order of its axes,
+    the first sample tells it. Raises `StageError` if inputs or outputs cannot be told apart.
+    """
+    interpreter = Runtime().open(path)
+    interpreter.allocate_tensors()
+    names = _read_names(interpreter)
+    inputs = _match(known.inputs, interpreter.get_input_details(), names["inputs"], "input")
+    outputs = _match(known.outputs, interpreter.get_output_details(), names["outputs"], "output")
+    located = Signature(tuple(inputs), tuple(outputs))
+    return _settle_ambiguous(job, path, located)
+
+
+def _read_names(interpreter: Any) -> Dict[str, Dict[int, str]]:
+    """Read the names that a file's SignatureDef gives its tensors, by the tensors' numbers."""
+    read = getattr(interpreter, "_get_full_signature_list", None)
+    raw = getattr(getattr(interpreter, "_interpreter", None), "GetSignatureDefs", None)
+    found = (read or raw or dict)()
+    entry = next(iter(found.values()), {}) if found else {}
+    return {
+        side: {int(index): name for name, index in entry.get(side, {}).items()}
+        for side in ("inputs", "outputs")
+    }
+
+
+def _match(
+    tensors: Sequence[Tensor], details: Sequence[Dict[str, Any]], names: Dict[int, str], side: str
+) -> List[Tensor]:
+    indices = [int(detail["index"]) for detail in details]
+    ends = [
+        End(names.get(index, detail["name"]), [int(size) for size in detail["shape"]])
+        for index, detail in zip(indices, details)
+    ]
+    own = [End(tensor.name, tensor.shape) for tensor in tensors]
+    pairs = {found.ours: found for found in pair(own, _by_number(ends, names, indices))}
+    matched = []
+    for place, tensor in enumerate(tensors):
+        if place not in pairs:
+            if side == "input" and len(ends) < len(own):
+                matched.append(_place(tensor, -1, ()))
+                continue
+            raise StageError(
+                f"The model's {side}s ({', '.join(map(str, ends))}) do not show which is "
+                f"'{tensor.name}' ({format_shape(tensor.shape)})."
+            )
+        end = ends[pairs[place].theirs]
+        order = find_fitting_order(tensor.shape, end.shape) or ()
+        turned = order if order != tuple(range(len(order))) else ()
+        matched.append(_place(tensor, indices[pairs[place].theirs], turned))
+    return matched
+
+
+def _by_number(ends: List[End], names: Dict[int, str], indices: List[int]) -> List[End]:
+    """Drop names that a converter made up (args_0, output_0): they are in order, and mean no more.
+
+    A made-up name could be another tensor's real one.
+    """
+    made_up = {f"{stem}_{i}" for stem in ("args", "output") for i in range(len(ends))}
+    if names and all(names.get(index, "") in made_up for index in indices):
+        order = sorted(range(len(ends)), key=lambda i: names[indices[i]])
+        if order == list(range(len(ends))):
+            return [End("", end.shape) for end in ends]
+    return ends
+
+
+def _place(tensor: Tensor, index: int, axes: Tuple[int, ...]) -> Tensor:
+    return Tensor(
+        tensor.name, tensor.shape, tensor.dtype, str(index), tensor.low, tensor.high, axes
+    )
+
+
+def _settle_ambiguous(job: Job, path: Path, located: Signature) -> Signature:
+    """Tell the axes of outputs that look the same in both orders by the first sample's values."""
+    samples = open_samples(job.volume)
+    unclear = [i for i, t in enumerate(located.outputs) if is_ambiguous(t.shape)]
+    if samples is None or not unclear:
+        return located
+    run = make_predict(Runtime().open(path), located)
+    values = run([_turn(a[0], t.axes) for a, t in zip(samples.input_arrays, located.inputs)])
+    outputs = list(located.outputs)
+    for place in unclear:
+        tensor = outputs[place]
+        wanted = samples.output_arrays[place][0]
+        last = (0, *range(2, len(tensor.shape)), 1)
+        as_is = np.abs(values[place] - wanted).mean()
+        turned = np.abs(values[place] - wanted.transpose(last)).mean()
+        if turned < as_is:
+            outputs[place] = _place(tensor, int(tensor.node), last)
+    return Signature(located.inputs, tuple(outputs))
+
+
+def _turn(value: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    return np.ascontiguousarray(value.transpose(axes)) if axes else value

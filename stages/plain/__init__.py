@@ -1,0 +1,1 @@
+"""Stages that run their tools as they are, of any release: nothing is repaired here."""

@@ -1,0 +1,65 @@
+"""The stage `tflite`: a SavedModel to TensorFlow Lite, by the converter of TensorFlow 2."""
+
+from __future__ import annotations
+
+from typing import Any, List
+
+from stages.frameworks.saved_model import unpack
+from stages.frameworks.tensorflow import import_tensorflow
+from stages.frameworks.tflite_runtime import check, locate_tensors
+from stages.kit.contract import InputError, Job, Option, Signature, Stage, flag, run_as_program
+
+
+def convert(job: Job) -> Signature:
+    """Write the .tflite file and return its signature."""
+    tf = import_tensorflow()
+    known = job.find_upstream_signature()
+    if known is None:
+        raise InputError(f"No report says who made '{job.input.name}'.", "Run the stage before.")
+    with unpack(job.input) as folder:
+
+        def run(*operators: Any) -> bytes:
+            converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
+            if operators:
+                converter.target_spec.supported_ops = list(operators)
+            return converter.convert()  # type: ignore[no-any-return]
+
+        sets = tf.lite.OpsSet
+        job.output.write_bytes(
+            convert_with_flex(job, run, [sets.TFLITE_BUILTINS, sets.SELECT_TF_OPS])
+        )
+    return locate_tensors(job, job.output, known)
+
+
+def convert_with_flex(job: Job, run: Any, flex: List[Any]) -> bytes:
+    """Convert to builtins, or else, if the option `flex` allows it, to TensorFlow's own kernels."""
+    try:
+        return run()  # type: ignore[no-any-return]
+    except Exception as error:  # the converter raises ConverterError and plain Exception
+        wanted = any(
+            word in str(error)
+            for word in ("flex op", "custom op", "Select TF ops", "SELECT_TF_OPS")
+        )
+        if not job.options["flex"] or not wanted:
+            raise
+    content = run(*flex)
+    job.note(
+        "Some operators have no TensorFlow Lite builtin: the model needs the Flex delegate "
+        "(SELECT_TF_OPS)."
+    )
+    return content  # type: ignore[no-any-return]
+
+
+STAGE = Stage(
+    name="tflite",
+    summary=__doc__ or "",
+    consumes="saved_model.zip",
+    produces="model.tflite",
+    packages=("tensorflow", "numpy"),
+    convert=convert,
+    check=check,
+    options=(Option("flex", flag, True, "use TensorFlow's own kernels where there is no builtin"),),
+)
+
+if __name__ == "__main__":
+    run_as_program(STAGE)

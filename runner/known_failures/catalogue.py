@@ -27,7 +27,8 @@ class Entry(BaseModel):
 
     It is recognised where any of `patterns` (regular expressions, searched line by line) is found,
     and `also` too if given, in one of `stages` ('setup' is what precedes the first stage; none
-    means anywhere). `exit_status` and `verdict` are conditions beside or instead of patterns: how
+    means anywhere), and in one of `images` if given: each tool has failures of its own.
+    `exit_status` and `verdict` are conditions beside or instead of patterns: how
     the stage's process ended, and what its check said. `example` is what the tool prints, so that
     people who search for it find it.
     """
@@ -39,6 +40,7 @@ class Entry(BaseModel):
     patterns: tuple[str, ...] = ()
     also: str = ""
     stages: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
     exit_status: tuple[int, ...] = ()
     verdict: Literal["", "shape", "nonfinite"] = ""
     cause: str = Field(min_length=20)
@@ -62,8 +64,18 @@ class Entry(BaseModel):
 
 
 class _File(BaseModel):
+    """A file of entries; `images` holds for those that name none themselves."""
+
     model_config = ConfigDict(extra="forbid")
+    images: tuple[str, ...] = ()
     failure: list[Entry]
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        return tuple(
+            entry.model_copy(update={"images": entry.images or self.images})
+            for entry in self.failure
+        )
 
 
 def load_families(folder: Path = DATA) -> list[tuple[str, tuple[Entry, ...]]]:
@@ -73,7 +85,7 @@ def load_families(folder: Path = DATA) -> list[tuple[str, tuple[Entry, ...]]]:
     or an entry that would match everything.
     """
     families = [
-        (path.stem, tuple(_File.model_validate(tomllib.loads(path.read_text())).failure))
+        (path.stem, _File.model_validate(tomllib.loads(path.read_text())).entries)
         for path in sorted(folder.glob("*.toml"))
     ]
     seen: set[str] = set()

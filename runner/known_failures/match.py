@@ -30,13 +30,17 @@ _FRAME = re.compile(r'\s+File ".*", line \d+')
 
 @dataclass(frozen=True)
 class Symptoms:
-    """What a failure left behind: `text` is its message (and traceback), `log` the log's end."""
+    """What a failure left behind: `text` is its message (and traceback), `log` the log's end.
+
+    `image` is the environment that it happened in, if it is known.
+    """
 
     text: str
     stage: str = SETUP
     log: str = ""
     exit_status: int | None = None
     verdict: str = ""
+    image: str = ""
 
 
 def recognise(symptoms: Symptoms) -> Entry | None:
@@ -54,6 +58,8 @@ def recognise(symptoms: Symptoms) -> Entry | None:
 def _fits(entry: Entry, symptoms: Symptoms, text: str) -> bool:
     anywhere = symptoms.stage == ANYWHERE
     if entry.stages and symptoms.stage not in entry.stages and not anywhere:
+        return False
+    if entry.images and symptoms.image and symptoms.image not in entry.images:
         return False
     if entry.exit_status and symptoms.exit_status not in entry.exit_status and not anywhere:
         return False
@@ -83,6 +89,7 @@ def explain_stage(record: StageRecord, folder: Path, fixes: str = "all") -> None
             stage=record.name,
             log=log,
             exit_status=record.exit_status,
+            image=record.environment.image if record.environment else "",
             verdict="" if record.status == "failed" else verdict,
         )
     )

@@ -74,15 +74,28 @@ def make_predict(interpreter: Any, signature: Signature) -> Predict:
     interpreter.allocate_tensors()
     nodes = {"inputs": signature.inputs, "outputs": signature.outputs}
     inputs, outputs = ([int(tensor.node) for tensor in nodes[side]] for side in nodes)
+    # litert-torch narrows int64 to int32; an index is the same number in both.
+    details = interpreter.get_input_details()
+    dtypes = {int(detail["index"]): np.dtype(detail["dtype"]) for detail in details}
 
     def predict(values: Arrays) -> List[np.ndarray]:
         for index, value in zip(inputs, values):
             if index >= 0:
-                interpreter.set_tensor(index, value)
+                interpreter.set_tensor(index, _narrow(value, dtypes[index]))
         interpreter.invoke()
-        return [interpreter.get_tensor(index) for index in outputs]
+        found = [interpreter.get_tensor(index) for index in outputs]
+        return [_widen(value, t.dtype) for value, t in zip(found, signature.outputs)]
 
     return predict
+
+
+def _narrow(value: np.ndarray, dtype: Any) -> np.ndarray:
+    return value.astype(dtype) if value.dtype.kind in "iu" and dtype.kind in "iu" else value
+
+
+def _widen(value: np.ndarray, dtype: str) -> np.ndarray:
+    same_kind = value.dtype.kind == np.dtype(dtype).kind == "i"
+    return value.astype(dtype) if same_kind else value
 
 
 def locate_tensors(job: Job, path: Path, known: Signature) -> Signature:

@@ -20,7 +20,7 @@ from stages.kit.samples import Predict, compare, open_samples
 
 def convert(job: Job) -> Signature:
     """Write the SavedModel's archive and return its signature."""
-    import_tensorflow()
+    _import_for_one_thread()
     import onnx
     import onnx_tf.backend
 
@@ -43,6 +43,14 @@ def convert(job: Job) -> Signature:
         job.report["operators"] = _count_operators(folder)
         pack(folder, job.output)
     return signature
+
+
+def _import_for_one_thread() -> Any:
+    """Import TensorFlow for samples that each have a core of their own."""
+    tf = import_tensorflow()
+    if not tf.config.threading.get_intra_op_parallelism_threads():  # it cannot be set twice
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+    return tf
 
 
 def _read_version() -> str:
@@ -83,9 +91,8 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
     if samples is None:
         job.note("The volume holds no samples, so the SavedModel was not checked.")
         return None
-    tf = import_tensorflow()
+    tf = _import_for_one_thread()
     assert job.signature is not None
-    tf.config.threading.set_intra_op_parallelism_threads(1)
     with unpack(job.artifact) as folder:
         loaded = tf.saved_model.load(str(folder))
         predict = _make_predict(tf, loaded, job.signature)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from runner.errors import BadInput
-from runner.formats import onnx, other, tensorflow, tflite, torch
+from runner.formats import onnx, other, safetensors, tensorflow, tflite, torch
 from runner.formats.facts import FileFacts
 from runner.formats.kinds import list_usual_formats
 from runner.formats.protobuf import BYTES, VARINT, Malformed, Message, TooMuch
@@ -95,6 +95,8 @@ def _read(file: IO[bytes], data: mmap.mmap, size: int, found: FileFacts) -> None
         tflite.read(data, found)
     elif head.startswith(b"\x89HDF\r\n"):
         other.read_hdf5(data, found)
+    elif safetensors.begins_like_safetensors(head, size):
+        safetensors.read(data, found)
     elif other.name_by_magic(head) or (reader := _find_reader(data)) is None:
         other.read_other(head, size, found)
     else:

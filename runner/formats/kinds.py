@@ -39,7 +39,7 @@ _TORCH = (".pt", ".pth")
 KINDS: Mapping[Format, Kind] = {
     "torchscript": Kind("TorchScript archive", "pytorch", _TORCH),
     "torch-module": Kind("pickled module", "pytorch", _TORCH),
-    "state-dict": Kind("state_dict", "pytorch", _TORCH),
+    "state-dict": Kind("state_dict", "pytorch", (*_TORCH, ".safetensors")),
     "checkpoint": Kind("checkpoint with a state_dict", "pytorch", _TORCH),
     "torch-export": Kind("program of torch.export", "pytorch", (*_TORCH, ".pt2")),
     "torch-other": Kind("file of torch.save", "pytorch", _TORCH),

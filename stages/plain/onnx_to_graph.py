@@ -38,9 +38,9 @@ def convert(job: Job) -> Signature:
         uuid4=lambda: uuid.UUID(int=draw.getrandbits(128), version=4)
     )
     try:
-        representation = onnx_tf.backend.prepare(
-            onnx.load(str(job.input)), device="CPU", logging_level="ERROR"
-        )
+        model = onnx.load(str(job.input))
+        _part_outputs(onnx, model.graph)
+        representation = onnx_tf.backend.prepare(model, device="CPU", logging_level="ERROR")
         representation.export_graph(str(job.output))
     except Exception as error:  # onnx-tf and TensorFlow raise anything
         raise StageError(
@@ -53,6 +53,20 @@ def convert(job: Job) -> Signature:
         tuple(_locate(tensor, representation) for tensor in known.inputs),
         tuple(_locate(tensor, representation, renamed=True) for tensor in known.outputs),
     )
+
+
+def _part_outputs(onnx: Any, graph: Any) -> None:
+    """Give an output that is also used inside the graph a node of its own, an Identity.
+
+    export_graph of onnx-tf before 1.8 renames the outputs' nodes, and not where they are used.
+    """
+    outputs = {value.name for value in graph.output}
+    used = {name for node in graph.node for name in node.input} & outputs
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [f"{name}_inside" if name in used else name for name in names]
+    for name in sorted(used):
+        graph.node.append(onnx.helper.make_node("Identity", [f"{name}_inside"], [name]))
 
 
 def _locate(tensor: Tensor, representation: Any, renamed: bool = False) -> Tensor:

@@ -12,7 +12,14 @@ from rich.text import Text
 
 from runner.host.files import format_bytes, format_relative_path
 from runner.host.text import make_printable
-from runner.report.wording import COLOURS, OUTCOMES, VERDICTS, explain_gate, summarize_outcome
+from runner.report.wording import (
+    COLOURS,
+    OUTCOMES,
+    VERDICTS,
+    explain_gate,
+    name_reference,
+    summarize_outcome,
+)
 from runner.schemas.report import KnownFailure, Report, StageRecord
 
 # Characters of a log's line that are shown.
@@ -58,6 +65,8 @@ def render_summary(report: Report, folder: Path) -> RenderableType:
     outcome = OUTCOMES[report.outcome]
     ending = Text(summarize_outcome(report), f"bold {COLOURS[outcome.mark.tone]}")
     parts.append(ending.append(f" {explain_gate(report)}", "default not bold"))
+    if told := name_reference(report):
+        parts.append(Text(make_printable(told), style="dim"))
     parts.append(Text(f"{format_relative_path(folder)}/report.html", style="dim"))
     ended = report.outcome in ("passed", "out-of-tolerance", "vacuous")
     if ended and report.artifacts and not other:

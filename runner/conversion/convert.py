@@ -148,6 +148,7 @@ def run_plan(
                     except (RunnerError, OSError) as error:  # the conversion itself is complete
                         notes.append(f"The diagnosis could not be made: {error}")
                 if after_stages is not None:
+                    cached.populate_volume(volume)
                     after_stages(volume, records)
         except KeyboardInterrupt:
             interrupted = True

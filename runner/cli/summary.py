@@ -56,7 +56,9 @@ def render_summary(report: Report, folder: Path) -> RenderableType:
     ]
     if fixes := sorted({f for r in report.stages if r.report for f in r.report.fixes}):
         parts.append(Text(make_printable(f"fixes applied: {', '.join(fixes)}"), style="dim"))
-    parts += [_explain(record, folder) for record in report.stages if record.status == "failed"]
+    parts += [
+        explain_failure(record, folder) for record in report.stages if record.status == "failed"
+    ]
     parts += [
         Text(f"\n{record.name}:").append_text(describe_known_failure(record.known))
         for record in report.stages
@@ -95,7 +97,8 @@ def _make_cells(record: StageRecord) -> list[str]:
     ]
 
 
-def _explain(record: StageRecord, folder: Path) -> RenderableType:
+def explain_failure(record: StageRecord, folder: Path) -> RenderableType:
+    """Explain a stage's failure: why, what to do, and where the log is."""
     text = Text(f"\n{record.name}: {make_printable(record.failure.strip())}", style="red")
     if record.remedy:
         text.append(f"\n→ {make_printable(record.remedy)}", style="default")

@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -56,7 +55,7 @@ def convert(
     `EnvironmentUnavailable` if the run cannot be started.
     """
     started = time.time()
-    key = _load_signing_key(settings.sign) if settings.sign else None
+    key = load_key(settings)
     plan = make_plan(
         source,
         check,
@@ -80,11 +79,14 @@ def convert(
         return run_plan(plan, choice, settings, started, key=key)
 
 
-def _load_signing_key(path: Path) -> PrivateKey:
+def load_key(settings: RunSettings) -> PrivateKey | None:
+    """Load the key that a run is to be signed with, if it is to be. Raises `BadInput`."""
+    if settings.sign is None:
+        return None
     # Imported late: it would cost an unsigned run more time than writing its whole record.
     from runner.provenance.signing import load_signing_key
 
-    return load_signing_key(path)
+    return load_signing_key(settings.sign)
 
 
 def run_plan(

@@ -98,6 +98,9 @@ class Benchmark(_Model):
     def to_json(self) -> str:
         return self.model_dump_json(indent=1) + "\n"
 
+    def find_file(self, name: str) -> BenchmarkedFile | None:
+        return next((file for file in self.files if file.name == name), None)
+
     def find(self, image: str, name: str) -> FileResult | None:
         """Return what an image made of a file, None if the image could not try it."""
         runtime = next((r for r in self.runtimes if r.image == image), None)

@@ -73,3 +73,7 @@ def name_failure(result: FileResult) -> str:
     """Say why a file does not run, as a sentence."""
     said = result.failure.rstrip(".")
     return f"{said[:300]}."
+
+
+def format_threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"

@@ -32,7 +32,7 @@ from runner.schemas.comparison import Cell, Comparison, ToolchainResult
 from runner.schemas.report import Report, StageRecord
 from runner.toolchains.model import Stage
 
-
+# Columns of a console from which on everything fits.
 _WIDE = 100
 
 
@@ -123,9 +123,9 @@ class _RunView(Observer):
 def render_comparison(comparison: Comparison, folder: Path, width: int) -> RenderableType:
     """Render the table of all toolchains, what each costs, the matrix, and what to beware of.
 
-    A console of little `width` gets no quartiles.
+    A console of little `width` gets neither sizes nor quartiles.
     """
-    parts: list[RenderableType] = [_render_toolchains(comparison, spread=width >= _WIDE)]
+    parts: list[RenderableType] = [_render_toolchains(comparison, wide=width >= _WIDE)]
     for result in comparison.toolchains:
         parts.append(_describe(result))
     if comparison.matrix:
@@ -142,7 +142,7 @@ def render_comparison(comparison: Comparison, folder: Path, width: int) -> Rende
     return Group(*parts)
 
 
-def _render_toolchains(comparison: Comparison, spread: bool) -> Table:
+def _render_toolchains(comparison: Comparison, wide: bool) -> Table:
     counts = sorted({t.threads for r in comparison.toolchains for t in r.latency})
     table = Table(
         title=Text(make_printable(f"{comparison.model.name} ({comparison.model.kind})")),
@@ -153,7 +153,8 @@ def _render_toolchains(comparison: Comparison, spread: bool) -> Table:
     )
     table.add_column("toolchain", no_wrap=True)
     table.add_column("outcome")
-    for column in ("error", "operators", "size", "seconds", *map(format_threads, counts)):
+    sizes = ("size",) if wide else ()
+    for column in ("error", "operators", *sizes, "seconds", *map(format_threads, counts)):
         table.add_column(column, justify="right", no_wrap=True)
     for result in comparison.toolchains:
         mark = OUTCOMES[result.outcome]
@@ -167,11 +168,11 @@ def _render_toolchains(comparison: Comparison, spread: bool) -> Table:
             Text(mark.word, COLOURS[mark.tone]),
             "" if result.error is None else f"{result.error:.1e}",
             "" if result.operators is None else f"{result.operators:,}{flex}",
-            "" if result.bytes is None else format_bytes(result.bytes),
+            *(["" if result.bytes is None else format_bytes(result.bytes)] if wide else []),
             "" if result.seconds is None else f"{result.seconds:.1f}",
             *(
                 Text(format_seconds(known[count].median)).append(
-                    f"\n{format_spread(known[count])}" if spread else "", "dim"
+                    f"\n{format_spread(known[count])}" if wide else "", "dim"
                 )
                 if count in known
                 else Text()

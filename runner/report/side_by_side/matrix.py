@@ -70,15 +70,15 @@ def warn_of_matrix(cells: Sequence[Cell]) -> list[str]:
     """Warn in words of the interpreters that compute a file wrongly, or do not run it."""
     warnings = []
     for cell in sorted(cells, key=lambda cell: cell.state != "wrong"):
-        if cell.state not in WARNINGS:
+        if cell.state not in ("wrong", "fails"):
             continue
         own = next((c for c in cells if c.toolchain == cell.toolchain and c.home), None)
-        shown = cell.why.rstrip(".").lower() or figures.scientific(cell.error)
+        kind = "useless" if cell.state == "wrong" and cell.why else cell.state
         warnings.append(
-            WARNINGS[cell.state].format(
+            WARNINGS[kind].format(
                 runtime=f"{cell.runtime} ({cell.image})",
                 toolchain=cell.toolchain,
-                error=shown if cell.error is None else figures.scientific(cell.error),
+                error=figures.scientific(cell.error),
                 own=figures.scientific(own.error if own else None),
                 home=f"{own.runtime} ({own.image})" if own else "its own interpreter",
                 why=cell.why,

@@ -51,6 +51,10 @@ WARNINGS: Mapping[str, str] = {
         "{runtime} runs the file of {toolchain} without complaint and computes it wrongly: its "
         "error is {error} there, and {own} in {home}. Do not run it there."
     ),
+    "useless": (
+        "{runtime} runs the file of {toolchain} without complaint and computes it wrongly: {why} "
+        "Do not run it there."
+    ),
     "fails": "{runtime} does not run the file of {toolchain}: {why}",
 }
 

@@ -7,10 +7,11 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.conversion.measurement import Measurement, count_cores, cut_reference
 from runner.conversion.observer import Observer
 from runner.conversion.settings import RunSettings
 from runner.conversion.stage_log import stream_output
@@ -36,35 +37,7 @@ from runner.trust.scan import make_trust_check
 from runner.version import __version__
 
 TOOL = "benchmark"
-_MOST_THREADS = 256
 _MOST_FILES = 100
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """How to measure: in rounds, in each of which every file has a turn of `seconds`.
-
-    Errors are computed on the first `samples` of `reference`: files by their names in the volume,
-    such as samples/samples.json; none without.
-    """
-
-    threads: Sequence[int] = ()
-    rounds: int = 15
-    seconds: float = 0.1
-    samples: int = 8
-    reference: Mapping[str, Path] = field(default_factory=dict)
-
-    def list_threads(self) -> list[int]:
-        """Return the numbers of threads: by default one, and as many as there are cores, up to 4.
-
-        Raises `BadInput`.
-        """
-        threads = list(dict.fromkeys(self.threads or (1, min(4, count_cores()))))
-        if not all(1 <= count <= _MOST_THREADS for count in threads):
-            raise BadInput(f"--threads are numbers from 1 to {_MOST_THREADS}.")
-        if not (1 <= self.rounds <= 10_000 and 0 < self.seconds <= 600 and self.samples >= 1):
-            raise BadInput("--rounds and --samples are at least 1.")
-        return threads
 
 
 @dataclass(frozen=True)
@@ -87,6 +60,7 @@ def benchmark(
     Raises `BadInput` or `EnvironmentUnavailable` if nothing can be measured.
     """
     measurement.list_threads()
+    cut_reference(measurement)
     images = choose_runtimes(load_tool(TOOL), runtimes)
     files = [Measurable(name, path) for name, path in zip(_name(paths), paths, strict=True)]
     for path in paths:
@@ -114,9 +88,10 @@ def measure(
     What an interpreter does to a file is in the result, never raised.
     """
     begin = time.monotonic()
+    few = cut_reference(measurement)
     with make_scratch_folder(TOOL) as scratch:
         runtimes = [
-            _measure_in(image, files, measurement, choice, view, scratch / f"{number}", logs)
+            _measure_in(image, files, measurement, few, choice, view, scratch / f"{number}", logs)
             for number, image in enumerate(images)
         ]
     return Benchmark(
@@ -138,15 +113,11 @@ def measure(
     )
 
 
-def count_cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def _measure_in(
     image: Image,
     files: Sequence[Measurable],
     measurement: Measurement,
+    few: Mapping[str, bytes],
     choice: Choice,
     view: Observer,
     scratch: Path,
@@ -171,7 +142,7 @@ def _measure_in(
         with choice.engine.volume(make_run_name(Path(TOOL)), scratch / "volume") as volume:
             volume.put(
                 {
-                    **measurement.reference,
+                    **few,
                     **{place: f.path for place, f in zip(places, files, strict=True)},
                     stage.consumes: json.dumps(entries).encode(),
                     f"requests/{stage.name}.json": _make_request(stage, measurement),
@@ -194,7 +165,6 @@ def _make_request(stage: Stage, measurement: Measurement) -> bytes:
         "threads": ",".join(map(str, measurement.list_threads())),
         "rounds": measurement.rounds,
         "seconds": float(measurement.seconds),
-        "samples": measurement.samples,
     }
     return json.dumps({"input": {"path": stage.consumes}, "options": options}).encode()
 
@@ -238,14 +208,3 @@ def _name(paths: Sequence[Path]) -> list[str]:
         raise BadInput("A file is named twice.")
     short = [re.split("/", name)[-1] for name in whole]
     return short if len(set(short)) == len(short) else whole
-
-
-def read_reference(folder: Path) -> dict[str, Path]:
-    """Return the files of a kept reference by their names in a volume. Raises `BadInput`."""
-    paths = [folder / "samples.json", *sorted(folder.glob("output-*.npy"))]
-    if not paths[0].is_file() or len(paths) < 2:
-        raise BadInput(
-            f"{folder} holds no reference: samples.json and output-*.npy.",
-            "Name the folder `reference` of a side-by-side conversion.",
-        )
-    return {f"samples/{path.name}": path for path in paths}

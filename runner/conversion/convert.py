@@ -136,8 +136,9 @@ def run_plan(
                 volume.put(files)
                 known = {plan.model.path: plan.model.sha256}
                 cache = StageCache() if settings.cache else None
+                late = plan.reference.inputs if plan.reference else {}
                 cached = stack.enter_context(
-                    closing(CachedRun(cache, plan.run, folder, files, known))
+                    closing(CachedRun(cache, plan.run, folder, files, known, late))
                 )
                 StageRunner(plan, choice.engine, volume, view, cached).run_all(records)
                 outcome, *_ = decide_outcome(plan, records, False)

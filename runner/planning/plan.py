@@ -23,15 +23,17 @@ _MOST_PYTHON_FILES = 200
 
 @dataclass(frozen=True)
 class GivenReference:
-    """The reference of another toolchain's run: its samples' index and outputs.
+    """The reference of another toolchain's run: its samples' index and outputs, and their inputs.
 
-    `toolchain` is that run's, by its title. `files` are by their names in the volume, `sha256` is
-    of all of them. The inputs are not among them: stages make them again, and compare fingerprints.
+    `toolchain` is that run's, by its title. Files are by their names in the volume; `sha256` is of
+    all of `files`. The inputs are handed on too, since another numpy draws some of them one bit
+    off; the outputs pin them down.
     """
 
     toolchain: str
     run: str
     files: Mapping[str, Path]
+    inputs: Mapping[str, Path]
     sha256: str
 
 

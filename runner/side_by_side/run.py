@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.conversion.benchmark import TOOL, Measurement, measure
+from runner.conversion.benchmark import TOOL, measure
 from runner.conversion.convert import load_key, run_plan
+from runner.conversion.measurement import Measurement
 from runner.conversion.observer import Observer
 from runner.conversion.settings import RunSettings
 from runner.engines.select import Choice
@@ -39,7 +40,7 @@ from runner.side_by_side.candidates import (
 )
 from runner.side_by_side.comparison import Run, complete, merge
 from runner.side_by_side.environments import Prepared, prepare
-from runner.side_by_side.reference import ReferenceKeeper
+from runner.side_by_side.reference import ReferenceKeeper, shorten
 from runner.side_by_side.schedule import Task, compute_width, run_in_processes
 from runner.toolchains.load import load_image
 from runner.toolchains.tools import load_tool
@@ -136,6 +137,8 @@ def convert_side_by_side(
     except KeyboardInterrupt:
         comparison.notes.append("Interrupted: what had ended by then is kept.")
         _collect_ended(session)
+    if session.reference is not None:
+        shorten(session.reference)
     runs = [session.runs.get(c.name, Run(c)) for c in found]
     comparison = complete(comparison, runs, benchmark, load_tool(TOOL).runtime)
     comparison.seconds = round(time.monotonic() - begin, 3)
@@ -209,7 +212,8 @@ def _run_here(session: _Session, candidate: Candidate) -> None:
     if session.reference is not None:
         plan = judge_by(plan, session.reference)
     else:
-        keeper = ReferenceKeeper(session.output / REFERENCE, candidate.name, plan.run)
+        image = plan.toolchain.stages[0].image
+        keeper = ReferenceKeeper(session.output / REFERENCE, candidate.name, plan.run, image)
     view = session.observe(candidate.name)
     settings = replace(session.settings, observer=view)
     try:
@@ -250,13 +254,12 @@ def _measure(session: _Session, measurement: Measurement, notes: list[str]) -> B
     given = session.reference
     plans = [c.plan for c in session.prepared.candidates if c.plan is not None]
     if given is not None:
-        reference = dict(given.files)
-        for plan in plans:
-            if plan.arrays is not None:
-                reference[plan.check["inputs"]] = plan.arrays
-        measurement = replace(measurement, reference=reference)
+        measurement = replace(measurement, reference=session.output / REFERENCE)
     else:
-        notes.append("No reference was kept: the files' errors in other interpreters are unknown.")
+        notes.append(
+            "No reference could be handed on: each run made its own, and the files' errors in "
+            "other interpreters are unknown."
+        )
     images = {name: image for plan in plans for name, image in plan.images.items()}
     names = [file.name for file in files]
     homes = dict.fromkeys(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runner.conversion.benchmark import count_cores
+from runner.conversion.measurement import count_cores
 from runner.conversion.observer import Observer
 from runner.conversion.settings import RunSettings
 from runner.engines.limits import read_available_memory, read_machine_memory

@@ -58,6 +58,19 @@ class Tool:
         )
 
 
+def make_samples_stage(image: str) -> Stage:
+    """Return the program that makes the inputs of a check again, for a toolchain's first image."""
+    (entry,) = load_tool("samples").stages
+    return Stage(
+        name=entry["name"],
+        module=entry["module"],
+        image=image,
+        consumes="samples/samples.json",
+        produces=entry["produces"],
+        title=entry["title"],
+    )
+
+
 def make_volume_path(role: str, file: Path) -> str:
     """Return the path of a user's file in the volume: its name, with unsafe characters replaced."""
     return f"{role}/{re.sub('[^A-Za-z0-9_.-]', '-', file.name).lstrip('.-') or 'model'}"
@@ -80,6 +93,7 @@ def list_image_code(name: str, root: Path = ROOT) -> tuple[Path, ...]:
     runs_in = {
         "formats": any(entry.image == name for entry in load_file_formats(root)),
         "runtimes": name in list_runtimes(root),
+        "starts": name in {chain.stages[0].image for chain in load_toolchains(root)},
     }
     for path in (root / "stages" / "tools").glob("*.toml"):
         tool = tomllib.loads(path.read_text())

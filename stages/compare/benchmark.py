@@ -46,7 +46,7 @@ def convert(job: Job) -> Signature:
     with job.phase("load"):
         runtime = Runtime()
     with job.phase("try"):
-        few = open_few(job.volume, job.options["samples"])
+        few = open_few(job.volume)
         rows = []
         for number, file in enumerate(files):
             rows.append(_try_in_child(job, runtime, file, few))
@@ -260,7 +260,6 @@ STAGE = Stage(
         Option("threads", str, "1", "numbers of threads, comma-separated"),
         Option("rounds", int, 15, "how often each file takes a turn"),
         Option("seconds", float, 0.1, "how long a turn is"),
-        Option("samples", int, 8, "samples of the volume to compute errors on"),
     ),
 )
 

@@ -1,16 +1,15 @@
-"""The first samples of a run and the reference outputs for them, without making all the others."""
+"""A few samples of a run, and the reference outputs for them: files of the volume's `few/`."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 
-from stages.kit import samples
-from stages.kit.contract import StageError, Tensor
+from stages.kit.contract import Tensor
 
 
 @dataclass(frozen=True)
@@ -23,35 +22,16 @@ class FewSamples:
     output_arrays: List[np.ndarray]
 
 
-def open_few(volume: Path, most: int) -> Optional[FewSamples]:
-    """Open the first `most` samples of the volume; None if it holds none.
-
-    Raises `StageError` if the inputs, made again, are not those of the run.
-    """
-    index = volume / "samples" / "samples.json"
-    if not index.exists():
+def open_few(volume: Path) -> Optional[FewSamples]:
+    """Open the few samples of the volume; None if it holds none."""
+    folder = volume / "few"
+    if not (folder / "samples.json").exists():
         return None
-    data = json.loads(index.read_text())
+    data = json.loads((folder / "samples.json").read_text())
     inputs, outputs = (tuple(map(Tensor.from_dict, data[side])) for side in ("inputs", "outputs"))
-    count = min(most, data["count"])
-    paths = [volume / "samples" / f"output-{i}.npy" for i in range(len(outputs))]
-    known = [np.load(path, mmap_mode="r", allow_pickle=False)[:count] for path in paths]
-    return FewSamples(inputs, outputs, _take_inputs(volume, data, inputs, count), known)
-
-
-def _take_inputs(
-    volume: Path, data: Dict[str, Any], inputs: Tuple[Tensor, ...], count: int
-) -> List[np.ndarray]:
-    if data["file"]:
-        known = samples.open_samples(volume)
-        assert known is not None
-        return [array[:count] for array in known.input_arrays]
-    last = data["count"] - 1
-    numbers = [*range(count), *([last] if last >= count else [])]
-    arrays = [samples.draw(tensor, data["seed"], i, numbers) for i, tensor in enumerate(inputs)]
-    if [samples.fingerprint(array) for array in arrays] != data["fingerprints"]:
-        raise StageError(
-            "The samples, made again, are not those of the run.",
-            "This environment's numpy draws other numbers: leave it out.",
-        )
-    return [array[:count] for array in arrays]
+    return FewSamples(
+        inputs,
+        outputs,
+        [np.load(folder / f"input-{i}.npy", allow_pickle=False) for i in range(len(inputs))],
+        [np.load(folder / f"output-{i}.npy", allow_pickle=False) for i in range(len(outputs))],
+    )

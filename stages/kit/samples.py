@@ -121,7 +121,7 @@ def open_samples(volume: Path) -> Optional[Samples]:
             magnitudes = [stress.magnitude for stress in samples.stress]
             generate_inputs(folder, samples.inputs, samples.count, data["seed"], magnitudes)
         arrays = [array[: samples.count] for array in samples.input_arrays]
-        if [fingerprint(array) for array in arrays] != data["fingerprints"]:
+        if [_fingerprint(array) for array in arrays] != data["fingerprints"]:
             raise StageError(
                 "The samples, made again, are not those of the first stage.",
                 "Run the conversion again with --no-cache.",
@@ -395,7 +395,7 @@ def _make_statistics(
     ]
 
 
-def fingerprint(array: np.ndarray) -> str:
+def _fingerprint(array: np.ndarray) -> str:
     """Hash the first and the last sample, enough to detect another seed, file or generator."""
     return hashlib.sha256(array[0].tobytes() + array[-1].tobytes()).hexdigest()
 
@@ -414,7 +414,9 @@ def save(job: Job, samples: Samples) -> None:
             "stress": [asdict(stress) for stress in samples.stress],
             "file": settings.get("inputs"),
             "seed": settings.get("seed", 0),
-            "fingerprints": [fingerprint(array[: samples.count]) for array in samples.input_arrays],
+            "fingerprints": [
+                _fingerprint(array[: samples.count]) for array in samples.input_arrays
+            ],
         },
     )
 

@@ -49,8 +49,8 @@ def benchmark(
     """Measure the latency of .tflite files, in turns, in one or several interpreters."""
     # Imported late: other commands do not need what a run imports.
     from runner.cli.benchmark import render_benchmark
-    from runner.conversion.benchmark import Measurement, read_reference
     from runner.conversion.benchmark import benchmark as measure_files
+    from runner.conversion.measurement import Measurement
     from runner.conversion.settings import RunSettings
 
     found = measure_files(
@@ -61,7 +61,7 @@ def benchmark(
             rounds=rounds,
             seconds=seconds,
             samples=samples,
-            reference=read_reference(reference) if reference else {},
+            reference=reference,
         ),
         RunSettings(
             engine=engine,

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.conversion.benchmark import TOOL, measure
+from runner.conversion.benchmark import TOOL
 from runner.conversion.convert import load_key, run_plan
 from runner.conversion.measurement import Measurement
 from runner.conversion.observer import Observer
 from runner.conversion.settings import RunSettings
 from runner.engines.select import Choice
-from runner.errors import RunnerError
+from runner.errors import ExitCode, RunnerError
 from runner.host.files import write_text
 from runner.planning.check import Check
 from runner.planning.plan import (
@@ -32,14 +32,14 @@ from runner.schemas.benchmark import Benchmark
 from runner.schemas.comparison import Comparison
 from runner.schemas.report import EngineRecord, GivenReferenceRecord, ModelRecord
 from runner.side_by_side.candidates import (
-    BENCHMARK,
     REFERENCE,
     Candidate,
     list_candidates,
     list_dropped_options,
 )
-from runner.side_by_side.comparison import Run, complete, merge
+from runner.side_by_side.comparison import Run, complete
 from runner.side_by_side.environments import Prepared, prepare
+from runner.side_by_side.measuring import measure_all
 from runner.side_by_side.reference import ReferenceKeeper, shorten
 from runner.side_by_side.schedule import Task, compute_width, run_in_processes
 from runner.toolchains.load import load_image
@@ -50,8 +50,10 @@ if TYPE_CHECKING:
     from runner.provenance.signing import PrivateKey
 
 FILE = "comparison.json"
-# In its own interpreter a file is timed beside the others, but not compared: few rounds do.
-_ROUNDS_AT_HOME = 5
+_NO_REFERENCE = (
+    "No reference could be handed on: each run made its own, and the files' errors in other "
+    "interpreters are unknown."
+)
 
 # Makes what watches the run of a toolchain.
 Observe = Callable[[str], Observer]
@@ -129,18 +131,28 @@ def convert_side_by_side(
     session = _Session(settings, prepared, observe, output, key)
     session.runs = {name: Run(_find(found, name), error=e) for name, e in prepared.errors.items()}
     benchmark: Benchmark | None = None
+    interrupted = False
     output.mkdir(parents=True, exist_ok=True)
     try:
         if prepared.choice is not None:
             _run_all(session, compute_width(jobs))
-            benchmark = _measure(session, measurement, comparison.notes)
+            if session.reference is not None:
+                measurement = replace(measurement, reference=output / REFERENCE)
+            benchmark = measure_all(session.runs, prepared, measurement, observe(""), output)
     except KeyboardInterrupt:
+        interrupted = True
         comparison.notes.append("Interrupted: what had ended by then is kept.")
         _collect_ended(session)
+    except RunnerError as error:  # of the benchmark: the runs themselves are whole
+        comparison.notes.append(f"The files could not be measured: {error}")
     if session.reference is not None:
         shorten(session.reference)
     runs = [session.runs.get(c.name, Run(c)) for c in found]
+    if session.reference is None and benchmark is not None:
+        comparison.notes.append(_NO_REFERENCE)
     comparison = complete(comparison, runs, benchmark, load_tool(TOOL).runtime)
+    if interrupted:
+        comparison.exit_code = int(ExitCode.INTERRUPTED)
     comparison.seconds = round(time.monotonic() - begin, 3)
     _describe(comparison, session)
     write_text(output / FILE, comparison.to_json())
@@ -244,30 +256,3 @@ def _collect_ended(session: _Session) -> None:
     for candidate in session.list_waiting():
         if candidate.plan is not None and (candidate.plan.output / "report.json").is_file():
             _collect(session, candidate, "")
-
-
-def _measure(session: _Session, measurement: Measurement, notes: list[str]) -> Benchmark | None:
-    """Measure every result in the tool's own interpreter, and in that of each toolchain."""
-    files = [file for run in session.runs.values() if (file := run.measure()) is not None]
-    if not files:
-        return None
-    given = session.reference
-    plans = [c.plan for c in session.prepared.candidates if c.plan is not None]
-    if given is not None:
-        measurement = replace(measurement, reference=session.output / REFERENCE)
-    else:
-        notes.append(
-            "No reference could be handed on: each run made its own, and the files' errors in "
-            "other interpreters are unknown."
-        )
-    images = {name: image for plan in plans for name, image in plan.images.items()}
-    names = [file.name for file in files]
-    homes = dict.fromkeys(
-        c.chain.stages[-1].image for c in session.prepared.candidates if c.name in names
-    )
-    view, logs = session.observe(""), session.output / BENCHMARK
-    own = list(session.prepared.tools)
-    others = [images[name] for name in homes if name not in {image.name for image in own}]
-    shorter = replace(measurement, rounds=min(measurement.rounds, _ROUNDS_AT_HOME))
-    found = measure(files, own, measurement, session.choice, view, logs)
-    return merge(found, measure(files, others, shorter, session.choice, view, logs))

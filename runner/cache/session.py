@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -42,13 +43,17 @@ class CachedRun:
         folder: Path,
         files: Mapping[str, Path],
         known: Mapping[Path, str],
+        late: Mapping[str, Path] = MappingProxyType({}),
     ) -> None:
-        """Start from the run's initial `files`, by name; `known` has the hashes of some."""
+        """Start from the run's initial `files`, by name; `known` has the hashes of some.
+
+        `late` are files that follow from these, and are needed only once a stage runs.
+        """
         self._cache = cache
         self._run = run
         self._folder = folder
         self._key = _hash_files(files, known) if cache is not None else ""
-        self._pending: list[dict[str, Path]] = []
+        self._pending: list[dict[str, Path]] = [dict(late)] if late else []
         self._names: tempfile.TemporaryDirectory[str] | None = None
         self._first = True
 

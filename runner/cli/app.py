@@ -13,6 +13,7 @@ import typer
 
 from runner.cli.commands import (
     archive,
+    benchmark,
     clean,
     compare,
     convert,
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 app.command()(convert.convert)
 app.command()(compare.compare)
+app.command()(benchmark.benchmark)
 app.command()(inspect.inspect)
 app.command()(reproduce.reproduce)
 app.command()(diagnose.diagnose)

@@ -31,7 +31,7 @@ class ConsoleView(Observer):
         self._console = console
         self._verbose = verbose
         self._setup: Progress | None = None
-        self._rows: list[_Row] = []
+        self._rows: list[Row] = []
         self._live = Live(
             console=console,
             get_renderable=self._render,
@@ -83,7 +83,7 @@ class ConsoleView(Observer):
 
     def stage_started(self, stage: Stage) -> None:
         self._setup = None
-        self._rows.append(_Row(stage))
+        self._rows.append(Row(stage))
         if not self._console.is_terminal:
             self.say(f"{stage.name}: {stage.title} ...")
 
@@ -121,7 +121,7 @@ class ConsoleView(Observer):
         return Group(*parts)
 
 
-class _Row:
+class Row:
     """A stage's row in the live view."""
 
     def __init__(self, stage: Stage) -> None:

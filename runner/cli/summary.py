@@ -12,7 +12,14 @@ from rich.text import Text
 
 from runner.host.files import format_bytes, format_relative_path
 from runner.host.text import make_printable
-from runner.report.wording import COLOURS, OUTCOMES, VERDICTS, explain_gate, summarize_outcome
+from runner.report.wording import (
+    COLOURS,
+    OUTCOMES,
+    VERDICTS,
+    explain_gate,
+    name_reference,
+    summarize_outcome,
+)
 from runner.schemas.report import KnownFailure, Report, StageRecord
 
 # Characters of a log's line that are shown.
@@ -49,7 +56,9 @@ def render_summary(report: Report, folder: Path) -> RenderableType:
     ]
     if fixes := sorted({f for r in report.stages if r.report for f in r.report.fixes}):
         parts.append(Text(make_printable(f"fixes applied: {', '.join(fixes)}"), style="dim"))
-    parts += [_explain(record, folder) for record in report.stages if record.status == "failed"]
+    parts += [
+        explain_failure(record, folder) for record in report.stages if record.status == "failed"
+    ]
     parts += [
         Text(f"\n{record.name}:").append_text(describe_known_failure(record.known))
         for record in report.stages
@@ -58,6 +67,8 @@ def render_summary(report: Report, folder: Path) -> RenderableType:
     outcome = OUTCOMES[report.outcome]
     ending = Text(summarize_outcome(report), f"bold {COLOURS[outcome.mark.tone]}")
     parts.append(ending.append(f" {explain_gate(report)}", "default not bold"))
+    if told := name_reference(report):
+        parts.append(Text(make_printable(told), style="dim"))
     parts.append(Text(f"{format_relative_path(folder)}/report.html", style="dim"))
     ended = report.outcome in ("passed", "out-of-tolerance", "vacuous")
     if ended and report.artifacts and not other:
@@ -86,7 +97,8 @@ def _make_cells(record: StageRecord) -> list[str]:
     ]
 
 
-def _explain(record: StageRecord, folder: Path) -> RenderableType:
+def explain_failure(record: StageRecord, folder: Path) -> RenderableType:
+    """Explain a stage's failure: why, what to do, and where the log is."""
     text = Text(f"\n{record.name}: {make_printable(record.failure.strip())}", style="red")
     if record.remedy:
         text.append(f"\n→ {make_printable(record.remedy)}", style="default")

@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -56,7 +55,7 @@ def convert(
     `EnvironmentUnavailable` if the run cannot be started.
     """
     started = time.time()
-    key = _load_signing_key(settings.sign) if settings.sign else None
+    key = load_key(settings)
     plan = make_plan(
         source,
         check,
@@ -80,11 +79,14 @@ def convert(
         return run_plan(plan, choice, settings, started, key=key)
 
 
-def _load_signing_key(path: Path) -> PrivateKey:
+def load_key(settings: RunSettings) -> PrivateKey | None:
+    """Load the key that a run is to be signed with, if it is to be. Raises `BadInput`."""
+    if settings.sign is None:
+        return None
     # Imported late: it would cost an unsigned run more time than writing its whole record.
     from runner.provenance.signing import load_signing_key
 
-    return load_signing_key(path)
+    return load_signing_key(settings.sign)
 
 
 def run_plan(
@@ -134,8 +136,9 @@ def run_plan(
                 volume.put(files)
                 known = {plan.model.path: plan.model.sha256}
                 cache = StageCache() if settings.cache else None
+                late = plan.reference.inputs if plan.reference else {}
                 cached = stack.enter_context(
-                    closing(CachedRun(cache, plan.run, folder, files, known))
+                    closing(CachedRun(cache, plan.run, folder, files, known, late))
                 )
                 StageRunner(plan, choice.engine, volume, view, cached).run_all(records)
                 outcome, *_ = decide_outcome(plan, records, False)
@@ -148,6 +151,7 @@ def run_plan(
                     except (RunnerError, OSError) as error:  # the conversion itself is complete
                         notes.append(f"The diagnosis could not be made: {error}")
                 if after_stages is not None:
+                    cached.populate_volume(volume)
                     after_stages(volume, records)
         except KeyboardInterrupt:
             interrupted = True

@@ -11,7 +11,15 @@ from typing import Literal
 from runner.engines.select import Choice
 from runner.errors import ExitCode
 from runner.planning.plan import Plan
-from runner.schemas.report import EngineRecord, FileRecord, Gate, ModelRecord, Report, StageRecord
+from runner.schemas.report import (
+    EngineRecord,
+    FileRecord,
+    Gate,
+    GivenReferenceRecord,
+    ModelRecord,
+    Report,
+    StageRecord,
+)
 from runner.version import __version__
 
 # An error so many times rounding, and so many times that at the usual inputs, is worth a warning.
@@ -45,6 +53,7 @@ def build_report(
         exit_code=int(code),
         toolchain=plan.toolchain.name,
         reference=plan.toolchain.reference,
+        given_reference=_describe_given_reference(plan),
         model=ModelRecord(
             # A name that is not UTF-8 is decoded as far as possible.
             name=os.fsencode(plan.model.path.name).decode(errors="replace"),
@@ -67,6 +76,13 @@ def build_report(
         artifacts=_list_kept_artifacts(plan, records),
         stages=list(records),
     )
+
+
+def _describe_given_reference(plan: Plan) -> GivenReferenceRecord | None:
+    given = plan.reference
+    if given is None:
+        return None
+    return GivenReferenceRecord(toolchain=given.toolchain, run=given.run, sha256=given.sha256)
 
 
 def _list_sources(plan: Plan) -> dict[str, Path | None]:

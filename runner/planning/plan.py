@@ -6,7 +6,7 @@ import datetime
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,22 @@ from runner.toolchains.load import list_variants, load_image, load_toolchain, lo
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Toolchain, add_wheels
 
 _MOST_PYTHON_FILES = 200
+
+
+@dataclass(frozen=True)
+class GivenReference:
+    """The reference of another toolchain's run: its samples' index and outputs, and their inputs.
+
+    `toolchain` is that run's, by its title. Files are by their names in the volume; `sha256` is of
+    all of `files`. The inputs are handed on too, since another numpy draws some of them one bit
+    off; the outputs pin them down.
+    """
+
+    toolchain: str
+    run: str
+    files: Mapping[str, Path]
+    inputs: Mapping[str, Path]
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -44,6 +60,8 @@ class Plan:
     extras: Mapping[str, Path] = field(default_factory=dict)
     # Whether it is a conversion, which leaves a record.
     recorded: bool = True
+    # Whose reference the check compares with, if the run does not make its own.
+    reference: GivenReference | None = None
 
     @property
     def arch_file(self) -> Path | None:
@@ -103,6 +121,17 @@ def make_file_plan(
         run=run,
         options={**request, **{k: v for k, v in asked.items() if v not in ("", None)}},
         extras=extras or {},
+    )
+
+
+def judge_by(plan: Plan, reference: GivenReference) -> Plan:
+    """Return the plan with another run's reference, in place of one that the run would make."""
+    told = {"reference": reference.toolchain}
+    return replace(
+        plan,
+        check={**plan.check, **told},
+        options={**plan.options, **told},
+        reference=reference,
     )
 
 
@@ -181,6 +210,7 @@ def list_initial_files(plan: Plan) -> dict[str, Path]:
     files: dict[str, Path] = {
         plan.toolchain.stages[0].consumes: plan.model.path,
         **plan.extras,
+        **(plan.reference.files if plan.reference else {}),
     }
     if plan.arrays is not None:
         files[plan.check["inputs"]] = plan.arrays

@@ -242,6 +242,7 @@ def _collect_parameters(plan: Plan, report: Report) -> ExternalParameters:
             tolerance=plan.check["tolerance"],
             strict=plan.check["strict"],
             noise_samples=(floor.samples or None) if floor else None,
+            reference=plan.check.get("reference"),
         ),
         options=options,
         variants={
@@ -268,6 +269,8 @@ def _list_dependencies(plan: Plan, report: Report) -> Iterator[ResourceDescripto
     for file in (parameters.inputs_file, *parameters.arch_files):
         if file is not None:
             yield _describe(file.name, file.sha256)
+    if given := plan.reference:
+        yield _describe("reference", given.sha256, toolchain=given.toolchain, run=given.run)
     for image in plan.images.values():
         path = image.lock_path
         yield _describe(f"lock/{image.title}", image.lock_sha256, path=path, as_of=image.as_of)

@@ -81,6 +81,14 @@ def summarize_outcome(report: Report) -> str:
     return outcome.compared if compared else outcome.converted
 
 
+def name_reference(report: Report) -> str:
+    """Say which run made the reference, where it is not the run's own; else return ''."""
+    given = report.given_reference
+    if given is None:
+        return ""
+    return f"Judged by {report.reference}'s outputs as the toolchain {given.toolchain} made them."
+
+
 def explain_gate(report: Report) -> str:
     """Explain the gate in one or two sentences: the figure, and what it means."""
     gate = report.gate

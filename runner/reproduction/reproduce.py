@@ -75,6 +75,8 @@ def reproduce(
     recorded = read_record(record, verify_key)
     for alteration in recorded.alterations:
         view.say(make_printable(f"Altered: {alteration}."))
+    for note in _list_notes(recorded):
+        view.say(make_printable(note))
     plan = make_plan_again(recorded, moved, settings)
     watched = _Watched(view)
     with view:
@@ -124,7 +126,8 @@ def make_plan_again(recorded: Recorded, moved: MovedFiles, settings: RunSettings
         accept_wheel(f"{path}#sha256={sha256}", list(images.values()))
         for path, sha256 in _find_wheels(recorded.statement, settings.wheels, list(images.values()))
     )
-    check: dict[str, Any] = parameters.check.model_dump(exclude_none=True)
+    # Artifacts do not depend on the reference: a run that was given one makes its own here.
+    check: dict[str, Any] = parameters.check.model_dump(exclude_none=True, exclude={"reference"})
     if arrays is not None and parameters.inputs_file is not None:
         check["inputs"] = parameters.inputs_file.name
     options = {stage.name: dict(parameters.options.get(stage.name, {})) for stage in chain.stages}
@@ -151,6 +154,16 @@ def make_plan_again(recorded: Recorded, moved: MovedFiles, settings: RunSettings
             **{name: value for name, value in flat.items() if value not in ("", None)},
         },
     )
+
+
+def _list_notes(recorded: Recorded) -> list[str]:
+    given = recorded.statement.parameters.check.reference
+    if given is None:
+        return []
+    return [
+        f"The recorded run was judged by the reference of {given}; this one makes its own, on "
+        "which the artifacts' bytes do not depend."
+    ]
 
 
 def _locate(what: str, file: FileParameter, given: Path | None, option: str, folder: Path) -> Path:
@@ -308,6 +321,7 @@ def _make_result(plan: Plan, recorded: Recorded, verdict: Verdict, **fields: Any
         signed_by=recorded.signed_by,
         run=plan.run,
         alterations=list(recorded.alterations),
+        notes=_list_notes(recorded),
         **fields,
     )
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 def list_schema_models() -> dict[str, type[BaseModel]]:
     """Return the models whose JSON schemas are in docs/schemas, by the schema's name."""
     # Imported late: a run needs few of them.
+    from runner.schemas.benchmark import Benchmark
+    from runner.schemas.comparison import Comparison
     from runner.schemas.inspection import Inspection
     from runner.schemas.provenance import Provenance, TestResultStatement
     from runner.schemas.report import Report, StageReport
@@ -23,4 +25,6 @@ def list_schema_models() -> dict[str, type[BaseModel]]:
         "test-result": TestResultStatement,
         "reproduction": Reproduction,
         "inspection": Inspection,
+        "comparison": Comparison,
+        "benchmark": Benchmark,
     }

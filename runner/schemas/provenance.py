@@ -119,6 +119,7 @@ class InputParameter(_Parameters):
 class CheckParameter(_Parameters):
     """`noise_samples` is null where there is no noise floor.
 
+    `reference` is the toolchain whose run made the reference, null where the run itself did.
     `strict` lets nothing pass above the tolerance; records from before it was recorded are of
     strict checks.
     """
@@ -129,6 +130,7 @@ class CheckParameter(_Parameters):
     tolerance: float = Field(gt=0, allow_inf_nan=False)
     strict: bool = True
     noise_samples: Positive | None = None
+    reference: str | None = Field(None, max_length=200)
 
 
 class WheelParameter(FileParameter):

@@ -299,8 +299,22 @@ class Gate(_Model):
     verdict: Verdict | None
 
 
+class GivenReferenceRecord(_Model):
+    """The run whose reference outputs judged this one; `toolchain` is that run's, by its title.
+
+    `sha256` is of the index of the samples and of the outputs, as samples/ held them.
+    """
+
+    toolchain: str = Field(max_length=200)
+    run: str = Field(max_length=300)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
 class Report(_Model):
-    """`report.json`: everything about one run. `reference` is whose outputs it compares with."""
+    """`report.json`: everything about one run. `reference` is whose outputs it compares with.
+
+    `given_reference` says which other run made these, if the run did not make them itself.
+    """
 
     schema_version: Literal[1] = 1
     runner: str
@@ -313,6 +327,7 @@ class Report(_Model):
     exit_code: Integer
     toolchain: str = Field(pattern=f"^{NAME}$", max_length=200)
     reference: str = "PyTorch"
+    given_reference: GivenReferenceRecord | None = None
     model: ModelRecord
     options: dict[str, Any]
     inputs_from: str

@@ -85,7 +85,7 @@ class Reproduction(_Model):
 
     `alterations` are what contradicts the record, in it or beside it: with any, the run is not
     reproduced, whatever its bytes. `reasons` are why the first differing stage differs, as far as
-    the record tells.
+    the record tells. `notes` are what else was not as in the recorded run.
     """
 
     schema_version: Literal[1] = 1
@@ -103,6 +103,7 @@ class Reproduction(_Model):
     alterations: list[Difference] = []
     differences: list[Difference] = []
     environments: list[EnvironmentUsed] = []
+    notes: list[str] = []
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1) + "\n"

@@ -66,6 +66,7 @@ def load_image(name: str, variant: str = DEFAULT_VARIANT, root: Path = ROOT) -> 
             stand_ins=tuple(_read_stand_in(entry) for entry in data.get("stand-in", ())),
             reads={name: Reads(**_convert(entry)) for name, entry in data.get("reads", {}).items()},
             reach=Reach(**_convert(data.get("reach", {}))),
+            runtime=data.get("runtime", ""),
         )
     except (KeyError, TypeError) as error:
         raise BadInput(f"{folder / 'image.toml'} is not complete: {error}.") from None

@@ -79,7 +79,7 @@ class Image:
 
     `indexes` names further package indexes and says what they are; the user's settings locate them
     (RUNNER_INDEX_NAME). `overrides` are requirements that take the place of every other one of the
-    same package.
+    same package. `runtime` names what runs .tflite files there, if anything does.
     """
 
     name: str
@@ -97,6 +97,7 @@ class Image:
     wheels: tuple[Wheel, ...] = ()
     reads: Mapping[str, Reads] = field(default_factory=dict)
     reach: Reach = Reach()
+    runtime: str = ""
 
     @property
     def dockerfile(self) -> Path:

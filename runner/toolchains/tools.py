@@ -7,6 +7,7 @@ Adding a format takes an entry there and a module `stages/compare/open_KIND.py`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from runner.host.compat import tomllib
 from runner.host.paths import ROOT
 from runner.schemas.inspection import Inspection, Obstacle
 from runner.toolchains.code import list_code
-from runner.toolchains.load import load_toolchains
-from runner.toolchains.model import Stage
+from runner.toolchains.load import list_image_names, load_image, load_toolchains
+from runner.toolchains.model import Image, Stage
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,15 @@ class FileFormat:
 
 @dataclass(frozen=True)
 class Tool:
-    """A program's stages, without their environment, which depends on the file."""
+    """A program's stages, without their environment, which depends on the file.
+
+    `runtime` is the image that one for .tflite files runs in if none is named.
+    """
 
     name: str
     description: str
     stages: tuple[dict[str, Any], ...]
+    runtime: str = ""
 
     def stage(self, index: int, opened: FileFormat, file: Path, title: str = "") -> Stage:
         """Make a stage for a file of this format; the first one consumes the file."""
@@ -53,6 +58,19 @@ class Tool:
         )
 
 
+def make_samples_stage(image: str) -> Stage:
+    """Return the program that makes the inputs of a check again, for a toolchain's first image."""
+    (entry,) = load_tool("samples").stages
+    return Stage(
+        name=entry["name"],
+        module=entry["module"],
+        image=image,
+        consumes="samples/samples.json",
+        produces=entry["produces"],
+        title=entry["title"],
+    )
+
+
 def make_volume_path(role: str, file: Path) -> str:
     """Return the path of a user's file in the volume: its name, with unsafe characters replaced."""
     return f"{role}/{re.sub('[^A-Za-z0-9_.-]', '-', file.name).lstrip('.-') or 'model'}"
@@ -60,7 +78,7 @@ def make_volume_path(role: str, file: Path) -> str:
 
 def load_tool(name: str, root: Path = ROOT) -> Tool:
     data = tomllib.loads((root / "stages" / "tools" / f"{name}.toml").read_text())
-    return Tool(name, data["description"], tuple(data["stage"]))
+    return Tool(name, data["description"], tuple(data["stage"]), data.get("runtime", ""))
 
 
 def load_file_formats(root: Path = ROOT) -> list[FileFormat]:
@@ -72,11 +90,38 @@ def list_image_code(name: str, root: Path = ROOT) -> tuple[Path, ...]:
     """List the code, and the data that it reads, of every program that runs in an image."""
     stages = [stage for chain in load_toolchains(root) for stage in chain.stages]
     modules = {m for s in stages if s.image == name for m in (s.module, s.trace) if m}
-    if any(entry.image == name for entry in load_file_formats(root)):
-        for path in (root / "stages" / "tools").glob("*.toml"):
-            tool = tomllib.loads(path.read_text())
+    runs_in = {
+        "formats": any(entry.image == name for entry in load_file_formats(root)),
+        "runtimes": name in list_runtimes(root),
+        "starts": name in {chain.stages[0].image for chain in load_toolchains(root)},
+    }
+    for path in (root / "stages" / "tools").glob("*.toml"):
+        tool = tomllib.loads(path.read_text())
+        if runs_in[tool.get("runs-in", "formats")]:
             modules |= {stage["module"] for stage in tool.get("stage", ())}
     return list_code(sorted(modules), root)
+
+
+def list_runtimes(root: Path = ROOT) -> list[str]:
+    """List the images in which .tflite files run: by their own word, or as the end of a chain."""
+    own = [name for name in list_image_names(root) if load_image(name, root=root).runtime]
+    last = [chain.stages[-1].image for chain in load_toolchains(root)]
+    return sorted({*own, *last})
+
+
+def choose_runtimes(tool: Tool, names: Sequence[str]) -> list[Image]:
+    """Return the named images, or the tool's own one without a name.
+
+    Raises `BadInput` for one that runs no .tflite files.
+    """
+    known = list_runtimes()
+    for name in names:
+        if name not in known and not load_image(name).runtime:
+            raise BadInput(
+                f"Nothing in the image '{name}' runs .tflite files.",
+                f"Runtimes: {', '.join(known)}.",
+            )
+    return [load_image(name) for name in dict.fromkeys(names or (tool.runtime,))]
 
 
 def find_format(found: Inspection) -> FileFormat | None:

@@ -11,6 +11,18 @@ from stages.frameworks.onnx_files import make_predict, set_shapes
 from stages.kit import samples
 from stages.kit.contract import InputError, Job, Signature, StageError, Tensor
 from stages.kit.given_model import look_at_run
+from stages.kit.samples import Samples
+
+
+def _verify_same(reference: Samples, inputs: Sequence[Tensor], outputs: Sequence[str]) -> None:
+    """Raise `InputError` unless the model has the inputs and outputs of the given reference."""
+    theirs = [(tensor.name, tensor.shape, tensor.dtype) for tensor in reference.inputs]
+    ours = [(tensor.name, tuple(tensor.shape), tensor.dtype) for tensor in inputs]
+    if theirs != ours or [tensor.name for tensor in reference.outputs] != list(outputs):
+        raise InputError(
+            "The model's inputs and outputs are not those of the reference.",
+            "Convert the same model with every toolchain.",
+        )
 
 
 def write_given_onnx(job: Job, model: Any, inputs: Sequence[Tensor]) -> Signature:
@@ -25,11 +37,7 @@ def write_given_onnx(job: Job, model: Any, inputs: Sequence[Tensor]) -> Signatur
         reference = samples.open_samples(job.volume)
         if reference is None:
             raise StageError("The request names a reference, and the volume holds none.")
-        if [tensor.name for tensor in reference.outputs] != names:
-            raise InputError(
-                "The model's outputs are not those of the reference.",
-                "Convert the same model with every toolchain.",
-            )
+        _verify_same(reference, inputs, names)
         job.report["noise_floor"] = reference.noise_floor
         job.note(f"The reference is that of {job.request['check']['reference']}.")
     else:

@@ -7,6 +7,7 @@ whose ways to name a model's inputs and outputs changed from release to release.
 from __future__ import annotations
 
 import importlib
+import inspect
 import itertools
 import re
 from collections import Counter
@@ -39,13 +40,13 @@ class Runtime:
 
             tf = import_tensorflow()
             self.name, self._make = f"TensorFlow Lite {tf.__version__}", tf.lite.Interpreter
+        # TensorFlow 2.2 and before have no threads to set.
+        self.takes_threads = "num_threads" in inspect.signature(self._make.__init__).parameters
 
     def open(self, path: Path, threads: int = 1) -> Any:
         """Open a model, without allocating its tensors."""
-        try:
-            return self._make(model_path=str(path), num_threads=threads)
-        except TypeError:  # TensorFlow 2.2 and before have no threads to set
-            return self._make(model_path=str(path))
+        more = {"num_threads": threads} if self.takes_threads else {}
+        return self._make(model_path=str(path), **more)
 
 
 def check(job: Job) -> Optional[Dict[str, Any]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
+from runner.cli.console import Console
 from runner.cli.options import (
     Arch,
     ArchArgs,
@@ -32,8 +34,14 @@ from runner.cli.options import (
 )
 from runner.engines.limits import parse_limits
 from runner.errors import BadInput
+from runner.formats.kinds import STARTS
 from runner.toolchains.load import load_toolchain, load_toolchains
 from runner.toolchains.model import Toolchain
+
+if TYPE_CHECKING:
+    from runner.conversion.settings import RunSettings
+    from runner.planning.check import Check
+    from runner.planning.source import Source
 
 
 def convert(
@@ -86,8 +94,15 @@ def convert(
     ] = None,
     wheel: Wheels = None,
     toolchain: Annotated[
-        Optional[str], typer.Option(help="Which chain of stages (default: by the model's option).")
+        Optional[str],
+        typer.Option(
+            help="Which chain of stages (default: by the model's option); several, "
+            "comma-separated, or 'all' run side by side."
+        ),
     ] = None,
+    jobs: Annotated[
+        int, typer.Option(help="Toolchains at a time (default: one for 2 cores and 4 GiB).")
+    ] = 0,
     trust_model: TrustModel = False,
     timeout: Timeout = None,
     limit: Limit = None,
@@ -114,40 +129,91 @@ def convert(
     from runner.conversion.settings import RunSettings
     from runner.planning.check import Check
     from runner.planning.source import Source
+    from runner.side_by_side.candidates import names_several
 
-    path, chain = _choose_source(model, from_onnx, from_pb, toolchain or "")
+    kind, path = _choose_source(model, from_onnx, from_pb)
+    source = Source(path, arch, parse_json_object(arch_args, "--arch-args"))
+    check = Check(input or (), inputs, samples, seed, tolerance, metric, strict or faithful)
+    settings = RunSettings(
+        output=output,
+        engine=engine,
+        wheels=wheel or (),
+        gpu=gpu,
+        trust_model=trust_model,
+        limits=parse_limits(limit or (), timeout),
+        cache=cache,
+        sign=sign,
+        diagnose=diagnose,
+    )
+    options = {
+        "opset": opset,
+        "fixes": fixes,
+        "io_layout": io_layout,
+        **parse_stage_options(option or []),
+    }
+    if toolchain and names_several(toolchain):
+        _convert_side_by_side(
+            *(source, check, settings, kind, toolchain, options, faithful, jobs),
+            *(as_json, quiet, verbose),
+        )
+    chain = _choose_toolchain(kind, toolchain or "")
     if faithful and "fixes" in chain.options:
-        fixes = "none"
+        options["fixes"] = "none"
     report = convert_model(
-        Source(path, arch, parse_json_object(arch_args, "--arch-args")),
-        Check(input or (), inputs, samples, seed, tolerance, metric, strict or faithful),
-        RunSettings(
-            output=output,
-            engine=engine,
-            wheels=wheel or (),
-            gpu=gpu,
-            trust_model=trust_model,
-            limits=parse_limits(limit or (), timeout),
-            cache=cache,
-            sign=sign,
-            diagnose=diagnose,
-            observer=make_observer(as_json, quiet, verbose),
-        ),
+        source,
+        check,
+        replace(settings, observer=make_observer(as_json, quiet, verbose)),
         toolchain=chain.name,
-        options={
-            "opset": opset,
-            "fixes": fixes,
-            "io_layout": io_layout,
-            **parse_stage_options(option or []),
-        },
+        options=options,
     )
     end_with(report, as_json, quiet)
 
 
+def _convert_side_by_side(
+    source: Source,
+    check: Check,
+    settings: RunSettings,
+    kind: str,
+    toolchains: str,
+    options: dict[str, Any],
+    faithful: bool,
+    jobs: int,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> NoReturn:
+    """Convert with several toolchains, show the comparison, and exit with its exit code."""
+    from runner.cli.side_by_side import SideBySideView, render_comparison
+    from runner.side_by_side.candidates import knows, split_names
+    from runner.side_by_side.run import choose_output, convert_side_by_side
+
+    names = split_names(toolchains)
+    if faithful and any(knows(chain, "fixes") for chain in load_toolchains()):
+        options["fixes"] = "none"
+    console = Console(quiet=as_json or quiet)
+    output = choose_output(source, settings)
+    with SideBySideView(console, verbose) as view:
+        comparison = convert_side_by_side(
+            source,
+            check,
+            replace(settings, output=output, observer=view.observe()),
+            toolchains=names,
+            accepts=kind,
+            options=options,
+            jobs=jobs,
+            observe=view.observe,
+        )
+    if as_json:
+        print(comparison.to_json(), end="")
+    else:
+        console.print(render_comparison(comparison, output, console.width))
+    raise typer.Exit(comparison.exit_code)
+
+
 def _choose_source(
-    model: Path | None, from_onnx: Path | None, from_pb: Path | None, toolchain: str
-) -> tuple[Path, Toolchain]:
-    """Choose the file to convert and the toolchain that accepts it. Raises `BadInput`."""
+    model: Path | None, from_onnx: Path | None, from_pb: Path | None
+) -> tuple[str, Path]:
+    """Choose the file to convert and the kind of start that it is. Raises `BadInput`."""
     options = (
         ("--model", "pytorch", model),
         ("--from-onnx", "onnx", from_onnx),
@@ -159,13 +225,18 @@ def _choose_source(
             "Give one of --model, --from-onnx and --from-pb.",
             "A PyTorch model, an ONNX model made elsewhere, or a frozen graph made elsewhere.",
         )
-    option, kind, path = given[0]
-    chain = load_toolchain(toolchain, kind)
+    _, kind, path = given[0]
+    assert path is not None
+    return kind, path
+
+
+def _choose_toolchain(kind: str, name: str) -> Toolchain:
+    """Choose the toolchain of this name that starts from such a file. Raises `BadInput`."""
+    chain = load_toolchain(name, kind)
     if chain.accepts != kind:
         others = [c.title for c in load_toolchains() if c.accepts == kind]
         raise BadInput(
-            f"The toolchain '{chain.title}' does not start from what {option} names.",
+            f"The toolchain '{chain.title}' does not start from what {STARTS[kind].option} names.",
             f"Leave out --toolchain, or name one that does: {', '.join(others)}.",
         )
-    assert path is not None
-    return path, chain
+    return chain

@@ -39,11 +39,19 @@ def list_circumstances(report: Report) -> list[Pair]:
         Pair("Engine", f"{engine.name} ({engine.reason})" if engine.reason else engine.name),
         *(Pair(f"Engine: {name}", value) for name, value in details),
         Pair("Inputs from", report.inputs_from),
+        *_describe_reference(report),
         Pair("Runner", report.runner),
         Pair("Started", report.started),
         Pair("Exit code", str(report.exit_code)),
     ]
     return [Pair(figures.clip(p.name, 40), figures.clip(p.value, 200)) for p in pairs if p.value]
+
+
+def _describe_reference(report: Report) -> list[Pair]:
+    given = report.given_reference
+    if given is None:
+        return []
+    return [Pair("Reference of", f"{given.toolchain}, run {given.run} (sha256 {given.sha256})")]
 
 
 def list_files(report: Report) -> list[File]:

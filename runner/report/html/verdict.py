@@ -7,7 +7,13 @@ from dataclasses import dataclass, replace
 from runner.report.html import figures
 from runner.report.html.marks import find_final_check, list_failed_stages
 from runner.report.table import count_flex_operators
-from runner.report.wording import OUTCOMES, Mark, explain_verdict, summarize_outcome
+from runner.report.wording import (
+    OUTCOMES,
+    Mark,
+    explain_verdict,
+    name_reference,
+    summarize_outcome,
+)
 from runner.schemas.report import CheckRecord, Report
 
 
@@ -82,6 +88,8 @@ def _make_sentences(report: Report) -> tuple[str, ...]:
         sentences.append(
             f"That is {rounding} {figures.clip(report.reference)}'s own float32 rounding."
         )
+    if told := name_reference(report):
+        sentences.append(figures.clip(told, 300))
     return tuple(sentences)
 
 

@@ -1,0 +1,1 @@
+"""One model through several toolchains: a run each, on one reference, and a comparison of all."""

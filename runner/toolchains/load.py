@@ -20,14 +20,19 @@ from runner.schemas.base import NAME
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Reach, Reads, Stage, StandIn, Toolchain
 
 
+def find_user_place() -> Path:
+    """Find the folder of the user's own toolchains: RUNNER_TOOLCHAINS, or ./toolchains."""
+    return Path(os.environ.get("RUNNER_TOOLCHAINS") or "toolchains").absolute()
+
+
 def find_user_folders() -> tuple[Path, ...]:
-    """Find the folders of the user's own toolchains: those of RUNNER_TOOLCHAINS, or ./toolchains.
+    """Find the folders of the user's own toolchains, one for each.
 
     Each holds its toolchains as TOML files and their images in `images`.
     """
-    place = Path(os.environ.get("RUNNER_TOOLCHAINS") or "toolchains")
     try:
-        return tuple(sorted(path.absolute() for path in place.iterdir() if path.is_dir()))
+        found = [path for path in find_user_place().iterdir() if not path.name.startswith(".")]
+        return tuple(sorted(path for path in found if path.is_dir()))
     except OSError:
         return ()
 
@@ -105,8 +110,8 @@ def load_all_images(root: Path = ROOT) -> list[Image]:
 def load_toolchain(name: str = "", accepts: str = "", root: Path = ROOT) -> Toolchain:
     """Return the toolchain of this name or short name, or the default one without a name.
 
-    Of several with one short name, `accepts` chooses; without it, the first. Raises `BadInput` if
-    there is none.
+    Of several with one short name, `accepts` chooses; without it, the one whose name it is, or the
+    first. Raises `BadInput` if there is none.
     """
     chains = load_toolchains(root)
     if not name:
@@ -118,7 +123,8 @@ def load_toolchain(name: str = "", accepts: str = "", root: Path = ROOT) -> Tool
             f"There is no toolchain '{name}'.",
             f"Known toolchains: {known}. Your own: runner toolchain new NAME.",
         )
-    return next((chain for chain in found if chain.accepts == accepts), found[0])
+    found.sort(key=lambda chain: (chain.accepts != accepts, chain.name != name))
+    return found[0]
 
 
 def load_toolchains(root: Path = ROOT) -> tuple[Toolchain, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from runner.cli.console import Console
-from runner.cli.options import Json, Quiet, print_rows
+from runner.cli.options import Engine, Json, Quiet, print_rows
 from runner.errors import BadInput
 from runner.toolchains.model import StandIn
 
@@ -182,3 +182,76 @@ def _print_made(made: Made) -> None:
     print(make_printable(f"Written: {folder} ({', '.join(made.toolchains)})"))
     print(f"Use it: runner convert --model MODEL --toolchain {made.name}")
     print(f"Try it: runner toolchain check {made.name}")
+
+
+@toolchain_app.command("list")
+def list_toolchains(as_json: Json = False) -> None:
+    """List the toolchains, yours included, and where they are ready on this machine."""
+    from runner.doctor import describe_images
+    from runner.recipes.show import describe_toolchains
+    from runner.toolchains.load import load_image, load_toolchains
+
+    names = dict.fromkeys(name for chain in load_toolchains() for name in chain.images)
+    built = {row["image"]: row["docker"] for row in describe_images([*map(load_image, names)])}
+    print_rows(describe_toolchains(built), "Toolchains", as_json)
+
+
+@toolchain_app.command()
+def show(name: Annotated[str, typer.Argument(help="A toolchain.")], as_json: Json = False) -> None:
+    """Show a toolchain's stages, environments, options, and what stands in for what is gone."""
+    from runner.host.text import make_printable
+    from runner.recipes import show as describe
+
+    chains = describe.find_toolchains(name)
+    if as_json:
+        shown = [
+            {
+                "name": chain.name,
+                "short": chain.short,
+                "date": chain.date,
+                "accepts": chain.accepts,
+                "description": chain.description,
+                "stages": describe.describe_stages(chain),
+                "images": describe.describe_images(chain),
+                "remarks": describe.list_remarks(chain),
+                "file": str(chain.file),
+            }
+            for chain in chains
+        ]
+        print(json.dumps(shown, indent=1))
+        return
+    for chain in chains:
+        print(make_printable(f"{chain.name}: {chain.description}"))
+        print_rows(describe.describe_stages(chain), "Stages", False)
+        print_rows(describe.describe_images(chain), "Environments", False)
+        for remark in describe.list_remarks(chain):
+            print(make_printable(f"- {remark}"))
+        print()
+
+
+@toolchain_app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="A toolchain.")],
+    engine: Engine = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert small models with a toolchain, and say which of them come out right."""
+    from runner.cli.options import make_observer
+    from runner.recipes.check import Result, check_toolchain
+    from runner.toolchains.load import load_toolchain
+
+    chain = load_toolchain(name, "pytorch")
+    notes = Console(stderr=True)
+
+    def tell(result: Result) -> None:
+        if not quiet and not as_json:
+            notes.print(f"{result.probe.name}: {result.outcome}", style="dim", markup=False)
+
+    observer = make_observer(as_json=True, quiet=True, verbose=False)
+    results = check_toolchain(chain, engine=engine, observer=observer, tell=tell)
+    if as_json or not quiet:
+        print_rows([result.as_row() for result in results], f"{chain.name}, checked", as_json)
+    failed = next((r for r in results if r.probe.essential and not r.passed), None)
+    if failed is not None:
+        raise typer.Exit(failed.exit_code)

@@ -41,12 +41,38 @@ def judge(found: FileFacts, chain: Toolchain | None = None) -> None:
     settled = [problem for problem in found.problems if problem.settled_by]
     others = [problem for problem in found.problems if not problem.settled_by]
     refused = _find_refused_operators(found, reads) if not found.damaged else ()
-    obstacles = [*others, *_find_limits(found, reads), *refused, *settled]
+    limits = [*_find_limits(found, reads), *refused]
+    if limits and not found.damaged:
+        limits = [_add_other_toolchains(limits[0], found, kind.start, chain), *limits[1:]]
+    obstacles = [*others, *limits, *settled]
     found.notes += _collect_notes(found, reads)
     command = f"runner convert {STARTS[kind.start].option}"
     if found.format in _WEIGHTS:
         command = "runner convert --arch FILE.py:CALLABLE --model"
     found.toolchain = Acceptance(accepted=not obstacles, command=command, obstacles=obstacles)
+
+
+def _add_other_toolchains(
+    obstacle: Obstacle, found: FileFacts, start: str, chain: Toolchain
+) -> Obstacle:
+    """Add to an obstacle's remedy which toolchains take the file as it is."""
+    newest_first = sorted(load_toolchains(), key=lambda other: other.date, reverse=True)
+    others = [
+        other.title
+        for other in newest_first
+        if other.accepts == start and other.title != chain.title and _takes(other, found)
+    ]
+    if not others:
+        return obstacle
+    more = f" (or {', '.join(others[1:])})" if others[1:] else ""
+    remedy = f"Another toolchain takes it as it is: --toolchain {others[0]}{more}."
+    return obstacle.model_copy(update={"remedy": f"{remedy} {obstacle.remedy}".rstrip()})
+
+
+def _takes(chain: Toolchain, found: FileFacts) -> bool:
+    reads = load_image(chain.stages[0].image).reads.get(found.format, Reads())
+    limits = (*_find_limits(found, reads), *_find_refused_operators(found, reads))
+    return not limits
 
 
 def _describe_starts() -> str:

@@ -135,7 +135,9 @@ def load_toolchains(root: Path = ROOT) -> tuple[Toolchain, ...]:
 @cache
 def _load_toolchains(root: Path, folders: Sequence[Path]) -> tuple[Toolchain, ...]:
     own = [_read_toolchain(path) for path in sorted((root / "stages/toolchains").glob("*.toml"))]
-    own.sort(key=lambda chain: (not chain.default, chain.date, chain.accepts != "pytorch"))
+    own.sort(
+        key=lambda chain: (not chain.default, chain.date, chain.accepts != "pytorch", chain.name)
+    )
     paths = [path for folder in folders for path in sorted(folder.glob("*.toml"))]
     return (*own, *map(_read_toolchain, paths))
 

@@ -355,11 +355,6 @@ def infer_inputs(model: Any) -> Tuple[Tuple[Tuple[int, ...], str], str]:
             "their shapes cannot be told from the file.",
             "Give one --input [NAME=]SHAPE[:DTYPE] an input, in this order.",
         )
-    example = getattr(model, "example", ())
-    if len(example) == 1:
-        shape, dtype = tuple(example[0].shape), str(example[0].dtype).partition(".")[2]
-        text = "x".join(map(str, shape))
-        return (shape, dtype), f"Input as the program was exported with: {text}:{dtype}."
     name, kind, weight = _find_first_layer(model)
     candidates, dtype = _list_candidate_shapes(kind, weight)
     fits = [shape for shape in candidates if _runs(torch, model, shape, dtype)]
@@ -374,6 +369,21 @@ def infer_inputs(model: Any) -> Tuple[Tuple[Tuple[int, ...], str], str]:
     if len(fits) > 1:
         why += " Other sizes fit as well; give --input for another one."
     return (shape, dtype), why
+
+
+def read_example_inputs(model: Any) -> Tuple[List[Dict[str, Any]], str]:
+    """Return the inputs that a program was exported with, as (specs, why)."""
+    names = list_forward_names(model)
+    specs = [
+        {
+            "name": names[place] if place < len(names) else "",
+            "shape": tuple(value.shape),
+            "dtype": str(value.dtype).partition(".")[2],
+        }
+        for place, value in enumerate(model.example)
+    ]
+    shown = ", ".join("x".join(map(str, spec["shape"])) for spec in specs)
+    return specs, f"Input shapes as the program was exported with: {shown}."
 
 
 def infer_inputs_from_arrays(model: Any, file: Path) -> Tuple[List[Dict[str, Any]], str]:

@@ -7,7 +7,9 @@ whose ways to name a model's inputs and outputs changed from release to release.
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -18,6 +20,9 @@ from stages.kit.matching import End, find_fitting_order, format_shape, is_ambigu
 from stages.kit.samples import Predict, compare, open_samples
 
 Arrays = Sequence[np.ndarray]
+
+# Of how many inputs both orders are tried, where the shape does not tell: each doubles the tries.
+_MOST_UNCLEAR = 4
 
 
 class Runtime:
@@ -166,29 +171,50 @@ def _by_number(ends: List[End], names: Dict[int, str], indices: List[int]) -> Li
 
 
 def _place(tensor: Tensor, index: int, axes: Tuple[int, ...]) -> Tensor:
-    return Tensor(
-        tensor.name, tensor.shape, tensor.dtype, str(index), tensor.low, tensor.high, axes
-    )
+    return replace(tensor, node=str(index), axes=axes)
 
 
 def _settle_ambiguous(job: Job, path: Path, located: Signature) -> Signature:
-    """Tell the axes of outputs that look the same in both orders by the first sample's values."""
+    """Tell the axes of tensors that look the same in both orders by the first sample's values."""
     samples = open_samples(job.volume)
-    unclear = [i for i, t in enumerate(located.outputs) if is_ambiguous(t.shape)]
-    if samples is None or not unclear:
+    unclear = [i for i, t in enumerate(located.inputs) if is_ambiguous(t.shape)][:_MOST_UNCLEAR]
+    if samples is None or not any(map(is_ambiguous, (t.shape for t in _list_tensors(located)))):
         return located
-    run = make_predict(Runtime().open(path), located)
-    values = run([_turn(a[0], t.axes) for a, t in zip(samples.input_arrays, located.inputs)])
-    outputs = list(located.outputs)
-    for place in unclear:
-        tensor = outputs[place]
-        wanted = samples.output_arrays[place][0]
-        last = (0, *range(2, len(tensor.shape)), 1)
-        as_is = np.abs(values[place] - wanted).mean()
-        turned = np.abs(values[place] - wanted.transpose(last)).mean()
-        if turned < as_is:
-            outputs[place] = _place(tensor, int(tensor.node), last)
-    return Signature(located.inputs, tuple(outputs))
+    interpreter = Runtime().open(path)
+    first = [array[0] for array in samples.input_arrays]
+    wanted = [array[0] for array in samples.output_arrays]
+    best: Tuple[float, Signature] = (np.inf, located)
+    for choice in itertools.product((False, True), repeat=len(unclear)):
+        inputs = list(located.inputs)
+        for place, turned in zip(unclear, choice):
+            inputs[place] = replace(inputs[place], axes=_move_last(inputs[place]) if turned else ())
+        tried = Signature(tuple(inputs), located.outputs)
+        values = make_predict(interpreter, tried)(
+            [_turn(value, tensor.axes) for value, tensor in zip(first, inputs)]
+        )
+        found = [_fit(t, v, w) for t, v, w in zip(located.outputs, values, wanted)]
+        error = float(sum(error for error, _ in found))
+        if error < best[0]:
+            best = error, Signature(tried.inputs, tuple(tensor for _, tensor in found))
+    return best[1]
+
+
+def _list_tensors(signature: Signature) -> Tuple[Tensor, ...]:
+    return (*signature.inputs, *signature.outputs)
+
+
+def _fit(tensor: Tensor, value: np.ndarray, wanted: np.ndarray) -> Tuple[float, Tensor]:
+    """Return an output's mean error, and the output with the axes that give the smaller one."""
+    orders: List[Tuple[int, ...]] = [tensor.axes]
+    if is_ambiguous(tensor.shape):
+        orders = [(), _move_last(tensor)]
+    errors = [float(np.abs(value - _turn(wanted, axes)).mean()) for axes in orders]
+    best = int(np.argmin(errors))
+    return errors[best], replace(tensor, axes=orders[best])
+
+
+def _move_last(tensor: Tensor) -> Tuple[int, ...]:
+    return (0, *range(2, len(tensor.shape)), 1)
 
 
 def _turn(value: np.ndarray, axes: Sequence[int]) -> np.ndarray:

@@ -184,6 +184,9 @@ def resolve_inputs(job: Job, model: Any) -> List[Tensor]:
     if not specs and arrays:
         specs, why = load_torch.infer_inputs_from_arrays(model, job.volume / arrays)
         job.note(why)
+    if not specs and getattr(model, "example", ()):
+        specs, why = load_torch.read_example_inputs(model)
+        job.note(why)
     if not specs:
         (shape, dtype), why = load_torch.infer_inputs(model)
         job.note(why)
@@ -312,7 +315,7 @@ def measure_noise_floor(torch: Any, model: Any, reference: Any, wanted: int) -> 
     """
 
     def make_double_predict() -> Callable[[Sequence[np.ndarray]], List[np.ndarray]]:
-        # double() replaces a module's tensors, so the originals that are shared stay float32.
+        # The parameters are shared: from now on, those of the model itself are float64 too.
         return make_predict(torch, copy_model(torch, model).double())
 
     with _compute_in_double(torch):

@@ -35,7 +35,6 @@ def convert(job: Job) -> Signature:
                 "Convert the model itself: its state_dict with --arch FILE.py:CALLABLE, or a .pt2 "
                 "of torch.export.",
             ) from error
-    signature = write_reference(job, opened)
     with job.phase("export"):
         report_progress("export")
         try:
@@ -46,7 +45,8 @@ def convert(job: Job) -> Signature:
                 f"litert-torch cannot convert the model: {type(error).__name__}: "
                 f"{' '.join(message[:6])[:600]}"
             ) from error
-    return locate_tensors(job, job.output, signature)
+    # Last, since it computes in float64 with the very same parameters.
+    return locate_tensors(job, job.output, write_reference(job, opened))
 
 
 STAGE = Stage(

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from packaging.utils import canonicalize_name
 
 from runner.engines.process.environments import is_installed
 from runner.errors import BadInput
 from runner.host.paths import ROOT
-from runner.packages.lockfile import parse_lock
+from runner.packages.lockfile import Pin, parse_lock
 from runner.recipes.knowledge import load_knowledge
 from runner.toolchains.code import list_code
 from runner.toolchains.load import load_image, load_toolchains
 from runner.toolchains.model import Image, Reads, Stage, Toolchain
+
+# What builds packages, and is no tool itself.
+_BUILD_TOOLS = {"setuptools", "wheel"}
 
 
 def find_toolchains(name: str) -> list[Toolchain]:
@@ -28,28 +34,35 @@ def find_toolchains(name: str) -> list[Toolchain]:
 
 
 def describe_toolchains(built: Mapping[str, str]) -> list[dict[str, str]]:
-    """Describe each toolchain in a row. `built` says of each image what docker has of it."""
-    return [_describe_chain(chain, built) for chain in load_toolchains()]
+    """Describe each toolchain in a row, those of one short name together.
+
+    `built` says of each image what docker has of it.
+    """
+    together: dict[str, list[Toolchain]] = {}
+    for chain in load_toolchains():
+        together.setdefault(chain.title, []).append(chain)
+    return [_describe_chains(title, chains, built) for title, chains in together.items()]
 
 
-def _describe_chain(chain: Toolchain, built: Mapping[str, str]) -> dict[str, str]:
-    images = [load_image(name) for name in chain.images]
+def _describe_chains(
+    title: str, chains: Sequence[Toolchain], built: Mapping[str, str]
+) -> dict[str, str]:
+    images = [load_image(n) for n in dict.fromkeys(n for chain in chains for n in chain.images)]
     tools = dict.fromkeys(tool for image in images for tool in list_tools(image))
-    return {
-        "toolchain": chain.title,
-        "starts from": chain.accepts,
-        "date": chain.date,
-        "stages": " → ".join(stage.name for stage in chain.stages),
-        "tools": ", ".join(tools),
-        "docker": _summarise([built.get(image.title, "-") for image in images]),
-        "process": "ready" if all(map(is_installed, images)) else "-",
+    longest = max(chains, key=lambda chain: len(chain.stages))
+    docker = [built.get(image.title, "-") for image in images]
+    ready = {
+        "docker": all(state not in ("-", "no engine") for state in docker),
+        "process": all(map(is_installed, images)),
     }
-
-
-def _summarise(states: Sequence[str]) -> str:
-    if any(state == "no engine" for state in states):
-        return "no engine"
-    return "-" if "-" in states else "ready"
+    return {
+        "toolchain": title,
+        "date": chains[0].date,
+        "starts from": ", ".join(sorted({c.accepts for c in chains}, reverse=True)),
+        "stages": ", ".join(stage.name for stage in longest.stages),
+        "tools": ", ".join(tools),
+        "ready": ", ".join(engine for engine, is_ready in ready.items() if is_ready) or "-",
+    }
 
 
 def list_tools(image: Image) -> list[str]:
@@ -59,15 +72,17 @@ def list_tools(image: Image) -> list[str]:
 
 
 def list_main_pins(image: Image) -> list[str]:
-    """List the releases of what the image's intent asks for by name."""
-    asked = {line.split("==")[0].strip().lower() for line in image.intent.read_text().splitlines()}
-    tools = load_knowledge().tools
-    uses = {stand_in.use.partition("==")[0] for stand_in in image.stand_ins}
-    pins = _read_pins(image)
-    return [f"{p.name}=={p.version}" for p in pins if p.name in asked | uses or p.name in tools]
+    """List the releases of the tools, and of what else the image's intent asks for by name."""
+    asked = {s.use.partition("==")[0] for s in image.stand_ins}
+    for line in image.intent.read_text(encoding="utf-8").splitlines():
+        name = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line)
+        if name:
+            asked.add(canonicalize_name(name[0]))
+    wanted = (asked | load_knowledge().main_tools) - _BUILD_TOOLS
+    return [f"{pin.name}=={pin.version}" for pin in _read_pins(image) if pin.name in wanted]
 
 
-def _read_pins(image: Image) -> Sequence[Any]:
+def _read_pins(image: Image) -> Sequence[Pin]:
     return parse_lock(image.render_requirements())
 
 

@@ -13,9 +13,24 @@ from packaging.utils import canonicalize_name
 _DEPENDS = re.compile(
     r"(?P<who>[A-Za-z0-9][\w.-]*[^\s,]*) depends on (?P<what>[A-Za-z0-9][\w.\[\]-]*[^\s]*)"
 )
-_ABSENT = re.compile(r"there (?:is|are) no versions? of (?P<what>[^\s,]+)")
-_UNKNOWN = re.compile(r"Because (?P<what>[A-Za-z0-9][\w.-]*) was not found in the package registry")
-_UNUSABLE = re.compile(r"(?P<what>[A-Za-z0-9][\w.-]*[=<>!~][^\s,]+) has no usable wheels")
+_ABSENCES = (
+    (
+        re.compile(r"Because (?P<what>[A-Za-z0-9][\w.-]*) was not found in the package registry"),
+        "{} is on no index that pip is set up for",
+    ),
+    (
+        re.compile(r"(?P<what>[A-Za-z0-9][\w.-]*[=<>!~][^\s,]+) has no (?:usable )?wheels"),
+        "{} has no file for it",
+    ),
+    (
+        re.compile(r"there (?:is|are) no versions? of (?P<what>[^\s]+)"),
+        "there is no {}",
+    ),
+    (
+        re.compile(r"only (?P<what>[A-Za-z0-9][\w.-]*[=<>!~][^\s]+) (?:is|are) available"),
+        "there is only {}",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +43,17 @@ class Conflict:
 
     def __str__(self) -> str:
         return f"{self.one} needs {self.between}, and {self.other} excludes it"
+
+
+@dataclass(frozen=True)
+class Absence:
+    """A package that is not there as required, and what to say of it."""
+
+    name: str
+    words: str
+
+    def __str__(self) -> str:
+        return self.words
 
 
 def find_conflict(message: str, lines: Iterable[str]) -> Conflict | None:
@@ -46,19 +72,28 @@ def find_conflict(message: str, lines: Iterable[str]) -> Conflict | None:
             asked.setdefault(canonicalize_name(requirement.name), line)
     for match in _DEPENDS.finditer(text):
         between = match["what"].rstrip(".,")
-        package = canonicalize_name(re.split(r"[\[=<>!~]", between)[0])
+        package = _split(between)
         who = match["who"]
-        asker = canonicalize_name(re.split(r"[=<>!~]", who)[0])
+        asker = _split(who)
         if package in asked and asker != package and not _agree(between, asked[package]):
             return Conflict(asked.get(asker, who), between, asked[package])
     return None
 
 
-def find_absent(message: str) -> str:
-    """Return the requirement that no index has, by uv's explanation; '' if it is not that."""
+def find_absent(message: str) -> Absence | None:
+    """Find the requirement that no index fulfils, in uv's explanation; None if it is not that."""
     text = _unwrap(message)
-    found = _UNKNOWN.search(text) or _UNUSABLE.search(text) or _ABSENT.search(text)
-    return found["what"].rstrip(".,") if found else ""
+    for pattern, words in _ABSENCES:
+        found = pattern.search(text)
+        if found is not None:
+            what = found["what"].rstrip(".,")
+            return Absence(_split(what), words.format(what))
+    return None
+
+
+def _split(requirement: str) -> str:
+    """Return the name in a requirement."""
+    return canonicalize_name(re.split(r"[\[=<>!~]", requirement)[0])
 
 
 def _agree(between: str, other: str) -> bool:

@@ -188,7 +188,7 @@ class Locker:
                 )
 
     def _list_sources(self, pins: Mapping[str, Version], image: Image) -> list[str]:
-        """List the pins that are published as source only.
+        """List the pins that are built from their sources.
 
         Raises `EnvironmentUnavailable` for one that would have to be compiled.
         """
@@ -203,7 +203,7 @@ class Locker:
                     f"{release} has no wheel for Python {image.python} on {image.platform}.",
                     "Name another --python, or another date.",
                 )
-            if release.is_source_only():
+            if release.is_source(image.python, image.platform):
                 sources.append(name)
         return sources
 
@@ -233,11 +233,11 @@ class Locker:
                 f"Leave one out: --without {other} takes a release that fits.",
             )
         absent = find_absent(error.message)
-        if absent:
+        if absent is not None:
             return EnvironmentUnavailable(
-                f"{image.name}: {absent} cannot be had for Python {image.python} as of "
-                f"{image.as_of[:10]}.",
-                f"Leave it out (--without {_name(absent)}), or name a later date with --as-of.",
+                f"{image.name}, Python {image.python} as of {image.as_of[:10]}: {absent}.",
+                "Name a later date with --as-of, or leave out the pin that asks for it: --without "
+                f"{absent.name}.",
             )
         return error
 

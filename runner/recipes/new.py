@@ -105,7 +105,7 @@ def make_toolchain(
         files,
         tuple(_move(entry.image, draft, final) for entry in locked),
         {e.image.name: tuple(s.stage["name"] for s in e.environment.steps) for e in locked},
-        tuple(describe_environments(locked)),
+        tuple(describe_environments(locked, wants)),
         tuple(list_ignored(order.wanted, wants, locked, knowledge)),
     )
 

@@ -45,21 +45,24 @@ class Release:
         return all(file.yanked for file in self.files)
 
     def installs(self, python: str, platform: str) -> bool:
-        """Tell whether an installer finds a file for a Python without compiling anything.
+        """Tell whether an installer finds a file for a Python that needs no compiler.
 
-        A release with built files has to have one that fits; of one that has only sources it is
-        assumed that they are plain Python.
+        A release that has wheels for some Linux has to have one that fits; of others it is assumed
+        that their sources build without a compiler.
         """
-        fits = [file for file in self.files if _takes_python(file, python)]
-        chosen = choose_file(fits, list_stage_tags(python, platform))
-        if chosen is None:
-            return False
-        return chosen.name.endswith(".whl") or not any(
-            file.name.endswith(".whl") for file in self.files
-        )
+        chosen = self._choose(python, platform)
+        if chosen is None or chosen.name.endswith(".whl"):
+            return chosen is not None
+        return not any(_is_for_linux(file) for file in self.files)
 
-    def is_source_only(self) -> bool:
-        return not any(file.name.endswith(".whl") for file in self.files)
+    def is_source(self, python: str, platform: str) -> bool:
+        """Tell whether an installer would take the sources."""
+        chosen = self._choose(python, platform)
+        return chosen is not None and not chosen.name.endswith(".whl")
+
+    def _choose(self, python: str, platform: str) -> IndexFile | None:
+        fits = [file for file in self.files if _takes_python(file, python)]
+        return choose_file(fits, list_stage_tags(python, platform))
 
 
 class Releases:
@@ -118,6 +121,10 @@ def _group(name: str, files: Iterable[IndexFile]) -> Mapping[Version, Release]:
         )
         for version, of in grouped.items()
     }
+
+
+def _is_for_linux(file: IndexFile) -> bool:
+    return file.name.endswith(".whl") and ("linux" in file.name or "-any." in file.name)
 
 
 def _takes_python(file: IndexFile, python: str) -> bool:

@@ -122,7 +122,7 @@ class _Reader:
         return Wanted(tuple(self._wants), tuple(self._ignored))
 
     def read_file(self, path: Path, *, limit: bool = False) -> None:
-        place = path.absolute()
+        place = path.resolve()
         if place in self._seen:
             return
         text = read_text(path, f"of {self._seen[0].name}" if self._seen else "")

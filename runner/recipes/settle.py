@@ -18,6 +18,7 @@ from runner.toolchains.model import StandIn
 
 # A stand-in's own requirements were published with it, or soon after.
 _AFTER_STAND_IN = datetime.timedelta(days=3)
+_PLAIN_BUILD = "nothing here runs on a GPU; it is the index's own build of the same release"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ class Settler:
         `within` narrows down one that is not pinned; `wanted` are all packages that are asked for.
         Raises `BadInput` or `EnvironmentUnavailable`.
         """
-        build = self._knowledge.find_build(want.name) or Build(want.name, (), (want.name,))
+        build = self._knowledge.find_build(want.name) or Build(
+            want.name, (), (want.name,), _PLAIN_BUILD
+        )
         self._releases.fetch(build.take)
         pinned = want.version
         if pinned is None:

@@ -10,9 +10,12 @@ from runner.recipes.locking import Locked
 from runner.recipes.requirements import Want, Wanted
 
 
-def describe_environments(locked: Sequence[Locked]) -> list[Mapping[str, str]]:
+def describe_environments(
+    locked: Sequence[Locked], wants: Sequence[Want]
+) -> list[Mapping[str, str]]:
     """Describe what each environment takes, and why, as rows of a table."""
     rows: list[Mapping[str, str]] = []
+    asked_for = {want.name: want.text for want in wants if not want.limit}
     for entry in locked:
         base = {"image": entry.image.name}
         for tool in entry.environment.tools:
@@ -23,7 +26,8 @@ def describe_environments(locked: Sequence[Locked]) -> list[Mapping[str, str]]:
             name = re.split(r"[^A-Za-z0-9._-]", text)[0]
             if name in pins:
                 taken = f"{name}=={pins[name]}"
-                rows.append({**base, "asked for": "-", "taken": taken, "why": why})
+                asked = asked_for.get(name, "-")
+                rows.append({**base, "asked for": asked, "taken": taken, "why": why})
         for want in entry.kept:
             taken = f"{want.name}=={pins[want.name]}"
             why = "as pinned; others need it"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -133,13 +134,14 @@ def _read_names(interpreter: Any) -> Dict[str, Dict[int, str]]:
 def _match(
     tensors: Sequence[Tensor], details: Sequence[Dict[str, Any]], names: Dict[int, str], side: str
 ) -> List[Tensor]:
-    indices = [int(detail["index"]) for detail in details]
+    by_index = {int(detail["index"]): detail for detail in details}
+    indices = _order(details, names)
     ends = [
         End(names.get(index, detail["name"]), [int(size) for size in detail["shape"]])
-        for index, detail in zip(indices, details)
+        for index, detail in ((i, by_index[i]) for i in indices)
     ]
     own = [End(tensor.name, tensor.shape) for tensor in tensors]
-    pairs = {found.ours: found for found in pair(own, _by_number(ends, names, indices))}
+    pairs = {found.ours: found for found in pair(own, ends)}
     matched = []
     for place, tensor in enumerate(tensors):
         if place not in pairs:
@@ -157,17 +159,14 @@ def _match(
     return matched
 
 
-def _by_number(ends: List[End], names: Dict[int, str], indices: List[int]) -> List[End]:
-    """Drop names that a converter made up (args_0, output_0): they are in order, and mean no more.
-
-    A made-up name could be another tensor's real one.
-    """
-    made_up = {f"{stem}_{i}" for stem in ("args", "output") for i in range(len(ends))}
-    if names and all(names.get(index, "") in made_up for index in indices):
-        order = sorted(range(len(ends)), key=lambda i: names[indices[i]])
-        if order == list(range(len(ends))):
-            return [End("", end.shape) for end in ends]
-    return ends
+def _order(details: Sequence[Dict[str, Any]], names: Dict[int, str]) -> List[int]:
+    """Return the tensors' numbers, in the order of names that a converter made up: output_0, ..."""
+    indices = [int(detail["index"]) for detail in details]
+    found = [re.fullmatch(r"(?:args|output|inputs)_(\d+)", names.get(i, "")) for i in indices]
+    if not all(found):
+        return indices
+    numbers = {i: int(match[1]) for i, match in zip(indices, found) if match}
+    return sorted(indices, key=lambda i: numbers[i])
 
 
 def _place(tensor: Tensor, index: int, axes: Tuple[int, ...]) -> Tensor:

@@ -1,1 +1,1 @@
-"""Stages that run their tools as they are, of any release: nothing is repaired here."""
+"""Stages that run their tools as they are, of any release: what they compute is not repaired."""

@@ -113,8 +113,14 @@ def _make_predict(tf: Any, loaded: Any, signature: Signature) -> Predict:
 
 
 def _match_names(found: Sequence[str], tensors: Sequence[Any]) -> List[Optional[str]]:
-    """Return the SavedModel's name of each tensor: TensorFlow changes some characters."""
+    """Return the SavedModel's name of each tensor: TensorFlow changes some characters.
+
+    Outputs of onnx-tf 1.8 are only numbered: output_0 is the first one.
+    """
     plain = {_simplify(name): name for name in found}
+    numbered = {f"output_{place}" for place in range(len(tensors))}
+    if set(found) == numbered:
+        return [f"output_{place}" for place in range(len(tensors))]
     return [plain.get(_simplify(tensor.name)) for tensor in tensors]
 
 

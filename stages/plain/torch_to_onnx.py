@@ -16,6 +16,7 @@ from stages.frameworks.onnx_files import name_outputs
 from stages.frameworks.onnx_runtime import check
 from stages.frameworks.torch_reference import OPTIONS, OpenedModel, open_model, write_reference
 from stages.kit.contract import Job, Option, Signature, Stage, report_progress, run_as_program
+from stages.plain.older_archives import accept_older_convolutions
 
 
 def convert(job: Job) -> Signature:
@@ -53,7 +54,8 @@ def _export(job: Job, opened: OpenedModel) -> None:
         model = copy.deepcopy(model)
     if program is None and "dynamo" in known:
         settings["dynamo"] = False
-    with torch.no_grad(), warnings.catch_warnings():
+    accept = accept_older_convolutions(job.options["opset"])
+    with accept, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(model, opened.example, str(job.output), **settings)
     if program is not None:

@@ -11,8 +11,8 @@ from packaging.specifiers import SpecifierSet
 from runner.errors import BadInput
 from runner.recipes.dating import find_date
 from runner.recipes.knowledge import Knowledge, Step
+from runner.recipes.reading.requirements import Want
 from runner.recipes.releases import Releases
-from runner.recipes.requirements import Want
 from runner.recipes.route import Route, find_routes
 from runner.recipes.settle import Settled, Settler
 

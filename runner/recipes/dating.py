@@ -9,8 +9,8 @@ from packaging.version import Version
 
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.recipes.knowledge import Knowledge
+from runner.recipes.reading.requirements import Want
 from runner.recipes.releases import Releases, add_days
-from runner.recipes.requirements import Want
 
 
 def find_date(known: Sequence[Want], knowledge: Knowledge, releases: Releases) -> str:

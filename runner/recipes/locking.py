@@ -20,9 +20,9 @@ from runner.packages.lockfile import parse_lock
 from runner.recipes.compose import Environment
 from runner.recipes.conflicts import find_absent, find_conflict
 from runner.recipes.knowledge import Knowledge
+from runner.recipes.reading.requirements import Want
 from runner.recipes.releases import Releases, add_days
 from runner.recipes.render import Intent, render_intent
-from runner.recipes.requirements import Want
 from runner.toolchains.model import Image
 
 # What builds packages that are published as source only, from the lock itself.

@@ -16,11 +16,16 @@ from runner.recipes.compose import compose
 from runner.recipes.files import write_files
 from runner.recipes.knowledge import Knowledge, load_knowledge
 from runner.recipes.locking import Locker
+from runner.recipes.reading.requirements import Wanted
 from runner.recipes.releases import Projects, Releases
-from runner.recipes.requirements import Wanted
 from runner.recipes.table import describe_environments, list_ignored
 from runner.schemas.base import NAME
-from runner.toolchains.load import find_user_place, list_image_names, load_toolchains
+from runner.toolchains.load import (
+    find_user_place,
+    list_image_names,
+    list_user_image_names,
+    load_toolchains,
+)
 from runner.toolchains.model import Image, StandIn
 
 
@@ -135,7 +140,7 @@ def check_name(name: str) -> Path:
         if title in taken:
             raise BadInput(f"There is a toolchain '{title}' already.", "Choose another name.")
     ends = {end for step in load_knowledge().steps for end in (step.image, step.apart) if end}
-    images = set(list_image_names()) & {f"{name}-{end}" for end in ends}
+    images = {*list_image_names(), *list_user_image_names()} & {f"{name}-{end}" for end in ends}
     if images:
         raise BadInput(f"There is an image '{min(images)}' already.", "Choose another name.")
     return final

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.tags import Tag
 from packaging.version import Version
 
 from runner.packages.index import IndexFile, Listing
@@ -62,7 +64,7 @@ class Release:
 
     def _choose(self, python: str, platform: str) -> IndexFile | None:
         fits = [file for file in self.files if _takes_python(file, python)]
-        return choose_file(fits, list_stage_tags(python, platform))
+        return choose_file(fits, _list_tags(python, platform))
 
 
 class Releases:
@@ -121,6 +123,11 @@ def _group(name: str, files: Iterable[IndexFile]) -> Mapping[Version, Release]:
         )
         for version, of in grouped.items()
     }
+
+
+@functools.cache
+def _list_tags(python: str, platform: str) -> list[Tag]:
+    return list_stage_tags(python, platform)
 
 
 def _is_for_linux(file: IndexFile) -> bool:

@@ -12,8 +12,8 @@ from packaging.version import Version
 
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.recipes.knowledge import Build, Knowledge, NamedIndex
+from runner.recipes.reading.requirements import Want
 from runner.recipes.releases import Release, Releases, add_days
-from runner.recipes.requirements import Want
 from runner.toolchains.model import StandIn
 
 # A stand-in's own requirements were published with it, or soon after.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from runner.recipes.knowledge import Knowledge
 from runner.recipes.locking import Locked
-from runner.recipes.requirements import Want, Wanted
+from runner.recipes.reading.requirements import Want, Wanted
 
 
 def describe_environments(

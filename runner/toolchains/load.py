@@ -39,7 +39,16 @@ def find_user_folders() -> tuple[Path, ...]:
 
 def list_image_names(root: Path = ROOT) -> list[str]:
     """List the names of the images that come with the runner."""
-    return sorted(path.parent.name for path in (root / "images").glob("*/image.toml"))
+    return _list_images(root)
+
+
+def list_user_image_names() -> list[str]:
+    """List the names of the images of the user's own toolchains."""
+    return [name for folder in find_user_folders() for name in _list_images(folder)]
+
+
+def _list_images(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in (folder / "images").glob("*/image.toml"))
 
 
 def load_image(name: str, variant: str = DEFAULT_VARIANT, root: Path = ROOT) -> Image:

@@ -17,7 +17,7 @@ from runner.toolchains.model import StandIn
 
 if TYPE_CHECKING:
     from runner.recipes.new import Made
-    from runner.recipes.requirements import Wanted
+    from runner.recipes.reading.requirements import Wanted
 
 toolchain_app = typer.Typer(
     help="Toolchains: those there are, and your own of what others installed.",
@@ -89,9 +89,9 @@ def _read_wishes(
     requirements: Sequence[Path], environment: Path | None, pins: Sequence[str]
 ) -> tuple[Wanted, str]:
     """Read everything that was asked for, and say where it comes from. Raises `BadInput`."""
-    from runner.recipes.conda import read_environment
     from runner.recipes.knowledge import load_knowledge
-    from runner.recipes.requirements import Wanted, read_pin, read_requirements
+    from runner.recipes.reading.conda import read_environment
+    from runner.recipes.reading.requirements import Wanted, read_pin, read_requirements
 
     knowledge = load_knowledge()
     parts = [read_requirements(path, knowledge.pythons) for path in requirements]

@@ -8,8 +8,8 @@ from fake_index import ANY, YEARS, FakeIndex, linux
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.recipes.compose import Composition, Environment, compose
 from runner.recipes.knowledge import load_knowledge
+from runner.recipes.reading.requirements import read_pin
 from runner.recipes.releases import Releases
-from runner.recipes.requirements import read_pin
 
 KNOWLEDGE = load_knowledge()
 

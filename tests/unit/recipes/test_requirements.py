@@ -8,9 +8,9 @@ import pytest
 from harness import SUPPORT
 
 from runner.errors import BadInput
-from runner.recipes.conda import read_environment
 from runner.recipes.knowledge import load_knowledge
-from runner.recipes.requirements import read_pin, read_requirements
+from runner.recipes.reading.conda import read_environment
+from runner.recipes.reading.requirements import read_pin, read_requirements
 
 PYTHONS = load_knowledge().pythons
 NAMES = load_knowledge().data["conda-names"]

@@ -12,7 +12,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
 from runner.errors import BadInput
-from runner.recipes.requirements import (
+from runner.recipes.reading.requirements import (
     Ignored,
     Want,
     Wanted,

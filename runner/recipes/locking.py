@@ -227,10 +227,12 @@ class Locker:
     ) -> EnvironmentUnavailable:
         conflict = find_conflict(error.message, lines)
         if conflict is not None:
-            other = _name(conflict.other)
+            # Without a tool there may be no chain at all.
+            names = [_name(conflict.other), _name(conflict.one)]
+            names.sort(key=lambda name: name in self._knowledge.main_tools)
             return Unsolvable(
                 f"These exclude each other: {conflict}.",
-                f"Leave one out: --without {other} takes a release that fits.",
+                f"Leave one out: --without {names[0]} takes a release that fits.",
             )
         absent = find_absent(error.message)
         if absent is not None:

@@ -16,7 +16,7 @@ from runner.recipes.compose import compose
 from runner.recipes.files import write_files
 from runner.recipes.knowledge import Knowledge, load_knowledge
 from runner.recipes.locking import Locker
-from runner.recipes.reading.requirements import Wanted
+from runner.recipes.reading.requirements import PIN, Wanted
 from runner.recipes.releases import Projects, Releases
 from runner.recipes.table import describe_environments, list_ignored
 from runner.schemas.base import NAME
@@ -68,7 +68,7 @@ def make_toolchain(
     """
     knowledge = load_knowledge()
     final = check_name(order.name)
-    wants = [want for want in order.wanted.wants if want.name not in order.without]
+    wants = [w for w in order.wanted.wants if w.name not in order.without or w.where == PIN]
     pythons = _choose_pythons(order, knowledge)
     releases = Releases(projects)
     tell("looking up the releases")

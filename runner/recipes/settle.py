@@ -197,19 +197,35 @@ class Settler:
                 "Check the network and the package index (PIP_INDEX_URL, SSL_CERT_FILE).",
             )
         there = self._releases.find(build.take[-1], version)
+        if there is not None:
+            return self._make_python_error(want, there)
         known = [v for name in build.take for v in self._releases.list_all(name)]
-        final = sorted({v for v in known if not v.is_prerelease and not v.local})
-        near = sorted(final, key=lambda v: (v.release[:2] != version.release[:2], v < version))
-        hint = ", ".join(map(str, sorted(near[:4]))) or "none"
-        what = (
-            "has no files for x86-64 Linux and these Pythons: " + ", ".join(self._pythons)
-            if there
-            else "is on no index that pip is set up for"
-        )
+        final = {v for v in known if not v.is_prerelease and not v.local}
+        # The newest of the same series first, then those around it.
+        near = sorted(final, reverse=True)
+        near.sort(key=lambda v: v.release[:2] != version.release[:2])
+        hint = ", ".join(map(str, near[:4]))
         return EnvironmentUnavailable(
-            f"{want.text} ({want.where}) {what}.",
-            f"Releases that are: {hint}. Pin one of them in its place: --without {want.name} --pin "
-            f"{build.take[0]}=={near[0] if near else 'VERSION'}.",
+            f"{want.text} ({want.where}) is on no index that pip is set up for.",
+            f"Releases that are: {hint}. Such as: --pin {build.take[0]}=={near[0]}."
+            if near
+            else f"Leave it out: --without {want.name}.",
+        )
+
+    def _make_python_error(self, want: Want, release: Release) -> EnvironmentUnavailable:
+        """Explain that none of the Pythons runs a release; name those that do."""
+        platforms = [entry["name"] for entry in self._knowledge.data["platform"]]
+        pythons = [
+            python
+            for python in self._knowledge.pythons
+            if any(release.installs(python, platform) for platform in platforms)
+        ]
+        tried = ", ".join(self._pythons)
+        return EnvironmentUnavailable(
+            f"{want.text} ({want.where}) has no files for x86-64 Linux and Python {tried}.",
+            f"It has some for Python {', '.join(pythons)}: --python {pythons[0]}."
+            if pythons
+            else "Pin another release.",
         )
 
     def _explain_problem(self, name: str) -> str:

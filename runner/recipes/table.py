@@ -48,13 +48,20 @@ def list_ignored(
             continue
         if knowledge.is_for_gpu(want.name):
             ignored.append((want.text, "for GPUs"))
-        elif want.name in pins:
-            continue
-        elif any(want.name in build.names for build in knowledge.builds):
-            ignored.append((want.text, "another build of the tool, or another way, was taken"))
-        else:
-            ignored.append((want.text, "part of no stage"))
+        elif want.name not in pins:
+            ignored.append((want.text, _explain(want, knowledge)))
     dropped = [w for w in wanted.wants if w not in wants]
     ignored += [(want.text, "left out, as --without says") for want in dropped]
     ignored += [(line.text, line.reason) for line in wanted.ignored]
     return ignored
+
+
+def _explain(want: Want, knowledge: Knowledge) -> str:
+    """Explain why a package is in no environment."""
+    family = knowledge.get_family(want.name)
+    steps = [step for step in knowledge.steps if step.tool == family]
+    if not steps:
+        return "part of no stage"
+    if not any(step.takes_release(want.version) for step in steps):
+        return f"no stage takes this release, but {family}{steps[0].releases}"
+    return "another way to the same end was taken"

@@ -180,7 +180,8 @@ def _print_made(made: Made) -> None:
         print(make_printable(f"Not used, {reason}: {', '.join(lines[:12])}{more}"))
     folder = format_relative_path(made.folder)
     print(make_printable(f"Written: {folder} ({', '.join(made.toolchains)})"))
-    print(f"Use it: runner convert --model MODEL --toolchain {made.name}")
+    option = "--model" if made.name in made.toolchains else "--from-onnx"
+    print(f"Use it: runner convert {option} MODEL --toolchain {made.name}")
     print(f"Try it: runner toolchain check {made.name}")
 
 

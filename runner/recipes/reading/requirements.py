@@ -21,6 +21,8 @@ from runner.errors import BadInput
 from runner.host.files import read_bytes
 from runner.packages.lockfile import parse_release
 
+# Where a wish of the command line comes from.
+PIN = "--pin"
 _MOST_BYTES = 4 << 20
 _MOST_FILES = 50
 # An option and its value, or a bare flag, in a requirements file.
@@ -103,7 +105,7 @@ def read_requirements_lines(text: str, path: Path, pythons: Sequence[str]) -> Wa
 
 def read_pin(text: str) -> Want:
     """Read the value of a --pin. Raises `BadInput`."""
-    found = _parse(text, "--pin")
+    found = _parse(text, PIN)
     if isinstance(found, Ignored):
         raise BadInput(f"--pin {text}: {found.reason}.", "Such as --pin torch==1.8.1.")
     return found

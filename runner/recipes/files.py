@@ -9,7 +9,7 @@ from typing import Any
 from runner.host.paths import ROOT
 from runner.recipes.compose import Composition
 from runner.recipes.knowledge import Knowledge
-from runner.recipes.locking import Locked
+from runner.recipes.locking.locker import Locked
 from runner.recipes.render import join_words, render_dockerfile, render_image, render_toolchain
 from runner.recipes.route import Route
 from runner.toolchains.load import list_image_names

@@ -15,7 +15,7 @@ from runner.host.files import make_temporary_name, remove_tree
 from runner.recipes.compose import compose
 from runner.recipes.files import write_files
 from runner.recipes.knowledge import Knowledge, load_knowledge
-from runner.recipes.locking import Locker
+from runner.recipes.locking.locker import Locker
 from runner.recipes.reading.requirements import PIN, Wanted
 from runner.recipes.releases import Projects, Releases
 from runner.recipes.table import describe_environments, list_ignored

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from runner.recipes.knowledge import Knowledge
-from runner.recipes.locking import Locked
+from runner.recipes.locking.locker import Locked
 from runner.recipes.reading.requirements import Want, Wanted
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.recipes.conflicts import find_absent, find_conflict
+from runner.recipes.locking.conflicts import find_absent, find_conflict
 
 DIRECT = """\
   × No solution found when resolving dependencies:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from packaging.requirements import Requirement
 
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.packages import resolver
+from runner.packages.cpython import Interpreter, find_cpython
+from runner.recipes.locking import pythons
 from runner.recipes.new import Made, Order, make_toolchain
 from runner.recipes.reading.requirements import Wanted, read_pin
 from runner.recipes.show import describe_images, describe_stages, list_remarks
@@ -56,7 +59,7 @@ def resolve(image: Image, constraints: Sequence[str] = ()) -> str:
 
 
 def make(name: str, *pins: str, accept: bool = True, **wishes: str) -> Made:
-    wanted = Wanted(tuple(map(read_pin, pins)))
+    wanted = Wanted(tuple(replace(read_pin(pin), where="line 1") for pin in pins))
     without = tuple(wishes.pop("without", "").split())
     order = Order(name, wanted, "requirements.txt", without=without, **wishes)
     return make_toolchain(order, FakeIndex(INDEX), accept=lambda stand_ins: accept)
@@ -178,6 +181,21 @@ def test_a_python_that_was_asked_for(
     with pytest.raises((BadInput, EnvironmentUnavailable)) as caught:
         run()
     assert caught.value.remedy
+
+
+def test_a_python_that_no_machine_has(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """3.7 is in no catalogue of uv's, so it has to be there."""
+    real = find_cpython
+
+    def find(version: str, install: bool = True) -> Interpreter:
+        if version == "3.7":
+            raise EnvironmentUnavailable("CPython 3.7 is not on this machine.")
+        return real(version, install)
+
+    monkeypatch.setattr(pythons, "find_cpython", find)
+    with pytest.raises(EnvironmentUnavailable, match="need Python 3.7, which is not") as caught:
+        make("mine", *PINS, python="3.7")
+    assert caught.value.remedy == "Install one: pyenv install 3.7."
 
 
 def test_a_package_is_left_out(here: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,14 +12,12 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from runner.errors import BadInput, EnvironmentUnavailable
-from runner.host.compat import tomllib
-from runner.host.paths import ROOT
 from runner.packages import resolver
-from runner.packages.cpython import find_cpython
 from runner.packages.lockfile import parse_lock
 from runner.recipes.compose import Environment
-from runner.recipes.conflicts import find_absent, find_conflict
 from runner.recipes.knowledge import Knowledge
+from runner.recipes.locking.conflicts import find_absent, find_conflict
+from runner.recipes.locking.pythons import list_pythons
 from runner.recipes.reading.requirements import Want
 from runner.recipes.releases import Releases, add_days
 from runner.recipes.render import Intent, render_intent
@@ -62,7 +60,9 @@ class Locker:
         """Write the image's intent and lock. Raises `BadInput` or `EnvironmentUnavailable`."""
         folder.mkdir(parents=True)
         first: Exception | None = None
-        for python, platform in self._list_pythons(environment):
+        for python, platform in list_pythons(
+            environment, self._knowledge, self._pythons, self._as_of
+        ):
             self._tell(f"{name}: resolving under Python {python}")
             image = self._make_image(environment, name, folder, python, platform)
             try:
@@ -71,37 +71,6 @@ class Locker:
                 first = first or error
         assert first is not None
         raise first
-
-    def _list_pythons(self, environment: Environment) -> Iterator[tuple[str, str]]:
-        """Yield the Pythons under which all tools install, with the platform. Raises if none."""
-        wanted = self._knowledge.choose_platform(self._as_of)
-        platforms = [wanted, *(p["name"] for p in self._knowledge.data["platform"])]
-        fitting: dict[str, str] = {}
-        for python in self._pythons:
-            for platform in dict.fromkeys(platforms):
-                if all(tool.release.installs(python, platform) for tool in environment.tools):
-                    fitting.setdefault(python, platform)
-        if not fitting:
-            raise self._explain_pythons(environment, wanted)
-        there = [python for python in fitting if _can_be_had(python)]
-        if not there:
-            names = ", ".join(fitting)
-            raise EnvironmentUnavailable(
-                f"These releases need Python {names}, which is not on this machine.",
-                f"Install one: pyenv install {next(iter(fitting))}.",
-            )
-        yield from ((python, fitting[python]) for python in there)
-
-    def _explain_pythons(self, environment: Environment, platform: str) -> BadInput:
-        found = {
-            str(tool.release): [p for p in self._pythons if tool.release.installs(p, platform)]
-            for tool in environment.tools
-        }
-        said = "; ".join(f"{pin}: {', '.join(p) or 'none'}" for pin, p in found.items())
-        return BadInput(
-            f"No Python of {', '.join(self._pythons)} runs all of these releases ({said}).",
-            "Pin releases of one year, or name another --python.",
-        )
 
     def _make_image(
         self, environment: Environment, name: str, folder: Path, python: str, platform: str
@@ -261,15 +230,3 @@ def format_wish(want: Want) -> str:
 
 def _name(text: str) -> str:
     return canonicalize_name(Requirement(text.strip()).name)
-
-
-def _can_be_had(python: str) -> bool:
-    """Tell whether a Python is on this machine, or is one that uv installs."""
-    pinned = tomllib.loads((ROOT / "images" / "cpython.toml").read_text())
-    if python in pinned:
-        return True
-    try:
-        find_cpython(python, install=False)
-    except EnvironmentUnavailable:
-        return False
-    return True

@@ -24,11 +24,13 @@ def write_files(
 ) -> tuple[str, ...]:
     """Write all files into the draft's folder, and return the names of the toolchains."""
     template = (ROOT / "images" / list_image_names()[0] / "Dockerfile").read_text()
-    opset = _find_opset(composition, locked, knowledge)
+    exporters = frozenset(step.tool for step in knowledge.steps if step.takes == "pytorch")
+    opset = _find_opset(locked, knowledge)
+    readable = _find_opset(locked, knowledge, exporters)
     for entry in locked:
         image, steps = entry.image, entry.environment.steps
         reads = [r for n, v in entry.pins.items() for r in knowledge.list_reads(n, v)]
-        reads += _read_onnx(entry, opset)
+        reads += _read_onnx(entry, readable)
         reach: dict[str, Any] = {}
         for package in entry.pins:
             reach.update(knowledge.data["reach"].get(package, {}))
@@ -79,14 +81,14 @@ def _render_chain(
 
 
 def _find_opset(
-    composition: Composition, locked: Sequence[Locked], knowledge: Knowledge
+    locked: Sequence[Locked], knowledge: Knowledge, without: frozenset[str] = frozenset()
 ) -> int | None:
     """Find the newest operator set that all tools of the environments write and read."""
     found = [
         opset
         for entry in locked
         for name, version in entry.pins.items()
-        if (opset := knowledge.find_opset(name, version)) is not None
+        if name not in without and (opset := knowledge.find_opset(name, version)) is not None
     ]
     return min(found, default=None)
 

@@ -20,6 +20,7 @@ from runner.schemas.report import Report
 from runner.toolchains.model import Toolchain
 
 _SAMPLES = 20
+_MOST_WORDS = 100
 # How each kind of model lies in the folder of the probes.
 _SUFFIXES: Mapping[str, str] = {"pytorch": ".pt", "onnx": ".onnx"}
 
@@ -120,6 +121,8 @@ def _describe(report: Report) -> str:
     failed = next((record for record in report.stages if record.status == "failed"), None)
     if failed is not None:
         words = " ".join(failed.failure.split())
-        return f"{failed.name}: {words[:200]}"
+        if len(words) > 2 * _MOST_WORDS:  # what was tried, and what came of it
+            words = f"{words[:_MOST_WORDS]} ... {words[-_MOST_WORDS:]}"
+        return f"{failed.name}: {words}"
     value = report.gate.value
     return f"error {value:.1e}" if value is not None else ""

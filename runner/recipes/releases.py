@@ -131,7 +131,7 @@ def _list_tags(python: str, platform: str) -> list[Tag]:
 
 
 def _is_for_linux(file: IndexFile) -> bool:
-    return file.name.endswith(".whl") and ("linux" in file.name or "-any." in file.name)
+    return file.name.endswith(".whl") and "linux" in file.name
 
 
 def _takes_python(file: IndexFile, python: str) -> bool:

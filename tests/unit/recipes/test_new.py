@@ -71,7 +71,7 @@ def test_the_files_are_a_toolchain(here: Path) -> None:
     chain = load_toolchain("mine")
     assert chain.accepts == "pytorch" and chain.date == "2021-05-20"
     assert chain.images == ("mine-torch", "mine-onnx-tf")
-    assert chain.stages[0].defaults == {"opset": 13}
+    assert chain.stages[0].defaults == {"opset": 12}
     assert load_toolchain("mine", "onnx").name == "mine-onnx"
     image = load_image("mine-onnx-tf")
     # onnx 1.8.1 of the index would do for 3.8 alone: nothing pins it, and 1.9.0 is for 3.9 too.
@@ -82,9 +82,9 @@ def test_the_files_are_a_toolchain(here: Path) -> None:
     assert "ARG LOCK=images/mine-onnx-tf/requirements.lock\n" in dockerfile
     assert "ARG BASE=runner-base:local-3.9\n" in dockerfile
     assert 'ENTRYPOINT ["python", "-m", "stages.plain.onnx_to_saved_model"]' in dockerfile
-    assert load_image("mine-torch").reads["onnx"].newest == 13
+    assert load_image("mine-torch").reads["onnx"].newest == 12
     assert ("matplotlib==3.4.2", "part of no stage") in made.ignored
-    assert describe_stages(chain)[0]["options"] == "opset=13, arch, arch_args"
+    assert describe_stages(chain)[0]["options"] == "opset=12, arch, arch_args"
     assert "torch==1.8.1" in describe_images(chain)[0]["pins that matter"]
     assert "mine-torch does not read torch-export" in list_remarks(chain)
     assert [path.name for path in (here / "toolchains").iterdir()] == ["mine"]

@@ -51,8 +51,9 @@ def test_what_installs_under_a_python(tags: tuple[str, ...], installs: bool) -> 
     assert releases.list_all("a")[Version("1.0")].installs("3.8", OLD) is installs
 
 
-def test_wheels_for_other_systems_leave_the_sources_for_linux() -> None:
-    releases = Releases(FakeIndex({"a": {"1.0": ("2021-01-01", ("cp38-cp38-win_amd64",))}}))
+@pytest.mark.parametrize("tag", ["cp38-cp38-win_amd64", "py2-none-any"])
+def test_wheels_for_others_leave_the_sources_for_linux(tag: str) -> None:
+    releases = Releases(FakeIndex({"a": {"1.0": ("2021-01-01", (tag,))}}))
     listed = FakeIndex({"a": {"1.0": ("2021-01-01", ())}}).list_project("a").files
     only = releases.list_all("a")[Version("1.0")]
     both = type(only)("a", only.version, (*only.files, *listed))

@@ -16,7 +16,7 @@ from runner.host.files import format_bytes
 from runner.host.paths import cache_folder
 from runner.packages.cpython import find_cpython
 from runner.packages.pip_settings import read_registry
-from runner.toolchains.load import load_all_images, load_toolchain
+from runner.toolchains.load import load_all_images, load_image, load_toolchain
 from runner.toolchains.model import Image
 
 # Enough for three environments, their downloads, and the samples of one run at 224 by 224.
@@ -103,7 +103,7 @@ def _check_docker() -> Finding:
 
 def _check_docker_images() -> Finding:
     is_built = _make_image_lookup()
-    images = [image for image in load_all_images() if image.variant == "cpu"]
+    images = [load_image(name) for name in load_toolchain().images]
     missing = [image.title for image in images if is_built(image) == "-"]
     if missing:
         return Finding(
@@ -112,17 +112,29 @@ def _check_docker_images() -> Finding:
             f"Not built yet: {', '.join(missing)}.",
             "`runner images build` builds them; so does the first conversion.",
         )
-    return Finding("images", "ok", "All CPU images are here.")
+    return Finding("images", "ok", "The default toolchain's images are here.")
 
 
 def _check_interpreters() -> Finding:
-    versions = sorted({image.python for image in load_all_images()})
+    versions = sorted({load_image(name).python for name in load_toolchain().images})
     try:
         pythons = [find_cpython(version, install=False) for version in versions]
     except EnvironmentUnavailable as error:
         return Finding("process engine", "warning", error.message, error.remedy)
     found = ", ".join(f"CPython {python.record.version} at {python.path}" for python in pythons)
+    others = {image.python for image in load_all_images()}.difference(versions)
+    missing = sorted(filter(_is_missing, others), key=lambda text: int(text.partition(".")[2]))
+    if missing:
+        found += f"; other toolchains also want {', '.join(missing)} (runner toolchain list)"
     return Finding("process engine", "ok", f"{found}.")
+
+
+def _is_missing(python: str) -> bool:
+    try:
+        find_cpython(python, install=False)
+    except EnvironmentUnavailable:
+        return True
+    return False
 
 
 def _check_sandbox() -> Finding:
@@ -143,8 +155,7 @@ def _describe_limits() -> Finding:
 
 
 def _count_environments() -> Finding:
-    chain = load_toolchain()
-    count = sum(is_installed(image) for image in load_all_images() if image.name in chain.images)
+    count = sum(is_installed(image) for image in load_all_images())
     return Finding("environments", "ok", f"{count} installed in {cache_folder()}.")
 
 

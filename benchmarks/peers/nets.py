@@ -35,32 +35,40 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """mobilenet_v2 of torchvision."""
+    """mobilenet_v2 of torchvision; `strides` are those of its groups of blocks."""
 
-    def __init__(self):
+    def __init__(self, strides=(1, 2, 2, 2, 1, 2, 1), width=1.0, classes=1000):
         super().__init__()
-        layers, channels = [conv_bn(3, 32, 3, 2, act=nn.ReLU6())], 32
-        for expansion, outputs, count, stride in (
-            (1, 16, 1, 1),
-            (6, 24, 2, 2),
-            (6, 32, 3, 2),
-            (6, 64, 4, 2),
-            (6, 96, 3, 1),
-            (6, 160, 3, 2),
-            (6, 320, 1, 1),
-        ):
+        first = self.scale(32 * width)
+        layers, channels = [conv_bn(3, first, 3, 2, act=nn.ReLU6())], first
+        table = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3))
+        for (expansion, wide, count), stride in zip((*table, (6, 320, 1)), strides):
+            outputs = self.scale(wide * width)
             for index in range(count):
                 step = stride if index == 0 else 1
                 layers.append(InvertedResidual(channels, outputs, step, expansion))
                 channels = outputs
         layers.append(conv_bn(channels, 1280, 1, act=nn.ReLU6()))
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, 1000))
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, classes))
+
+    @staticmethod
+    def scale(channels):
+        """Round to a multiple of 8, and down by a tenth at most."""
+        rounded = max(8, int(channels + 4) // 8 * 8)
+        return rounded + 8 if rounded < 0.9 * channels else rounded
 
     def forward(self, x):
         x = self.features(x)
         x = functional.adaptive_avg_pool2d(x, 1).reshape(x.shape[0], -1)
         return self.classifier(x)
+
+
+class DigitNet(MobileNetV2):
+    """The architecture of the example, examples/train_mbv2.py."""
+
+    def __init__(self):
+        super().__init__(strides=(1, 1, 2, 2, 1, 1, 1), width=0.35, classes=10)
 
 
 class BasicBlock(nn.Module):
@@ -266,6 +274,7 @@ NETS = OrderedDict(
     mobilenet_v3=(MobileNetV3, (1, 3, 224, 224)),
     shufflenet_v2_x1_0=(ShuffleNetV2, (1, 3, 224, 224)),
     unet=(UNet, (1, 3, 128, 128)),
+    example=(DigitNet, (1, 3, 32, 32)),
 )
 
 

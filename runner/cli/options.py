@@ -14,7 +14,7 @@ from runner.cli.console import Console
 from runner.engines.limits import NAMES
 from runner.engines.select import ENGINES
 from runner.errors import BadInput, ExitCode, RunnerError
-from runner.toolchains.load import load_all_images, load_image
+from runner.toolchains.load import list_variants, load_all_images, load_image, load_toolchain
 from runner.toolchains.model import Image
 
 if TYPE_CHECKING:
@@ -67,6 +67,11 @@ Wheels = Annotated[
     typer.Option(help="A wheel for a pin that has vanished: FILE[#sha256=HEX]."),
 ]
 
+Toolchains = Annotated[
+    Optional[list[str]],
+    typer.Option("--toolchain", help="All images of a toolchain; 'all' for every toolchain's."),
+]
+
 errors = Console(stderr=True)
 
 
@@ -109,12 +114,18 @@ def end_with(report: Report, as_json: bool, quiet: bool) -> NoReturn:
     raise typer.Exit(report.exit_code)
 
 
-def select_images(names: list[str] | None) -> list[Image]:
-    """Return the named images, or all of them, each in every variant. Raises `BadInput`."""
-    if not names:
+def select_images(names: list[str] | None, toolchains: list[str] | None) -> list[Image]:
+    """Return the named images, and those of the named toolchains, each in every variant.
+
+    Without a name, they are those of the default toolchain; 'all' stands for every toolchain that
+    comes with the runner. Raises `BadInput`.
+    """
+    if "all" in (toolchains or ()):
         return load_all_images()
-    wanted = [load_image(name).name for name in names]
-    return [image for image in load_all_images() if image.name in wanted]
+    chains = toolchains or ([] if names else [""])
+    wanted = [load_image(name).name for name in names or ()]
+    wanted += [image for chain in chains for image in load_toolchain(chain).images]
+    return [load_image(n, variant) for n in dict.fromkeys(wanted) for variant in list_variants(n)]
 
 
 def parse_json_object(text: str, option: str) -> dict[str, Any]:

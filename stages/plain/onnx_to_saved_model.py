@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-import string
+import uuid
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
@@ -23,12 +24,13 @@ def convert(job: Job) -> Signature:
     _import_for_one_thread()
     import onnx
     import onnx_tf.backend
+    import onnx_tf.common
 
     signature = job.find_upstream_signature()
     if signature is None:
         raise InputError(f"No report says who made '{job.input.name}'.", "Run the stage before.")
     model = onnx.load(str(job.input))
-    _draw_same_suffixes(onnx_tf.backend)
+    _draw_same_names(onnx_tf)
     with TemporaryDirectory() as name:
         folder = Path(name) / "saved_model"
         try:
@@ -59,12 +61,12 @@ def _read_version() -> str:
     return str(getattr(onnx_tf, "__version__", "") or "")
 
 
-def _draw_same_suffixes(backend: Any) -> None:
-    """Let the suffixes that onnx-tf gives some names be the same each time: it draws them."""
-    if hasattr(backend, "get_unique_suffix"):
-        draw = random.Random(0)
-        letters = string.ascii_lowercase + string.digits
-        backend.get_unique_suffix = lambda: "".join(draw.choice(letters) for _ in range(8))
+def _draw_same_names(package: Any) -> None:
+    """Let the digits of random UUIDs that onnx-tf puts into names be the same ones each time."""
+    draw = random.Random(0)
+    package.common.uuid = SimpleNamespace(
+        uuid4=lambda: uuid.UUID(int=draw.getrandbits(128), version=4)
+    )
 
 
 def _sort_maps(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from runner.cli.console import Console
-from runner.cli.options import Json, print_rows, select_images
+from runner.cli.options import Json, Toolchains, print_rows, select_images
 from runner.errors import BadInput
 from runner.toolchains.load import list_image_names, load_all_images
 
@@ -30,7 +30,10 @@ def list_images(as_json: Json = False) -> None:
 
 
 def build(
-    image: Annotated[Optional[list[str]], typer.Argument(help="Images (default: all).")] = None,
+    image: Annotated[
+        Optional[list[str]], typer.Argument(help="Images (default: the default toolchain's).")
+    ] = None,
+    toolchain: Toolchains = None,
     engine: Annotated[str, typer.Option(help="docker or process.")] = "docker",
     variant: Annotated[str, typer.Option(help="cpu, or cuda for images that have it.")] = "cpu",
 ) -> None:
@@ -38,7 +41,7 @@ def build(
     from runner.cli.progress import ConsoleView
     from runner.engines.select import prepare_engine
 
-    chosen = [item for item in select_images(image) if item.variant == variant]
+    chosen = [item for item in select_images(image, toolchain) if item.variant == variant]
     if not chosen:
         raise BadInput(f"None of these images has a variant '{variant}'.")
     with ConsoleView(Console()) as view:
@@ -53,6 +56,7 @@ def base(
         Optional[list[str]],
         typer.Option(help="Its Python, such as 3.8 (default: those of the images)."),
     ] = None,
+    toolchain: Toolchains = None,
     lock: Annotated[
         bool, typer.Option("--lock", help="Write its packages to images/base/packages.lock.")
     ] = False,
@@ -61,7 +65,7 @@ def base(
     from runner.cli.progress import ConsoleView
     from runner.engines.docker.base_image import lock_base
 
-    for version in python or sorted({image.python for image in select_images(None)}):
+    for version in python or sorted({image.python for image in select_images(None, toolchain)}):
         with ConsoleView(Console()) as view:
             base = _build_base(view, version)
         print(f"{base.tag}: {base.id}")
@@ -80,7 +84,10 @@ def _build_base(view: ConsoleView, python: str) -> BaseImage:
 
 
 def sbom(
-    image: Annotated[Optional[list[str]], typer.Argument(help="Images (default: all).")] = None,
+    image: Annotated[
+        Optional[list[str]], typer.Argument(help="Images (default: the default toolchain's).")
+    ] = None,
+    toolchain: Toolchains = None,
     output: Annotated[
         Optional[Path], typer.Option(help="A folder for IMAGE.cdx.json (default: print it).")
     ] = None,
@@ -91,7 +98,7 @@ def sbom(
     from runner.host.text import make_printable
     from runner.packages.sbom import collect_licences, make_bill_of_materials
 
-    chosen = select_images(image)
+    chosen = select_images(image, toolchain)
     if output is None and len(chosen) > 1:
         raise BadInput(
             f"These are {len(chosen)} images, each with a bill of its own.",

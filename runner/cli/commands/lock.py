@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -12,15 +13,18 @@ from typing import Annotated, Optional
 
 import typer
 
-from runner.cli.options import Json, select_images
+from runner.cli.options import Json, Toolchains, select_images
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.paths import ROOT
 from runner.packages.audit import Finding
 from runner.toolchains.model import add_wheels
 
+_AT_ONCE = 4
+
 
 def lock(
     image: Annotated[Optional[list[str]], typer.Argument(help="Images (default: all).")] = None,
+    toolchain: Toolchains = None,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; fail if a lock is stale.")
     ] = False,
@@ -40,20 +44,24 @@ def lock(
     if audit:
         if check:
             raise BadInput("--check and --audit are two questions.", "Ask one at a time.")
-        _audit(image, archive, wheel or [], as_json)
+        _audit(image, toolchain, archive, wheel or [], as_json)
         return
     if archive or wheel or as_json:
         raise BadInput("--archive, --wheel and --json go with --audit.")
     from runner.packages import resolver
 
+    every = not image and not toolchain
     wanted: list[tuple[str, Path, Callable[[], str]]] = [
-        (item.title, item.lock, partial(resolver.resolve, item)) for item in select_images(image)
+        (item.title, item.lock, partial(resolver.resolve, item))
+        for item in select_images(image, ["all"] if every else toolchain)
     ]
-    if not image and (ROOT / "pyproject.toml").exists():
+    if every and (ROOT / "pyproject.toml").exists():
         wanted.append(("runner", ROOT / "requirements.lock", resolver.resolve_own))
     stale = []
-    for title, path, resolve in wanted:
-        text = resolve()
+    # Resolving is mostly waiting for the index.
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        texts = list(pool.map(lambda item: item[2](), wanted))
+    for (title, path, _), text in zip(wanted, texts, strict=True):
         if not check:
             print(f"{title}: {'written' if resolver.write(path, text) else 'unchanged'}")
         elif difference := resolver.diff_lock(path, text):
@@ -65,17 +73,24 @@ def lock(
         raise BadInput(f"Stale locks: {', '.join(stale)}.", "Write them: runner lock.")
 
 
-def _audit(names: list[str] | None, archive: Path | None, wheels: list[str], as_json: bool) -> None:
+def _audit(
+    names: list[str] | None,
+    toolchains: list[str] | None,
+    archive: Path | None,
+    wheels: list[str],
+    as_json: bool,
+) -> None:
     """Print the audit's findings; raise an error that names the pins that nobody has."""
     from runner.archive.reader import Archive
     from runner.packages.audit import audit_pins
     from runner.packages.user_wheel import accept_wheel
 
-    images = select_images(names)
+    every = not names and not toolchains
+    images = select_images(names, ["all"] if every else toolchains)
     accepted = tuple(accept_wheel(wheel, images) for wheel in wheels)
     images = [add_wheels(image, accepted) for image in images]
     with Archive(archive) if archive else nullcontext() as opened:
-        findings = audit_pins(images, own=not names, archive=opened)
+        findings = audit_pins(images, own=every, archive=opened)
     if as_json:
         print(json.dumps([finding.as_dict() for finding in findings], indent=1))
     else:

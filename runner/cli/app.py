@@ -24,6 +24,7 @@ from runner.cli.commands import (
     machine,
     report,
     reproduce,
+    toolchain,
 )
 from runner.cli.options import errors, print_error
 from runner.errors import BadInput, EnvironmentUnavailable, ExitCode, RunnerError
@@ -60,6 +61,7 @@ images_app.command()(images.sbom)
 app.add_typer(images_app, name="images")
 
 app.add_typer(report.report_app, name="report")
+app.add_typer(toolchain.toolchain_app, name="toolchain")
 
 archive_app = typer.Typer(help="A toolchain in one file, for offline use.", no_args_is_help=True)
 archive_app.command()(archive.save)

@@ -26,7 +26,7 @@ from urllib3.util.retry import Retry
 
 from runner.errors import EnvironmentUnavailable
 from runner.host.files import hash_file
-from runner.packages.lockfile import Pin, filter_release
+from runner.packages.lockfile import Pin, filter_release, parse_release
 from runner.packages.pip_settings import Registry, read_registry
 
 DEFAULT_INDEX = "https://pypi.org/simple"
@@ -48,6 +48,9 @@ class IndexFile:
     """Why it was withdrawn; empty if it was not."""
     source: str = ""
     """The index, without a password."""
+    uploaded: str = ""
+    """When, in the form of ISO 8601; empty where the index does not say."""
+    requires_python: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,18 @@ class PackageIndexes:
 
     def list_files(self, pin: Pin) -> Listing:
         """List the files of a pin's release, whatever their hashes. Raises nothing."""
+        listing = self.list_project(pin.name)
+        files = [_add_hash(file) for file in filter_release(pin, listing.files)]
+        return Listing(tuple(files), listing.problems)
+
+    def list_project(self, name: str) -> Listing:
+        """List the files of all releases of a project. Raises nothing.
+
+        A folder's hashes are left out.
+        """
         files: list[IndexFile] = []
         problems: list[str] = []
-        pages = [(_make_project_url(index, pin.name), index) for index in self._indexes]
+        pages = [(_make_project_url(index, name), index) for index in self._indexes]
         for page, source in [*pages, *((link, link) for link in self._registry.find_links)]:
             if source in self._silent:
                 problems.append(self._silent[source])
@@ -90,7 +102,7 @@ class PackageIndexes:
             except (requests.RequestException, OSError, ValueError) as error:
                 problems.append(f"{hide_password(source)}: {_explain_error(error)}")
                 continue
-            files += [_add_hash(file) for file in filter_release(pin, found)]
+            files += [f for f in found if (parse_release(f.name) or ("",))[0] == name]
         return Listing(tuple(files), tuple(problems))
 
     @contextmanager
@@ -225,6 +237,8 @@ def _parse_json(data: dict[str, Any], page: str, source: str) -> list[IndexFile]
                 int(entry.get("size") or 0),
                 "no reason given" if yanked is True else str(yanked),
                 source,
+                str(entry.get("upload-time") or ""),
+                str(entry.get("requires-python") or ""),
             )
         )
     return files
@@ -234,21 +248,21 @@ def _parse_html(text: str, page: str, source: str) -> list[IndexFile]:
     parser = _Links()
     parser.feed(text)
     files = []
-    for href, yanked in parser.links:
+    for href, yanked, requires_python in parser.links:
         url, fragment = urldefrag(urljoin(urljoin(page, parser.base), href))
         sha256 = fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else ""
         name = unquote(urlparse(url).path.rpartition("/")[2])
-        files.append(IndexFile(name, url, sha256, 0, yanked, source))
+        files.append(IndexFile(name, url, sha256, 0, yanked, source, "", requires_python))
     return files
 
 
 class _Links(HTMLParser):
-    """A parser for the links of a PEP 503 page, and why each was yanked."""
+    """A parser for the links of a PEP 503 page: why each was yanked, and the Pythons it is for."""
 
     def __init__(self) -> None:
         super().__init__()
         self.base = ""
-        self.links: list[tuple[str, str]] = []
+        self.links: list[tuple[str, str, str]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         attributes = dict(attrs)
@@ -258,7 +272,8 @@ class _Links(HTMLParser):
         if tag == "a" and href:
             yanked = "data-yanked" in attributes
             reason = attributes.get("data-yanked") or "no reason given"
-            self.links.append((href, reason if yanked else ""))
+            requires = attributes.get("data-requires-python") or ""
+            self.links.append((href, reason if yanked else "", requires))
 
 
 def _explain_error(error: Exception) -> str:

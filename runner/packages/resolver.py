@@ -25,11 +25,12 @@ from runner.toolchains.model import Image
 BANNER = "# Written by `runner lock`. Do not edit: change"
 
 
-def resolve(image: Image) -> str:
+def resolve(image: Image, constraints: Sequence[str] = ()) -> str:
     """Resolve an image's intent as of its date, and return the lock's text.
 
-    What has only sources is asked for its requirements by the environment's own Python. Raises
-    `EnvironmentUnavailable` with the resolver's own message if it finds no solution.
+    `constraints` narrow down packages that the lock may come to name. What has only sources is
+    asked for its requirements by the environment's own Python. Raises `EnvironmentUnavailable`
+    with the resolver's own message if it finds no solution.
     """
     options = [
         *("--python-version", image.python, "--python-platform", image.platform),
@@ -44,6 +45,9 @@ def resolve(image: Image) -> str:
         if image.overrides:
             (Path(folder) / "overrides.txt").write_text("\n".join(image.overrides) + "\n")
             options += ["--override", "overrides.txt"]
+        if constraints:
+            (Path(folder) / "constraints.txt").write_text("\n".join(constraints) + "\n")
+            options += ["--constraint", "constraints.txt"]
         main_only = not image.indexes
         if image.indexes:
             options += ["--index-strategy", "unsafe-best-match"]

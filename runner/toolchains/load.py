@@ -20,21 +20,35 @@ from runner.schemas.base import NAME
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Reach, Reads, Stage, StandIn, Toolchain
 
 
+def find_user_place() -> Path:
+    """Find the folder of the user's own toolchains: RUNNER_TOOLCHAINS, or ./toolchains."""
+    return Path(os.environ.get("RUNNER_TOOLCHAINS") or "toolchains").absolute()
+
+
 def find_user_folders() -> tuple[Path, ...]:
-    """Find the folders of the user's own toolchains: those of RUNNER_TOOLCHAINS, or ./toolchains.
+    """Find the folders of the user's own toolchains, one for each.
 
     Each holds its toolchains as TOML files and their images in `images`.
     """
-    place = Path(os.environ.get("RUNNER_TOOLCHAINS") or "toolchains")
     try:
-        return tuple(sorted(path.absolute() for path in place.iterdir() if path.is_dir()))
+        found = [path for path in find_user_place().iterdir() if not path.name.startswith(".")]
+        return tuple(sorted(path for path in found if path.is_dir()))
     except OSError:
         return ()
 
 
 def list_image_names(root: Path = ROOT) -> list[str]:
     """List the names of the images that come with the runner."""
-    return sorted(path.parent.name for path in (root / "images").glob("*/image.toml"))
+    return _list_images(root)
+
+
+def list_user_image_names() -> list[str]:
+    """List the names of the images of the user's own toolchains."""
+    return [name for folder in find_user_folders() for name in _list_images(folder)]
+
+
+def _list_images(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in (folder / "images").glob("*/image.toml"))
 
 
 def load_image(name: str, variant: str = DEFAULT_VARIANT, root: Path = ROOT) -> Image:
@@ -106,8 +120,8 @@ def load_all_images(root: Path = ROOT) -> list[Image]:
 def load_toolchain(name: str = "", accepts: str = "", root: Path = ROOT) -> Toolchain:
     """Return the toolchain of this name or short name, or the default one without a name.
 
-    Of several with one short name, `accepts` chooses; without it, the first. Raises `BadInput` if
-    there is none.
+    Of several with one short name, `accepts` chooses; without it, the one whose name it is, or the
+    first. Raises `BadInput` if there is none.
     """
     chains = load_toolchains(root)
     if not name:
@@ -119,7 +133,8 @@ def load_toolchain(name: str = "", accepts: str = "", root: Path = ROOT) -> Tool
             f"There is no toolchain '{name}'.",
             f"Known toolchains: {known}. Your own: runner toolchain new NAME.",
         )
-    return next((chain for chain in found if chain.accepts == accepts), found[0])
+    found.sort(key=lambda chain: (chain.accepts != accepts, chain.name != name))
+    return found[0]
 
 
 def load_toolchains(root: Path = ROOT) -> tuple[Toolchain, ...]:

@@ -1,0 +1,1 @@
+"""Toolchains made from the requirements that others published: `runner toolchain`."""

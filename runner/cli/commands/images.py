@@ -84,9 +84,7 @@ def _build_base(view: ConsoleView, python: str) -> BaseImage:
 
 
 def sbom(
-    image: Annotated[
-        Optional[list[str]], typer.Argument(help="Images (default: the default toolchain's).")
-    ] = None,
+    image: Annotated[Optional[list[str]], typer.Argument(help="Images (default: all).")] = None,
     toolchain: Toolchains = None,
     output: Annotated[
         Optional[Path], typer.Option(help="A folder for IMAGE.cdx.json (default: print it).")
@@ -98,7 +96,7 @@ def sbom(
     from runner.host.text import make_printable
     from runner.packages.sbom import collect_licences, make_bill_of_materials
 
-    chosen = select_images(image, toolchain)
+    chosen = select_images(image, toolchain if image or toolchain else ["all"])
     if output is None and len(chosen) > 1:
         raise BadInput(
             f"These are {len(chosen)} images, each with a bill of its own.",

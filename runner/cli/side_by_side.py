@@ -34,6 +34,8 @@ from runner.toolchains.model import Stage
 
 # Columns of a console from which on everything fits.
 _WIDE = 100
+# Of the matrix: a toolchain's name, and an error with its mark.
+_NAME_WIDTH, _CELL_WIDTH = 14, 10
 
 
 class SideBySideView:
@@ -129,7 +131,7 @@ def render_comparison(comparison: Comparison, folder: Path, width: int) -> Rende
     for result in comparison.toolchains:
         parts.append(_describe(result))
     if comparison.matrix:
-        parts += [Text(), _render_matrix(comparison)]
+        parts += [Text(), _render_matrix(comparison, width)]
     parts += [Text(make_printable(f"beware: {w}"), "yellow") for w in comparison.warnings]
     parts += [Text(make_printable(f"note: {note}"), "dim") for note in comparison.notes]
     if comparison.reference is not None:
@@ -193,7 +195,8 @@ def _describe(result: ToolchainResult) -> Text:
     return line
 
 
-def _render_matrix(comparison: Comparison) -> Table:
+def _render_matrix(comparison: Comparison, width: int) -> RenderableType:
+    """Render the matrix; where its columns do not fit, they have numbers, and a list below."""
     table = Table(
         title="error by interpreter (* the toolchain's own)",
         title_justify="left",
@@ -203,18 +206,23 @@ def _render_matrix(comparison: Comparison) -> Table:
     )
     table.add_column("file of", no_wrap=True)
     images = {cell.image: cell.runtime for cell in comparison.matrix}
-    for image, runtime in images.items():
-        table.add_column(Text(make_printable(f"{runtime}\n{image}")), overflow="fold")
+    heads = [max(len(image), len(runtime)) + 2 for image, runtime in images.items()]
+    fits = sum(heads) + _NAME_WIDTH <= width
+    legend = Text(style="dim")
+    for number, (image, runtime) in enumerate(images.items(), 1):
+        table.add_column(Text(make_printable(f"{runtime}\n{image}") if fits else f"{number}"))
+        legend.append(make_printable(f"{number}: {runtime} ({image})\n"))
+    brief = len(images) * _CELL_WIDTH + _NAME_WIDTH > width
     known = {(cell.toolchain, cell.image): cell for cell in comparison.matrix}
     for name in dict.fromkeys(cell.toolchain for cell in comparison.matrix):
-        cells = [_format_cell(known[name, image]) for image in images]
+        cells = [_format_cell(known[name, image], brief) for image in images]
         table.add_row(Text(make_printable(name)), *cells)
-    return table
+    return table if fits else Group(table, legend)
 
 
-def _format_cell(cell: Cell) -> Text:
+def _format_cell(cell: Cell, brief: bool) -> Text:
     mark = CELLS[cell.state]
-    said = mark.word if cell.error is None or cell.state == "wrong" else ""
     error = "" if cell.error is None else f"{cell.error:.1e}"
-    own = "*" if cell.home else ""
-    return Text(" ".join(filter(None, (said, error))) + own, COLOURS[mark.tone])
+    said = mark.word if brief or cell.error is None or cell.state == "wrong" else ""
+    shown = " ".join(filter(None, (said, "" if brief else error)))
+    return Text(shown + ("*" if cell.home else ""), COLOURS[mark.tone])

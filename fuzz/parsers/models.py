@@ -43,7 +43,7 @@ def read(data: bytes, folder: Path) -> bool:
     path = folder / "file.bin"
     path.write_bytes(data)
     taken = False
-    for chain in load_toolchains():
+    for chain in (chain for chain in load_toolchains() if chain.default):
         try:
             identify_source(chain, path)
             taken = True

@@ -99,7 +99,8 @@ def convert(net: str, weights: Path, chain: str, engine: str, scratch: Path) -> 
     report = json.loads(done.stdout)
     failed = next((s for s in report["stages"] if s["status"] == "failed"), None)
     if failed is not None:
-        return {"outcome": "failed", "why": f"{failed['name']}: {failed['failure']}"[:300]}
+        why = " ".join(failed["failure"].replace(str(Path.home()), "~").split())
+        return {"outcome": "failed", "why": f"{failed['name']}: {why[:200]}"}
     last = report["stages"][-1]["report"]
     floors = [s["report"].get("noise_floor") for s in report["stages"] if s["report"]]
     floor = next((floor["outputs"] for floor in floors if floor and floor["outputs"]), None)

@@ -45,6 +45,7 @@ _FAMILIES = {
     "2-torch": "PyTorch 1.5.1 and its ONNX export",
     "3-onnx-tf": "onnx-tf 1.6.0 and TensorFlow 2.2.0",
     "4-tflite": "TensorFlow 2.4's TFLite converter and interpreter",
+    "5-other-years": "Toolchains of other years",
 }
 
 

@@ -63,7 +63,7 @@ def test_it_is_made_once(made: Path) -> None:
 
 
 @network
-@pytest.mark.slow
+@pytest.mark.years
 def test_it_converts_the_example_and_the_probes(made: Path) -> None:
     example = ROOT / "examples" / "mbv2.pt"
     options = ("--toolchain", "mine", "--engine", "process", "--samples", "20")

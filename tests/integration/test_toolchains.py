@@ -20,7 +20,12 @@ from runner.toolchains.load import load_image, load_toolchain, load_toolchains
 
 NET = SUPPORT / "any_year.py"
 CHAINS = [c.title for c in load_toolchains() if c.accepts == "pytorch" and not c.default]
-FROM_ONNX = [c.title for c in load_toolchains() if c.accepts == "onnx" and not c.default]
+OFTEN = ("2022", "2026-onnx2tf")
+FROM_ONNX = [
+    pytest.param(c.title, marks=() if c.title in OFTEN else pytest.mark.years)
+    for c in load_toolchains()
+    if c.accepts == "onnx" and not c.default
+]
 INPUTS = ("--input", "image=1x8x8x8", "--input", "signal=1x8x8")
 ARCH = ("--arch", f"{NET}:make")
 
@@ -38,6 +43,12 @@ def make_files(image: str, folder: Path) -> Path:
 def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files of torch 1.5.1, whose weights every torch reads."""
     return make_files("torch", tmp_path_factory.mktemp("old"))
+
+
+@pytest.fixture(scope="module")
+def oldest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of torch 1.3.1, whose archives it reads itself."""
+    return make_files("torch-1.3", tmp_path_factory.mktemp("oldest"))
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +164,38 @@ def test_a_newer_operator_set_is_refused_with_who_takes_it(
     done = run_cli("convert", "--from-onnx", model, "--toolchain", "2021", cwd=tmp_path)
     assert done.returncode == BAD_INPUT
     assert "operator set 18" in done.stderr and "--toolchain 2026-onnx2tf" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("known", "chain", "file", "options"),
+    [
+        ("script-in-torch-1-3", "2019", "script.pt", INPUTS),
+        (
+            "operator-set-of-onnx-tf",
+            "2021",
+            "Unsqueezed.pt",
+            ("--arch", f"{NET}:Unsqueezed", "--input", "1x4x8", "--opset", "13"),
+        ),
+        pytest.param(
+            "recurrent-layer-with-variables",
+            "2021",
+            "Recurrent.pt",
+            ("--arch", f"{NET}:Recurrent", "--input", "5x1x4"),
+            marks=pytest.mark.years,
+        ),
+    ],
+)
+def test_a_known_failure_of_a_toolchain(
+    oldest: Path, tmp_path: Path, known: str, chain: str, file: str, options: tuple[str, ...]
+) -> None:
+    done = run_cli(
+        *("convert", "--model", oldest / file, *options, "--toolchain", chain, "--json"),
+        *("--engine", "process", "--samples", "4", "--output", tmp_path / "run"),
+        cwd=tmp_path,
+    )
+    report = json.loads(done.stdout)
+    found = [stage["known"]["id"] for stage in report["stages"] if stage["known"]]
+    assert found == [known], done.stdout[-3000:]
 
 
 def test_an_option_that_a_toolchain_lacks(old: Path, tmp_path: Path) -> None:

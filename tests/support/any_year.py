@@ -26,6 +26,28 @@ class AnyYear(nn.Module):
         return y, self.line(signal), image * 2, self.head(y.mean((2, 3)))
 
 
+class Unsqueezed(nn.Module):
+    """What onnx-tf has no handler for in operator set 13."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Conv1d(4, 4, 3)
+
+    def forward(self, x):
+        return self.line(x).unsqueeze(2)
+
+
+class Recurrent(nn.Module):
+    """An LSTM, whose weights onnx-tf keeps as variables."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells = nn.LSTM(4, 4)
+
+    def forward(self, x):
+        return self.cells(x)[0]
+
+
 def make():
     """Return the net with fresh weights."""
     return AnyYear()
@@ -45,13 +67,12 @@ def main(folder):
     model, inputs = calibrated(), (torch.randn(1, 8, 8, 8), torch.randn(1, 8, 8))
     with torch.no_grad():
         torch.jit.trace(model, inputs).save(str(folder / "script.pt"))
+        for other in (Unsqueezed(), Recurrent()):
+            torch.save(other.state_dict(), str(folder / f"{type(other).__name__}.pt"))
         torch.save(model.state_dict(), str(folder / "weights.pt"))
         torch.save(model, str(folder / "module.pt"))
         if hasattr(torch, "export"):
             torch.export.save(torch.export.export(model, inputs), str(folder / "program.pt2"))
-        else:
-            legacy = {"_use_new_zipfile_serialization": False}
-            torch.save(model.state_dict(), str(folder / "weights.pt"), **legacy)
 
 
 if __name__ == "__main__":

@@ -91,8 +91,8 @@ def resolve_shape(
         return tuple(asked)
     if own is None or any(isinstance(size, str) for size in own[1:]):
         raise InputError(
-            f"The {what}'s input '{name}' has the shape {shown or '(unknown)'}, and TensorFlow "
-            "Lite of 2020 needs fixed sizes.",
+            f"The {what}'s input '{name}' has the shape {shown or '(unknown)'}, and a conversion "
+            "needs fixed sizes.",
             f"Give its shape: --input {name}={'x'.join('N' for _ in own or ()) or '1x3x224x224'}.",
         )
     if own and isinstance(own[0], str):

@@ -1,7 +1,8 @@
 """Draw a finished run for README.md: python docs/picture.py runs/mbv2-...
 
 docs/report.svg is its table on the console, docs/report.png its page, down to the histograms, as
-Chromium shows it (.ci/browser installs one).
+Chromium shows it (.ci/browser installs one). Of a folder of several toolchains' runs,
+docs/side-by-side.png is its page.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from runner.report.html.render import render_run
 from runner.schemas.report import Report
 
 DOCS = Path(__file__).resolve().parent
-sys.path.insert(0, str(DOCS.parent / "tests"))
+sys.path.insert(0, str(DOCS.parent / "tests" / "support"))
 
 from browser import Browser, find_chromium  # noqa: E402
 
@@ -52,8 +53,21 @@ def draw_page(report: Report, name: str) -> None:
         sys.exit(f"{picture} has {picture.stat().st_size} bytes, more than {MOST_BYTES}.")
 
 
+def draw_comparison(folder: Path) -> None:
+    program = find_chromium()
+    if program is None:
+        sys.exit("There is no Chromium: .ci/browser installs one.")
+    with Browser(program) as browser:
+        browser.open(folder.resolve() / "comparison.html", width=1180)
+        end = browser.evaluate("document.documentElement.scrollHeight")
+        browser.screenshot(DOCS / "side-by-side.png", height=min(int(end), 1500), scale=0.8)
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
+    if (folder / "comparison.html").exists():
+        draw_comparison(folder)
+        return
     report = Report.model_validate_json((folder / "report.json").read_text())
     draw_table(report, folder.name)
     draw_page(report, folder.name)

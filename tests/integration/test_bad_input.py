@@ -49,6 +49,8 @@ def tarred() -> bytes:
     return target.getvalue()
 
 
+SAFETENSORS = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+
 # What the file holds, made from the folder of models; then what the message says, in order.
 FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "empty": (lambda m: b"", "is empty.*→ .*cut off"),
@@ -63,8 +65,12 @@ FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "tflite": (lambda m: b"\x1c\0\0\0TFL3" + bytes(600), "TensorFlow Lite model.*→"),
     "onnx": (lambda m: b"\x08\x06\x12\x07pytorch" + bytes(600), "an ONNX model.*→"),
     "safetensors": (
-        lambda m: (64).to_bytes(8, "little") + b'{"w":{}}'.ljust(64) + bytes(8),
-        "safetensors.*→ .*state_dict",
+        lambda m: (64).to_bytes(8, "little") + SAFETENSORS.ljust(64) + bytes(8),
+        "state_dict, weights without.*→ Name what builds",
+    ),
+    "cut safetensors": (
+        lambda m: (64).to_bytes(8, "little") + SAFETENSORS.ljust(64) + bytes(7),
+        "truncated.*→ Copy",
     ),
     "gzip": (lambda m: gzip.compress((m / "cnn.pt").read_bytes()), "compressed.*→ Unpack"),
     "tar": (lambda m: tarred(), "tar archive.*→"),
@@ -204,7 +210,11 @@ OPTIONS: dict[str, tuple[str, Any, str]] = {
     "tolerance nan": ("cnn", ["--tolerance", "nan"], "--tolerance must be .*above 0"),
     "metric": ("cnn", ["--metric", "median"], "no metric 'median'.*→ Metrics: mean, max"),
     "engine": ("cnn", ["--engine", "podman"], "no engine 'podman'.*→ Engines: auto, docker"),
-    "toolchain": ("cnn", ["--toolchain", "jax"], "no toolchain 'jax'.*→ .*pytorch-tflite-2020"),
+    "toolchain": (
+        "cnn",
+        ["--toolchain", "jax"],
+        "no toolchain 'jax'.*→ .*2020-09, 2019.*runner toolchain new",
+    ),
     "stage option": ("cnn", ["--option", "tflite.int8=1"], "option 'tflite.int8'.*→ Known"),
     "stage of an option": ("cnn", ["--option", "jax.flex=1"], "'jax.flex'.*→ Known: torch.opset"),
     "option without value": ("cnn", ["--option", "opset"], "STAGE.NAME=VALUE"),

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, List
 
 from stages.frameworks.saved_model import unpack
 from stages.frameworks.tensorflow import import_tensorflow
 from stages.frameworks.tflite_runtime import check, locate_tensors
-from stages.kit.contract import InputError, Job, Option, Signature, Stage, flag, run_as_program
+from stages.kit.contract import (
+    InputError,
+    Job,
+    Option,
+    Signature,
+    Stage,
+    StageError,
+    flag,
+    run_as_program,
+)
 
 
 def convert(job: Job) -> Signature:
@@ -32,7 +42,10 @@ def convert(job: Job) -> Signature:
 
 
 def convert_with_flex(job: Job, run: Any, flex: List[Any]) -> bytes:
-    """Convert to builtins, or else, if the option `flex` allows it, to TensorFlow's own kernels."""
+    """Convert to builtins, or else, if the option `flex` allows it, to TensorFlow's own kernels.
+
+    Raises `StageError` naming the operators for which there is neither.
+    """
     try:
         return run()  # type: ignore[no-any-return]
     except Exception as error:  # the converter raises ConverterError and plain Exception
@@ -41,13 +54,27 @@ def convert_with_flex(job: Job, run: Any, flex: List[Any]) -> bytes:
             for word in ("flex op", "custom op", "Select TF ops", "SELECT_TF_OPS")
         )
         if not job.options["flex"] or not wanted:
-            raise
-    content = run(*flex)
+            raise _name_operators(error) from error
+    try:
+        content = run(*flex)
+    except Exception as error:
+        raise _name_operators(error) from error
     job.note(
         "Some operators have no TensorFlow Lite builtin: the model needs the Flex delegate "
         "(SELECT_TF_OPS)."
     )
     return content  # type: ignore[no-any-return]
+
+
+def _name_operators(error: Exception) -> Exception:
+    """Return the converter's error in short where it lists operators (TOCO prints a page)."""
+    found = re.search(r"you will need custom implementations: ([^.\n]+)\.", str(error))
+    if found is None:
+        return error
+    return StageError(
+        f"TensorFlow Lite has no operator for what the graph holds: {found[1]}.",
+        "Take another --toolchain: later releases of onnx-tf write other operators.",
+    )
 
 
 STAGE = Stage(

@@ -220,7 +220,7 @@ def test_no_mmdebstrap_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> 
 
 docker = pytest.mark.docker
 LOOK = r"""
-import glob, importlib, json, os, pwd, shutil, sys
+import ast, glob, importlib.util, json, os, pwd, shutil, sys
 names = json.loads(sys.argv[1])
 site = os.path.dirname(os.path.dirname(importlib.import_module(names[0]).__file__))
 scripts = [f for name in names for f in glob.glob(f"{site}/{name}/**/*.py", recursive=True)]
@@ -228,6 +228,12 @@ cached = importlib.util.cache_from_source
 def flags(path):
     with open(cached(path), "rb") as file:
         return int.from_bytes(file.read(8)[4:], "little")
+def is_code(path):
+    # Packages have files for other releases of Python, which this one cannot compile.
+    try:
+        return ast.parse(open(path, "rb").read()) is not None
+    except SyntaxError:
+        return False
 print(json.dumps({
     "versions": {name: importlib.import_module(name).__version__ for name in names},
     "user": [os.getuid(), os.getgid(), pwd.getpwuid(os.getuid()).pw_name],
@@ -236,7 +242,7 @@ print(json.dumps({
     "owner": os.stat("/artifacts").st_uid,
     "compilers": [c for c in ("cc", "gcc", "g++", "c++", "clang", "ld", "pip") if shutil.which(c)],
     "scripts": len(scripts),
-    "uncompiled": [f for f in scripts if not os.path.exists(cached(f))],
+    "uncompiled": [f for f in scripts if not os.path.exists(cached(f)) and is_code(f)],
     # PEP 552: 1 is a hash, 2 would be to check the source against it.
     "flags": sorted({flags(f) for f in scripts + [os.__file__] if os.path.exists(cached(f))}),
     "left": [f for d in ("/tmp", "/dev/shm", "/run/secrets", "/root/.cache")

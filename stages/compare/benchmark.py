@@ -33,8 +33,7 @@ from stages.kit.contract import (
     run_as_program,
     write_json,
 )
-from stages.kit.samples import adapt_layout
-from stages.kit.statistics import OutputStatistics
+from stages.kit.samples import adapt_layout, compare_few
 
 _LONGEST_MESSAGE = 400
 
@@ -147,16 +146,8 @@ def _number(interpreter: Any, known: Signature) -> Signature:
 
 def _compare(predict: Any, few: FewSamples) -> Dict[str, Any]:
     """Run the samples, and return the worst output's error."""
-    found = [
-        OutputStatistics(tensor.name, array.shape[1:], array.dtype)
-        for tensor, array in zip(few.outputs, few.output_arrays)
-    ]
     count = len(few.output_arrays[0])
-    for number in range(count):
-        values = predict([array[number] for array in few.input_arrays])
-        for output, known, value in zip(found, few.output_arrays, values):
-            output.add(known[number][None], np.asarray(value)[None])
-    results = [output.result() for output in found]
+    results = compare_few(predict, few.input_arrays, few.outputs, few.output_arrays, count)
     errors = [result["mean_abs"] for result in results]
     return {
         "samples": count,

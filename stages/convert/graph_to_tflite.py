@@ -10,6 +10,7 @@ import numpy as np
 from stages.convert.flex import sort_attributes
 from stages.fixes.tflite.apply import explain
 from stages.frameworks.tensorflow import (
+    FLEX,
     find_tensors,
     import_tensorflow,
     list_placeholders,
@@ -25,7 +26,6 @@ from stages.kit.contract import (
     Stage,
     StageError,
     Tensor,
-    flag,
     run_as_program,
 )
 from stages.kit.samples import Predict, compare, open_samples
@@ -178,7 +178,7 @@ STAGE = Stage(
     convert=convert,
     check=check,
     options=(
-        Option("flex", flag, True, "use TensorFlow's own kernels where there is no builtin"),
+        FLEX,
         Option("inputs", str, "", "input tensors of a graph made elsewhere, comma-separated"),
         Option("outputs", str, "", "its output tensors"),
     ),

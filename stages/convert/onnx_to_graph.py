@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import sys
-import uuid
-from collections import Counter
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 from stages.convert.io_layout import IO_LAYOUT, note_layout, wants_channels_last_io
 from stages.fixes.catalogue import resolve
-from stages.frameworks.tensorflow import import_tensorflow, load_graph, make_session_config
+from stages.frameworks.onnx_tf import draw_same_names
+from stages.frameworks.tensorflow import check_graph, import_tensorflow
 from stages.kit.contract import (
     InputError,
     Job,
@@ -74,30 +71,6 @@ def convert(job: Job) -> Signature:
     return signature
 
 
-def check(job: Job) -> Optional[Dict[str, Any]]:
-    """Run the frozen graph on every sample and compare its outputs; None without samples."""
-    from stages.kit.samples import compare, open_samples
-
-    samples = open_samples(job.volume)
-    graph = load_graph(job.artifact)
-    job.report["operators"] = dict(Counter(node.type for node in graph.get_operations()))
-    if samples is None:
-        job.note("The volume holds no samples, so the graph was not checked.")
-        return None
-    tf = import_tensorflow()
-    # One session and one callable for all samples: TensorflowRep.run opens a session at each call.
-    config = make_session_config(tf, graph.as_graph_def())
-    with tf.compat.v1.Session(graph=graph, config=config) as session:
-        assert job.signature is not None
-        call = session.make_callable(
-            [tensor.node for tensor in job.signature.outputs],
-            feed_list=[tensor.node for tensor in job.signature.inputs],
-        )
-        return compare(
-            job, samples, f"TensorFlow {tf.__version__}", lambda: lambda values: call(*values)
-        )
-
-
 def _load_backend(job: Job) -> Any:
     """Return onnx-tf's backend, patched to emit a graph for CPUs on any machine.
 
@@ -108,12 +81,7 @@ def _load_backend(job: Job) -> Any:
     import onnx_tf.backend
     import onnx_tf.common
 
-    # Some nodes get eight digits of a random UUID in their names. A seeded generator draws digits
-    # that the tool itself might have drawn, and the same ones each time.
-    draw = random.Random(0)
-    onnx_tf.common.uuid = SimpleNamespace(
-        uuid4=lambda: uuid.UUID(int=draw.getrandbits(128), version=4)
-    )
+    draw_same_names(onnx_tf.common)
     if not job.options["prepare_sees_gpu"]:
         for name, module in list(sys.modules.items()):
             if name.startswith("onnx_tf") and callable(getattr(module, "supports_device", None)):
@@ -252,7 +220,7 @@ STAGE = Stage(
     produces="model.pb",
     packages=("onnx-tf", "tensorflow", "tensorflow-addons", "onnx", "numpy"),
     convert=convert,
-    check=check,
+    check=check_graph,
     options=(
         Option("fixes", str, "all", "repairs to apply: all, none, NAME,... or -NAME,..."),
         Option(

@@ -9,7 +9,7 @@ import numpy as np
 
 from stages.frameworks.onnx_files import make_predict, set_shapes
 from stages.kit import samples
-from stages.kit.contract import InputError, Job, Signature, StageError, Tensor
+from stages.kit.contract import InputError, Job, Signature, Tensor
 from stages.kit.given_model import look_at_run
 from stages.kit.samples import Samples
 
@@ -33,10 +33,8 @@ def write_given_onnx(job: Job, model: Any, inputs: Sequence[Tensor]) -> Signatur
     import onnxruntime
 
     names = [value.name for value in model.graph.output]
-    if job.request.get("check", {}).get("reference"):
-        reference = samples.open_samples(job.volume)
-        if reference is None:
-            raise StageError("The request names a reference, and the volume holds none.")
+    reference = samples.open_given_reference(job)
+    if reference is not None:
         _verify_same(reference, inputs, names)
         job.report["noise_floor"] = reference.noise_floor
         job.note(f"The reference is that of {job.request['check']['reference']}.")

@@ -23,6 +23,9 @@ from stages.kit.contract import InputError
 # The keys under which training scripts keep the weights in a checkpoint.
 _CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 
+# Where a model that is a loaded program keeps that: under a name that no model of a user's has.
+_PROGRAM = "_program_of_this_file"
+
 Note = Callable[[str], None]
 
 
@@ -210,12 +213,15 @@ def _load_program(path: Path) -> Any:
             "Export it with this release of PyTorch, or an older one.",
         ) from error
     model = program.module()
-    model.program = program
     # An exported program is fixed in the mode that it was exported in, and refuses both calls.
     model.eval = model.train = lambda *_: model
-    examples = program.example_inputs
-    model.example = tuple(examples[0]) if examples and not examples[1] else ()
+    setattr(model, _PROGRAM, program)
     return model
+
+
+def get_program(model: Any) -> Optional[Any]:
+    """Return the program of torch.export that a model was loaded from; None of any other model."""
+    return getattr(model, _PROGRAM, None)
 
 
 def _make_load_error(path: Path, script_error: Exception, error: Exception) -> InputError:
@@ -372,7 +378,11 @@ def infer_inputs(model: Any) -> Tuple[Tuple[Tuple[int, ...], str], str]:
 
 
 def read_example_inputs(model: Any) -> Tuple[List[Dict[str, Any]], str]:
-    """Return the inputs that a program was exported with, as (specs, why)."""
+    """Return the inputs that a program was exported with, as (specs, why); none of other models."""
+    program = get_program(model)
+    examples, named = (program.example_inputs if program is not None else None) or ((), {})
+    if named or not examples:
+        return [], ""
     names = list_forward_names(model)
     specs = [
         {
@@ -380,7 +390,7 @@ def read_example_inputs(model: Any) -> Tuple[List[Dict[str, Any]], str]:
             "shape": tuple(value.shape),
             "dtype": str(value.dtype).partition(".")[2],
         }
-        for place, value in enumerate(model.example)
+        for place, value in enumerate(examples)
     ]
     shown = ", ".join("x".join(map(str, spec["shape"])) for spec in specs)
     return specs, f"Input shapes as the program was exported with: {shown}."

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
-from typing import Any, List, Set
+from typing import Any, Dict, List, Optional, Set
 
-from stages.kit.contract import InputError
+from stages.kit.contract import InputError, Job, Option, flag
+from stages.kit.samples import compare, open_samples
+
+FLEX = Option("flex", flag, True, "use TensorFlow's own kernels where there is no builtin")
 
 # Operations that are no outputs of a graph although nothing consumes them.
 _NOT_OUTPUTS = ("Const", "Placeholder", "NoOp", "Assert", "Assign")
@@ -101,6 +105,28 @@ def make_session_config(tf: Any, graph_def: Any) -> Any:
     )
     config.graph_options.rewrite_options.disable_meta_optimizer = True
     return config
+
+
+def check_graph(job: Job) -> Optional[Dict[str, Any]]:
+    """Run the job's frozen graph on every sample and compare its outputs; None without samples."""
+    tf = import_tensorflow()
+    samples = open_samples(job.volume)
+    graph = load_graph(job.artifact)
+    job.report["operators"] = dict(Counter(node.type for node in graph.get_operations()))
+    if samples is None:
+        job.note("The volume holds no samples, so the graph was not checked.")
+        return None
+    # One session and one callable for all samples: TensorflowRep.run opens a session at each call.
+    config = make_session_config(tf, graph.as_graph_def())
+    with tf.compat.v1.Session(graph=graph, config=config) as session:
+        assert job.signature is not None
+        call = session.make_callable(
+            [tensor.node for tensor in job.signature.outputs],
+            feed_list=[tensor.node for tensor in job.signature.inputs],
+        )
+        return compare(
+            job, samples, f"TensorFlow {tf.__version__}", lambda: lambda values: call(*values)
+        )
 
 
 def strip_output_index(name: str) -> str:

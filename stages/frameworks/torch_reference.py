@@ -20,10 +20,9 @@ import numpy as np
 
 from stages.frameworks import load_torch
 from stages.kit import samples
-from stages.kit.contract import InputError, Job, Option, Signature, StageError, Tensor
+from stages.kit.contract import InputError, Job, Option, Signature, Tensor
 from stages.kit.given_model import parse_inputs
 from stages.kit.samples import Samples, bound_integers, lacks_range
-from stages.kit.statistics import OutputStatistics
 
 # How often values are drawn that are to tell inputs apart.
 _MOST_DRAWS = 20
@@ -65,7 +64,7 @@ def open_model(job: Job) -> OpenedModel:
     np.random.seed(0)
     torch.manual_seed(0)
     model = load_job_model(job, job.input)
-    given = _open_given_reference(job)
+    given = samples.open_given_reference(job)
     if given is not None:
         draft = given
     else:
@@ -133,15 +132,6 @@ def _add_noise_floor(job: Job, torch: Any, model: Any, reference: Samples) -> Sa
     return replace(reference, noise_floor=floor, random=True)
 
 
-def _open_given_reference(job: Job) -> Optional[Samples]:
-    if not job.request.get("check", {}).get("reference"):
-        return None
-    given = samples.open_samples(job.volume)
-    if given is None:
-        raise StageError("The request names a reference, and the volume holds none.")
-    return given
-
-
 def _match_given_outputs(given: Samples, outputs: Sequence[Any]) -> List[str]:
     shapes = [tuple(output.shape) for output in outputs]
     wanted = [tensor.shape for tensor in given.outputs]
@@ -158,17 +148,12 @@ def _report_distance(job: Job, opened: OpenedModel) -> None:
     import torch
 
     count = min(opened.draft.count, 16)
+    given = opened.draft
     predict = make_predict(torch, copy_model(torch, opened.model))
-    arrays = opened.draft.input_arrays
-    statistics = [
-        OutputStatistics(tensor.name, tensor.shape, np.dtype(tensor.dtype))
-        for tensor in opened.draft.outputs
-    ]
-    for number in range(count):
-        values = predict([array[number] for array in arrays])
-        for output, known, value in zip(statistics, opened.draft.output_arrays, values):
-            output.add(known[number][None], value[None])
-    errors = [output.result()["mean_abs"] for output in statistics]
+    results = samples.compare_few(
+        predict, given.input_arrays, given.outputs, given.output_arrays, count
+    )
+    errors = [result["mean_abs"] for result in results]
     worst = max((error for error in errors if error is not None), default=None)
     job.note(
         f"The reference is that of {job.request['check']['reference']}; the outputs of PyTorch "
@@ -184,9 +169,10 @@ def resolve_inputs(job: Job, model: Any) -> List[Tensor]:
     if not specs and arrays:
         specs, why = load_torch.infer_inputs_from_arrays(model, job.volume / arrays)
         job.note(why)
-    if not specs and getattr(model, "example", ()):
+    if not specs:
         specs, why = load_torch.read_example_inputs(model)
-        job.note(why)
+        if specs:
+            job.note(why)
     if not specs:
         (shape, dtype), why = load_torch.infer_inputs(model)
         job.note(why)

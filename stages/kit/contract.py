@@ -186,6 +186,15 @@ class Job:
                 return Signature.from_dict(report["signature"])
         return None
 
+    def require_upstream_signature(self) -> Signature:
+        """Return the input artifact's signature. Raises `InputError` if no stage has told it."""
+        signature = self.find_upstream_signature()
+        if signature is None:
+            raise InputError(
+                f"No report says who made '{self.input.name}'.", "Run the stage before this one."
+            )
+        return signature
+
 
 _last_progress = 0.0
 

@@ -129,6 +129,19 @@ def open_samples(volume: Path) -> Optional[Samples]:
     return samples
 
 
+def open_given_reference(job: Job) -> Optional[Samples]:
+    """Open the samples and reference outputs that the run was given; None if it makes its own.
+
+    Raises `StageError` if the volume lacks what the request names.
+    """
+    if not job.request.get("check", {}).get("reference"):
+        return None
+    given = open_samples(job.volume)
+    if given is None:
+        raise StageError("The request names a reference, and the volume holds none.")
+    return given
+
+
 def make_inputs(job: Job, inputs: Sequence[Tensor]) -> Samples:
     """Write the requested samples, the user's own or generated ones, and return them.
 
@@ -393,6 +406,22 @@ def _make_statistics(
         OutputStatistics(tensor.name, array.shape[1:], array.dtype)
         for tensor, array in zip(outputs, references)
     ]
+
+
+def compare_few(
+    predict: Predict,
+    inputs: Sequence[np.ndarray],
+    outputs: Sequence[Tensor],
+    references: Sequence[np.ndarray],
+    count: int,
+) -> List[Dict[str, Any]]:
+    """Run the first `count` samples one after the other; return the statistics of each output."""
+    statistics = _make_statistics(outputs, references)
+    for number in range(count):
+        values = predict([array[number] for array in inputs])
+        for output, known, value in zip(statistics, references, values):
+            output.add(known[number][None], np.asarray(value)[None])
+    return [output.result() for output in statistics]
 
 
 def _fingerprint(array: np.ndarray) -> str:

@@ -6,9 +6,9 @@ import os
 import sys
 from typing import Any
 
-from stages.frameworks.tensorflow import import_tensorflow, strip_output_index
+from stages.frameworks.tensorflow import FLEX, import_tensorflow, strip_output_index
 from stages.frameworks.tflite_runtime import check, locate_tensors
-from stages.kit.contract import InputError, Job, Option, Signature, Stage, flag, run_as_program
+from stages.kit.contract import Job, Signature, Stage, run_as_program
 from stages.plain.saved_model_to_tflite import convert_with_flex
 
 
@@ -17,9 +17,7 @@ def convert(job: Job) -> Signature:
     # TensorFlow 1.15 starts its converter, `toco_from_protos`, by name.
     os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")
     tf = import_tensorflow()
-    known = job.find_upstream_signature()
-    if known is None:
-        raise InputError(f"No report says who made '{job.input.name}'.", "Run the stage before.")
+    known = job.require_upstream_signature()
 
     def run(*operators: Any) -> bytes:
         converter = tf.compat.v1.lite.TFLiteConverter.from_frozen_graph(
@@ -46,7 +44,7 @@ STAGE = Stage(
     packages=("tensorflow", "numpy"),
     convert=convert,
     check=check,
-    options=(Option("flex", flag, True, "use TensorFlow's own kernels where there is no builtin"),),
+    options=(FLEX,),
 )
 
 if __name__ == "__main__":

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import random
-import uuid
-from collections import Counter
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any, Dict, Optional
+from typing import Any
 
-from stages.frameworks.tensorflow import import_tensorflow, load_graph, make_session_config
+from stages.frameworks.onnx_tf import draw_same_names
+from stages.frameworks.tensorflow import check_graph, import_tensorflow
 from stages.kit.contract import (
-    InputError,
     Job,
     Signature,
     Stage,
@@ -19,7 +15,6 @@ from stages.kit.contract import (
     Tensor,
     run_as_program,
 )
-from stages.kit.samples import compare, open_samples
 
 
 def convert(job: Job) -> Signature:
@@ -29,14 +24,8 @@ def convert(job: Job) -> Signature:
     import onnx_tf.common
 
     tf = import_tensorflow()
-    known = job.find_upstream_signature()
-    if known is None:
-        raise InputError(f"No report says who made '{job.input.name}'.", "Run the stage before.")
-    # Some nodes get digits of a random UUID in their names: let it be the same ones each time.
-    draw = random.Random(0)
-    onnx_tf.common.uuid = SimpleNamespace(
-        uuid4=lambda: uuid.UUID(int=draw.getrandbits(128), version=4)
-    )
+    known = job.require_upstream_signature()
+    draw_same_names(onnx_tf.common)
     try:
         model = onnx.load(str(job.input))
         _part_outputs(onnx, model.graph)
@@ -77,27 +66,6 @@ def _locate(tensor: Tensor, representation: Any, renamed: bool = False) -> Tenso
     return replace(tensor, node=node)
 
 
-def check(job: Job) -> Optional[Dict[str, Any]]:
-    """Run the frozen graph on every sample and compare its outputs; None without samples."""
-    tf = import_tensorflow()
-    graph = load_graph(job.artifact)
-    job.report["operators"] = dict(Counter(node.type for node in graph.get_operations()))
-    samples = open_samples(job.volume)
-    if samples is None:
-        job.note("The volume holds no samples, so the graph was not checked.")
-        return None
-    assert job.signature is not None
-    config = make_session_config(tf, graph.as_graph_def())
-    with tf.compat.v1.Session(graph=graph, config=config) as session:
-        call = session.make_callable(
-            [tensor.node for tensor in job.signature.outputs],
-            feed_list=[tensor.node for tensor in job.signature.inputs],
-        )
-        return compare(
-            job, samples, f"TensorFlow {tf.__version__}", lambda: lambda values: call(*values)
-        )
-
-
 STAGE = Stage(
     name="onnx-tf",
     summary=__doc__ or "",
@@ -105,7 +73,7 @@ STAGE = Stage(
     produces="model.pb",
     packages=("onnx-tf", "tensorflow", "onnx", "numpy"),
     convert=convert,
-    check=check,
+    check=check_graph,
 )
 
 if __name__ == "__main__":

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import random
-import uuid
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
+from stages.frameworks.onnx_tf import draw_same_names
 from stages.frameworks.saved_model import pack, unpack
 from stages.frameworks.tensorflow import import_tensorflow
-from stages.kit.contract import InputError, Job, Signature, Stage, StageError, run_as_program
+from stages.kit.contract import Job, Signature, Stage, StageError, run_as_program
 from stages.kit.matching import strip_tensor_name
 from stages.kit.samples import Predict, compare, open_samples
 
@@ -26,11 +24,9 @@ def convert(job: Job) -> Signature:
     import onnx_tf.backend
     import onnx_tf.common
 
-    signature = job.find_upstream_signature()
-    if signature is None:
-        raise InputError(f"No report says who made '{job.input.name}'.", "Run the stage before.")
+    signature = job.require_upstream_signature()
     model = onnx.load(str(job.input))
-    _draw_same_names(onnx_tf)
+    draw_same_names(onnx_tf.common)
     with TemporaryDirectory() as name:
         folder = Path(name) / "saved_model"
         try:
@@ -59,14 +55,6 @@ def _read_version() -> str:
     import onnx_tf
 
     return str(getattr(onnx_tf, "__version__", "") or "")
-
-
-def _draw_same_names(package: Any) -> None:
-    """Let the digits of random UUIDs that onnx-tf puts into names be the same ones each time."""
-    draw = random.Random(0)
-    package.common.uuid = SimpleNamespace(
-        uuid4=lambda: uuid.UUID(int=draw.getrandbits(128), version=4)
-    )
 
 
 def _sort_maps(path: Path) -> None:

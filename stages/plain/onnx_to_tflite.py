@@ -33,9 +33,7 @@ _LAYOUTS = ("nchw", "nhwc")
 
 def convert(job: Job) -> Signature:
     """Write the .tflite file and return its signature."""
-    known = job.find_upstream_signature()
-    if known is None:
-        raise InputError(f"No report says who made '{job.input.name}'.", "Run the stage before.")
+    known = job.require_upstream_signature()
     if job.options["io_layout"] not in _LAYOUTS:
         raise InputError(f"--io-layout is one of {', '.join(_LAYOUTS)}.")
     with TemporaryDirectory() as name:

@@ -6,16 +6,13 @@ import re
 from typing import Any, List
 
 from stages.frameworks.saved_model import unpack
-from stages.frameworks.tensorflow import import_tensorflow
+from stages.frameworks.tensorflow import FLEX, import_tensorflow
 from stages.frameworks.tflite_runtime import check, locate_tensors
 from stages.kit.contract import (
-    InputError,
     Job,
-    Option,
     Signature,
     Stage,
     StageError,
-    flag,
     run_as_program,
 )
 
@@ -23,9 +20,7 @@ from stages.kit.contract import (
 def convert(job: Job) -> Signature:
     """Write the .tflite file and return its signature."""
     tf = import_tensorflow()
-    known = job.find_upstream_signature()
-    if known is None:
-        raise InputError(f"No report says who made '{job.input.name}'.", "Run the stage before.")
+    known = job.require_upstream_signature()
     with unpack(job.input) as folder:
 
         def run(*operators: Any) -> bytes:
@@ -85,7 +80,7 @@ STAGE = Stage(
     packages=("tensorflow", "numpy"),
     convert=convert,
     check=check,
-    options=(Option("flex", flag, True, "use TensorFlow's own kernels where there is no builtin"),),
+    options=(FLEX,),
 )
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import logging
 import warnings
 from typing import Any, Dict
 
+from stages.frameworks.load_torch import get_program
 from stages.frameworks.onnx_files import name_outputs
 from stages.frameworks.onnx_runtime import check
 from stages.frameworks.torch_reference import OPTIONS, OpenedModel, open_model, write_reference
@@ -41,7 +42,7 @@ def _export(job: Job, opened: OpenedModel) -> None:
         "opset_version": job.options["opset"],
     }
     known = inspect.signature(torch.onnx.export).parameters
-    program = getattr(opened.model, "program", None)
+    program = get_program(opened.model)
     model = program or opened.model
     if program is not None:
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)

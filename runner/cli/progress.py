@@ -24,6 +24,17 @@ from runner.schemas.report import Report, StageRecord
 from runner.toolchains.model import Stage
 
 
+def make_live(console: Console, render: Callable[[], RenderableType]) -> Live:
+    """Make the part of a terminal that changes, and that is gone in the end."""
+    return Live(
+        console=console,
+        get_renderable=render,
+        refresh_per_second=8,
+        transient=True,
+        auto_refresh=console.is_terminal,
+    )
+
+
 class ConsoleView(Observer):
     """An observer that shows a run live on a terminal, and as plain lines elsewhere."""
 
@@ -32,13 +43,7 @@ class ConsoleView(Observer):
         self._verbose = verbose
         self._setup: Progress | None = None
         self._rows: list[Row] = []
-        self._live = Live(
-            console=console,
-            get_renderable=self._render,
-            refresh_per_second=8,
-            transient=True,
-            auto_refresh=console.is_terminal,
-        )
+        self._live = make_live(console, self._render)
 
     def __enter__(self) -> ConsoleView:
         if self._console.is_terminal:

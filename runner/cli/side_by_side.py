@@ -10,12 +10,11 @@ from types import TracebackType
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from runner.cli.console import Console
-from runner.cli.progress import Row
+from runner.cli.progress import Row, make_live
 from runner.cli.summary import explain_failure
 from runner.conversion.observer import Observer
 from runner.host.files import format_bytes, format_relative_path
@@ -47,13 +46,7 @@ class SideBySideView:
     def __init__(self, console: Console, verbose: bool = False) -> None:
         self.console, self.verbose = console, verbose
         self.rows: dict[str, Row] = {}
-        self._live = Live(
-            console=console,
-            get_renderable=self._render,
-            refresh_per_second=8,
-            transient=True,
-            auto_refresh=console.is_terminal,
-        )
+        self._live = make_live(console, self._render)
 
     def __enter__(self) -> SideBySideView:
         if self.console.is_terminal:

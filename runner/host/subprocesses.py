@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,22 @@ class Programs:
                 ) from None
             self._running.add(process)
             return process
+
+
+def run_together(jobs: Sequence[Callable[[Programs], None]], width: int) -> None:
+    """Run jobs in threads, at most `width` at a time, that start their programs through `Programs`.
+
+    Whatever interrupts the caller, or fails in one of them, ends the programs of all.
+    """
+    programs = Programs()
+    with ThreadPoolExecutor(width) as pool:
+        try:
+            for started in [pool.submit(job, programs) for job in jobs]:
+                started.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            programs.end()
+            raise
 
 
 def run_showing_lines(

@@ -162,10 +162,10 @@ def _sort_options(chain: Toolchain, options: Mapping[str, Any]) -> dict[str, dic
     """Sort options by the stages that know them. Raises `BadInput` for one that none knows."""
     sorted_options = {stage.name: dict(stage.defaults) for stage in chain.stages}
     for key, value in options.items():
-        name, dot, option = key.rpartition(".")
-        takers = [s for s in chain.stages if (not dot or s.name == name) and option in s.options]
         if value in ("", None):
             continue
+        option = key.rpartition(".")[2]
+        takers = chain.find_takers(key)
         if not takers:
             raise _make_option_error(chain, key, option)
         for stage in takers:
@@ -175,7 +175,7 @@ def _sort_options(chain: Toolchain, options: Mapping[str, Any]) -> dict[str, dic
 
 def _make_option_error(chain: Toolchain, key: str, option: str) -> BadInput:
     known = ", ".join(f"{s.name}.{o}" for s in chain.stages for o in s.options)
-    others = dict.fromkeys(c.title for c in load_toolchains() if option in c.options)
+    others = dict.fromkeys(c.title for c in load_toolchains() if c.find_takers(option))
     elsewhere = f" Toolchains that have it: {', '.join(others)}." if others else ""
     return BadInput(
         f"No stage of the toolchain '{chain.title}' has the option '{key}'.",

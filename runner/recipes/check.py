@@ -98,7 +98,7 @@ def _convert(
     chain: Toolchain, probe: Probe, suffix: str, output: Path, engine: str, observer: Observer
 ) -> Report:
     place = ROOT / "stages" / "probes"
-    takes_arch = "arch" in chain.options
+    takes_arch = bool(chain.find_takers("arch"))
     return convert(
         Source(place / f"{probe.name}{suffix}", f"{place / 'nets.py'}:{probe.arch}")
         if takes_arch

@@ -65,7 +65,7 @@ def list_candidates(
     titles = names if asked else dict.fromkeys(chain.title for chain in load_toolchains())
     chains = {c.name: c for c in (load_toolchain(title, accepts) for title in titles)}
     for option, value in options.items():
-        if value not in ("", None) and not any(knows(c, option) for c in chains.values()):
+        if value not in ("", None) and not any(c.find_takers(option) for c in chains.values()):
             raise BadInput(
                 f"None of these toolchains has the option '{option}'.",
                 "See `runner stages --toolchain NAME`.",
@@ -83,7 +83,7 @@ def list_candidates(
                 source,
                 check,
                 toolchain=chain.name,
-                options={key: value for key, value in options.items() if knows(chain, key)},
+                options={key: value for key, value in options.items() if chain.find_takers(key)},
                 wheels=_select_wheels(chain, chains.values(), settings.wheels),
                 gpu=settings.gpu,
                 output=output / name,
@@ -100,17 +100,11 @@ def list_candidates(
     return found
 
 
-def knows(chain: Toolchain, key: str) -> bool:
-    """Tell whether a stage of the toolchain has the option NAME, or STAGE.NAME."""
-    stage, dot, option = key.rpartition(".")
-    return any((not dot or s.name == stage) and option in s.options for s in chain.stages)
-
-
 def list_dropped_options(found: Sequence[Candidate], options: Mapping[str, Any]) -> list[str]:
     """Say which toolchains go without an option that was given."""
     notes = []
     for key, value in options.items():
-        without = [c.name for c in found if c.plan is not None and not knows(c.chain, key)]
+        without = [c.name for c in found if c.plan is not None and not c.chain.find_takers(key)]
         if value not in ("", None) and without:
             notes.append(f"Without the option {key}, which they do not have: {', '.join(without)}.")
     return notes

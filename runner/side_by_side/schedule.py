@@ -10,8 +10,8 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from runner.conversion.settings import RunSettings
 from runner.engines.limits import read_available_memory, read_machine_memory
 from runner.host.paths import PACKAGE
 from runner.host.process_identity import make_scratch_folder
-from runner.host.subprocesses import Programs
+from runner.host.subprocesses import Programs, run_together
 from runner.planning.plan import Plan
 from runner.schemas.report import StageRecord
 from runner.toolchains.model import Stage
@@ -55,26 +55,19 @@ def run_in_processes(
 
     Whatever interrupts the caller ends all of them.
     """
-    programs = Programs()
-    with make_scratch_folder("side") as scratch, ThreadPoolExecutor(width) as pool:
+    with make_scratch_folder("side") as scratch:
         jobs = [
-            pool.submit(_run, task, scratch / f"{number}.task", programs, finished)
+            partial(_run, task, scratch / f"{number}.task", finished)
             for number, task in enumerate(tasks)
         ]
-        try:
-            for job in jobs:
-                job.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            programs.end()
-            raise
+        run_together(jobs, width)
 
 
 def _run(
     task: Task,
     file: Path,
-    programs: Programs,
     finished: Callable[[Task, tuple[str, ...]], None],
+    programs: Programs,
 ) -> None:
     view = task.settings.observer
     file.write_bytes(

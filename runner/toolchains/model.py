@@ -205,10 +205,10 @@ class Toolchain:
         """The name for people: the short one, if it has any."""
         return self.short or self.name
 
-    @property
-    def options(self) -> frozenset[str]:
-        """The options that any of its stages understands."""
-        return frozenset(option for stage in self.stages for option in stage.options)
+    def find_takers(self, key: str) -> list[Stage]:
+        """Find the stages that understand the option NAME, or STAGE.NAME."""
+        name, dot, option = key.rpartition(".")
+        return [s for s in self.stages if (not dot or s.name == name) and option in s.options]
 
     @property
     def images(self) -> tuple[str, ...]:

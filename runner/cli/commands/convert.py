@@ -157,7 +157,7 @@ def convert(
             *(as_json, quiet, verbose),
         )
     chain = _choose_toolchain(kind, toolchain or "")
-    if faithful and "fixes" in chain.options:
+    if faithful and chain.find_takers("fixes"):
         options["fixes"] = "none"
     report = convert_model(
         source,
@@ -184,11 +184,11 @@ def _convert_side_by_side(
 ) -> NoReturn:
     """Convert with several toolchains, show the comparison, and exit with its exit code."""
     from runner.cli.side_by_side import SideBySideView, render_comparison
-    from runner.side_by_side.candidates import knows, split_names
+    from runner.side_by_side.candidates import split_names
     from runner.side_by_side.run import choose_output, convert_side_by_side
 
     names = split_names(toolchains)
-    if faithful and any(knows(chain, "fixes") for chain in load_toolchains()):
+    if faithful and any(chain.find_takers("fixes") for chain in load_toolchains()):
         options["fixes"] = "none"
     console = Console(quiet=as_json or quiet)
     output = choose_output(source, settings)

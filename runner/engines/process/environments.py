@@ -9,8 +9,8 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,7 +20,7 @@ from uv import find_uv_bin
 from runner.engines.base import Progress
 from runner.errors import EnvironmentUnavailable
 from runner.host.paths import cache_folder
-from runner.host.subprocesses import Programs
+from runner.host.subprocesses import Programs, run_together
 from runner.packages.cpython import Interpreter, find_cpython
 from runner.packages.lockfile import parse_lock
 from runner.packages.pip_settings import make_uv_environment
@@ -90,27 +90,19 @@ def install_missing(images: Sequence[Image], progress: Progress) -> None:
     if not missing:
         return
     tasks = [progress.task(f"environment {image.title}") for image in missing]
-    programs = Programs()
     # Downloads of one environment overlap with the unpacking of another.
-    with ThreadPoolExecutor(len(missing)) as pool:
-        try:
-            jobs = [
-                pool.submit(_install, image, interpreters[image.python], programs, show)
-                for image, show in zip(missing, tasks, strict=True)
-            ]
-            for job in jobs:
-                job.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            programs.end()
-            raise
+    jobs = [
+        partial(_install, image, interpreters[image.python], show)
+        for image, show in zip(missing, tasks, strict=True)
+    ]
+    run_together(jobs, width=len(missing))
 
 
 def _install(
     image: Image,
     interpreter: Interpreter,
-    programs: Programs,
     show: Callable[[str, float | None], None],
+    programs: Programs,
 ) -> None:
     """Create an image's virtual environment, which gets its final name only once complete."""
     folder = locate_environment(image, interpreter)

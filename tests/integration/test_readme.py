@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from harness import ENGINES, ROOT
 
+from runner.toolchains.load import Toolchain, load_image, load_toolchain, load_toolchains
+
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^    (python3 bootstrap\.py .+)$", README, re.MULTILINE)
 
@@ -61,6 +63,32 @@ def test_the_exit_codes_are_all_there() -> None:
 
 
 def test_the_pins_are_those_of_the_intents() -> None:
-    for intent in sorted((ROOT / "images").glob("*/requirements.in")):
-        for name, version in re.findall(r"^([a-z-]+)==(\S+)$", intent.read_text(), re.MULTILINE):
+    images = {stage.image for stage in load_toolchain().stages}
+    assert len(images) == 3
+    for image in images:
+        for name, version in list_pins(load_image(image).intent):
             assert version in README, f"{name} {version}"
+
+
+@pytest.mark.parametrize("chain", load_toolchains(), ids=lambda chain: chain.title)
+def test_the_page_of_toolchains_has_the_tools_of_the_intents(chain: Toolchain) -> None:
+    page = (ROOT / "docs/toolchains.md").read_text()
+    row = re.search(
+        rf"^\| `{re.escape(chain.title.removesuffix('-onnx'))}` \|.*$", page, re.MULTILINE
+    )
+    assert row, chain.title
+    named = {"torch", "onnx-tf", "onnx2tf", "litert-torch", "tensorflow-cpu"}
+    for stage in chain.stages:
+        for name, version in list_pins(load_image(stage.image).intent):
+            if name in named:
+                short = ".".join(version.split(".")[:2])
+                tool = name.removesuffix("-cpu").replace("tensorflow", "TensorFlow")
+                assert re.search(rf"{tool} [^,;]*\b{re.escape(short)}", row.group()), (
+                    name,
+                    version,
+                )
+
+
+def list_pins(intent: Path) -> list[tuple[str, str]]:
+    """Return the names and versions that a requirements.in pins."""
+    return re.findall(r"^([a-z0-9-]+)==(\S+)$", intent.read_text(), re.MULTILINE)

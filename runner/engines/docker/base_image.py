@@ -182,7 +182,8 @@ def copy_cpython(executable: Path, version: str, target: Path) -> str:
         symlinks=True,
         ignore=shutil.ignore_patterns(*_LEFT_OUT),
     )
-    for library in Path(prefix, "lib").glob(f"libpython{version}.so*"):
+    # Up to Python 3.7 the name has the ABI's flags: libpython3.7m.so.
+    for library in Path(prefix, "lib").glob(f"libpython{version}*.so*"):
         shutil.copy(library, target / "lib" / library.name, follow_symlinks=False)
     return full_version
 

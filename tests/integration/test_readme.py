@@ -63,7 +63,7 @@ def test_the_exit_codes_are_all_there() -> None:
 
 
 def test_the_pins_are_those_of_the_intents() -> None:
-    images = {stage.image for stage in load_toolchain().stages}
+    images = load_toolchain().images
     assert len(images) == 3
     for image in images:
         for name, version in list_pins(load_image(image).intent):
@@ -73,20 +73,21 @@ def test_the_pins_are_those_of_the_intents() -> None:
 @pytest.mark.parametrize("chain", load_toolchains(), ids=lambda chain: chain.title)
 def test_the_page_of_toolchains_has_the_tools_of_the_intents(chain: Toolchain) -> None:
     page = (ROOT / "docs/toolchains.md").read_text()
-    row = re.search(
-        rf"^\| `{re.escape(chain.title.removesuffix('-onnx'))}` \|.*$", page, re.MULTILINE
-    )
+    row = re.search(rf"^\| `{re.escape(chain.title)}` \|.*$", page, re.MULTILINE)
     assert row, chain.title
     named = {"torch", "onnx-tf", "onnx2tf", "litert-torch", "tensorflow-cpu"}
-    for stage in chain.stages:
-        for name, version in list_pins(load_image(stage.image).intent):
-            if name in named:
-                short = ".".join(version.split(".")[:2])
-                tool = name.removesuffix("-cpu").replace("tensorflow", "TensorFlow")
-                assert re.search(rf"{tool} [^,;]*\b{re.escape(short)}", row.group()), (
-                    name,
-                    version,
-                )
+    pins = [
+        (name, version)
+        for image in chain.images
+        for name, version in list_pins(load_image(image).intent)
+        if name in named
+    ]
+    # Of the default toolchain's last image the page names what stands in for a vanished nightly.
+    assert pins or chain.accepts == "frozen-graph"
+    for name, version in pins:
+        short = ".".join(version.split(".")[:2])
+        tool = name.removesuffix("-cpu").replace("tensorflow", "TensorFlow")
+        assert re.search(rf"{tool} [^,;]*\b{re.escape(short)}", row.group()), (name, version)
 
 
 def list_pins(intent: Path) -> list[tuple[str, str]]:

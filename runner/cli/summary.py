@@ -15,8 +15,11 @@ from runner.host.text import make_printable
 from runner.report.wording import (
     COLOURS,
     OUTCOMES,
+    STATUSES,
     VERDICTS,
+    compute_sqnr,
     explain_gate,
+    find_agreement,
     name_reference,
     summarize_outcome,
 )
@@ -47,6 +50,8 @@ def render_summary(report: Report, folder: Path) -> RenderableType:
     for record in report.stages:
         table.add_row(*_make_cells(record))
     parts: list[RenderableType] = [table]
+    if report.quantized:
+        parts.append(_render_quantized(report))
     parts += [Text(f"note: {make_printable(note)}", style="dim") for note in report.notes]
     parts += [
         Text(f"{record.name}: {stand_in}", style="dim")
@@ -57,7 +62,9 @@ def render_summary(report: Report, folder: Path) -> RenderableType:
     if fixes := sorted({f for r in report.stages if r.report for f in r.report.fixes}):
         parts.append(Text(make_printable(f"fixes applied: {', '.join(fixes)}"), style="dim"))
     parts += [
-        explain_failure(record, folder) for record in report.stages if record.status == "failed"
+        explain_failure(record, folder)
+        for record in (*report.stages, *report.quantized)
+        if record.status == "failed"
     ]
     parts += [
         Text(f"\n{record.name}:").append_text(describe_known_failure(record.known))
@@ -95,6 +102,33 @@ def _make_cells(record: StageRecord) -> list[str]:
         "" if worst is None else f"{worst:.1e}",
         "[red]failed[/]" if record.status == "failed" else verdict,
     ]
+
+
+def _render_quantized(report: Report) -> Table:
+    """Render the table of the quantised models: how large, and how near to the reference."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("quantised", no_wrap=True)
+    for column in ("size", "of float", "seconds", "signal to noise", "same class"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    whole = report.artifacts[-1].bytes if report.artifacts else 0
+    for record in report.quantized:
+        done = record.report if record.status == "ok" else None
+        check = done.check if done else None
+        made = done.artifact if done else None
+        ratio = compute_sqnr(check) if check else None
+        agreement = find_agreement(check) if check else None
+        mark = VERDICTS[check.verdict] if check else STATUSES[record.status]
+        table.add_row(
+            record.name,
+            format_bytes(made.bytes) if made else "",
+            f"{made.bytes / whole:.0%}" if made and whole else "",
+            "cached" if record.cached else f"{record.seconds:.1f}",
+            "" if ratio is None else f"{ratio:.1f} dB",
+            "" if agreement is None else f"{agreement:.1%}",
+            f"[{COLOURS[mark.tone]}]{mark.short or mark.word}[/]",
+        )
+    return table
 
 
 def explain_failure(record: StageRecord, folder: Path) -> RenderableType:

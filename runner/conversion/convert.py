@@ -23,6 +23,7 @@ from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
 from runner.host.files import write_text
 from runner.planning.check import Check
 from runner.planning.plan import Plan, list_initial_files, make_plan
+from runner.planning.quantization import Quantization
 from runner.planning.source import Source
 from runner.provenance.write import write_records
 from runner.report.html.render import write_page
@@ -46,12 +47,14 @@ def convert(
     *,
     toolchain: str = "",
     options: Mapping[str, Any] | None = None,
+    quantization: Quantization = Quantization(),
 ) -> Report:
     """Convert a model, check every stage against its reference, and leave a run folder.
 
     The toolchain (the default one without a name) fixes which kind of file the model is. `options`
-    are stage options by name (`opset`), or by stage and name (`tflite.flex`). The returned report
-    says what came of the stages, and its `exit_code` how the run ended. Raises `BadInput` or
+    are stage options by name (`opset`), or by stage and name (`tflite.flex`). `quantization` asks
+    for further models, made from what the last stage takes. The returned report says what came of
+    the stages, and its `exit_code` how the run ended. Raises `BadInput` or
     `EnvironmentUnavailable` if the run cannot be started.
     """
     started = time.time()
@@ -64,6 +67,7 @@ def convert(
         wheels=settings.wheels,
         gpu=settings.gpu,
         output=settings.output,
+        quantization=quantization,
     )
     with settings.observer:
         may_run_code = make_trust_check(
@@ -122,6 +126,7 @@ def run_plan(
             "Name another place with --output.",
         ) from None
     records: list[StageRecord] = []
+    quantized: list[StageRecord] = []
     diagnosis: Diagnosis | None = None
     interrupted = False
     notes: list[str] = []
@@ -140,7 +145,9 @@ def run_plan(
                 cached = stack.enter_context(
                     closing(CachedRun(cache, plan.run, folder, files, known, late))
                 )
-                StageRunner(plan, choice.engine, volume, view, cached).run_all(records)
+                stages = StageRunner(plan, choice.engine, volume, view, cached)
+                stages.run_all(records)
+                stages.run_quantizers(records, quantized)
                 outcome, *_ = decide_outcome(plan, records, False)
                 if settings.diagnose and outcome == "out-of-tolerance":
                     try:
@@ -162,7 +169,9 @@ def run_plan(
         done = {record.name for record in records}
         records += [_skip(stage) for stage in plan.toolchain.stages if stage.name not in done]
         seconds = setup + time.monotonic() - begin
-        report = build_report(plan, choice, records, interrupted, started, setup, seconds)
+        report = build_report(
+            plan, choice, records, interrupted, started, setup, seconds, quantized
+        )
         report.diagnosis = diagnosis
         report.notes += notes
         try:

@@ -37,10 +37,13 @@ def build_report(
     started: float,
     setup: float,
     total: float,
+    quantized: Sequence[StageRecord] = (),
 ) -> Report:
     """Build the report; `started` is in seconds since the epoch, `setup` and `total` in seconds."""
-    inside = sum(r.report.seconds for r in records if r.report and not r.cached)
+    inside = sum(r.report.seconds for r in (*records, *quantized) if r.report and not r.cached)
     outcome, code, gate = decide_outcome(plan, records, interrupted)
+    if outcome == "passed":
+        outcome, code = judge_quantized(quantized)
     first = records[0].report
     return Report(
         runner=__version__,
@@ -70,11 +73,13 @@ def build_report(
         gate=gate,
         notes=[
             *(note for record in records if record.report for note in record.report.notes),
+            *(f"{r.name}: {note}" for r in quantized if r.report for note in r.report.notes),
             *_note_stress(plan.toolchain.reference, records),
             *_note_cached_stages(records),
         ],
         artifacts=_list_kept_artifacts(plan, records),
         stages=list(records),
+        quantized=list(quantized),
     )
 
 
@@ -132,6 +137,17 @@ def _note_cached_stages(records: Sequence[StageRecord]) -> list[str]:
         return []
     runs = ", ".join(dict.fromkeys(taken.values()))
     return [f"Taken from the cache: {', '.join(taken)} (made by {runs}); --no-cache runs them."]
+
+
+def judge_quantized(records: Sequence[StageRecord]) -> tuple[Outcome, ExitCode]:
+    """Decide the outcome of a run whose float model has passed, by its quantised ones."""
+    failed = next((record for record in records if record.status != "ok"), None)
+    if failed is not None:
+        return "failed", _BLAMED.get(failed.blame, ExitCode.STAGE_FAILED)
+    checks = [record.report.check for record in records if record.report]
+    if any(check is None or check.verdict not in ("passed", "rounding") for check in checks):
+        return "out-of-tolerance", ExitCode.OUT_OF_TOLERANCE
+    return "passed", ExitCode.PASSED
 
 
 def decide_outcome(

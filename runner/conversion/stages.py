@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from runner.cache.session import CachedRun
@@ -35,35 +37,69 @@ class StageRunner:
         """Run the stages in order until one fails, and append a record of each to `records`."""
         previous: StageReport | None = None
         for stage in self.plan.toolchain.stages:
-            record = StageRecord(
-                name=stage.name,
-                title=stage.title,
-                status="interrupted",
-                environment=self.engine.environment(self.plan.images[stage.image]),
-                log=f"logs/{stage.name}.log",
-            )
-            records.append(record)
-            self.observer.stage_started(stage)
-            begin = time.monotonic()
-            try:
-                request = self._make_request(stage, previous)
-                if not self.cached.load_stage(stage, self.engine.name, request, record):
-                    self.cached.populate_volume(self.volume)
-                    self._run_stage(stage, request, record)
-                    self.cached.store_stage(stage, self.volume, record)
-            except (RunnerError, OSError) as error:  # from the engine or the disk
-                record.status, record.blame, record.failure = "failed", "environment", str(error)
-                record.remedy = getattr(error, "remedy", "")
-            finally:
-                explain_stage(record, self.plan.output, str(self.plan.options.get("fixes", "all")))
-                if record.blame == "input" and _is_out_of_memory(record):
-                    record.blame, record.remedy = "stage", ""  # whatever the stage took it for
-                record.remedy = record.remedy or _suggest_remedy(record)
-                record.seconds = round(time.monotonic() - begin, 3)
-                self.observer.stage_finished(record)
+            record = self._record_stage(stage, self._make_request(stage, previous), records)
             if record.status != "ok":
                 return
             previous = record.report
+
+    def run_quantizers(self, done: Sequence[StageRecord], records: list[StageRecord]) -> None:
+        """Make each quantised model from the last stage's input, and append a record to `records`.
+
+        None is made unless the last stage is done. They do not depend on each other: one that fails
+        keeps no other from being made.
+        """
+        final = done[-1].report
+        if done[-1].status != "ok" or final is None or final.input is None:
+            return
+        quantization = self.plan.quantization
+        for stage in quantization.stages:
+            request: dict[str, Any] = {
+                "input": {"path": stage.consumes, "sha256": final.input.sha256},
+                "output": stage.produces,
+                "options": {**stage.defaults, **quantization.options[stage.name]},
+                "inputs": [],
+                "check": self.plan.check,
+                "signature": final.signature.model_dump() if final.signature else None,
+                # For the cache: the name alone says nothing of the samples.
+                "files": quantization.hashes,
+            }
+            self._record_stage(stage, request, records, quantization.files)
+
+    def _record_stage(
+        self,
+        stage: Stage,
+        request: Mapping[str, Any],
+        records: list[StageRecord],
+        files: Mapping[str, Path] = MappingProxyType({}),
+    ) -> StageRecord:
+        """Take a stage from the cache or run it, with these further files; append its record."""
+        record = StageRecord(
+            name=stage.name,
+            title=stage.title,
+            status="interrupted",
+            environment=self.engine.environment(self.plan.images[stage.image]),
+            log=f"logs/{stage.name}.log",
+        )
+        records.append(record)
+        self.observer.stage_started(stage)
+        begin = time.monotonic()
+        try:
+            if not self.cached.load_stage(stage, self.engine.name, request, record):
+                self.cached.populate_volume(self.volume)
+                self.volume.put(dict(files))
+                self._run_stage(stage, request, record)
+                self.cached.store_stage(stage, self.volume, record)
+        except (RunnerError, OSError) as error:  # from the engine or the disk
+            record.status, record.blame, record.failure = "failed", "environment", str(error)
+            record.remedy = getattr(error, "remedy", "")
+        finally:
+            explain_stage(record, self.plan.output, str(self.plan.options.get("fixes", "all")))
+            if record.blame == "input" and _is_out_of_memory(record):
+                record.blame, record.remedy = "stage", ""  # whatever the stage took it for
+            record.remedy = record.remedy or _suggest_remedy(record)
+            record.seconds = round(time.monotonic() - begin, 3)
+            self.observer.stage_finished(record)
+        return record
 
     def _make_request(self, stage: Stage, previous: StageReport | None) -> dict[str, Any]:
         sha256 = (

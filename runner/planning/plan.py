@@ -14,6 +14,7 @@ from runner.errors import BadInput
 from runner.packages.user_wheel import accept_wheel
 from runner.planning.check import Check
 from runner.planning.inputs import InputSpec, resolve_inputs
+from runner.planning.quantization import Quantization, QuantizationPlan, plan_quantization
 from runner.planning.source import ModelFile, Source, identify_source
 from runner.toolchains.load import list_variants, load_image, load_toolchain, load_toolchains
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Toolchain, add_wheels
@@ -60,6 +61,8 @@ class Plan:
     extras: Mapping[str, Path] = field(default_factory=dict)
     # Whether it is a conversion, which leaves a record.
     recorded: bool = True
+    # The quantised models that were asked for besides.
+    quantization: QuantizationPlan = QuantizationPlan()
     # Whose reference the check compares with, if the run does not make its own.
     reference: GivenReference | None = None
 
@@ -79,16 +82,22 @@ def make_plan(
     wheels: Sequence[str] = (),
     gpu: bool = False,
     output: Path | None = None,
+    quantization: Quantization = Quantization(),
 ) -> Plan:
     """Check everything that was asked for, and make a plan of it. Raises `BadInput`."""
     chain = load_toolchain(toolchain)
+    quantized = plan_quantization(quantization, chain, check.inputs_file)
     model = identify_source(chain, source.path, source.arch)
     images = {name: _choose_image(name, gpu) for name in chain.images}
     accepted = tuple(accept_wheel(wheel, list(images.values())) for wheel in wheels)
     images = {name: add_wheels(image, accepted) for name, image in images.items()}
-    return make_file_plan(
+    plan = make_file_plan(
         model, chain, source, check, options=options or {}, images=images, output=output
     )
+    if not quantized.stages:
+        return plan
+    told = {"quantize": ",".join(stage.name for stage in quantized.stages)}
+    return replace(plan, quantization=quantized, options={**plan.options, **told})
 
 
 def make_file_plan(

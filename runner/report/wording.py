@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from runner.host.text import make_printable
-from runner.schemas.report import Report, Verdict
+from runner.schemas.report import CheckRecord, Report, Verdict
 
 Tone = Literal["pass", "warn", "fail", "idle"]
 # The colour of a tone on a terminal.
@@ -76,9 +77,38 @@ def summarize_outcome(report: Report) -> str:
     """Say in one sentence how a conversion or comparison ended."""
     outcome = OUTCOMES[report.outcome]
     compared = "compared_with" in report.options
+    if is_quantized_at_fault(report):
+        what = "failed" if report.outcome == "failed" else "is below its gate"
+        return f"Converted, but a quantised model {what}."
     if report.gate.verdict == "rounding" and report.outcome == "passed":
         return "The two agree at rounding." if compared else "Converted, passed at rounding."
     return outcome.compared if compared else outcome.converted
+
+
+def is_quantized_at_fault(report: Report) -> bool:
+    """Tell whether the float model has passed, and a quantised one has not."""
+    bad = report.outcome in ("failed", "out-of-tolerance")
+    return bool(report.quantized) and bad and report.gate.verdict in ("passed", "rounding")
+
+
+def compute_sqnr(check: CheckRecord) -> float | None:
+    """Return the worst output's signal-to-quantisation-noise ratio in dB; None if it has none.
+
+    Outputs without any error have none, and neither has one of zeros.
+    """
+    errors = [output.rms_rel for output in check.outputs if output.rms_rel]
+    return -20 * math.log10(max(errors)) if errors else None
+
+
+def find_agreement(check: CheckRecord) -> float | None:
+    """Return the least share of samples with the reference's class, of all outputs of classes."""
+    shares = [o.top1_agreement for o in check.outputs if o.top1_agreement is not None]
+    return min(shares, default=None)
+
+
+def read_least_sqnr(check: CheckRecord) -> float:
+    """Return the least ratio that the check's gate asks for, in dB."""
+    return -20 * math.log10(check.tolerance)
 
 
 def name_reference(report: Report) -> str:

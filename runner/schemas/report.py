@@ -314,6 +314,8 @@ class Report(_Model):
     """`report.json`: everything about one run. `reference` is whose outputs it compares with.
 
     `given_reference` says which other run made these, if the run did not make them itself.
+    `quantized` are the models besides the float one, each by the stage that made it; the `check` of
+    each is judged by `rms_rel`, the error relative to the output's size: 10 ** (-SQNR / 20).
     """
 
     schema_version: Literal[1] = 1
@@ -336,6 +338,7 @@ class Report(_Model):
     notes: list[str]
     artifacts: list[FileRecord]
     stages: list[StageRecord]
+    quantized: list[StageRecord] = []
     diagnosis: Diagnosis | None = None
 
     def to_json(self) -> str:

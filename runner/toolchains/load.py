@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -159,10 +159,8 @@ def _read_toolchain(path: Path) -> Toolchain:
             name=path.stem,
             file=path,
             description=data["description"],
-            stages=tuple(
-                Stage(**{**entry, "options": tuple(entry.get("options", ()))})
-                for entry in data["stage"]
-            ),
+            stages=_read_stages(data["stage"]),
+            quantizers=_read_stages(data.get("quantizer", ())),
             accepts=data.get("accepts", "pytorch"),
             reference=data.get("reference", "PyTorch"),
             default=data.get("default", False),
@@ -171,6 +169,12 @@ def _read_toolchain(path: Path) -> Toolchain:
         )
     except (KeyError, TypeError) as error:
         raise BadInput(f"{path} is not a complete toolchain: {error}.") from None
+
+
+def _read_stages(entries: Iterable[Mapping[str, Any]]) -> tuple[Stage, ...]:
+    return tuple(
+        Stage(**{**entry, "options": tuple(entry.get("options", ()))}) for entry in entries
+    )
 
 
 def _convert(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -187,7 +187,8 @@ class Toolchain:
 
     `short` is what --toolchain takes besides the name; toolchains that start from different kinds
     of file may share it. `date` (YYYY-MM-DD) orders them. `reference` names whose outputs the check
-    compares with. `file` is the definition.
+    compares with. `file` is the definition. `quantizers` are run only if they are asked for, on
+    the last stage's input.
     """
 
     name: str
@@ -199,6 +200,7 @@ class Toolchain:
     short: str = ""
     date: str = ""
     file: Path = Path()
+    quantizers: tuple[Stage, ...] = ()
 
     @property
     def title(self) -> str:

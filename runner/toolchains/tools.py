@@ -88,7 +88,8 @@ def load_file_formats(root: Path = ROOT) -> list[FileFormat]:
 
 def list_image_code(name: str, root: Path = ROOT) -> tuple[Path, ...]:
     """List the code, and the data that it reads, of every program that runs in an image."""
-    stages = [stage for chain in load_toolchains(root) for stage in chain.stages]
+    chains = load_toolchains(root)
+    stages = [stage for chain in chains for stage in (*chain.stages, *chain.quantizers)]
     modules = {m for s in stages if s.image == name for m in (s.module, s.trace) if m}
     runs_in = {
         "formats": any(entry.image == name for entry in load_file_formats(root)),

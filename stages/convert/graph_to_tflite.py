@@ -92,8 +92,9 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
     return compare(job, samples, f"TensorFlow Lite {tf.__version__}", make_predict)
 
 
-def _convert(tf: Any, job: Job, signature: Signature, flex: bool) -> bytes:
-    converter = tf.compat.v1.lite.TFLiteConverter.from_frozen_graph(
+def make_converter(tf: Any, job: Job, signature: Signature) -> Any:
+    """Make TensorFlow's v1 converter for the job's graph, with these inputs and outputs."""
+    return tf.compat.v1.lite.TFLiteConverter.from_frozen_graph(
         str(job.input),
         [strip_output_index(tensor.node) for tensor in signature.inputs],
         [strip_output_index(tensor.node) for tensor in signature.outputs],
@@ -102,6 +103,10 @@ def _convert(tf: Any, job: Job, signature: Signature, flex: bool) -> bytes:
             for tensor in signature.inputs
         },
     )
+
+
+def _convert(tf: Any, job: Job, signature: Signature, flex: bool) -> bytes:
+    converter = make_converter(tf, job, signature)
     if flex:
         converter.target_spec.supported_ops = [
             tf.lite.OpsSet.TFLITE_BUILTINS,

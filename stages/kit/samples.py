@@ -587,16 +587,17 @@ def adapt_layout(
         predict = make_predict()
 
         def run(values: Sequence[np.ndarray]) -> List[np.ndarray]:
-            outputs = predict([_reorder_axes(v, t.axes) for v, t in zip(values, signature.inputs)])
+            outputs = predict([reorder_axes(v, t.axes) for v, t in zip(values, signature.inputs)])
             back = [tuple(np.argsort(tensor.axes)) for tensor in signature.outputs]
-            return [_reorder_axes(np.asarray(v), axes) for v, axes in zip(outputs, back)]
+            return [reorder_axes(np.asarray(v), axes) for v, axes in zip(outputs, back)]
 
         return run
 
     return make
 
 
-def _reorder_axes(value: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+def reorder_axes(value: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    """Return an array in an artifact's own order of axes (see `Tensor`)."""
     # A value of another rank has a wrong shape, which the statistics report.
     return np.ascontiguousarray(value.transpose(axes)) if value.ndim == len(axes) > 0 else value
 

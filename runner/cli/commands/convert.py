@@ -86,6 +86,28 @@ def convert(
             show_default="nchw",
         ),
     ] = None,
+    quantize: Annotated[
+        Optional[str],
+        typer.Option(help="Quantised models besides: float16, dynamic, int8, int16x8; or several."),
+    ] = None,
+    calibration: Annotated[
+        Optional[Path],
+        typer.Option(help="Samples of what the model really sees (.npy or .npz), for int8."),
+    ] = None,
+    calibrate_on_noise: Annotated[
+        bool, typer.Option("--calibrate-on-noise", help="Do without; the model is not to be used.")
+    ] = False,
+    quantize_io: Annotated[
+        str, typer.Option(help="int8's inputs and outputs: float, int8, uint8 (default: float).")
+    ] = "",
+    min_sqnr: Annotated[
+        Optional[float],
+        typer.Option(help="Signal to noise that a quantised output needs, in dB (default: 20)."),
+    ] = None,
+    min_top1: Annotated[
+        Optional[float],
+        typer.Option(help="Share of samples with PyTorch's class that it needs (default: 0.98)."),
+    ] = None,
     engine: Engine = "auto",
     gpu: Annotated[bool, typer.Option("--gpu", help="Run TensorFlow's CUDA variant.")] = False,
     option: Annotated[
@@ -128,6 +150,7 @@ def convert(
     from runner.conversion.convert import convert as convert_model
     from runner.conversion.settings import RunSettings
     from runner.planning.check import Check
+    from runner.planning.quantization import Quantization
     from runner.planning.source import Source
     from runner.side_by_side.candidates import names_several
 
@@ -145,6 +168,10 @@ def convert(
         sign=sign,
         diagnose=diagnose,
     )
+    modes = [mode.strip() for mode in (quantize or "").split(",") if mode.strip()]
+    quantization = Quantization(
+        modes, calibration, calibrate_on_noise, quantize_io, min_sqnr, min_top1
+    )
     options = {
         "opset": opset,
         "fixes": fixes,
@@ -152,6 +179,11 @@ def convert(
         **parse_stage_options(option or []),
     }
     if toolchain and names_several(toolchain):
+        if quantization != Quantization():
+            raise BadInput(
+                "Toolchains side by side are compared by their float models.",
+                "Name one --toolchain with --quantize.",
+            )
         _convert_side_by_side(
             *(source, check, settings, kind, toolchain, options, faithful, jobs),
             *(as_json, quiet, verbose),
@@ -165,6 +197,7 @@ def convert(
         replace(settings, observer=make_observer(as_json, quiet, verbose)),
         toolchain=chain.name,
         options=options,
+        quantization=quantization,
     )
     end_with(report, as_json, quiet)
 

@@ -30,7 +30,7 @@ class Failure:
 
 def list_failures(report: Report) -> list[Failure]:
     found = []
-    for record in report.stages:
+    for record in (*report.stages, *report.quantized):
         # A known failure may also explain a check that did not pass.
         if record.status != "failed" and record.known is None:
             continue

@@ -41,4 +41,4 @@ def find_final_check(report: Report) -> CheckRecord | None:
 
 
 def list_failed_stages(report: Report) -> list[StageRecord]:
-    return [record for record in report.stages if record.status == "failed"]
+    return [r for r in (*report.stages, *report.quantized) if r.status == "failed"]

@@ -22,6 +22,7 @@ from runner.report.html.depth import (
     summarize_depth,
 )
 from runner.report.html.marks import list_checks, make_link
+from runner.report.html.quantized import list_quantized
 from runner.report.wording import Mark
 from runner.schemas.report import Report
 from runner.version import __version__
@@ -76,6 +77,7 @@ def _list_sections(context: dict[str, Any]) -> list[tuple[str, str, bool]]:
         ("failure", "Failure", bool(context["failures"])),
         ("notes", "Notes", bool(context["notes"])),
         ("journey", "Journey", True),
+        ("quantized", "Quantised", bool(context["quantized"])),
         ("errors", "Errors", bool(context["rows"])),
         ("depth", "By depth", bool(context["curves"])),
         ("spread", "Histograms", bool(context["spreads"])),
@@ -105,6 +107,7 @@ def _make_context(report: Report, folder: str, curves: Sequence[DepthCurve]) -> 
         "destination": story.name_artifact_kind(made.path) if made else "TensorFlow Lite",
         "seconds": figures.duration(report.seconds),
         "journey": story.list_steps(report),
+        "quantized": list_quantized(report),
         "rows": errors.make_error_rows(report),
         "ladder": errors.make_ladder(report),
         "reference": figures.clip(report.reference, 60),

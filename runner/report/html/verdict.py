@@ -11,6 +11,7 @@ from runner.report.wording import (
     OUTCOMES,
     Mark,
     explain_verdict,
+    is_quantized_at_fault,
     name_reference,
     summarize_outcome,
 )
@@ -39,6 +40,10 @@ def make_headline(report: Report) -> Headline:
         where = f" during the stage {figures.clip(at.name)}" if at else ""
         title = f"The conversion of {model} was interrupted{where}."
         return Headline(mark, title, ("The logs and what was made until then are kept.",))
+    if is_quantized_at_fault(report):
+        what = "failed" if report.outcome == "failed" else "is below its gate"
+        title = f"{model} was converted, but a quantised model {what}."
+        return Headline(mark, title, _make_sentences(report))
     if report.outcome == "failed":
         failed = list_failed_stages(report)
         name = figures.clip(failed[0].name) if failed else "unknown"

@@ -1,0 +1,1 @@
+"""Quantised TensorFlow Lite models, a stage for each mode."""

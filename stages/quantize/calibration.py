@@ -1,0 +1,98 @@
+"""The samples that calibrate a quantised model: the user's own, or noise if that is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Iterator, List, Sequence
+
+import numpy as np
+
+from stages.kit.contract import InputError, Job, Tensor
+from stages.kit.samples import Samples, generate_inputs, import_inputs, open_samples, reorder_axes
+
+# Ranges of activations hardly move beyond a hundred samples of a classifier's data.
+_ENOUGH = 100
+# A share of the check's values outside of the calibration's range that is worth a warning.
+_MOST_OUTSIDE = 0.01
+
+
+def write_calibration(job: Job, inputs: Sequence[Tensor]) -> List[np.ndarray]:
+    """Write the calibration samples, and return an array of shape (samples, *shape) per input.
+
+    Raises `InputError` if there are none, if they do not fit, or if the check has one of them too.
+    """
+    folder = job.volume / "calibration"
+    samples = open_samples(job.volume)
+    if job.options["calibration"]:
+        count = import_inputs(folder, job.volume / job.options["calibration"], inputs)
+        arrays = _open_all(folder, inputs)
+        _note_few(job, count)
+        if samples is not None:
+            _require_other_samples(arrays, samples)
+            _note_other_range(job, arrays, samples)
+        return arrays
+    if not job.options["noise"]:
+        raise InputError(
+            f"The mode '{job.stage.name}' needs samples to calibrate on, and there are none.",
+            "Give them with --calibration FILE.npz, 100 or more of what the model really sees.",
+        )
+    seed = int(job.request.get("check", {}).get("seed", 0)) + 1  # the check has the seed itself
+    generate_inputs(folder, inputs, _ENOUGH, seed)
+    job.note(
+        f"Warning: calibrated on {_ENOUGH} samples of noise. Real inputs have other ranges, which "
+        "this model may cut off: do not ship it."
+    )
+    return _open_all(folder, inputs)
+
+
+def iterate(arrays: Sequence[np.ndarray], inputs: Sequence[Tensor]) -> Iterator[List[np.ndarray]]:
+    """Yield each sample as the artifact takes it: an array per input, in its own order of axes."""
+    for number in range(len(arrays[0])):
+        yield [reorder_axes(array[number], tensor.axes) for array, tensor in zip(arrays, inputs)]
+
+
+def _open_all(folder: Path, inputs: Sequence[Tensor]) -> List[np.ndarray]:
+    return [np.load(folder / f"input-{i}.npy", mmap_mode="c") for i in range(len(inputs))]
+
+
+def _note_few(job: Job, count: int) -> None:
+    if count < _ENOUGH:
+        job.note(f"Calibrated on {count} samples; {_ENOUGH} to 500 give steadier ranges.")
+
+
+def _require_other_samples(arrays: Sequence[np.ndarray], samples: Samples) -> None:
+    """Raise `InputError` if a sample of the check is among those of the calibration."""
+    checked = [array[: samples.count] for array in samples.input_arrays]
+    known = set(_hash_rows(arrays))
+    same = [number for number, digest in enumerate(_hash_rows(checked)) if digest in known]
+    if same:
+        raise InputError(
+            f"{len(same)} of the {samples.count} samples of the check are calibration samples too "
+            f"(the first is sample {same[0]}): the model would be judged by what it was fitted to.",
+            "Take them out of the file of --calibration.",
+        )
+
+
+def _hash_rows(arrays: Sequence[np.ndarray]) -> Iterator[bytes]:
+    for rows in zip(*arrays):
+        digest = hashlib.sha256()
+        for row in rows:
+            digest.update(np.ascontiguousarray(row).tobytes())
+        yield digest.digest()
+
+
+def _note_other_range(job: Job, arrays: Sequence[np.ndarray], samples: Samples) -> None:
+    """Warn if the check's inputs lie outside of the range that the calibration reached."""
+    for tensor, array, checked in zip(samples.inputs, arrays, samples.input_arrays):
+        if array.dtype.kind != "f":
+            continue
+        low, high = float(array.min()), float(array.max())
+        rows = checked[: samples.count]
+        outside = float(np.mean([np.mean((row < low) | (row > high)) for row in rows]))
+        if outside > _MOST_OUTSIDE:
+            job.note(
+                f"Warning: {outside:.0%} of the check's values of '{tensor.name}' lie outside of "
+                f"[{low:.3g}, {high:.3g}], which the calibration reached: were both files "
+                "normalised in the same way?"
+            )

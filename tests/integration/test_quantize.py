@@ -53,7 +53,8 @@ def quantize(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Quantiz
             source = given or ("--model", EXAMPLE)
             # One blob of forty may well look like either of two digits.
             arguments = (*source, "--inputs", samples / "held.npz", "--min-top1", "0.95")
-            where = ("--output", folder, "--engine", engine)
+            cache = () if "--no-cache" in options else ("--cache",)  # of the float stages
+            where = ("--output", folder, "--engine", engine, *cache)
             finished = run_cli("convert", *arguments, *options, *where, cwd=samples)
             done[key] = Run(finished.returncode, finished.stdout, finished.stderr, folder)
         return done[key]
@@ -153,7 +154,8 @@ def test_models_made_elsewhere_are_quantised(
 
 
 def test_channels_last_and_the_tools_alone(quantize: Quantize, samples: Path) -> None:
-    options = ("--quantize", "int8", "--calibration", samples / "seen.npz")
+    """The 5,600 operators of a faithful model are quantised one by one, which costs 10 dB."""
+    options = ("--quantize", "int8", "--calibration", samples / "seen.npz", "--min-sqnr", "15")
     for option in (("--io-layout", "nhwc"), ("--faithful",)):
         run = quantize(*options, *option)
         assert list_quantized(run)["int8"]["report"]["check"]["verdict"] == "passed", option
@@ -163,7 +165,7 @@ def test_samples_of_the_check_are_none_of_the_calibration(
     quantize: Quantize, samples: Path
 ) -> None:
     both = samples / "both.npz"
-    np.savez(both, image=np.concatenate([draw_blobs(1, 99), draw_blobs(2, 1)]))
+    np.savez(both, image=np.concatenate([draw_blobs(1, 99), draw_blobs(2, 40)[:1]]))
     run = quantize("--quantize", "int8", "--calibration", both)
     assert run.code == BAD_INPUT
     (record,) = run.report["quantized"]

@@ -13,10 +13,12 @@ from pydantic import ValidationError
 from runner.cache.session import CachedRun
 from runner.cache.store import StageCache
 from runner.conversion.folder import note_active_run, reserve_report_space
-from runner.conversion.outcome import build_report, decide_outcome
+from runner.conversion.observer import Observer
+from runner.conversion.outcome import build_report, decide_outcome, judge_quantized
+from runner.conversion.quantized_trace import add_quantized, trace_quantized
 from runner.conversion.settings import RunSettings
 from runner.conversion.stages import StageRunner
-from runner.conversion.trace import trace_run
+from runner.conversion.trace import DEFAULT_SAMPLES, choose_samples, trace_run
 from runner.engines.base import Volume
 from runner.engines.select import Choice, prepare_engine
 from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
@@ -148,13 +150,10 @@ def run_plan(
                 stages = StageRunner(plan, choice.engine, volume, view, cached)
                 stages.run_all(records)
                 stages.run_quantizers(records, quantized)
-                outcome, *_ = decide_outcome(plan, records, False)
-                if settings.diagnose and outcome == "out-of-tolerance":
+                if settings.diagnose and _is_out_of_tolerance(plan, records, quantized):
                     try:
                         cached.populate_volume(volume)
-                        diagnosis = trace_run(
-                            plan.toolchain, volume, records, plan.check, folder, view
-                        )
+                        diagnosis = _diagnose(plan, volume, records, quantized, view)
                     except (RunnerError, OSError) as error:  # the conversion itself is complete
                         notes.append(f"The diagnosis could not be made: {error}")
                 if after_stages is not None:
@@ -179,6 +178,44 @@ def run_plan(
         finally:
             view.finished(report, folder)
     return report
+
+
+def _is_out_of_tolerance(
+    plan: Plan, records: Sequence[StageRecord], quantized: Sequence[StageRecord]
+) -> bool:
+    outcome, *_ = decide_outcome(plan, records, False)
+    if outcome == "passed":
+        outcome, _ = judge_quantized(quantized)
+    return outcome == "out-of-tolerance"
+
+
+def _diagnose(
+    plan: Plan,
+    volume: Volume,
+    records: Sequence[StageRecord],
+    quantized: Sequence[StageRecord],
+    view: Observer,
+) -> Diagnosis:
+    """Trace the float chain if its gate failed, and otherwise the quantised models alone."""
+    folder, chain = plan.output, plan.toolchain
+    if decide_outcome(plan, records, False)[0] == "out-of-tolerance":
+        return trace_run(chain, volume, records, plan.check, folder, view)
+    begin = time.monotonic()
+    reports = [record.report for record in quantized if record.report]
+    diagnosis = Diagnosis(
+        verdict="rounding",
+        summary="The float model passed its gate, so only the quantised ones were traced.",
+        culprit=None,
+        others=[],
+        samples=choose_samples(reports, plan.check["samples"], DEFAULT_SAMPLES),
+        notes=[],
+        seconds=0.0,
+        stages=[],
+    )
+    traces = trace_quantized(chain, volume, quantized, plan.check, folder, view, diagnosis.samples)
+    add_quantized(diagnosis, traces, quantized)
+    diagnosis.seconds = round(time.monotonic() - begin, 3)
+    return diagnosis
 
 
 def _write_report(plan: Plan, report: Report, key: PrivateKey | None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.conversion.folder import note_active_run
+from runner.conversion.quantized_trace import add_quantized, trace_quantized
 from runner.conversion.settings import RunSettings
 from runner.conversion.trace import DEFAULT_SAMPLES, trace_run
 from runner.engines.select import prepare_engine
@@ -72,6 +73,10 @@ def diagnose(
             volume.put(files)
             records = _list_traceable(report, chain, folder)
             diagnosis = trace_run(chain, volume, records, check, folder, view, samples)
+            traces = trace_quantized(
+                chain, volume, report.quantized, check, folder, view, diagnosis.samples
+            )
+            add_quantized(diagnosis, traces, report.quantized)
     diagnosis.notes[:0] = notes
     write_text(folder / "diagnosis.json", diagnosis.model_dump_json(indent=1) + "\n")
     return diagnosis

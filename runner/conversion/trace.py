@@ -45,7 +45,7 @@ def trace_run(
     """
     begin = time.monotonic()
     reports = {record.name: record.report for record in records if record.report}
-    numbers = _choose_samples(list(reports.values()), int(check["samples"]), samples)
+    numbers = choose_samples(list(reports.values()), int(check["samples"]), samples)
     traces: list[StageTrace] = []
     for stage in chain.stages:
         report = reports.get(stage.name)
@@ -65,7 +65,7 @@ def _count_noise_floors(reports: Iterable[StageReport]) -> float | None:
     return max((o.times_noise_floor for o in outputs if o.times_noise_floor), default=None)
 
 
-def _choose_samples(reports: Sequence[StageReport], available: int, wanted: int) -> list[int]:
+def choose_samples(reports: Sequence[StageReport], available: int, wanted: int) -> list[int]:
     """Choose the samples to trace: the first, the worst ones of the last check, then the next ones.
 
     The model was exported with the first.

@@ -78,6 +78,56 @@ class Culprit(_Model):
     wrong: str
 
 
+class QuantizedPoint(_Model):
+    """A tensor of the float model beside its counterpart in a quantised one; ratios are in dB.
+
+    `sqnr` is of plain runs; `own_sqnr` of the layer's own noise, `quiet_sqnr` that of the channel at
+    the first quartile; `output_sqnr` what the outputs would have if only this layer were quantised.
+    `levels` is the range that integers stand for (None in float), `seen` what the samples reach, and
+    `outside` the share of their values outside of it.
+    """
+
+    tensor: str
+    operators: list[str]
+    modules: list[str]
+    shape: list[Integer]
+    sqnr: float
+    own_sqnr: float
+    quiet_sqnr: float
+    output_sqnr: float
+    levels: tuple[float, float] | None
+    seen: tuple[float, float]
+    outside: float
+
+
+class QuantizedFault(_Model):
+    """A layer of a quantised model with something unusual, and why its noise comes from that.
+
+    `kind` is 'input' (another mean than in calibration), 'range' (values outside of the calibrated
+    range, or few levels used), 'weights' (one scale for unlike channels), 'outlier' (a channel that
+    is far larger than the others), 'operands' (unlike inputs of one scale) or 'saturated'.
+    """
+
+    tensor: str
+    operators: list[str]
+    modules: list[str]
+    kind: str
+    reason: str
+
+
+class QuantizedTrace(_Model):
+    """A quantised model beside the float one, in order of depth; `failure` says why it is not."""
+
+    mode: str
+    artifact: str
+    samples: Integer
+    tensors: Integer
+    matched: Integer
+    points: list[QuantizedPoint] = Field(max_length=4000)
+    faults: list[QuantizedFault] = Field(max_length=4000)
+    failure: str = ""
+
+
 class StageTrace(_Model):
     """One stage of a diagnosis; `failure` says why it has no trace."""
 
@@ -94,10 +144,11 @@ class Diagnosis(_Model):
     `verdict` is 'found'; 'rounding' where every operator that could be compared is right;
     'cancellation' where each is, and the result's error is still many times rounding; 'reference'
     where the reference itself holds NaN or infinity; 'incomplete' where a part of the chain could
-    not be traced and the rest is right. `samples` are the numbers of the samples.
+    not be traced and the rest is right; 'quantization' where the float model is right, and a layer
+    of a quantised one is at fault. `samples` are the numbers of the samples.
     """
 
-    verdict: Literal["found", "rounding", "cancellation", "reference", "incomplete"]
+    verdict: Literal["found", "rounding", "cancellation", "reference", "incomplete", "quantization"]
     summary: str
     culprit: Culprit | None
     others: list[Culprit] = Field(max_length=20)
@@ -105,3 +156,4 @@ class Diagnosis(_Model):
     notes: list[str]
     seconds: float
     stages: list[StageTrace]
+    quantized: list[QuantizedTrace] = []

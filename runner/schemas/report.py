@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from runner.schemas.base import NAME, Integer, Natural
-from runner.schemas.diagnosis import Diagnosis, Place, Trace
+from runner.schemas.diagnosis import Diagnosis, Place, QuantizedTrace, Trace
 
 Verdict = Literal["passed", "rounding", "exceeded", "vacuous", "nonfinite", "shape"]
 
@@ -175,6 +175,21 @@ class StageError(_Model):
     traceback: list[str]
 
 
+class CalibrationRecord(_Model):
+    """The samples that a model was calibrated on; `moved` says which inputs differ in the check."""
+
+    samples: Integer
+    moved: dict[str, str] = {}
+
+
+class SearchStep(_Model):
+    """A set of layers left in float, and the signal to noise (dB) on the calibration's samples."""
+
+    kept: list[str]
+    sqnr: float
+    bytes: Integer
+
+
 class StageReport(_Model):
     """`reports/STAGE.json`: what a stage says of its own run. docs/contract.md explains it."""
 
@@ -202,6 +217,11 @@ class StageReport(_Model):
     layers: dict[str, str] = Field({}, max_length=20_000)
     tensors: dict[str, Place] = Field({}, max_length=20_000)
     trace: Trace | None = None
+    quantized: list[QuantizedTrace] = Field([], max_length=20)
+    # What a quantising stage found of its calibration samples beside those of the check.
+    calibration: CalibrationRecord | None = None
+    # What was tried to keep in float (mode `auto`).
+    search: list[SearchStep] = Field([], max_length=1000)
 
 
 class InterpreterRecord(_Model):

@@ -37,34 +37,45 @@ def read_places(volume: Path) -> Dict[str, Dict[str, Any]]:
     return {}
 
 
-def find_layer(volume: Path, operation: str, graph_def: Any = None) -> str:
-    """Return the module path behind an operation of the frozen graph; '' if it is not known.
+class LayerFinder:
+    """Finds the module path behind an operation of the frozen graph; '' if it is not known.
 
     The fixes name operations after their ONNX node, which onnx-tf alone does not: an operation that
     has no namesake belongs with the first one downstream that holds an ONNX tensor.
     """
-    layers = read_layers(volume)
-    owners = {
-        place["node"].partition(":")[0]: layers.get(tensor, "")
-        for tensor, place in read_places(volume).items()
-    }
-    scope = operation.partition("/")[0] + "/"
-    for node, layer in owners.items():
-        if node == operation or node.startswith(scope):
-            return layer
-    readers: Dict[str, List[str]] = {}
-    for node in graph_def.node if graph_def is not None else ():
-        for name in node.input:
-            readers.setdefault(name.partition(":")[0].lstrip("^"), []).append(node.name)
-    pending, seen = [operation], {operation}
-    while pending:
-        for name in readers.get(pending.pop(0), []):
-            if name in owners:
-                return owners[name]
-            if name not in seen:
-                seen.add(name)
-                pending.append(name)
-    return ""
+
+    def __init__(self, volume: Path, graph_def: Any = None) -> None:
+        layers = read_layers(volume)
+        self._owners = {
+            place["node"].partition(":")[0]: layers.get(tensor, "")
+            for tensor, place in read_places(volume).items()
+        }
+        self._readers: Dict[str, List[str]] = {}
+        for node in graph_def.node if graph_def is not None else ():
+            for name in node.input:
+                producer = name.partition(":")[0].lstrip("^")
+                self._readers.setdefault(producer, []).append(node.name)
+
+    def find(self, operation: str) -> str:
+        """Return the module path of an operation."""
+        scope = operation.partition("/")[0] + "/"
+        for node, layer in self._owners.items():
+            if node == operation or node.startswith(scope):
+                return layer
+        pending, seen = [operation], {operation}
+        while pending:
+            for name in self._readers.get(pending.pop(0), []):
+                if name in self._owners:
+                    return self._owners[name]
+                if name not in seen:
+                    seen.add(name)
+                    pending.append(name)
+        return ""
+
+
+def find_layer(volume: Path, operation: str, graph_def: Any = None) -> str:
+    """Return the module path behind one operation of the frozen graph; '' if it is not known."""
+    return LayerFinder(volume, graph_def).find(operation)
 
 
 def deduplicate(names: Sequence[Optional[str]], most: int = 8) -> List[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Iterator, List, Sequence
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -15,6 +15,11 @@ from stages.kit.samples import Samples, generate_inputs, import_inputs, open_sam
 _ENOUGH = 100
 # A share of the check's values outside of the calibration's range that is worth a warning.
 _MOST_OUTSIDE = 0.01
+# A channel's mean is another if it moved by so many standard errors and this share of its deviation.
+_LEAST_ERRORS = 6.0
+_LEAST_MOVED = 0.2
+# An axis with more elements than this is no axis of channels.
+_MOST_CHANNELS = 64
 
 
 def write_calibration(job: Job, inputs: Sequence[Tensor]) -> List[np.ndarray]:
@@ -31,6 +36,7 @@ def write_calibration(job: Job, inputs: Sequence[Tensor]) -> List[np.ndarray]:
         if samples is not None:
             _require_other_samples(arrays, samples)
             _note_other_range(job, arrays, samples)
+            _note_other_mean(job, arrays, samples)
         return arrays
     if not job.options["noise"]:
         raise InputError(
@@ -96,3 +102,67 @@ def _note_other_range(job: Job, arrays: Sequence[np.ndarray], samples: Samples) 
                 f"[{low:.3g}, {high:.3g}], which the calibration reached: were both files "
                 "normalised in the same way?"
             )
+
+
+def _note_other_mean(job: Job, arrays: Sequence[np.ndarray], samples: Samples) -> None:
+    """Warn if a channel has another mean in the check's samples, and report it by input."""
+    moved = {}
+    for tensor, array, checked in zip(samples.inputs, arrays, samples.input_arrays):
+        reason = explain_moved_mean(array, checked[: samples.count])
+        if reason:
+            moved[tensor.name] = reason
+            job.note(f"Warning: of '{tensor.name}', {reason}.")
+    job.report["calibration"] = {"samples": len(arrays[0]), "moved": moved}
+
+
+def explain_moved_mean(calibrated: np.ndarray, checked: np.ndarray) -> str:
+    """Say how the check's samples differ from the calibration's, by channel; '' if they do not.
+
+    Both have shape (samples, *shape).
+    """
+    if calibrated.dtype.kind != "f" or min(len(calibrated), len(checked)) < 2:
+        return ""
+    ours, deviation, our_error = _describe_channels(calibrated)
+    theirs, _, their_error = _describe_channels(checked)
+    errors = np.hypot(our_error, their_error)
+    shift = np.abs(ours - theirs)
+    moved = (shift > _LEAST_ERRORS * errors) & (shift > _LEAST_MOVED * deviation)
+    if not moved.any():
+        return ""
+    worst = int(np.where(moved, shift / np.maximum(deviation, 1e-12), 0).argmax())
+    subject = f"channel {worst}'s mean" if len(ours) > 1 else "the mean"
+    turned = np.abs(ours[::-1] - theirs).max()
+    hint = (
+        "; with its channels in reverse (BGR for RGB) it would be the same"
+        if len(ours) > 1 and turned < shift.max() / 4
+        else ""
+    )
+    return (
+        f"{subject} is {theirs[worst]:.3g} in the check's samples and was {ours[worst]:.3g} in the "
+        f"calibration{hint}: both have to be prepared in the same way"
+    )
+
+
+def _describe_channels(array: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return each channel's mean and standard deviation, and the standard error of the mean.
+
+    The samples of shape (samples, *shape) are independent of each other, their elements are not.
+    """
+    axis = _find_channel_axis(array.shape[1:])
+    rows = []
+    for row in array:
+        wide = np.asarray(row, np.float64)
+        rows.append(wide.reshape(1, -1) if axis is None else np.moveaxis(wide, axis, 0))
+    flat = [row.reshape(len(row), -1) for row in rows]
+    means = np.array([row.mean(axis=1) for row in flat])
+    squares = np.array([np.square(row).mean(axis=1) for row in flat])
+    mean = means.mean(axis=0)
+    deviation = np.sqrt(np.maximum(squares.mean(axis=0) - np.square(mean), 0))
+    return mean, deviation, means.std(axis=0, ddof=1) / np.sqrt(len(means))
+
+
+def _find_channel_axis(shape: Sequence[int]) -> Optional[int]:
+    """Return the axis of a sample that is its channels; None if it seems to have none."""
+    if len(shape) == 4 and shape[-1] in (1, 3, 4) and shape[1] not in (1, 3, 4):
+        return 3
+    return 1 if len(shape) > 1 and shape[1] <= _MOST_CHANNELS else None

@@ -16,6 +16,7 @@ from runner.errors import ExitCode
 _CODES = {
     "found": ExitCode.OUT_OF_TOLERANCE,
     "cancellation": ExitCode.OUT_OF_TOLERANCE,
+    "quantization": ExitCode.OUT_OF_TOLERANCE,
     "reference": ExitCode.OUT_OF_TOLERANCE,
     "incomplete": ExitCode.STAGE_FAILED,
     "rounding": ExitCode.PASSED,

@@ -86,7 +86,8 @@ def make_plan(
 ) -> Plan:
     """Check everything that was asked for, and make a plan of it. Raises `BadInput`."""
     chain = load_toolchain(toolchain)
-    quantized = plan_quantization(quantization, chain, check.inputs_file)
+    fixes = str({**source.options, **(options or {})}.get("fixes") or "")
+    quantized = plan_quantization(quantization, chain, check.inputs_file, fixes)
     model = identify_source(chain, source.path, source.arch)
     images = {name: _choose_image(name, gpu) for name in chain.images}
     accepted = tuple(accept_wheel(wheel, list(images.values())) for wheel in wheels)

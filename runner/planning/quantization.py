@@ -23,6 +23,7 @@ class Quantization:
     `calibration` is a file of samples, as `Check.inputs_file` is; without one, modes that need
     samples calibrate on noise if `on_noise` is set. `ends` is the type of an int8 model's inputs
     and outputs. `min_sqnr` (dB) and `min_top1` (0 to 1) are the gate; None is the stage's own.
+    `keep_float` names layers that int8 leaves in float.
     """
 
     modes: Sequence[str] = ()
@@ -31,6 +32,7 @@ class Quantization:
     ends: str = ""
     min_sqnr: float | None = None
     min_top1: float | None = None
+    keep_float: Sequence[str] = ()
 
     def __bool__(self) -> bool:
         return bool(self.modes)
@@ -47,9 +49,12 @@ class QuantizationPlan:
 
 
 def plan_quantization(
-    asked: Quantization, chain: Toolchain, inputs_file: Path | None
+    asked: Quantization, chain: Toolchain, inputs_file: Path | None, fixes: str = ""
 ) -> QuantizationPlan:
-    """Check what was asked for, and choose the toolchain's stages for it. Raises `BadInput`."""
+    """Check what was asked for, and choose the toolchain's stages for it. Raises `BadInput`.
+
+    `fixes` is the option of that name, which the run's stages have.
+    """
     if not asked:
         _refuse_leftovers(asked)
         return QuantizationPlan()
@@ -81,7 +86,14 @@ def plan_quantization(
         "io": asked.ends or None,
         "min_sqnr": asked.min_sqnr,
         "min_top1": asked.min_top1,
+        "keep_float": ",".join(asked.keep_float) or None,
+        "fixes": fixes or None,
     }
+    if asked.keep_float and not any("keep_float" in stage.options for stage in stages):
+        raise BadInput(
+            f"--keep-float {','.join(asked.keep_float)}: no mode that was asked for takes layers.",
+            "It is an option of int8; --quantize auto finds the layers itself.",
+        )
     if asked.ends and not any("io" in stage.options for stage in stages):
         raise BadInput(
             f"--quantize-io {asked.ends}: none of the modes has other ends than float.",
@@ -110,6 +122,7 @@ def _refuse_leftovers(asked: Quantization) -> None:
         "--quantize-io": asked.ends,
         "--min-sqnr": asked.min_sqnr is not None,
         "--min-top1": asked.min_top1 is not None,
+        "--keep-float": asked.keep_float,
     }
     for option, value in given.items():
         if value:

@@ -81,10 +81,10 @@ class Culprit(_Model):
 class QuantizedPoint(_Model):
     """A tensor of the float model beside its counterpart in a quantised one; ratios are in dB.
 
-    `sqnr` is of plain runs; `own_sqnr` of the layer's own noise, `quiet_sqnr` that of the channel at
-    the first quartile; `output_sqnr` what the outputs would have if only this layer were quantised.
-    `levels` is the range that integers stand for (None in float), `seen` what the samples reach, and
-    `outside` the share of their values outside of it.
+    `sqnr` is of plain runs; `own_sqnr` of the layer's own noise, `quiet_sqnr` that of the channel
+    at the first quartile; `output_sqnr` what the outputs would have if only this layer were
+    quantised. `levels` is the range that integers stand for (None in float), `seen` what the
+    samples reach, and `outside` the share of their values outside of it.
     """
 
     tensor: str

@@ -11,11 +11,12 @@ import numpy as np
 from stages.kit.contract import InputError, Job, Tensor
 from stages.kit.samples import Samples, generate_inputs, import_inputs, open_samples, reorder_axes
 
+_FOLDER = "calibration"
 # Ranges of activations hardly move beyond a hundred samples of a classifier's data.
 _ENOUGH = 100
 # A share of the check's values outside of the calibration's range that is worth a warning.
 _MOST_OUTSIDE = 0.01
-# A channel's mean is another if it moved by so many standard errors and this share of its deviation.
+# A channel's mean is another if it moved by so many standard errors and so many deviations.
 _LEAST_ERRORS = 6.0
 _LEAST_MOVED = 0.2
 # An axis with more elements than this is no axis of channels.
@@ -27,7 +28,7 @@ def write_calibration(job: Job, inputs: Sequence[Tensor]) -> List[np.ndarray]:
 
     Raises `InputError` if there are none, if they do not fit, or if the check has one of them too.
     """
-    folder = job.volume / "calibration"
+    folder = job.volume / _FOLDER
     samples = open_samples(job.volume)
     if job.options["calibration"]:
         count = import_inputs(folder, job.volume / job.options["calibration"], inputs)
@@ -56,6 +57,11 @@ def iterate(arrays: Sequence[np.ndarray], inputs: Sequence[Tensor]) -> Iterator[
     """Yield each sample as the artifact takes it: an array per input, in its own order of axes."""
     for number in range(len(arrays[0])):
         yield [reorder_axes(array[number], tensor.axes) for array, tensor in zip(arrays, inputs)]
+
+
+def open_calibration(job: Job, inputs: Sequence[Tensor]) -> List[np.ndarray]:
+    """Open the samples that `write_calibration` has written, as it returned them."""
+    return _open_all(job.volume / _FOLDER, inputs)
 
 
 def _open_all(folder: Path, inputs: Sequence[Tensor]) -> List[np.ndarray]:

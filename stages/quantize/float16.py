@@ -13,7 +13,12 @@ def _set_up(tf: Any, converter: Any) -> None:
     converter.target_spec.supported_types = [tf.float16]
 
 
-STAGE = make_stage("float16", __doc__ or "", _set_up, finish=sort_dequantized)
+STAGE = make_stage(
+    "float16",
+    __doc__ or "",
+    _set_up,
+    finish=lambda job, signature, content: sort_dequantized(content),
+)
 
 if __name__ == "__main__":
     run_as_program(STAGE)

@@ -13,14 +13,29 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from stages.convert.graph_to_tflite import find_indices, make_converter
+from stages.fixes.catalogue import resolve
 from stages.frameworks.tensorflow import import_tensorflow
 from stages.kit.contract import InputError, Job, Option, Signature, Stage, StageError, flag
 from stages.kit.samples import Predict, open_samples
 from stages.quantize.calibration import iterate, write_calibration
 from stages.quantize.quality import GATE, compare_quality
+from stages.quantize.small_ranges import drop_weight_ranges
+
+# What makes the file of the converter's model.
+Finish = Callable[[Job, Signature, bytes], bytes]
 
 # The types at the ends of an int8 model.
 _ENDS = ("float", "int8", "uint8")
+INTEGER_ENDS = Option("io", str, "float", "inputs and outputs: float, int8 or uint8")
+FIXES = Option("fixes", str, "all", "fixes to apply: all, none, A,B or -A,-B")
+
+
+def finish_integers(job: Job, signature: Signature, content: bytes) -> bytes:
+    """Apply the fixes of integer models that the option `fixes` selects."""
+    if "weight-ranges" not in resolve(job.options, "quantize"):
+        return content
+    job.report["fixes"] = ["weight-ranges"]
+    return drop_weight_ranges(content)
 
 
 def make_stage(
@@ -29,25 +44,24 @@ def make_stage(
     set_up: Callable[[Any, Any], None],
     *,
     calibrated: bool = False,
-    finish: Callable[[bytes], bytes] = bytes,
+    finish: Finish = lambda job, signature, content: content,
+    options: Tuple[Option, ...] = (),
 ) -> Stage:
     """Make the stage of a mode.
 
-    `set_up` gets TensorFlow and the converter, and prepares it; `finish` gets the converter's
-    model, and returns what is written.
+    `set_up` gets TensorFlow and the converter, and prepares it; `finish` gets the job, its
+    signature and the converter's model, and returns what is written.
     """
-    options = GATE
+    options = (*GATE, *options)
     if calibrated:
         options += (
             Option("calibration", str, "", "the file of calibration samples in the volume"),
             Option("noise", flag, False, "calibrate on normal noise"),
         )
-    if mode == "int8":
-        options += (Option("io", str, "float", "inputs and outputs: float, int8 or uint8"),)
 
     def convert(job: Job) -> Signature:
         signature, content = _convert(job, set_up, calibrated)
-        job.output.write_bytes(finish(content))
+        job.output.write_bytes(finish(job, signature, content))
         return signature
 
     return Stage(

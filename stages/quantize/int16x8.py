@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stages.kit.contract import run_as_program
-from stages.quantize.graph import make_stage
+from stages.quantize.graph import FIXES, finish_integers, make_stage
 
 
 def _set_up(tf: Any, converter: Any) -> None:
@@ -15,7 +15,14 @@ def _set_up(tf: Any, converter: Any) -> None:
     ]
 
 
-STAGE = make_stage("int16x8", __doc__ or "", _set_up, calibrated=True)
+STAGE = make_stage(
+    "int16x8",
+    __doc__ or "",
+    _set_up,
+    calibrated=True,
+    finish=finish_integers,
+    options=(FIXES,),
+)
 
 if __name__ == "__main__":
     run_as_program(STAGE)

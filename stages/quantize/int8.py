@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.kit.contract import run_as_program
-from stages.quantize.graph import make_stage
+from stages.kit.contract import Job, Option, Signature, run_as_program
+from stages.quantize.graph import FIXES, INTEGER_ENDS, finish_integers, make_stage
+from stages.quantize.mixed import keep_layers
+
+KEEP_FLOAT = Option("keep_float", str, "", "layers that stay in float, comma-separated")
 
 
-def _set_up(tf: Any, converter: Any) -> None:
-    # An operator without an int8 kernel stays in float, between two conversions.
+def set_up(tf: Any, converter: Any) -> None:
+    """Ask for integers; an operator without an int8 kernel stays in float, between conversions."""
     converter.target_spec.supported_ops = [
         tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
         tf.lite.OpsSet.TFLITE_BUILTINS,
     ]
 
 
-STAGE = make_stage("int8", __doc__ or "", _set_up, calibrated=True)
+def _finish(job: Job, signature: Signature, content: bytes) -> bytes:
+    if job.options["keep_float"]:
+        content = keep_layers(job, signature, content)
+    return finish_integers(job, signature, content)
+
+
+STAGE = make_stage(
+    "int8",
+    __doc__ or "",
+    set_up,
+    calibrated=True,
+    finish=_finish,
+    options=(INTEGER_ENDS, KEEP_FLOAT, FIXES),
+)
 
 if __name__ == "__main__":
     run_as_program(STAGE)

@@ -1,9 +1,9 @@
 """What each layer of a quantised model adds to the noise of its outputs.
 
 The quantised model is compared with the float one of the same graph, tensor by tensor. Plain runs
-show how noise grows. To see where it comes from, both models are cut at the tensors that they share,
-and every piece runs on the same values, those of the float model rounded to the quantised one's
-levels: what the results differ by is noise of the piece's own. What it costs is then seen by adding
+show how noise grows. To see where it comes from, both models are cut at the tensors that they
+share, and every piece runs on the same values, those of the float model rounded to the quantised
+one's levels: what the results differ by is noise of the piece's own. What it costs is then seen by adding
 this noise, and no other, to the float model's tensor, and running the rest in float.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from stages.kit.tracing import Arrays
 
 # What the converter appends to the integer counterpart of an input or output.
-_INTEGER_ENDS = ("_int8", "_uint8", "_int16")
+INTEGER_ENDS = ("_int8", "_uint8", "_int16")
 # Of the channels of a tensor, those with no signal at all do not count.
 _NOTHING = 1e-12
 # Half a step of what int8 has for a sigmoid.
@@ -65,6 +65,8 @@ class Layer:
     counterpart: str
     levels: Levels
     operators: Tuple[str, ...] = ()
+    # What a person is told; the user's layer where it is known.
+    title: str = ""
     shape: Tuple[int, ...] = ()
     own: np.ndarray = field(default_factory=lambda: np.zeros(1))
     signal: np.ndarray = field(default_factory=lambda: np.zeros(1))
@@ -177,7 +179,7 @@ def match_layers(source: Any, quantized: Any) -> List[Layer]:
         index = source.indices[name]
         if source.dtype(index) != "float32":
             continue
-        for counterpart in (*(name + end for end in _INTEGER_ENDS), name):
+        for counterpart in (*(name + end for end in INTEGER_ENDS), name):
             place = quantized.indices.get(counterpart)
             if place is None or not _has_same_shape(source, index, quantized, place):
                 continue

@@ -30,7 +30,7 @@ def sort_dequantized(content: bytes) -> bytes:
     ]
     for graph in model.subgraphs:
         _sort(graph, codes)
-    return _pack(model)
+    return pack_model(model)
 
 
 def _sort(graph: Any, codes: List[int]) -> None:
@@ -56,7 +56,8 @@ def _sort(graph: Any, codes: List[int]) -> None:
     graph.operators = widened + [o for o in graph.operators if id(o) not in chosen]
 
 
-def _pack(model: Any) -> bytes:
+def pack_model(model: Any) -> bytes:
+    """Write a model with its buffers aligned, as the format demands."""
     import flatbuffers
 
     class AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]

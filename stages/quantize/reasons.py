@@ -142,7 +142,7 @@ def _judge_operands(layer: Layer, reads: Sequence[Layer], quantized: Any) -> str
     levels = 2 * min(sizes) / layer.levels.scale if layer.levels.scale else 0
     return (
         f"its inputs get one scale, and the largest reaches {max(sizes):.3g}, {ratio:.3g} times as "
-        f"far as '{small.name.split(';')[0]}' ({min(sizes):.3g}), which is left {levels:.0f} levels"
+        f"far as '{small.title or small.name.split(';')[0]}' ({min(sizes):.3g}), which is left {levels:.0f} levels"
     )
 
 
@@ -156,9 +156,9 @@ def _judge_saturation(layer: Layer, reads: Sequence[Layer], quantized: Any) -> s
     low, high = source.levels.range
     name = "sigmoid" if kind == "LOGISTIC" else "tanh"
     return (
-        f"the {name} is saturated: {layer.saturated:.0%} of its values are at an end, and its input "
-        f"has steps of {source.levels.scale:.2g} ([{low:.3g}, {high:.3g}]), where it rises between "
-        "-4 and 4"
+        f"the {name} is saturated: {layer.saturated:.0%} of its values are at an end, and its "
+        f"input has steps of {source.levels.scale:.2g} ([{low:.3g}, {high:.3g}]), where it rises "
+        "between -4 and 4"
     )
 
 

@@ -26,8 +26,8 @@ _LAYOUTS = {3: [(0, 2, 1)], 4: [(0, 2, 3, 1), (0, 3, 1, 2)]}
 
 def convert(job: Job) -> Signature:
     """Compare `model.tflite` with `model.pb`; the artifact has only the number of matches."""
+    from stages.frameworks.tflite_model import TfliteModel
     from stages.trace.frozen_graph import FrozenGraph
-    from stages.trace.tflite_model import TfliteModel
 
     tf = import_tensorflow()
     signature = read_signature(job)

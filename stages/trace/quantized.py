@@ -25,7 +25,7 @@ _MOST_DECIBELS = 200.0
 
 def convert(job: Job) -> Signature:
     """Trace the quantised models; the artifact has only how many tensors of each were compared."""
-    from stages.trace.tflite_model import TfliteModel
+    from stages.frameworks.tflite_model import TfliteModel
 
     tf = import_tensorflow()
     signature = read_signature(job)
@@ -70,6 +70,8 @@ def _trace(
     finder: LayerFinder,
 ) -> Dict[str, Any]:
     layers = measure(source, model, samples, outputs)
+    for layer in layers:
+        layer.title = " + ".join(find_modules(layer.name, finder))
     moved = _read_moved(job, mode, source)
     faults = find_faults(layers, model, moved)
     return {

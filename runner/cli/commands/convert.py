@@ -88,7 +88,10 @@ def convert(
     ] = None,
     quantize: Annotated[
         Optional[str],
-        typer.Option(help="Quantised models besides: float16, dynamic, int8, int16x8; or several."),
+        typer.Option(
+            help="Quantised models besides: float16, dynamic, int8, int16x8, or several; auto: "
+            "int8 with the fewest layers in float that pass the gate."
+        ),
     ] = None,
     calibration: Annotated[
         Optional[Path],
@@ -100,6 +103,10 @@ def convert(
     quantize_io: Annotated[
         str, typer.Option(help="int8's inputs and outputs: float, int8, uint8 (default: float).")
     ] = "",
+    keep_float: Annotated[
+        Optional[list[str]],
+        typer.Option(help="A layer that int8 leaves in float: a module's path (repeatable)."),
+    ] = None,
     min_sqnr: Annotated[
         Optional[float],
         typer.Option(help="Signal to noise that a quantised output needs, in dB (default: 20)."),
@@ -170,7 +177,7 @@ def convert(
     )
     modes = [mode.strip() for mode in (quantize or "").split(",") if mode.strip()]
     quantization = Quantization(
-        modes, calibration, calibrate_on_noise, quantize_io, min_sqnr, min_top1
+        modes, calibration, calibrate_on_noise, quantize_io, min_sqnr, min_top1, keep_float or ()
     )
     options = {
         "opset": opset,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from runner.report.html import figures
 from runner.report.html.marks import make_link
+from runner.report.quantized import is_below_gate, name_layer, summarize
 from runner.report.wording import (
     STATUSES,
     VERDICTS,
@@ -14,7 +15,12 @@ from runner.report.wording import (
     find_agreement,
     read_least_sqnr,
 )
+from runner.schemas.diagnosis import QuantizedTrace
 from runner.schemas.report import CheckRecord, Report, StageRecord
+
+_MOST_LAYERS = 40
+# From so many dB on there is nothing but float32's rounding.
+_NO_NOISE = 150.0
 
 
 @dataclass(frozen=True)
@@ -66,3 +72,58 @@ def _make_figures(check: CheckRecord | None) -> dict[str, str]:
         "agreement": f"{agreement:.1%}" if agreement is not None else "",
         "error": figures.scientific(max(errors)) if errors else "",
     }
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """A layer of a traced model: its signal to noise in dB, and what is wrong with it."""
+
+    layer: str
+    operators: str
+    plain: str
+    own: str
+    output: str
+    outside: str
+    why: str
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """The layers of a quantised model in order of depth; `left_out` are of no note."""
+
+    mode: str
+    summary: str
+    rows: list[LayerRow]
+    left_out: int
+
+
+def list_layer_tables(report: Report) -> list[LayerTable]:
+    """List the tables of the quantised models that the run's diagnosis has traced."""
+    traces = report.diagnosis.quantized if report.diagnosis else []
+    below = {record.name for record in report.quantized if is_below_gate(record)}
+    return [_make_table(trace, trace.mode in below) for trace in traces if trace.points]
+
+
+def _make_table(trace: QuantizedTrace, below: bool) -> LayerTable:
+    faults = {fault.tensor: fault for fault in trace.faults}
+    order = sorted(trace.points, key=lambda point: (point.tensor not in faults, point.output_sqnr))
+    chosen = {id(point) for point in order[:_MOST_LAYERS]}
+    rows = [
+        LayerRow(
+            layer=figures.clip(name_layer(point), 80),
+            operators=figures.clip(" + ".join(point.operators), 80),
+            plain=_format_ratio(point.sqnr),
+            own=_format_ratio(point.own_sqnr),
+            output=_format_ratio(point.output_sqnr),
+            outside=f"{point.outside:.1%}" if point.levels else "",
+            why=figures.clip(faults[point.tensor].reason, 500) if point.tensor in faults else "",
+        )
+        for point in trace.points
+        if id(point) in chosen
+    ]
+    summary = figures.clip(summarize(trace, below), 900)
+    return LayerTable(figures.clip(trace.mode, 40), summary, rows, len(trace.points) - len(rows))
+
+
+def _format_ratio(ratio: float) -> str:
+    return "no noise" if ratio >= _NO_NOISE else f"{ratio:.1f} dB"

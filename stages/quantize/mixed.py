@@ -1,0 +1,54 @@
+"""Models of int8 with layers in float: the float model beside the quantised one, put together."""
+
+from __future__ import annotations
+
+from typing import Any, List
+
+import numpy as np
+
+from stages.convert.graph_to_tflite import find_indices, make_converter
+from stages.frameworks.tensorflow import import_tensorflow
+from stages.frameworks.tflite_model import TfliteModel
+from stages.kit.contract import Job, Signature
+from stages.kit.layers import LayerFinder
+from stages.kit.samples import reorder_axes
+from stages.quantize.calibration import open_calibration
+from stages.quantize.keep_float import keep_in_float
+from stages.quantize.search import Pair, find_named, search
+
+
+def keep_layers(job: Job, signature: Signature, content: bytes) -> bytes:
+    """Return the int8 model with the layers of the option `keep_float` in float."""
+    pair = _open_pair(job, signature, content)
+    return keep_in_float(pair.source, pair.quantized, find_named(pair, job.options["keep_float"]))
+
+
+def search_layers(job: Job, signature: Signature, content: bytes) -> bytes:
+    """Return the int8 model with as few layers in float as its gate takes."""
+    pair = _open_pair(job, signature, content)
+    arrays = [
+        np.stack([reorder_axes(row, tensor.axes) for row in array])
+        for array, tensor in zip(open_calibration(job, signature.inputs), signature.inputs)
+    ]
+    with job.phase("search"):
+        kept = search(job, pair, arrays, job.options["min_sqnr"], job.options["min_top1"])
+    return keep_in_float(pair.source, pair.quantized, kept) if kept else content
+
+
+def _open_pair(job: Job, signature: Signature, content: bytes) -> Pair:
+    """Convert the graph to float once more, and open both models."""
+    tf = import_tensorflow()
+    whole = make_converter(tf, job, signature).convert()
+    source, outputs = _open(tf, signature, whole)
+    quantized, _ = _open(tf, signature, content)
+    graph_def = tf.compat.v1.GraphDef.FromString(job.input.read_bytes())
+    return Pair(source, quantized, outputs, LayerFinder(job.volume, graph_def))
+
+
+def _open(tf: Any, signature: Signature, content: bytes) -> Any:
+    interpreter = tf.lite.Interpreter(model_content=content)
+    inputs = find_indices(interpreter.get_input_details(), signature.inputs, may_be_dropped=True)
+    model = TfliteModel(content, inputs)
+    places = find_indices(interpreter.get_output_details(), signature.outputs)
+    outputs: List[str] = [model.names[place] for place in places if place is not None]
+    return model, outputs

@@ -105,7 +105,8 @@ class QuantizedFault(_Model):
 
     `kind` is 'input' (another mean than in calibration), 'range' (values outside of the calibrated
     range, or few levels used), 'weights' (one scale for unlike channels), 'outlier' (a channel that
-    is far larger than the others), 'operands' (unlike inputs of one scale) or 'saturated'.
+    is far larger than the others), 'operands' (unlike inputs of one scale), 'saturated' or
+    'kernel' (what the interpreter computes there is something else).
     """
 
     tensor: str

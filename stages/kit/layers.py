@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set
+
+# Operators of a frozen graph that converters fuse into the one before.
+FUSED = ("Add", "AddV2", "BiasAdd", "Maximum", "Minimum", "Mul", "Relu", "Relu6", "Sub")
 
 
 def read_earlier_reports(volume: Path) -> Iterator[Dict[str, Any]]:
@@ -51,7 +54,10 @@ class LayerFinder:
             for tensor, place in read_places(volume).items()
         }
         self._readers: Dict[str, List[str]] = {}
-        for node in graph_def.node if graph_def is not None else ():
+        self._nodes = {
+            node.name: node for node in (graph_def.node if graph_def is not None else ())
+        }
+        for node in self._nodes.values():
             for name in node.input:
                 producer = name.partition(":")[0].lstrip("^")
                 self._readers.setdefault(producer, []).append(node.name)
@@ -71,6 +77,35 @@ class LayerFinder:
                     seen.add(name)
                     pending.append(name)
         return ""
+
+    def find_all(self, name: str) -> List[str]:
+        """Return the modules of a tensor that a converter has named after all that it fused.
+
+        The names are joined by `;`, and those of other layers, with which it shares a constant, are
+        among them: only operators around the first one count, up to the one that all are fused to.
+        """
+        first, *others = name.partition("#")[0].split(";")
+        around = self._list_fused(first)
+        return deduplicate([self.find(part) for part in (first, *others) if part in around])
+
+    def _list_fused(self, name: str) -> Set[str]:
+        """Return an operation and those that may be fused with it, before it and after it."""
+        found = {name}
+        pending = [name]
+        while pending:
+            node = self._nodes.get(pending.pop())
+            if node is None or node.op not in FUSED:
+                continue
+            before = [text.partition(":")[0].lstrip("^") for text in node.input]
+            pending += [other for other in before if other not in found]
+            found.update(before)
+        pending = [name]
+        while pending:
+            for after in self._readers.get(pending.pop(), ()):
+                if self._nodes[after].op in FUSED and after not in found:
+                    found.add(after)
+                    pending.append(after)
+        return found
 
 
 def find_layer(volume: Path, operation: str, graph_def: Any = None) -> str:

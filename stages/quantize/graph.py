@@ -34,7 +34,7 @@ def finish_integers(job: Job, signature: Signature, content: bytes) -> bytes:
     """Apply the fixes of integer models that the option `fixes` selects."""
     if "weight-ranges" not in resolve(job.options, "quantize"):
         return content
-    job.report["fixes"] = ["weight-ranges"]
+    job.report["fixes"] = [*job.report.get("fixes", ()), "weight-ranges"]
     return drop_weight_ranges(content)
 
 

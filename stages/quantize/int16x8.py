@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.kit.contract import run_as_program
+from stages.fixes.catalogue import resolve
+from stages.kit.contract import Job, Signature, run_as_program
 from stages.quantize.graph import FIXES, finish_integers, make_stage
+from stages.quantize.mixed import keep_kinds
 
 
 def _set_up(tf: Any, converter: Any) -> None:
@@ -15,12 +17,19 @@ def _set_up(tf: Any, converter: Any) -> None:
     ]
 
 
+def _finish(job: Job, signature: Signature, content: bytes) -> bytes:
+    chosen = resolve(job.options, "quantize")
+    if "int16-tables" in chosen:
+        content = keep_kinds(job, signature, content, ("LOGISTIC", "TANH"))
+    return finish_integers(job, signature, content)
+
+
 STAGE = make_stage(
     "int16x8",
     __doc__ or "",
     _set_up,
     calibrated=True,
-    finish=finish_integers,
+    finish=_finish,
     options=(FIXES,),
 )
 

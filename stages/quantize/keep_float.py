@@ -135,8 +135,9 @@ class _Surgery:
         operator.outputs = np.array([target], np.int32)
         code = self.schema.OperatorCodeT()
         code.builtinCode = code.deprecatedBuiltinCode = getattr(self.schema.BuiltinOperator, kind)
-        # The versions that take int8.
-        code.version = {"QUANTIZE": 1, "DEQUANTIZE": 2}[kind]
+        integers = self.graph.tensors[target if kind == "QUANTIZE" else source].type
+        wide = integers == self.schema.TensorType.INT16
+        code.version = {"QUANTIZE": (1, 2), "DEQUANTIZE": (2, 3)}[kind][wide]
         operator.opcodeIndex = self._find_code(code)
         self.operators.append(operator)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List
+from typing import Any, List, Sequence
 
 import numpy as np
 
@@ -21,6 +21,24 @@ def keep_layers(job: Job, signature: Signature, content: bytes) -> bytes:
     """Return the int8 model with the layers of the option `keep_float` in float."""
     pair = _open_pair(job, signature, content)
     return keep_in_float(pair.source, pair.quantized, find_named(pair, job.options["keep_float"]))
+
+
+def keep_kinds(job: Job, signature: Signature, content: bytes, kinds: Sequence[str]) -> bytes:
+    """Return the integer model with its operators of these kinds in float (fix `int16-tables`).
+
+    TensorFlow 2.4's kernels of sigmoid and tanh take int16 inputs to have one scale, which they
+    need not have: the outputs are wrong. From 2.5.0 on the same file is computed right.
+    """
+    pair = _open_pair(job, signature, content)
+    kept = {
+        name
+        for name in pair.source.order()
+        if pair.source.kinds[pair.source.producers[pair.source.indices[name]]] in kinds
+    }
+    if not kept:
+        return content
+    job.report["fixes"] = [*job.report.get("fixes", ()), "int16-tables"]
+    return keep_in_float(pair.source, pair.quantized, kept)
 
 
 def search_layers(job: Job, signature: Signature, content: bytes) -> bytes:

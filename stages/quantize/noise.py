@@ -3,8 +3,8 @@
 The quantised model is compared with the float one of the same graph, tensor by tensor. Plain runs
 show how noise grows. To see where it comes from, both models are cut at the tensors that they
 share, and every piece runs on the same values, those of the float model rounded to the quantised
-one's levels: what the results differ by is noise of the piece's own. What it costs is then seen by adding
-this noise, and no other, to the float model's tensor, and running the rest in float.
+one's levels: what the results differ by is noise of the piece's own. What it costs is then seen by
+adding this noise, and no other, to the float model's tensor, and running the rest in float.
 """
 
 from __future__ import annotations

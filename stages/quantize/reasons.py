@@ -29,6 +29,9 @@ _MOST_SATURATED = 0.25
 # Signal to noise, as powers: below it the damage shows (sound layers are above 30 dB).
 _DAMAGED = 10 ** (25 / 10)
 
+# So many times the power of rounding is none.
+_BEYOND_ROUNDING = 1e4
+
 _WEIGHTED = tuple(_WEIGHTS_OUTLIER)
 _SATURATING = {"LOGISTIC": (0.0, 1.0), "TANH": (-1.0, 1.0)}
 
@@ -118,7 +121,7 @@ def _judge_weights(layer: Layer, reads: Sequence[Layer], quantized: Any) -> str:
 def _judge_outlier(layer: Layer, reads: Sequence[Layer], quantized: Any) -> str:
     sizes = layer.sizes
     alive = sizes[sizes > 0]
-    makes_it = not reads or find_kind(layer, (*_WEIGHTED, "ADD", "MUL"))
+    makes_it = not reads or find_kind(layer, (*_WEIGHTED, "ADD"))
     if len(alive) < 3 or not makes_it or not layer.levels.scale or not _is_damaged(layer):
         return ""
     ratio = float(alive.max() / np.median(alive))
@@ -142,7 +145,8 @@ def _judge_operands(layer: Layer, reads: Sequence[Layer], quantized: Any) -> str
     levels = 2 * min(sizes) / layer.levels.scale if layer.levels.scale else 0
     return (
         f"its inputs get one scale, and the largest reaches {max(sizes):.3g}, {ratio:.3g} times as "
-        f"far as '{small.title or small.name.split(';')[0]}' ({min(sizes):.3g}), which is left {levels:.0f} levels"
+        f"far as '{small.title or small.name.split(';')[0]}' ({min(sizes):.3g}), which is left "
+        f"{levels:.0f} levels"
     )
 
 
@@ -162,7 +166,22 @@ def _judge_saturation(layer: Layer, reads: Sequence[Layer], quantized: Any) -> s
     )
 
 
+def _judge_kernel(layer: Layer, reads: Sequence[Layer], quantized: Any) -> str:
+    """Judge an operator without weights by what rounding its result can cost."""
+    if not layer.levels.scale or not layer.values or find_kind(layer, _WEIGHTED):
+        return ""
+    rounding = layer.values * layer.levels.scale**2 / 12
+    times = float(layer.own.sum()) / rounding
+    if times < _BEYOND_ROUNDING or layer.own_ratio > _DAMAGED or layer.outside:
+        return ""
+    return (
+        f"this interpreter computes something else: its noise has {times:.1e} times the power of "
+        "the rounding to its levels"
+    )
+
+
 _RULES = (
+    ("kernel", _judge_kernel),
     ("weights", _judge_weights),
     ("outlier", _judge_outlier),
     ("operands", _judge_operands),

@@ -45,9 +45,7 @@ class Pair:
         """Return the user's layers of these tensors, or else the tensors' names."""
         found = []
         for name in names:
-            parts = name.partition("#")[0].split(";")
-            modules = deduplicate([self.finder.find(part) for part in parts])
-            found.append(" + ".join(modules) or parts[0])
+            found.append(" + ".join(self.finder.find_all(name)) or name.partition(";")[0])
         return deduplicate(found, most=len(found))
 
 
@@ -60,12 +58,11 @@ def find_named(pair: Pair, layers: str) -> Set[str]:
     for name in pair.source.order():
         if pair.source.dtype(pair.source.indices[name]) != "float32":
             continue
-        parts = name.partition("#")[0].split(";")
-        for module in deduplicate([pair.finder.find(part) for part in parts]):
+        for module in pair.finder.find_all(name):
             path = module.split(".")
             for length in range(1, len(path) + 1):
                 known.setdefault(".".join(path[:length]), set()).add(name)
-        known.setdefault(parts[0], set()).add(name)
+        known.setdefault(name.partition(";")[0], set()).add(name)
     chosen: Set[str] = set()
     for layer in (part.strip() for text in layers.split(",") for part in text.split(" + ")):
         if layer not in known:

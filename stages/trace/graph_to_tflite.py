@@ -14,11 +14,10 @@ import numpy as np
 from stages.convert import graph_to_tflite
 from stages.frameworks.tensorflow import import_tensorflow
 from stages.kit.contract import Job, Signature, Stage, run_as_program, write_json
+from stages.kit.layers import FUSED
 from stages.kit.trace_samples import open_trace_inputs
 from stages.kit.tracing import Arrays, Comparison, Pair, Piece, compare_tensors, read_signature
 
-# Operators that the converter fuses into the one before.
-_FUSED = ("Add", "AddV2", "BiasAdd", "Maximum", "Minimum", "Mul", "Relu", "Relu6", "Sub")
 _LONGEST = 4
 # Channels first to channels last, and vice versa.
 _LAYOUTS = {3: [(0, 2, 1)], 4: [(0, 2, 3, 1), (0, 3, 1, 2)]}
@@ -156,7 +155,7 @@ def _find_last(graph: Any, node: str, others: Set[str]) -> str:
         tensor, depth = pending.pop()
         for op in tensor.consumers():
             # An operator in between may be missing from the names.
-            if op.type in _FUSED and depth <= _LONGEST:
+            if op.type in FUSED and depth <= _LONGEST:
                 pending.append((op.outputs[0], depth + 1))
                 if op.name in others and depth > reach:
                     found, reach = op.outputs[0].name, depth

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, Sequence
 
 import numpy as np
 
@@ -70,8 +70,12 @@ def _trace(
     finder: LayerFinder,
 ) -> Dict[str, Any]:
     layers = measure(source, model, samples, outputs)
+    ends = {source.names[index] for index in source.inputs if index is not None}
+    modules = {
+        layer.name: [] if layer.name in ends else finder.find_all(layer.name) for layer in layers
+    }
     for layer in layers:
-        layer.title = " + ".join(find_modules(layer.name, finder))
+        layer.title = " + ".join(modules[layer.name])
     moved = _read_moved(job, mode, source)
     faults = find_faults(layers, model, moved)
     return {
@@ -79,8 +83,8 @@ def _trace(
         "samples": len(samples[0]),
         "tensors": len(source.order()) + len(source.inputs),
         "matched": len(layers),
-        "points": [_describe(layer, finder) for layer in layers],
-        "faults": [_describe_fault(fault, finder) for fault in faults],
+        "points": [_describe(layer, modules[layer.name]) for layer in layers],
+        "faults": [_describe_fault(fault, modules[fault.layer.name]) for fault in faults],
     }
 
 
@@ -97,12 +101,12 @@ def _make_entry(mode: str, name: str, failure: str = "") -> Dict[str, Any]:
     }
 
 
-def _describe(layer: Layer, finder: LayerFinder) -> Dict[str, Any]:
+def _describe(layer: Layer, modules: Sequence[str]) -> Dict[str, Any]:
     levels = layer.levels.range if layer.levels.scale else None
     return {
         "tensor": layer.name,
         "operators": deduplicate(layer.operators),
-        "modules": find_modules(layer.name, finder),
+        "modules": list(modules),
         "shape": list(layer.shape),
         "sqnr": to_decibels(layer.ratio),
         "own_sqnr": to_decibels(layer.own_ratio),
@@ -114,20 +118,15 @@ def _describe(layer: Layer, finder: LayerFinder) -> Dict[str, Any]:
     }
 
 
-def _describe_fault(fault: Fault, finder: LayerFinder) -> Dict[str, Any]:
+def _describe_fault(fault: Fault, modules: Sequence[str]) -> Dict[str, Any]:
     layer = fault.layer
     return {
         "tensor": layer.name,
         "operators": deduplicate(layer.operators),
-        "modules": find_modules(layer.name, finder),
+        "modules": list(modules),
         "kind": fault.kind,
         "reason": fault.reason,
     }
-
-
-def find_modules(name: str, finder: LayerFinder) -> List[str]:
-    """Return the modules of a tensor; the converter names it after all that it has fused."""
-    return deduplicate([finder.find(part) for part in name.partition("#")[0].split(";")])
 
 
 def to_decibels(ratio: float) -> float:

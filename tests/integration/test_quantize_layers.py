@@ -1,0 +1,188 @@
+"""What is wrong with a quantised model, layer by layer, and layers that stay in float."""
+
+from __future__ import annotations
+
+import html
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import BAD_INPUT, OUT_OF_TOLERANCE, PASSED, SUPPORT, Run, run_cli
+
+CODE = SUPPORT / "quantized.py"
+# By fault: the net, its calibration, the layer that is named, the kind, and words of the reason.
+FAULTS = {
+    "outlier channel": ("outlier", "seen", "mid", "outlier", "channel 5 reaches"),
+    "outlier by BatchNorm": (
+        "outlier_norm",
+        "seen",
+        "block.conv.3",
+        "outlier",
+        "channel 3 reaches",
+    ),
+    "saturated sigmoid": ("sigmoid", "seen", "sigmoid", "saturated", "the sigmoid is saturated"),
+    "saturated tanh": ("tanh", "seen", "tanh", "saturated", "the tanh is saturated"),
+    "unlike operands": ("concat", "seen", "fork", "operands", "as far as 'fork.left'"),
+    "narrow range": ("sound", "narrow", "input", "range", "lie outside of"),
+    "wide range": ("sound", "wide", "input", "range", "of its levels"),
+    "swapped mean": ("sound", "swapped", "input", "input", "was -6"),
+}
+# So much that no model has it: each run is diagnosed at once, and only its quantised models.
+UNREACHABLE = ("--min-sqnr", "90")
+RunIn = Callable[..., "subprocess.CompletedProcess[str]"]
+Quantize = Callable[..., Run]
+
+
+@pytest.fixture(scope="module")
+def nets(tmp_path_factory: pytest.TempPathFactory, in_environment: RunIn) -> Path:
+    folder = tmp_path_factory.mktemp("nets")
+    made = in_environment("torch", CODE, folder)
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quantize(nets: Path, tmp_path_factory: pytest.TempPathFactory) -> Quantize:
+    done: dict[tuple[str, ...], Run] = {}
+
+    def run(net: str, calibration: str, *options: str) -> Run:
+        key = (net, calibration, *options)
+        if key not in done:
+            folder = tmp_path_factory.mktemp("runs") / net
+            finished = run_cli(
+                *("convert", "--model", nets / f"{net}.pt", "--arch", CODE),
+                *("--input", "1x3x32x32", "--inputs", nets / "held.npz", "--min-top1", "0"),
+                *("--calibration", nets / f"{calibration}.npz", "--engine", "process", "--cache"),
+                *("--output", folder, *options),
+                cwd=nets,
+            )
+            done[key] = Run(finished.returncode, finished.stdout, finished.stderr, folder)
+        return done[key]
+
+    return run
+
+
+def read_trace(run: Run, mode: str = "int8") -> dict[str, Any]:
+    traces = run.report["diagnosis"]["quantized"]
+    (found,) = [trace for trace in traces if trace["mode"] == mode]
+    assert not found["failure"], found
+    return dict(found)
+
+
+def list_named(trace: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        (" + ".join(fault["modules"]) or fault["tensor"], fault["kind"], fault["reason"])
+        for fault in trace["faults"]
+    ]
+
+
+def read_sqnr(run: Run, mode: str) -> float:
+    (record,) = [record for record in run.report["quantized"] if record["name"] == mode]
+    (output,) = record["report"]["check"]["outputs"]
+    return float(-20 * np.log10(output["rms_rel"]))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_named_at_its_layer(quantize: Quantize, fault: str) -> None:
+    net, calibration, layer, kind, words = FAULTS[fault]
+    run = quantize(net, calibration, "--quantize", "int8", *UNREACHABLE)
+    assert run.code == OUT_OF_TOLERANCE, run.stderr
+    named = list_named(read_trace(run))
+    assert [(where, what) for where, what, _ in named] == [(layer, kind)]
+    assert words in named[0][2]
+    assert run.report["diagnosis"]["verdict"] == "quantization"
+    assert layer in run.report["diagnosis"]["summary"]
+    page = html.unescape((run.folder / "report.html").read_text())
+    assert named[0][2] in page and "int8 by layer" in page
+
+
+def test_a_depthwise_convolution_with_one_scale_is_named(
+    quantize: Quantize, nets: Path, in_environment: RunIn
+) -> None:
+    """The converter itself never writes one: the file is changed, and traced as it is now."""
+    run = quantize("sound", "seen", "--quantize", "int8", "--min-sqnr", "21")
+    assert run.code == PASSED, run.stderr
+    changed = in_environment("tflite", SUPPORT / "per_tensor.py", run.folder / "model.int8.tflite")
+    assert changed.returncode == 0, changed.stderr
+    done = run_cli("diagnose", run.folder, "--engine", "process", "--json", cwd=nets)
+    assert done.returncode == OUT_OF_TOLERANCE, done.stderr
+    (trace,) = json.loads(done.stdout)["quantized"]
+    ((layer, kind, reason),) = list_named(trace)
+    assert layer.startswith("block.conv.1") and kind == "weights"
+    assert "one scale for all 32 channels, and channel 0's" in reason
+
+
+def test_nothing_is_named_in_a_sound_net(quantize: Quantize) -> None:
+    run = quantize("sound", "seen", "--quantize", "dynamic,int8,int16x8", *UNREACHABLE)
+    for mode in ("dynamic", "int8", "int16x8"):
+        trace = read_trace(run, mode)
+        assert not trace["faults"]
+        assert trace["matched"] > 15 and all(p["own_sqnr"] > 25 for p in trace["points"])
+    assert "no layer is unusual" in run.report["diagnosis"]["summary"]
+
+
+def test_the_kernels_of_int16_are_wrong_without_the_fix(quantize: Quantize) -> None:
+    """TensorFlow 2.4 computes sigmoid and tanh of int16 wrongly; in float, they cost nothing."""
+    fixed = quantize("sound", "seen", "--quantize", "dynamic,int8,int16x8", *UNREACHABLE)
+    option = ("--fixes=-int16-tables", *UNREACHABLE)
+    plain = quantize("sound", "seen", "--quantize", "int16x8", *option)
+    assert read_sqnr(fixed, "int16x8") > 35 > 10 > read_sqnr(plain, "int16x8")
+    named = list_named(read_trace(plain, "int16x8"))
+    assert [(layer, kind) for layer, kind, _ in named] == [
+        ("sigmoid", "kernel"),
+        ("tanh", "kernel"),
+    ]
+
+
+def test_what_a_layer_costs_is_what_it_gives_back(quantize: Quantize) -> None:
+    """Left in float, the fork and what reads it take their noise with them."""
+    whole = quantize("concat", "seen", "--quantize", "int8", *UNREACHABLE)
+    layers = ("--keep-float", "fork", "--keep-float", "mid")
+    kept = quantize("concat", "seen", "--quantize", "int8", *layers, *UNREACHABLE)
+    assert read_sqnr(whole, "int8") < 10 and read_sqnr(kept, "int8") > 30
+    assert not read_trace(kept)["faults"]
+    sizes = [(run.folder / "model.int8.tflite").stat().st_size for run in (whole, kept)]
+    # A convolution of 32 x 32 x 3 x 3 and the fork's two, three bytes more for each weight.
+    assert 3 * 9216 < sizes[1] - sizes[0] < 3 * (9216 + 256 + 2304) + 4000
+
+
+def test_auto_keeps_as_little_in_float_as_the_gate_takes(quantize: Quantize) -> None:
+    run = quantize("concat", "seen", "--quantize", "int8,auto", "--min-sqnr", "20")
+    assert run.code == OUT_OF_TOLERANCE  # by int8
+    assert read_sqnr(run, "int8") < 20 <= read_sqnr(run, "auto")
+    sizes = {
+        name: (run.folder / f"model{name}.tflite").stat().st_size for name in ("", ".int8", ".auto")
+    }
+    assert sizes[""] - sizes[".auto"] >= 0.95 * (sizes[""] - sizes[".int8"])
+    (record,) = [record for record in run.report["quantized"] if record["name"] == "auto"]
+    steps = record["report"]["search"]
+    assert steps[0]["kept"] == [] and steps[0]["sqnr"] < 20
+    assert any("mid" in step["kept"] and step["sqnr"] > 21 for step in steps)
+    assert any("Kept in float: " in note and "mid" in note for note in run.report["notes"])
+
+
+def test_a_sound_net_needs_no_layer_in_float(quantize: Quantize) -> None:
+    run = quantize("sound", "seen", "--quantize", "int8,auto")
+    assert run.code == PASSED, run.stderr
+    files = [(run.folder / f"model.{mode}.tflite").read_bytes() for mode in ("int8", "auto")]
+    assert files[0] == files[1]
+
+
+def test_a_layer_that_is_not_there_is_refused(quantize: Quantize) -> None:
+    run = quantize("sound", "seen", "--quantize", "int8", "--keep-float", "block.conf")
+    assert run.code == BAD_INPUT
+    (record,) = run.report["quantized"]
+    assert "no layer 'block.conf'" in record["failure"] and "block.conv" in record["remedy"]
+
+
+def test_the_ranges_of_weights_are_left_out(quantize: Quantize) -> None:
+    """A fix, which changes bytes that nothing reads."""
+    fixed = quantize("sound", "seen", "--quantize", "int8,auto")
+    plain = quantize("sound", "seen", "--quantize", "int8", "--fixes=-weight-ranges")
+    sizes = [(run.folder / "model.int8.tflite").stat().st_size for run in (fixed, plain)]
+    assert sizes[0] < sizes[1]
+    assert read_sqnr(fixed, "int8") == read_sqnr(plain, "int8")

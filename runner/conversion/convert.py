@@ -158,7 +158,7 @@ def run_plan(
                         notes.append(f"The diagnosis could not be made: {error}")
                 if after_stages is not None:
                     cached.populate_volume(volume)
-                    after_stages(volume, records)
+                    after_stages(volume, [*records, *quantized])
         except KeyboardInterrupt:
             interrupted = True
         except BaseException:

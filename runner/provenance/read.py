@@ -194,7 +194,7 @@ def _compare_with_report(statement: Provenance, report: Report) -> Iterator[Diff
     check = parameters.check.model_dump(exclude={"noise_samples"})
     stated = {"strict": True, **report.options}  # as in reports from before there was --strict
     pairs += [(f"the option {key}", value, stated.get(key)) for key, value in check.items()]
-    artifacts = {artifact.path: artifact.sha256 for artifact in report.artifacts}
+    artifacts = {artifact.path: artifact.sha256 for artifact in report.list_made()}
     pairs += [
         (f"the artifact {s.name}", s.sha256, artifacts.get(s.name)) for s in statement.subject
     ]

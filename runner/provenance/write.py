@@ -32,6 +32,7 @@ from runner.schemas.provenance import (
     ModelParameter,
     Predicate,
     Provenance,
+    QuantizationParameter,
     ResourceDescriptor,
     RunDetails,
     StageParameter,
@@ -96,7 +97,7 @@ def build_provenance(plan: Plan, report: Report) -> Provenance:
                     },
                     stages=[
                         StageParameter(name=s.name, image=s.image, produces=s.produces)
-                        for s in plan.toolchain.stages
+                        for s in (*plan.toolchain.stages, *plan.quantization.stages)
                     ],
                 ),
                 resolvedDependencies=list(_list_dependencies(plan, report)),
@@ -134,6 +135,10 @@ def build_test_result(plan: Plan, report: Report) -> TestResultStatement:
             worse = failed if final and output.verdict != "vacuous" else warned
             good = output.verdict in ("passed", "rounding")
             (passed if good else worse).append(f"{record.name}/{output.name}")
+    for record in report.quantized:
+        check = record.report.check if record.report and record.status == "ok" else None
+        good = check is not None and check.verdict in ("passed", "rounding")
+        (passed if good else failed).append(record.name)
     vacuous = report.outcome == "vacuous"
     if vacuous and not warned:
         warned.append(report.stages[-1].name)
@@ -161,7 +166,8 @@ def build_test_result(plan: Plan, report: Report) -> TestResultStatement:
 
 def _list_subjects(plan: Plan, report: Report) -> list[Subject]:
     subjects = []
-    for stage, record in zip(plan.toolchain.stages, report.stages, strict=True):
+    quantized = zip(plan.quantization.stages, report.quantized, strict=False)
+    for stage, record in (*zip(plan.toolchain.stages, report.stages, strict=True), *quantized):
         artifact = record.report.artifact if record.report else None
         if record.report is None or artifact is None or artifact.path != stage.produces:
             continue
@@ -260,13 +266,36 @@ def _collect_parameters(plan: Plan, report: Report) -> ExternalParameters:
             )
             for wheel in {w.sha256: w for i in plan.images.values() for w in i.wheels}.values()
         ],
+        quantization=_collect_quantization(plan, report),
+    )
+
+
+def _collect_quantization(plan: Plan, report: Report) -> QuantizationParameter | None:
+    asked = plan.quantization
+    if not asked.stages:
+        return None
+    known = {record.name: record.report for record in report.quantized if record.report}
+    files = [
+        UserFile(name=name, path=_format_path(path), sha256=asked.hashes[name])
+        for name, path in asked.files.items()
+    ]
+    return QuantizationParameter(
+        modes=[stage.name for stage in asked.stages],
+        options={
+            stage.name: dict(
+                known[stage.name].options if stage.name in known else asked.options[stage.name]
+            )
+            for stage in asked.stages
+        },
+        calibration=next(iter(files), None),
     )
 
 
 def _list_dependencies(plan: Plan, report: Report) -> Iterator[ResourceDescriptor]:
     parameters = _collect_parameters(plan, report)
     yield _describe(f"model/{parameters.model.name}", parameters.model.sha256)
-    for file in (parameters.inputs_file, *parameters.arch_files):
+    calibration = parameters.quantization.calibration if parameters.quantization else None
+    for file in (parameters.inputs_file, calibration, *parameters.arch_files):
         if file is not None:
             yield _describe(file.name, file.sha256)
     if given := plan.reference:
@@ -286,7 +315,7 @@ def _list_dependencies(plan: Plan, report: Report) -> Iterator[ResourceDescripto
         yield _describe(
             f"wheel/{wheel.name}", wheel.sha256, pin=wheel.pin, in_place_of=wheel.replaces
         )
-    code = hash_toolchain(plan.toolchain)
+    code = hash_toolchain(plan.toolchain, [stage.name for stage in plan.quantization.stages])
     yield _describe("stages", compute_tree_digest(code), files=code)
     yield _describe("runner", compute_tree_digest(hash_tree(PACKAGE)), version=__version__)
     if commit := _read_commit():
@@ -378,7 +407,7 @@ def _read_commit() -> str:
 
 
 def _list_byproducts(folder: Path, report: Report) -> list[ResourceDescriptor]:
-    names = ["report.json", *(record.log for record in report.stages if record.log)]
+    names = ["report.json", *(record.log for record in report.records if record.log)]
     return [_describe_file(name, folder / name) for name in names if (folder / name).is_file()]
 
 

@@ -133,7 +133,7 @@ def _get_engine(environment: EnvironmentRecord) -> str:
 def _compare_code(
     statement: Provenance, report: Report, toolchain: Toolchain, docker_as_recorded: bool
 ) -> Iterator[Difference]:
-    hashes = hash_toolchain(toolchain)
+    hashes = hash_toolchain(toolchain, [record.name for record in report.quantized])
     recorded = statement.dependency("stages")
     if recorded is not None and recorded.sha256 != compute_tree_digest(hashes):
         files = (recorded.annotations or {}).get("files")

@@ -20,6 +20,7 @@ from runner.host.text import make_printable
 from runner.packages.user_wheel import accept_wheel
 from runner.planning.inputs import InputSpec
 from runner.planning.plan import Plan, choose_run_folder, make_run_name
+from runner.planning.quantization import QuantizationPlan
 from runner.planning.source import identify_source
 from runner.provenance.read import Recorded, read_record
 from runner.reproduction.artifacts import Comparer, compare_artifacts
@@ -36,7 +37,7 @@ from runner.schemas.reproduction import (
     explain_difference,
 )
 from runner.toolchains.load import load_image, load_toolchain
-from runner.toolchains.model import Image, add_wheels
+from runner.toolchains.model import Image, Toolchain, add_wheels
 from runner.trust.scan import make_trust_check
 
 REPRODUCTION_FILE = "reproduction.json"
@@ -46,12 +47,14 @@ REPRODUCTION_FILE = "reproduction.json"
 class MovedFiles:
     """Where files of a recorded run are now; each must have the recorded sha256.
 
-    `arch` is the file of --arch. None means that a file is where it was.
+    `arch` is the file of --arch, `calibration` that of --calibration. None means that a file
+    is where it was.
     """
 
     model: Path | None = None
     arch: Path | None = None
     inputs_file: Path | None = None
+    calibration: Path | None = None
 
 
 def reproduce(
@@ -148,11 +151,40 @@ def make_plan_again(recorded: Recorded, moved: MovedFiles, settings: RunSettings
         stage_options=options,
         output=choose_run_folder(settings.output, run),
         run=run,
+        quantization=_plan_quantization_again(recorded, chain, moved),
         options={
             **check,
             **({"arch": parameters.arch} if parameters.arch else {}),
             **{name: value for name, value in flat.items() if value not in ("", None)},
         },
+    )
+
+
+def _plan_quantization_again(
+    recorded: Recorded, chain: Toolchain, moved: MovedFiles
+) -> QuantizationPlan:
+    """Plan the recorded quantised models. Raises `BadInput` for a mode that is not known here."""
+    asked = recorded.statement.parameters.quantization
+    if asked is None:
+        return QuantizationPlan()
+    known = {stage.name: stage for stage in chain.quantizers}
+    unknown = [mode for mode in asked.modes if mode not in known]
+    if unknown:
+        raise BadInput(f"The toolchain '{chain.name}' has no --quantize {unknown[0]} here.")
+    files: dict[str, Path] = {}
+    if asked.calibration is not None:
+        files[asked.calibration.name] = _locate(
+            "the calibration file",
+            asked.calibration,
+            moved.calibration,
+            "--calibration",
+            recorded.folder,
+        )
+    return QuantizationPlan(
+        stages=[known[mode] for mode in asked.modes],
+        options={mode: dict(asked.options.get(mode, {})) for mode in asked.modes},
+        files=files,
+        hashes={name: hash_file(path) for name, path in files.items()},
     )
 
 
@@ -286,7 +318,7 @@ def _judge(
     found = find_differences(recorded.statement, plan.images, plan.toolchain, report)
     verdict = decide_verdict(artifacts, recorded.alterations)
     first = next((item for item in artifacts if item.verdict != "identical"), None)
-    failed = next((record for record in report.stages if record.status == "failed"), None)
+    failed = next((record for record in report.records if record.status == "failed"), None)
     if failed is not None and failed.blame == "environment":
         verdict = "environment-unavailable"
     code = EXIT_CODES[verdict]
@@ -340,7 +372,7 @@ def _list_environments(
     statement: Provenance, report: Report, made: set[str]
 ) -> list[EnvironmentUsed]:
     used: dict[str, EnvironmentUsed] = {}
-    for record in report.stages:
+    for record in report.records:
         environment = record.environment
         if environment is None:
             continue

@@ -140,6 +140,14 @@ class WheelParameter(FileParameter):
     replaces: str
 
 
+class QuantizationParameter(_Parameters):
+    """The quantised models that were asked for; `options` are by mode, as its stage took them."""
+
+    modes: list[str] = Field(min_length=1, max_length=20)
+    options: dict[str, dict[str, Any]]
+    calibration: UserFile | None = None
+
+
 class ExternalParameters(_Parameters):
     """Everything that was asked for, and the defaults of what was not.
 
@@ -158,6 +166,7 @@ class ExternalParameters(_Parameters):
     options: dict[str, dict[str, Any]]
     variants: dict[str, str]
     wheels: list[WheelParameter]
+    quantization: QuantizationParameter | None = None
 
     @model_validator(mode="after")
     def _check_arch(self) -> ExternalParameters:

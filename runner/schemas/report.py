@@ -361,5 +361,15 @@ class Report(_Model):
     quantized: list[StageRecord] = []
     diagnosis: Diagnosis | None = None
 
+    @property
+    def records(self) -> list[StageRecord]:
+        """All stages, those of quantised models after the others."""
+        return [*self.stages, *self.quantized]
+
+    def list_made(self) -> list[FileRecord]:
+        """List the artifacts in the run folder, those of quantised models after the others."""
+        made = [r.report.artifact for r in self.quantized if r.status == "ok" and r.report]
+        return [*self.artifacts, *(artifact for artifact in made if artifact)]
+
     def to_json(self) -> str:
         return self.model_dump_json(indent=1, by_alias=True) + "\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from runner.host.files import hash_file
@@ -83,9 +83,14 @@ def hash_code(modules: Iterable[str], root: Path = ROOT) -> dict[str, str]:
     }
 
 
-def hash_toolchain(chain: Toolchain, root: Path = ROOT) -> dict[str, str]:
-    """Return the sha256 of each file that a toolchain's stages use, and of its definition."""
-    stages = chain.stages
+def hash_toolchain(
+    chain: Toolchain, quantizers: Collection[str] = (), root: Path = ROOT
+) -> dict[str, str]:
+    """Return the sha256 of each file that a toolchain's stages use, and of its definition.
+
+    `quantizers` are the modes that were asked for besides.
+    """
+    stages = [*chain.stages, *(stage for stage in chain.quantizers if stage.name in quantizers)]
     modules = [module for stage in stages for module in (stage.module, stage.trace) if module]
     return {**hash_code(modules, root), f"toolchains/{chain.name}.toml": hash_file(chain.file)}
 

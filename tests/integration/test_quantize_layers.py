@@ -172,6 +172,23 @@ def test_a_sound_net_needs_no_layer_in_float(quantize: Quantize) -> None:
     assert files[0] == files[1]
 
 
+def test_a_record_has_the_quantised_models_and_is_reproduced(
+    quantize: Quantize, nets: Path, tmp_path: Path
+) -> None:
+    run = quantize("sound", "seen", "--quantize", "int8,auto")
+    options = ("--engine", "process", "--json")
+    done = run_cli("reproduce", run.folder, *options, "--output", tmp_path / "new", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert done.returncode == PASSED and found["verdict"] == "identical", found
+    paths = [artifact["path"] for artifact in found["artifacts"]]
+    assert paths[-3:] == ["model.tflite", "model.int8.tflite", "model.auto.tflite"]
+    # Other samples than those that were recorded are refused.
+    other = ("--calibration", nets / "wide.npz", "--output", tmp_path / "other")
+    refused = run_cli("reproduce", run.folder, *options, *other, cwd=tmp_path)
+    assert refused.returncode == BAD_INPUT
+    assert "is not the calibration file of the record" in " ".join(refused.stderr.split())
+
+
 def test_a_layer_that_is_not_there_is_refused(quantize: Quantize) -> None:
     run = quantize("sound", "seen", "--quantize", "int8", "--keep-float", "block.conf")
     assert run.code == BAD_INPUT

@@ -47,6 +47,9 @@ def reproduce(
     inputs: Annotated[
         Optional[Path], typer.Option(help="The file of --inputs, if it is not where it was.")
     ] = None,
+    calibration: Annotated[
+        Optional[Path], typer.Option(help="The file of --calibration, if it has moved.")
+    ] = None,
     output: Annotated[
         Optional[Path], typer.Option(help="The new run's folder (default: runs/NAME-TIME).")
     ] = None,
@@ -73,7 +76,7 @@ def reproduce(
 
     result = reproduce_run(
         record,
-        MovedFiles(model, arch, inputs),
+        MovedFiles(model, arch, inputs, calibration),
         RunSettings(
             output=output,
             engine=engine,

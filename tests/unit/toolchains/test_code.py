@@ -57,5 +57,5 @@ def test_a_file_of_another_toolchain_changes_nothing(tmp_path: Path) -> None:
     changed = tmp_path / "stages/plain/torch_to_onnx.py"
     changed.write_text(changed.read_text() + "\n")
     for name, differs in (("pytorch-tflite-2020", False), ("2022", True), ("2026", False)):
-        before, after = (hash_toolchain(chains[name], root) for root in (ROOT, tmp_path))
+        before, after = (hash_toolchain(chains[name], root=root) for root in (ROOT, tmp_path))
         assert (before != after) is differs, name

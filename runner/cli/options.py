@@ -50,7 +50,8 @@ Inputs = Annotated[
     typer.Option(help="[NAME=]SHAPE[:DTYPE], such as 1x3x224x224; repeat for each input."),
 ]
 InputsFile = Annotated[
-    Optional[Path], typer.Option(help="Your own inputs to check with: .npy or .npz.")
+    Optional[Path],
+    typer.Option(help="Your own inputs to check with: .npz, .npy, or images."),
 ]
 Samples = Annotated[int, typer.Option(help="Generated inputs to check with.")]
 Seed = Annotated[int, typer.Option(help="The seed of the generated inputs.")]

@@ -18,7 +18,9 @@ from runner.report.wording import (
     STATUSES,
     VERDICTS,
     compute_sqnr,
+    explain_accuracy,
     explain_gate,
+    find_accuracy,
     find_agreement,
     name_reference,
     summarize_outcome,
@@ -52,6 +54,8 @@ def render_summary(report: Report, folder: Path) -> RenderableType:
     parts: list[RenderableType] = [table]
     if report.quantized:
         parts.append(_render_quantized(report))
+    if told := explain_accuracy(report):
+        parts.append(Text(make_printable(told)))
     parts += [Text(f"note: {make_printable(note)}", style="dim") for note in report.notes]
     parts += [
         Text(f"{record.name}: {stand_in}", style="dim")
@@ -108,7 +112,10 @@ def _render_quantized(report: Report) -> Table:
     """Render the table of the quantised models: how large, and how near to the reference."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("quantised", no_wrap=True)
-    for column in ("size", "of float", "seconds", "signal to noise", "same class"):
+    labelled = bool(explain_accuracy(report))
+    # The accuracy is worth more than the time, and a terminal has no room for both.
+    last = "accuracy" if labelled else "seconds"
+    for column in ("size", "of float", "signal to noise", "same class", last):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     whole = report.artifacts[-1].bytes if report.artifacts else 0
@@ -118,14 +125,17 @@ def _render_quantized(report: Report) -> Table:
         made = done.artifact if done else None
         ratio = compute_sqnr(check) if check else None
         agreement = find_agreement(check) if check else None
+        known = find_accuracy(check) if check else None
+        accuracy = f"{known[1]:.2%}" if known else ""
+        seconds = "cached" if record.cached else f"{record.seconds:.1f}"
         mark = VERDICTS[check.verdict] if check else STATUSES[record.status]
         table.add_row(
             record.name,
             format_bytes(made.bytes) if made else "",
             f"{made.bytes / whole:.0%}" if made and whole else "",
-            "cached" if record.cached else f"{record.seconds:.1f}",
             "" if ratio is None else f"{ratio:.1f} dB",
             "" if agreement is None else f"{agreement:.1%}",
+            accuracy if labelled else seconds,
             f"[{COLOURS[mark.tone]}]{mark.short or mark.word}[/]",
         )
     return table

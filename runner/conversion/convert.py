@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -26,6 +27,7 @@ from runner.host.files import write_text
 from runner.planning.check import Check
 from runner.planning.plan import Plan, list_initial_files, make_plan
 from runner.planning.quantization import Quantization
+from runner.planning.samples import prepare_samples
 from runner.planning.source import Source
 from runner.provenance.write import write_records
 from runner.report.html.render import write_page
@@ -61,17 +63,20 @@ def convert(
     """
     started = time.time()
     key = load_key(settings)
-    plan = make_plan(
-        source,
-        check,
-        toolchain=toolchain,
-        options=options,
-        wheels=settings.wheels,
-        gpu=settings.gpu,
-        output=settings.output,
-        quantization=quantization,
-    )
-    with settings.observer:
+    with ExitStack() as stack:
+        say = settings.observer.say
+        check, quantization = stack.enter_context(prepare_samples(source, check, quantization, say))
+        plan = make_plan(
+            source,
+            check,
+            toolchain=toolchain,
+            options=options,
+            wheels=settings.wheels,
+            gpu=settings.gpu,
+            output=settings.output,
+            quantization=quantization,
+        )
+        stack.enter_context(settings.observer)
         may_run_code = make_trust_check(
             {plan.model.path: plan.model.format}, plan.arch_file, trusted=settings.trust_model
         )
@@ -134,6 +139,7 @@ def run_plan(
     notes: list[str] = []
     with note_active_run(folder):
         try:
+            plan = _keep_arrays(plan)
             with (
                 ExitStack() as stack,
                 reserve_report_space(folder),
@@ -216,6 +222,21 @@ def _diagnose(
     add_quantized(diagnosis, traces, quantized)
     diagnosis.seconds = round(time.monotonic() - begin, 3)
     return diagnosis
+
+
+def _keep_arrays(plan: Plan) -> Plan:
+    """Move an array that the runner has made into the run's folder, for those who run it again."""
+    if not plan.arrays_made or plan.arrays is None:
+        return plan
+    kept = plan.output / "inputs.npy"
+    try:
+        shutil.move(plan.arrays, kept)
+    except OSError as error:
+        raise EnvironmentUnavailable(
+            f"The samples cannot be kept in {plan.output}: {error.strerror}.",
+            "Name another place with --output, or take fewer --samples.",
+        ) from None
+    return replace(plan, arrays=kept, arrays_made=False)
 
 
 def _write_report(plan: Plan, report: Report, key: PrivateKey | None) -> None:

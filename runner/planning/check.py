@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import BadInput
+from runner.planning.labels import read_labels
 
 METRICS = {name: f"{name}_abs" for name in ("mean", "max", "p99", "rms")} | {
     f"{name}-rel": f"{name}_rel" for name in ("mean", "max", "p99", "rms")
@@ -20,7 +21,9 @@ class Check:
     """The check that was asked for.
 
     `inputs` are specifications ([NAME=]SHAPE[:DTYPE]), none if a file beside the model or the first
-    stage settles them; `inputs_file` holds the user's own samples, in place of generated ones.
+    stage settles them; `inputs_file` holds the user's own samples, in place of generated ones, or
+    is a folder of images; `labels` has their true classes. `made` is set where the runner itself
+    has made the file of a folder, so that the run is to keep it.
     `strict` lets no error above the tolerance pass as float32's rounding.
     """
 
@@ -31,6 +34,8 @@ class Check:
     tolerance: float = 1e-6
     metric: str = "mean"
     strict: bool = False
+    labels: Path | None = None
+    made: bool = False
 
     def as_request(self) -> dict[str, Any]:
         """Return the check in the form of a request. Raises `BadInput` for a value out of range."""
@@ -55,4 +60,6 @@ class Check:
         }
         if self.inputs_file is not None:
             request["inputs"] = f"user/inputs{self.inputs_file.suffix}"
+        if self.labels is not None:
+            request["labels"] = read_labels(self.labels, self.inputs_file)
         return request

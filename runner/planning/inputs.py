@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from runner.errors import BadInput
 from runner.formats.numpy import read_headers
 from runner.host.compat import tomllib
+from runner.planning.images import IMAGE_KEYS, Preparation, read_preparation
 
 # The dtypes of a model's inputs. A model is converted in float32, whatever its weights are.
 DTYPES = ("float32", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -40,13 +41,17 @@ class InputSpec:
     dtype: str = "float32"
     low: float | None = None
     high: float | None = None
+    # How images become this input, where it takes some.
+    image: Preparation | None = None
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.shape))
         return f"{self.name + '=' if self.name else ''}{shape}:{self.dtype}"
 
     def as_request(self) -> dict[str, Any]:
-        return asdict(self)
+        request = asdict(self)
+        del request["image"]  # no stage sees an image
+        return request
 
 
 def parse_input(text: str) -> InputSpec:
@@ -71,7 +76,7 @@ def read_toml(path: Path) -> list[InputSpec]:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, an endless number
         raise BadInput(f"{path} is not valid TOML: {str(error)[:200]}") from None
-    known = {"name", "shape", "dtype", "range"}
+    known = {"name", "shape", "dtype", "range"} | IMAGE_KEYS
     tables = data.get("input")
     if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
         raise BadInput(
@@ -90,8 +95,9 @@ def read_toml(path: Path) -> list[InputSpec]:
                 f"{where}: needs shape = [1, 3, 32, 32], and range as [low, high] if any."
             ) from None
         name, dtype = str(table.get("name", "")), str(table.get("dtype", "float32"))
-        spec = InputSpec(name, shape, dtype, low, high)
-        specs.append(_check_spec(spec, where))
+        spec = _check_spec(InputSpec(name, shape, dtype, low, high), where)
+        image = read_preparation(table, spec.shape, spec.dtype, where)
+        specs.append(replace(spec, image=image))
     _check_names(specs)
     return specs
 

@@ -51,6 +51,8 @@ class Plan:
     inputs: Sequence[InputSpec]
     inputs_from: str
     arrays: Path | None
+    # Whether that is a temporary file of the runner's own, which the run's folder is to keep.
+    arrays_made: bool = field(default=False, kw_only=True)
     python_files: Mapping[str, Path]
     check: Mapping[str, Any]
     stage_options: Mapping[str, Mapping[str, Any]]
@@ -63,6 +65,8 @@ class Plan:
     recorded: bool = True
     # The quantised models that were asked for besides.
     quantization: QuantizationPlan = QuantizationPlan()
+    # The true classes of the samples.
+    labels: Path | None = None
     # Whose reference the check compares with, if the run does not make its own.
     reference: GivenReference | None = None
 
@@ -124,6 +128,8 @@ def make_file_plan(
         inputs=specs,
         inputs_from=inputs_from,
         arrays=check.inputs_file,
+        arrays_made=check.made,
+        labels=check.labels,
         python_files=collect_python_files(arch_file) if arch_file else {},
         check=request,
         stage_options=_sort_options(chain, asked),
@@ -224,6 +230,8 @@ def list_initial_files(plan: Plan) -> dict[str, Path]:
     }
     if plan.arrays is not None:
         files[plan.check["inputs"]] = plan.arrays
+    if plan.labels is not None:
+        files[plan.check["labels"]] = plan.labels
     return files | dict(plan.python_files)
 
 

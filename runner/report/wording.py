@@ -97,7 +97,7 @@ def compute_sqnr(check: CheckRecord) -> float | None:
     Outputs without any error have none, and neither has one of zeros.
     """
     errors = [output.rms_rel for output in check.outputs if output.rms_rel]
-    return -20 * math.log10(max(errors)) if errors else None
+    return _to_decibels(max(errors)) if errors else None
 
 
 def find_agreement(check: CheckRecord) -> float | None:
@@ -106,9 +106,36 @@ def find_agreement(check: CheckRecord) -> float | None:
     return min(shares, default=None)
 
 
+def find_accuracy(check: CheckRecord) -> tuple[float, float] | None:
+    """Return the reference's accuracy and the model's own, by the user's labels, if there are any.
+
+    Of several outputs of classes, those of the least accurate.
+    """
+    known = [
+        (o.reference_accuracy, o.accuracy)
+        for o in check.outputs
+        if o.reference_accuracy is not None and o.accuracy is not None
+    ]
+    return min(known, key=lambda pair: pair[1], default=None)
+
+
+def explain_accuracy(report: Report) -> str:
+    """Say how often the reference and the float model find the true class; '' without labels."""
+    final = report.stages[-1].report if report.stages else None
+    known = find_accuracy(final.check) if final and final.check else None
+    if known is None:
+        return ""
+    return f"Accuracy of {report.reference}: {known[0]:.2%}; of the float model: {known[1]:.2%}."
+
+
 def read_least_sqnr(check: CheckRecord) -> float:
     """Return the least ratio that the check's gate asks for, in dB."""
-    return -20 * math.log10(check.tolerance)
+    return _to_decibels(check.tolerance)
+
+
+def _to_decibels(error: float) -> float:
+    """Return the ratio of a relative error in dB; NaN for one that no honest stage reports."""
+    return -20 * math.log10(error) if 0 < error < math.inf else math.nan
 
 
 def name_reference(report: Report) -> str:

@@ -5,6 +5,7 @@ The JSON schemas in docs/schemas are generated from these models by `runner sche
 
 from __future__ import annotations
 
+import base64
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -80,11 +81,26 @@ class Histogram(_Model):
         return self
 
 
+class ConfusedPair(_Model):
+    """Samples of which the reference finds one class and the model another.
+
+    `sample` is the first of them, `count` how many there are.
+    """
+
+    reference: Natural
+    actual: Natural
+    count: Natural
+    sample: Natural
+
+
 class OutputRecord(_Model):
     """The error of one output over all samples, in the output's own units.
 
     `abs` is |actual - reference|, `rel` is that divided by |reference|, which counts as at least
     float32's epsilon times the sample's root mean square.
+    Of an output of classes, `top1_agreement` is the share of samples for which it has the
+    reference's class, `confusion` the pairs of classes of the others; with the user's labels,
+    `accuracy` is the share of samples with the true class, `reference_accuracy` the reference's.
     Quantiles are exact to 0.1 %. `reference_sample_std` is how much PyTorch's output varies over
     the samples; `passing_tolerance` is the smallest tolerance that would have passed.
     """
@@ -108,6 +124,9 @@ class OutputRecord(_Model):
     cosine_mean: float | None
     cosine_min: float | None
     top1_agreement: float | None
+    accuracy: float | None = None
+    reference_accuracy: float | None = None
+    confusion: list[ConfusedPair] = Field([], max_length=12)
     reference_mean: float
     reference_std: float
     reference_sample_std: float
@@ -135,8 +154,34 @@ class StressRecord(_Model):
     failure: str = ""
 
 
+# The largest picture, in pixels of height and width.
+MOST_PIXELS = 48
+
+
+class Picture(_Model):
+    """A sample as an image, made small: rows of pixels, a byte a channel, in base64."""
+
+    sample: Natural
+    width: Annotated[int, Field(ge=1, le=MOST_PIXELS)]
+    height: Annotated[int, Field(ge=1, le=MOST_PIXELS)]
+    channels: Literal[1, 3]
+    pixels: str = Field(max_length=4 * MOST_PIXELS * MOST_PIXELS)
+
+    @model_validator(mode="after")
+    def _check_pixels(self) -> Picture:
+        if len(self.decode()) != self.width * self.height * self.channels:
+            raise ValueError("a picture has a byte for each channel of each pixel")
+        return self
+
+    def decode(self) -> bytes:
+        return base64.b64decode(self.pixels, validate=True)
+
+
 class CheckRecord(_Model):
-    """One framework's run over all samples, against PyTorch's outputs."""
+    """One framework's run over all samples, against PyTorch's outputs.
+
+    `pictures` show samples of which a quantised model makes the largest errors, or another class.
+    """
 
     framework: str
     samples: Integer
@@ -146,6 +191,7 @@ class CheckRecord(_Model):
     seconds: float
     outputs: list[OutputRecord] = Field(min_length=1)
     stress: list[StressRecord] = []
+    pictures: list[Picture] = Field([], max_length=6)
 
 
 class NoiseFloorOutput(_Model):

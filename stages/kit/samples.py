@@ -32,7 +32,7 @@ from stages.kit.contract import (
     report_progress,
     write_json,
 )
-from stages.kit.statistics import OutputStatistics, judge_all
+from stages.kit.statistics import OutputStatistics, judge_all, takes_labels
 
 # One forward pass, from an array per input to an array per output.
 Predict = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
@@ -467,6 +467,7 @@ def compare(
     settings = job.request.get("check", {})
     metric, tolerance = settings.get("metric", "mean_abs"), settings.get("tolerance", 1e-6)
     references = replace(samples, folder=job.reference or samples.folder).output_arrays
+    labels = open_labels(job, samples)
     statistics = _make_statistics(samples.outputs, references)
     block = max(1, _COMPARED_BYTES // max(1, sum(array[0].nbytes for array in references)))
     pending: List[List[np.ndarray]] = [[] for _ in statistics]
@@ -484,7 +485,7 @@ def compare(
                 kept.clear()
         report_progress("check", sample + 1, samples.count)
     seconds = time.perf_counter() - start
-    results = [output.result() for output in statistics]
+    results = [output.result(labels) for output in statistics]
     floors = (samples.noise_floor or {}).get("outputs") or [None] * len(results)
     allowed = None
     if not settings.get("strict"):
@@ -506,6 +507,29 @@ def compare(
         "outputs": results,
         "stress": [] if job.reference else _compare_under_stress(samples, run_all),
     }
+
+
+def open_labels(job: Job, samples: Samples) -> Optional[np.ndarray]:
+    """Return the true class of each sample, of shape (samples,); None if the user gave none.
+
+    Raises `InputError` if no output has so many classes.
+    """
+    name = job.request.get("check", {}).get("labels")
+    if not name:
+        return None
+    path = job.volume / name
+    labels = np.load(path) if path.suffix == ".npy" else np.loadtxt(path, np.int64, ndmin=1)
+    labels = labels.reshape(-1)
+    if len(labels) != samples.count:
+        raise InputError(f"There are {len(labels)} labels, and {samples.count} samples.")
+    if not any(takes_labels(tensor.shape, labels) for tensor in samples.outputs):
+        shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in samples.outputs)
+        raise InputError(
+            f"The labels go up to {labels.max()}, and no output has a number for each class: "
+            f"their shapes are {shapes}.",
+            "Labels count from 0, and belong to an output of shape 1 x classes.",
+        )
+    return labels
 
 
 def _add_rows(

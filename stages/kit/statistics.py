@@ -40,6 +40,8 @@ _OCTAVE = 1 << (23 - _SHIFT)
 _MOST_BINS = 40
 # How many of the worst samples a report lists.
 _WORST = 5
+# How many pairs of classes that are taken for each other it lists.
+MOST_PAIRS = 12
 
 
 class OutputStatistics:
@@ -59,7 +61,7 @@ class OutputStatistics:
         self.equal_infinities = 0
         self._excluded = 0  # elements that are not finite on either side
         self._classes = len(self.shape) == 2 and self.shape[1] > 1 and self.dtype.kind == "f"
-        self._agree = 0
+        self._pairs: List[Tuple[np.ndarray, np.ndarray]] = []  # classes: wanted, and got
         self._abs = _Distribution()
         self._rel = _Distribution()
         self._cosines: List[np.ndarray] = []
@@ -75,8 +77,7 @@ class OutputStatistics:
         count = len(reference)
         self.samples += count
         if self._classes:
-            same = np.argmax(actual, axis=-1) == np.argmax(reference, axis=-1)
-            self._agree += int(np.count_nonzero(same))
+            self._pairs.append((_find_classes(reference), _find_classes(actual)))
         wanted, got = reference.reshape(count, -1), actual.reshape(count, -1)
         squares = np.einsum("ij,ij->i", wanted, wanted, dtype=np.float64)
         if not np.isfinite(squares).all():
@@ -120,14 +121,43 @@ class OutputStatistics:
         self._excluded += int(np.count_nonzero(~finite))
         return np.where(finite, wanted, 0.0), np.where(finite, got, 0.0)
 
-    def result(self) -> Dict[str, Any]:
+    def result(self, labels: Optional[np.ndarray] = None) -> Dict[str, Any]:
         """Return all statistics, in the output's own units; None for a figure that is undefined.
 
         That is also one that exceeds float64's range, as the square of its largest number does.
+        `labels` are the samples' true classes, if they are known.
         """
+        figures = {**self._compute_figures(), **self._compare_classes(labels)}
         return {
             key: None if isinstance(value, float) and not np.isfinite(value) else value
-            for key, value in self._compute_figures().items()
+            for key, value in figures.items()
+        }
+
+    def _compare_classes(self, labels: Optional[np.ndarray]) -> Dict[str, Any]:
+        """Return how often both find the same class, and the true one; and the pairs that differ.
+
+        Each pair has the classes, the first of its samples and how many there are; the most
+        frequent pairs come first. Labels beyond the classes belong to another output.
+        """
+        wanted = _concatenate([pair[0] for pair in self._pairs]).astype(np.int64)
+        got = _concatenate([pair[1] for pair in self._pairs]).astype(np.int64)
+        if not len(wanted):
+            none = dict.fromkeys(("top1_agreement", "reference_accuracy", "accuracy"))
+            return {**none, "confusion": []}
+        found: Dict[Tuple[int, int], List[int]] = {}
+        for row in np.flatnonzero(wanted != got):
+            sample = int(row) // self.shape[0]
+            found.setdefault((int(wanted[row]), int(got[row])), []).append(sample)
+        pairs = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+        known = labels if labels is not None and takes_labels(self.shape, labels) else None
+        return {
+            "top1_agreement": float(np.mean(wanted == got)),
+            "reference_accuracy": None if known is None else float(np.mean(wanted == known)),
+            "accuracy": None if known is None else float(np.mean(got == known)),
+            "confusion": [
+                {"reference": pair[0], "actual": pair[1], "count": len(at), "sample": at[0]}
+                for pair, at in pairs[:MOST_PAIRS]
+            ],
         }
 
     def _compute_figures(self) -> Dict[str, Any]:
@@ -135,7 +165,6 @@ class OutputStatistics:
         cosines = _concatenate(self._cosines)
         worst = np.argsort(-sample_max, kind="stable")[:_WORST]
         root_mean_square = self._reference.root_mean_square()
-        rows = int(np.prod(self.shape[:-1])) * self.samples
         return {
             "name": self.name,
             "shape": list(self.shape),
@@ -157,7 +186,6 @@ class OutputStatistics:
             else None,
             "cosine_mean": float(cosines.mean()) if len(cosines) else None,
             "cosine_min": float(cosines.min()) if len(cosines) else None,
-            "top1_agreement": self._agree / rows if self._classes and rows else None,
             # Of outputs near the end of float64's range, that end.
             "reference_mean": float(np.nan_to_num(self._reference.mean())),
             "reference_std": float(np.nan_to_num(self._reference.overall_std())),
@@ -173,6 +201,16 @@ class OutputStatistics:
             ],
             "histogram": self._abs.histogram(self._excluded),
         }
+
+
+def takes_labels(shape: Sequence[int], labels: np.ndarray) -> bool:
+    """Tell whether an output has a number for each class that the labels name."""
+    return len(shape) == 2 and shape[0] == 1 and int(labels.max()) < shape[1]
+
+
+def _find_classes(values: np.ndarray) -> np.ndarray:
+    """Return the class of each row of an array of shape (samples, rows, classes)."""
+    return np.argmax(values, axis=-1).reshape(-1)
 
 
 def judge(

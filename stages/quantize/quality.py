@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict
 
 from stages.kit.contract import InputError, Job, Option
 from stages.kit.samples import Predict, Samples, compare
+from stages.quantize.pictures import draw_pictures
 
 GATE = (
     Option("min_sqnr", float, 20.0, "the least signal-to-noise ratio of an output, in dB"),
@@ -47,4 +48,5 @@ def compare_quality(
                 f"'{output['name']}' has PyTorch's class for {share:.1%} of the samples, and "
                 f"{agreement:.1%} are asked for (--min-top1)."
             )
+    found["pictures"] = draw_pictures(samples, found.get("outputs", ()))
     return found

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 from harness import BAD_INPUT, ENGINES, OUT_OF_TOLERANCE, PASSED, ROOT, Run, run_cli, run_here
 
@@ -38,6 +39,9 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "seen.npz", image=draw_blobs(1, 100))
     np.savez(folder / "held.npz", image=draw_blobs(2, 40))
     np.savez(folder / "dim.npz", image=0.02 * draw_blobs(1, 100))
+    (folder / "one.txt").write_text("1")
+    (folder / "images").mkdir()
+    PIL.Image.fromarray(np.zeros((32, 32), np.uint8)).save(folder / "images/black.png")
     return folder
 
 
@@ -141,6 +145,44 @@ def test_the_ends_may_be_integers(quantize: Quantize, samples: Path) -> None:
         assert {t["dtype"] for t in (*found["inputs"], *found["outputs"])} == {ends}
 
 
+def test_images_are_samples_and_labels_give_the_accuracy(tmp_path: Path) -> None:
+    """Folders of images give the model that arrays of the same pixels give."""
+    model = tmp_path / "mbv2.pt"
+    model.write_bytes(EXAMPLE.read_bytes())
+    (tmp_path / "mbv2.toml").write_text(
+        '[[input]]\nname = "image"\nshape = [1, 3, 32, 32]\nkind = "image"\nmean=0.31\nstd=0.35\n'
+    )
+    for name, seed, count in (("seen", 1, 30), ("held", 2, 20)):
+        (tmp_path / name).mkdir()
+        pixels = np.round((draw_blobs(seed, count)[:, 0] * 0.35 + 0.31) * 255).astype(np.uint8)
+        scaled = pixels[:, None] * np.float32(1 / 255)
+        arrays = (scaled - np.float32(0.31)) / np.float32(0.35)
+        np.save(tmp_path / f"{name}.npy", np.repeat(arrays, 3, axis=1))
+        for number, image in enumerate(pixels):
+            PIL.Image.fromarray(image).save(tmp_path / name / f"{number:02d}.png")
+    (tmp_path / "labels.txt").write_text("\n".join(str(n % 10) for n in range(20)))
+    hashes = []
+    for ending in ("", ".npy"):
+        run = tmp_path / f"run{ending}"
+        done = run_cli(
+            *("convert", "--model", model, "--quantize", "int8", "--min-top1", "0.8"),
+            *("--calibration", tmp_path / f"seen{ending}", "--labels", tmp_path / "labels.txt"),
+            *("--inputs", tmp_path / "held", "--output", run, "--engine", "process", "--cache"),
+            cwd=tmp_path,
+        )
+        assert done.returncode == PASSED, done.stderr
+        made = Run(done.returncode, done.stdout, done.stderr, run)
+        hashes.append(list_quantized(made)["int8"]["report"]["artifact"]["sha256"])
+        assert any("Calibrated on 30 samples; 100" in note for note in made.report["notes"])
+        final = made.report["stages"][-1]["report"]["check"]["outputs"][0]
+        assert final["accuracy"] == final["reference_accuracy"] is not None
+        assert f"of the float model: {final['accuracy']:.2%}" in " ".join(done.stdout.split())
+        assert "data:image/png;base64," in (run / "report.html").read_text()
+    assert hashes[0] == hashes[1]
+    kept = np.load(tmp_path / "run/inputs.npy")
+    assert np.array_equal(kept[:, 0], np.load(tmp_path / "held.npy"))
+
+
 @pytest.mark.parametrize("option", ["--from-onnx", "--from-pb"])
 def test_models_made_elsewhere_are_quantised(
     quantize: Quantize, samples: Path, option: str
@@ -184,6 +226,10 @@ def test_samples_of_the_check_are_none_of_the_calibration(
         (("--quantize", "float16", "--quantize-io", "int8"), "other ends than float"),
         (("--calibration", "seen.npz"), "nothing is to be quantised"),
         (("--min-sqnr", "30"), "nothing is to be quantised"),
+        (("--labels", "seen.npz"), "no class numbers"),
+        (("--labels", "one.txt"), "1 labels, and the check 40 samples"),
+        (("--labels", "one.txt", "--no-held"), "the check draws noise"),
+        (("--quantize", "int8", "--calibration", "images"), "nothing says how the model takes"),
         (("--quantize", "int8", "--toolchain", "2022"), "Toolchains that do: 2020-09"),
         (("--quantize", "int8", "--toolchain", "2020-09,2022"), "Name one --toolchain"),
     ],
@@ -195,7 +241,8 @@ def test_what_cannot_be_quantised_is_refused(
     options: tuple[str, ...],
     said: str,
 ) -> None:
-    given = [samples / o if o.endswith(".npz") else o for o in options if o != "--no-held"]
+    files = ("seen.npz", "none.npz", "one.txt", "images")
+    given = [samples / o if o in files else o for o in options if o != "--no-held"]
     held = () if "--no-held" in options else ("--inputs", samples / "held.npz")
     done = run_here(capsys, "convert", "--model", EXAMPLE, *held, *given, cwd=tmp_path)
     assert done.returncode == BAD_INPUT

@@ -200,6 +200,19 @@ def vacuous() -> dict[str, Any]:
     return made
 
 
+def quantized() -> dict[str, Any]:
+    """A run with a quantised model that takes some classes for others, and with labels."""
+    labelled = {"reference_accuracy": 0.97, "accuracy": 0.97}
+    made = report(stages=[stage(name, [output(**labelled)]) for name in _ARTIFACTS])
+    pair = {"reference": 3, "actual": 8, "count": 2, "sample": 41}
+    wrong = {"top1_agreement": 0.98, "accuracy": 0.9512, "confusion": [pair]}
+    record = stage("tflite", [output(error=0.01, **{**labelled, **wrong})])
+    picture = {"sample": 41, "width": 2, "height": 1, "channels": 1, "pixels": "AP8="}
+    record["report"]["check"].update(metric="rms_rel", tolerance=0.1, pictures=[picture])
+    made["quantized"] = [{**record, "name": "int8"}]
+    return made
+
+
 KINDS: dict[str, Callable[[], dict[str, Any]]] = {
     "passed": report,
     "exceeded": exceeded,
@@ -208,6 +221,7 @@ KINDS: dict[str, Callable[[], dict[str, Any]]] = {
     "nonfinite": nonfinite,
     "shape": wrong_shape,
     "vacuous": vacuous,
+    "quantized": quantized,
 }
 
 

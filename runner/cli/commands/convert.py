@@ -62,6 +62,10 @@ def convert(
     arch_args: ArchArgs = "",
     samples: Samples = 1000,
     inputs: InputsFile = None,
+    labels: Annotated[
+        Optional[Path],
+        typer.Option(help="True classes of --inputs' samples (.npy or .txt), for the accuracy."),
+    ] = None,
     seed: Seed = 0,
     tolerance: Tolerance = 1e-6,
     metric: Metric = "mean",
@@ -95,7 +99,7 @@ def convert(
     ] = None,
     calibration: Annotated[
         Optional[Path],
-        typer.Option(help="Samples of what the model really sees (.npy or .npz), for int8."),
+        typer.Option(help="What the model really sees, for int8: .npz, .npy, folder of images."),
     ] = None,
     calibrate_on_noise: Annotated[
         bool, typer.Option("--calibrate-on-noise", help="Do without; the model is not to be used.")
@@ -163,7 +167,9 @@ def convert(
 
     kind, path = _choose_source(model, from_onnx, from_pb)
     source = Source(path, arch, parse_json_object(arch_args, "--arch-args"))
-    check = Check(input or (), inputs, samples, seed, tolerance, metric, strict or faithful)
+    check = Check(
+        *(input or (), inputs, samples, seed, tolerance, metric, strict or faithful), labels=labels
+    )
     settings = RunSettings(
         output=output,
         engine=engine,

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from runner.report.html import figures
 from runner.report.html.marks import make_link
 from runner.report.quantized import is_below_gate, name_layer, summarize
+from runner.report.html.pictures import make_image_source
 from runner.report.wording import (
     STATUSES,
     VERDICTS,
     Mark,
     compute_sqnr,
+    find_accuracy,
     find_agreement,
     read_least_sqnr,
 )
@@ -21,6 +23,29 @@ from runner.schemas.report import CheckRecord, Report, StageRecord
 _MOST_LAYERS = 40
 # From so many dB on there is nothing but float32's rounding.
 _NO_NOISE = 150.0
+# Limits, so that no report makes a page of megabytes, and a picture's larger side in pixels.
+_MOST_PAIRS = 24
+_SIDE = 96
+
+
+@dataclass(frozen=True)
+class ConfusionRow:
+    """Samples of the reference's class for which the model finds another."""
+
+    reference: str
+    actual: str
+    count: str
+    sample: str
+
+
+@dataclass(frozen=True)
+class PictureCard:
+    """A sample that the model gets wrong: the image's address, and what is wrong about it."""
+
+    source: str
+    width: int
+    height: int
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -36,7 +61,10 @@ class QuantizedRow:
     least: str
     cosine: str
     agreement: str
+    accuracy: str
     error: str
+    confusion: tuple[ConfusionRow, ...] = ()
+    pictures: tuple[PictureCard, ...] = ()
 
 
 def list_quantized(report: Report) -> list[QuantizedRow]:
@@ -56,13 +84,44 @@ def _make_row(record: StageRecord, whole: int) -> QuantizedRow:
         size=figures.size(made.bytes) if made else "",
         share=f"{made.bytes / whole:.0%}" if made and whole else "",
         **_make_figures(check),
+        confusion=_list_confusion(check),
+        pictures=_list_pictures(check),
     )
+
+
+def _list_confusion(check: CheckRecord | None) -> tuple[ConfusionRow, ...]:
+    pairs = [pair for output in (check.outputs if check else ()) for pair in output.confusion]
+    return tuple(
+        ConfusionRow(*map(figures.count, (pair.reference, pair.actual, pair.count, pair.sample)))
+        for pair in pairs[:_MOST_PAIRS]
+    )
+
+
+def _list_pictures(check: CheckRecord | None) -> tuple[PictureCard, ...]:
+    if check is None:
+        return ()
+    errors = {w.sample: w.max_abs for output in check.outputs for w in output.worst_samples}
+    pairs = {pair.sample: pair for output in check.outputs for pair in output.confusion}
+    cards = []
+    for picture in check.pictures:
+        pair, error = pairs.get(picture.sample), errors.get(picture.sample)
+        parts = [f"Sample {figures.count(picture.sample)}"]
+        if pair is not None:
+            parts.append(f"class {pair.actual} in place of {pair.reference}")
+        if error is not None:
+            parts.append(f"largest error {figures.scientific(error)}")
+        factor = max(1, _SIDE // max(picture.width, picture.height))
+        source = make_image_source(picture)
+        size = (factor * picture.width, factor * picture.height)
+        cards.append(PictureCard(source, *size, f"{parts[0]}: {', '.join(parts[1:])}"))
+    return tuple(cards)
 
 
 def _make_figures(check: CheckRecord | None) -> dict[str, str]:
     if check is None or check.verdict in ("nonfinite", "shape"):
-        return dict.fromkeys(("ratio", "least", "cosine", "agreement", "error"), "")
-    ratio, agreement = compute_sqnr(check), find_agreement(check)
+        keys = ("ratio", "least", "cosine", "agreement", "accuracy", "error")
+        return dict.fromkeys(keys, "")
+    ratio, agreement, known = compute_sqnr(check), find_agreement(check), find_accuracy(check)
     cosines = [o.cosine_mean for o in check.outputs if o.cosine_mean is not None]
     errors = [o.mean_abs for o in check.outputs if o.mean_abs is not None]
     return {
@@ -70,6 +129,7 @@ def _make_figures(check: CheckRecord | None) -> dict[str, str]:
         "least": f"{read_least_sqnr(check):.3g} dB",
         "cosine": f"{min(cosines):.5f}" if cosines else "",
         "agreement": f"{agreement:.1%}" if agreement is not None else "",
+        "accuracy": f"{known[1]:.2%}" if known else "",
         "error": figures.scientific(max(errors)) if errors else "",
     }
 

@@ -23,7 +23,7 @@ from runner.report.html.depth import (
 )
 from runner.report.html.marks import list_checks, make_link
 from runner.report.html.quantized import list_layer_tables, list_quantized
-from runner.report.wording import Mark
+from runner.report.wording import Mark, explain_accuracy
 from runner.schemas.report import Report
 from runner.version import __version__
 
@@ -109,6 +109,7 @@ def _make_context(report: Report, folder: str, curves: Sequence[DepthCurve]) -> 
         "journey": story.list_steps(report),
         "quantized": list_quantized(report),
         "layers": list_layer_tables(report),
+        "accuracy": explain_accuracy(report),
         "rows": errors.make_error_rows(report),
         "ladder": errors.make_ladder(report),
         "reference": figures.clip(report.reference, 60),

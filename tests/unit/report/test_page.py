@@ -63,6 +63,7 @@ class TestVerdict:
             "nonfinite": "outputs are NaN or infinite",
             "shape": "an output has the wrong shape",
             "vacuous": "the check proves nothing",
+            "quantized": "was converted, within tolerance",
         }[kind]
         assert said in headline.words
 
@@ -496,3 +497,14 @@ def test_the_page_appears_whole_or_not_at_all(
         write_page(made(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_bytes() == before
+
+
+def test_a_quantised_model_shows_whom_it_takes_for_whom() -> None:
+    page = render(KINDS["quantized"]())
+    assert "Accuracy of PyTorch: 97.00%; of the float model: 97.00%." in page.text
+    assert "95.12%" in page.text and "34.0 dB" in page.text
+    table = next(t for t in page.all("table") if "takes for each other" in t.words)
+    assert table.words.endswith("3 8 2 41")
+    (image,) = page.all("img")
+    assert image.attributes["alt"] == "Sample 41: class 8 in place of 3, largest error 0.0900"
+    assert (image.attributes["width"], image.attributes["height"]) == ("96", "48")

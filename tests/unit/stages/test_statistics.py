@@ -288,3 +288,27 @@ def test_any_rank(shape: tuple[int, ...]) -> None:
     result = measure(wanted, wanted + np.float32(0.5), blocks=2)
     assert result["mean_abs"] == pytest.approx(0.5, rel=1e-6)
     assert result["shape"] == list(shape)
+
+
+def test_classes_are_compared_with_each_other_and_with_the_labels() -> None:
+    """Of 25 samples, three are taken for class 2 and one for class 3; 20 labels are right."""
+    wanted = np.zeros((COUNT, 1, 5), np.float32)
+    wanted[:, 0, 1] = 1
+    got = wanted.copy()
+    got[[4, 9, 20], 0, 2] = 2
+    got[7, 0, 3] = 2
+    labels = np.ones(COUNT, np.int64)
+    labels[:5] = 2
+    output = OutputStatistics("output", (1, 5), np.dtype(np.float32))
+    for rows in (slice(0, 8), slice(8, COUNT)):
+        output.add(wanted[rows], got[rows])
+    result = output.result(labels)
+    assert result["top1_agreement"] == pytest.approx(21 / 25)
+    assert result["reference_accuracy"] == pytest.approx(20 / 25)
+    assert result["accuracy"] == pytest.approx(18 / 25)  # sample 4 is now right, three are wrong
+    assert result["confusion"] == [
+        {"reference": 1, "actual": 2, "count": 3, "sample": 4},
+        {"reference": 1, "actual": 3, "count": 1, "sample": 7},
+    ]
+    assert output.result()["accuracy"] is None
+    assert output.result(labels + 3)["accuracy"] is None  # of another output's classes

@@ -21,7 +21,8 @@ class Quantization:
     """The quantised models that were asked for, by mode, besides the float one.
 
     `calibration` is a file of samples, as `Check.inputs_file` is; without one, modes that need
-    samples calibrate on noise if `on_noise` is set. `ends` is the type of an int8 model's inputs
+    samples calibrate on noise if `on_noise` is set, or take the ranges that the model was trained
+    to if `trained` is. `ends` is the type of an int8 model's inputs
     and outputs. `min_sqnr` (dB) and `min_top1` (0 to 1) are the gate; None is the stage's own.
     `keep_float` names layers that int8 leaves in float.
     """
@@ -33,6 +34,7 @@ class Quantization:
     min_sqnr: float | None = None
     min_top1: float | None = None
     keep_float: Sequence[str] = ()
+    trained: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.modes)
@@ -73,16 +75,23 @@ def plan_quantization(
                 "With --calibration, the check needs samples of the same kind, and has noise.",
                 "Hold some samples back from the calibration, and give them with --inputs FILE.",
             )
-    elif calibrated and not asked.on_noise:
+    elif asked.trained and not any("trained" in stage.options for stage in stages):
+        raise BadInput(
+            "--trained-ranges: none of the modes takes the ranges that a model was trained to.",
+            "It is an option of int8.",
+        )
+    elif calibrated and not asked.on_noise and not asked.trained:
         raise BadInput(
             f"The mode '{calibrated[0]}' fixes the range of every activation, for which it needs "
             "samples. On the example, noise in their place had 9 times the error.",
             "Give --calibration FILE.npz with 100 to 500 samples of what the model really sees; or "
-            "say --calibrate-on-noise, to see whether the model converts at all.",
+            "say --calibrate-on-noise, to see whether the model converts at all. A model that was "
+            "trained for int8 (with fake quantisation) needs none: --trained-ranges.",
         )
     values = {
         "calibration": next(iter(files), None),
         "noise": asked.on_noise and not files or None,
+        "trained": asked.trained or None,
         "io": asked.ends or None,
         "min_sqnr": asked.min_sqnr,
         "min_top1": asked.min_top1,
@@ -119,6 +128,7 @@ def _refuse_leftovers(asked: Quantization) -> None:
     given = {
         "--calibration": asked.calibration,
         "--calibrate-on-noise": asked.on_noise,
+        "--trained-ranges": asked.trained,
         "--quantize-io": asked.ends,
         "--min-sqnr": asked.min_sqnr is not None,
         "--min-top1": asked.min_top1 is not None,

@@ -62,12 +62,38 @@ def load_model(path: Path, arch: str, arch_args: Mapping[str, Any], note: Note) 
             "Save the model with torch.save(model, FILE) or torch.jit.save(traced, FILE).",
         )
     model = unwrap(model).eval()
+    _stop_observers(model, note)
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if kinds - {torch.float32}:
         names = ", ".join(sorted(str(kind) for kind in kinds))
         note(f"The model's weights are {names}; it is converted in float32.")
         model.float()
     return model
+
+
+def is_trained_for_integers(model: Any) -> bool:
+    """Tell whether a model has fake quantisers, which quantisation-aware training leaves."""
+    return bool(_list_fake_quantizers(model))
+
+
+def _list_fake_quantizers(model: Any) -> List[Any]:
+    return [module for module in model.modules() if hasattr(module, "fake_quant_enabled")]
+
+
+def _stop_observers(model: Any, note: Note) -> None:
+    """Stop fake quantisation from moving its ranges, which it does in eval mode too."""
+    fakes = _list_fake_quantizers(model)
+    moving = [m for m in fakes if m.observer_enabled]
+    for module in moving:
+        module.disable_observer()
+    if moving:
+        note(
+            f"{len(moving)} of the model's fake quantisers would observe what they see, and move "
+            "their ranges: they keep those that they were trained to."
+        )
+    off = sum(not module.fake_quant_enabled for module in fakes)
+    if off:
+        note(f"Warning: {off} of the model's {len(fakes)} fake quantisers are switched off.")
 
 
 def count_parameters(model: Any) -> int:

@@ -20,6 +20,7 @@ from stages.kit.samples import Predict, open_samples
 from stages.quantize.calibration import iterate, write_calibration
 from stages.quantize.quality import GATE, compare_quality
 from stages.quantize.small_ranges import drop_weight_ranges
+from stages.quantize.trained import choose_trained_ranges, convert_trained
 
 # What makes the file of the converter's model.
 Finish = Callable[[Job, Signature, bytes], bytes]
@@ -85,6 +86,8 @@ def _convert(
         raise InputError(f"There are no ends of type '{ends}'.", f"They are {', '.join(_ENDS)}.")
     tf = import_tensorflow()
     signature = job.require_upstream_signature()
+    if choose_trained_ranges(tf, job):
+        return signature, convert_trained(tf, job, signature, ends)
     converter = make_converter(tf, job, signature)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     set_up(tf, converter)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.kit.contract import Job, Option, Signature, run_as_program
+from stages.kit.contract import Job, Option, Signature, flag, run_as_program
 from stages.quantize.graph import FIXES, INTEGER_ENDS, finish_integers, make_stage
 from stages.quantize.mixed import keep_layers
 
 KEEP_FLOAT = Option("keep_float", str, "", "layers that stay in float, comma-separated")
+
+TRAINED = Option("trained", flag, False, "take the ranges that the model was trained to")
 
 
 def set_up(tf: Any, converter: Any) -> None:
@@ -31,7 +33,7 @@ STAGE = make_stage(
     set_up,
     calibrated=True,
     finish=_finish,
-    options=(INTEGER_ENDS, KEEP_FLOAT, FIXES),
+    options=(INTEGER_ENDS, TRAINED, KEEP_FLOAT, FIXES),
 )
 
 if __name__ == "__main__":

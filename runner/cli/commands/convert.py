@@ -104,6 +104,10 @@ def convert(
     calibrate_on_noise: Annotated[
         bool, typer.Option("--calibrate-on-noise", help="Do without; the model is not to be used.")
     ] = False,
+    trained_ranges: Annotated[
+        bool,
+        typer.Option("--trained-ranges", help="int8 by the ranges of quantisation-aware training."),
+    ] = False,
     quantize_io: Annotated[
         str, typer.Option(help="int8's inputs and outputs: float, int8, uint8 (default: float).")
     ] = "",
@@ -183,7 +187,9 @@ def convert(
     )
     modes = [mode.strip() for mode in (quantize or "").split(",") if mode.strip()]
     quantization = Quantization(
-        modes, calibration, calibrate_on_noise, quantize_io, min_sqnr, min_top1, keep_float or ()
+        *(modes, calibration, calibrate_on_noise, quantize_io, min_sqnr, min_top1),
+        keep_float=keep_float or (),
+        trained=trained_ranges,
     )
     options = {
         "opset": opset,

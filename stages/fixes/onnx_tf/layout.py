@@ -46,6 +46,8 @@ class Value:
         self.origin = origin
         # The order that operators should find, if not that of the existing tensor.
         self.preferred: Optional[Order] = None
+        # What was quantised, by which scale and zero point, if it is the result of that.
+        self.quantized: Optional[Tuple[Value, np.ndarray, np.ndarray]] = None
         # The same in 32 bits, once something has asked for it.
         self.narrowed: Optional[Value] = None
         self._build = build

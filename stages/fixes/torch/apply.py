@@ -18,7 +18,15 @@ from stages.fixes.torch.functions import inline_functions, keep_functions
 from stages.fixes.torch.operators import rewrite_operators
 from stages.fixes.torch.script import SpecialisedScript, needs_specialising
 from stages.fixes.torch.sizes import concrete_sizes, needs_concrete_sizes
-from stages.fixes.torch.symbolics import core, grid, math, moves, numerics, pool
+from stages.fixes.torch.symbolics import (
+    core,
+    grid,
+    math,
+    moves,
+    numerics,
+    pool,
+    quantization,
+)
 from stages.fixes.torch.views import unshare_writes
 from stages.kit.contract import StageError
 
@@ -30,6 +38,7 @@ _SYMBOLICS: Dict[str, Dict[str, core.Symbolic]] = {
         **grid.SYMBOLICS,
         **math.SYMBOLICS,
         **moves.SYMBOLICS,
+        **quantization.SYMBOLICS,
     },
 }
 
@@ -135,8 +144,14 @@ def _repair_traces(repairs: Repairs, opset: int) -> Iterator[None]:
         return graph, outputs
 
     def fold(graph: Any, parameters: Sequence[Any]) -> bool:
+        # Weights that are quantised on the way become what they are rounded to.
         return fold_constants(
-            graph, parameters, lambda name: symbolic_registry.is_registered_op(name, "", opset)
+            graph,
+            parameters,
+            lambda name: (
+                not name.startswith("fake_quantize")
+                and symbolic_registry.is_registered_op(name, "", opset)
+            ),
         )
 
     with mock.patch.object(utils, "_trace_and_get_graph_from_model", trace_and_repair):

@@ -1,0 +1,183 @@
+"""int8 with the ranges that a model was trained to: those of its fake quantisation.
+
+TensorFlow 2.4's converter makes an int8 model of a graph with fake quantisation and takes the
+ranges of activations from there. What it does not do is done here: tensors that the training left
+out (a mean, a pool) get the range of what they are computed from, and weights keep the grid that
+they were trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+
+from stages.convert.graph_to_tflite import make_converter
+from stages.frameworks.tensorflow import strip_output_index
+from stages.kit.contract import InputError, Job, Signature, StageError
+from stages.quantize.weight_grid import find_step, keep_weight_grids
+
+_FAKE = "FakeQuantWithMinMax"
+# Operators whose results lie within the range of what they read.
+_WITHIN = ("AvgPool", "Mean")
+
+
+def choose_trained_ranges(tf: Any, job: Job) -> bool:
+    """Tell whether the graph was trained for int8. Raises `InputError` for any other mode then.
+
+    So it does where trained ranges are asked for and the graph has none.
+    """
+    graph = tf.compat.v1.GraphDef.FromString(job.input.read_bytes())
+    count = sum(node.op.startswith(_FAKE) for node in graph.node)
+    if not count:
+        if job.options.get("trained"):
+            raise InputError(
+                "The model has no trained ranges: there is no fake quantisation in it.",
+                "Give samples with --calibration; or convert the model as it was trained, with "
+                "the modules that torch.quantization.prepare_qat put into it.",
+            )
+        return False
+    if job.stage.name != "int8":
+        raise InputError(
+            f"The model was trained for int8 (it has {count} fake quantisers), which "
+            f"'{job.stage.name}' would undo.",
+            "Say --quantize int8; or convert the model without fake quantisation.",
+        )
+    if job.options["calibration"] or job.options["noise"]:
+        job.note("The model has trained ranges, so it is not calibrated.")
+    return True
+
+
+def convert_trained(tf: Any, job: Job, signature: Signature, ends: str) -> bytes:
+    """Return the int8 model with the ranges, and the weights, of the graph's fake quantisation."""
+    graph = tf.compat.v1.GraphDef.FromString(job.input.read_bytes())
+    spread_ranges(graph)
+    use_convolutions(tf, graph)
+    changed = job.output.with_name(".trained.pb")
+    changed.write_bytes(graph.SerializeToString(deterministic=True))
+    try:
+        contents = [_convert(tf, replace(job, input=changed), signature, n) for n in (True, False)]
+    finally:
+        changed.unlink()
+    content, note = keep_weight_grids(*contents)
+    if note:
+        job.note(note)
+    if ends == "float":
+        return content
+    from tensorflow.lite.python.util import modify_model_io_type
+
+    kind = getattr(tf, ends)
+    return bytes(modify_model_io_type(content, kind, kind))
+
+
+def _convert(tf: Any, job: Job, signature: Signature, integers: bool) -> bytes:
+    converter = make_converter(tf, job, signature)
+    if integers:
+        converter.inference_type = tf.int8
+        converter.inference_input_type = tf.float32
+        # Demanded by the converter, and not used for an input of floats.
+        converter.quantized_input_stats = {
+            strip_output_index(tensor.node): (0.0, 1.0) for tensor in signature.inputs
+        }
+    content = converter.convert()
+    if not isinstance(content, bytes) or not content:
+        raise StageError("The converter returned no model.")
+    return content
+
+
+def spread_ranges(graph: Any) -> None:
+    """Give operators that stay within a trained range that range too, where they have none.
+
+    That is what torch.quantization.convert does with pools. Changes the graph in place.
+    """
+    nodes, readers = _connect(graph)
+    for node in list(graph.node):
+        if node.op not in _WITHIN:
+            continue
+        source = nodes[node.input[0].partition(":")[0]]
+        while source.op in ("Reshape", "Transpose", "Identity", "Squeeze"):
+            source = nodes[source.input[0].partition(":")[0]]
+        following = readers.get(node.name, [])
+        if not source.op.startswith(_FAKE) or any(r.op.startswith(_FAKE) for r in following):
+            continue
+        faked = graph.node.add()
+        faked.CopyFrom(source)
+        faked.name = f"{node.name}/range"
+        faked.input[0] = node.name
+        for reader in following:
+            for place, name in enumerate(reader.input):
+                if name in (node.name, f"{node.name}:0"):
+                    reader.input[place] = faked.name
+
+
+def use_convolutions(tf: Any, graph: Any) -> None:
+    """Turn products with weights that have a grid for each channel into convolutions of 1 x 1.
+
+    FULLY_CONNECTED has one scale for all weights in TensorFlow Lite 2.4, CONV_2D one for each
+    channel. Changes the graph in place.
+    """
+    nodes, readers = _connect(graph)
+    for node in list(graph.node):
+        if node.op != "MatMul" or node.attr["transpose_a"].b:
+            continue
+        weights = nodes[node.input[1].partition(":")[0]]
+        if weights.op != "Const":
+            continue
+        matrix = tf.make_ndarray(weights.attr["value"].tensor)
+        if node.attr["transpose_b"].b:
+            matrix = matrix.T
+        if find_step(matrix.ravel()) is not None or any(
+            find_step(column) is None for column in matrix.T
+        ):
+            continue
+        last = _find_end(node, readers)
+        for reader in readers.get(last.name, []):
+            for place, name in enumerate(reader.input):
+                if name.partition(":")[0] == last.name:
+                    reader.input[place] = f"{last.name}/flat"
+        source = _add_reshape(
+            tf, graph, f"{node.name}/image", node.input[0], [-1, 1, 1, len(matrix)]
+        )
+        kernel = graph.node.add(name=f"{node.name}/kernel", op="Const")
+        kernel.attr["dtype"].type = tf.float32.as_datatype_enum
+        kernel.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(matrix[None, None]))
+        name = node.name
+        node.Clear()
+        node.name, node.op = name, "Conv2D"
+        node.input.extend([source, kernel.name])
+        node.attr["T"].type = tf.float32.as_datatype_enum
+        node.attr["strides"].list.i.extend([1, 1, 1, 1])
+        node.attr["padding"].s = b"VALID"
+        node.attr["data_format"].s = b"NHWC"
+        _add_reshape(tf, graph, f"{last.name}/flat", last.name, [-1, matrix.shape[1]])
+
+
+def _find_end(node: Any, readers: Dict[str, List[Any]]) -> Any:
+    """Return the last of the operators that are fused into a product: its bias, an activation."""
+    for kinds in (("BiasAdd",), ("Relu", "Relu6")):
+        following = readers.get(node.name, [])
+        if len(following) == 1 and following[0].op in kinds:
+            node = following[0]
+    return node
+
+
+def _add_reshape(tf: Any, graph: Any, name: str, source: str, shape: List[int]) -> str:
+    sizes = graph.node.add(name=f"{name}/shape", op="Const")
+    sizes.attr["dtype"].type = tf.int32.as_datatype_enum
+    sizes.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(np.array(shape, np.int32)))
+    made = graph.node.add(name=name, op="Reshape")
+    made.input.extend([source, sizes.name])
+    made.attr["T"].type = tf.float32.as_datatype_enum
+    made.attr["Tshape"].type = tf.int32.as_datatype_enum
+    return name
+
+
+def _connect(graph: Any) -> Tuple[Dict[str, Any], Dict[str, List[Any]]]:
+    """Return the nodes by name, and those that read each."""
+    nodes = {node.name: node for node in graph.node}
+    readers: Dict[str, List[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name.partition(":")[0].lstrip("^"), []).append(node)
+    return nodes, readers

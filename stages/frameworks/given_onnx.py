@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
-from typing import Any, Sequence
+from typing import Any, Optional, Sequence
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from stages.frameworks.onnx_files import make_predict, set_shapes
 from stages.kit import samples
 from stages.kit.contract import InputError, Job, Signature, Tensor
 from stages.kit.given_model import look_at_run
-from stages.kit.samples import Samples
+from stages.kit.samples import QUANTIZED_NOISE_SAMPLES, QUANTIZER_MOVE, Samples
 
 
 def _verify_same(reference: Samples, inputs: Sequence[Tensor], outputs: Sequence[str]) -> None:
@@ -23,6 +24,47 @@ def _verify_same(reference: Samples, inputs: Sequence[Tensor], outputs: Sequence
             "The model's inputs and outputs are not those of the reference.",
             "Convert the same model with every toolchain.",
         )
+
+
+def move_quantizers(model: Any) -> Optional[Any]:
+    """Return the model with what its quantisers of activations round moved; None without any.
+
+    As for a PyTorch model with fake quantisation: see `samples.QUANTIZER_MOVE`.
+    """
+    from onnx import helper, numpy_helper
+
+    known = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            known.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    moved = copy.deepcopy(model)
+    del moved.graph.node[:]
+    count = 0
+    for node in model.graph.node:
+        if node.op_type != "QuantizeLinear" or node.input[0] in known or node.input[1] not in known:
+            moved.graph.node.add().CopyFrom(node)
+            continue
+        scale = numpy_helper.to_array(known[node.input[1]])
+        shift = np.array(scale.max() * (255 * QUANTIZER_MOVE), scale.dtype)
+        names = [f"{node.output[0]}/{part}" for part in ("shift", "moved")]
+        moved.graph.initializer.append(numpy_helper.from_array(shift, names[0]))
+        moved.graph.node.append(helper.make_node("Add", [node.input[0], names[0]], [names[1]]))
+        last = moved.graph.node.add()
+        last.CopyFrom(node)
+        last.input[0] = names[1]
+        count += 1
+    return moved if count else None
+
+
+def _measure_moved(reference: Samples, onnxruntime: Any, moved: Any) -> Samples:
+    predict = make_predict(onnxruntime, moved, [tensor.name for tensor in reference.inputs])
+
+    def run(values: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        # The floor is asked for in float64, which ONNX Runtime does not have here.
+        wanted = [np.dtype(tensor.dtype) for tensor in reference.inputs]
+        return predict([value.astype(kind) for value, kind in zip(values, wanted)])
+
+    return samples.measure_noise_floor(reference, QUANTIZED_NOISE_SAMPLES, lambda: run)
 
 
 def write_given_onnx(job: Job, model: Any, inputs: Sequence[Tensor]) -> Signature:
@@ -45,13 +87,18 @@ def write_given_onnx(job: Job, model: Any, inputs: Sequence[Tensor]) -> Signatur
             predict = make_predict(onnxruntime, model, [tensor.name for tensor in inputs])
             random = look_at_run(predict, draft, job, "model", names)
             reference = samples.write_reference(draft, names, lambda: predict)
-        job.report["noise_floor"] = {
+        floor = {
             "samples": 0,
             "outputs": None,
             "reason": "There is no PyTorch model to run in float64, and ONNX Runtime has no "
             "float64 convolutions.",
         }
-        reference = replace(reference, noise_floor=job.report["noise_floor"], random=random)
+        reference = replace(reference, noise_floor=floor, random=random)
+        moved = move_quantizers(model)
+        if moved is not None:
+            with job.phase("noise floor"):
+                reference = _measure_moved(reference, onnxruntime, moved)
+        job.report["noise_floor"] = reference.noise_floor
         samples.save(job, reference)
         job.note(
             f"The reference is the given model run by ONNX Runtime {onnxruntime.__version__} "

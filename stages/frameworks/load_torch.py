@@ -77,7 +77,12 @@ def is_trained_for_integers(model: Any) -> bool:
 
 
 def _list_fake_quantizers(model: Any) -> List[Any]:
-    return [module for module in model.modules() if hasattr(module, "fake_quant_enabled")]
+    return [module for module in model.modules() if is_fake_quantizer(module)]
+
+
+def is_fake_quantizer(module: Any) -> bool:
+    """Tell whether a module is torch.quantization's FakeQuantize, of any release."""
+    return hasattr(module, "fake_quant_enabled")
 
 
 def _stop_observers(model: Any, note: Note) -> None:

@@ -122,7 +122,8 @@ def write_reference(job: Job, opened: OpenedModel) -> Signature:
 def _add_noise_floor(job: Job, torch: Any, model: Any, reference: Samples) -> Samples:
     if not _is_random(torch, model, reference):
         with job.phase("noise floor"):
-            usual = 256 if load_torch.is_trained_for_integers(model) else 16
+            trained = load_torch.is_trained_for_integers(model)
+            usual = samples.QUANTIZED_NOISE_SAMPLES if trained else 16
             wanted = job.request.get("check", {}).get("noise_samples", usual)
             return measure_noise_floor(torch, model, reference, wanted)
     job.note(
@@ -300,6 +301,10 @@ def measure_noise_floor(torch: Any, model: Any, reference: Any, wanted: int) -> 
 
     Return the samples with what was measured.
     """
+    if load_torch.is_trained_for_integers(model):
+        return samples.measure_noise_floor(
+            reference, wanted, lambda: _make_moved_predict(torch, model)
+        )
 
     def make_double_predict() -> Callable[[Sequence[np.ndarray]], List[np.ndarray]]:
         # The parameters are shared: from now on, those of the model itself are float64 too.
@@ -309,25 +314,22 @@ def measure_noise_floor(torch: Any, model: Any, reference: Any, wanted: int) -> 
         return samples.measure_noise_floor(reference, wanted, make_double_predict)
 
 
-def _make_fake_quantize(torch: Any) -> Callable[..., Any]:
-    """Return fake quantisation by its formula, since PyTorch's own takes float32 alone.
+def _make_moved_predict(torch: Any, model: Any) -> Callable[..., List[np.ndarray]]:
+    """Return the forward pass with what fake quantisers of activations round moved a little."""
 
-    What it rounds is moved by up to 2 ** -20 of its range, several times float32's own error. A
-    value between two steps then falls to either side, as it does from one framework to another;
-    without that, a few samples would mostly show no such value, and a floor of nothing.
-    """
+    def move(module: Any, values: Tuple[Any, ...]) -> Any:
+        steps = module.quant_max - module.quant_min
+        return values[0] + module.scale.max() * (steps * samples.QUANTIZER_MOVE)
 
-    def fake_quantize(x: Any, scale: Any, zero: Any, *limits: int) -> Any:
-        *axis, low, high = limits
-        if axis:
-            sizes = [-1 if i == axis[0] else 1 for i in range(x.dim())]
-            scale, zero = scale.to(x.dtype).reshape(sizes), zero.to(x.dtype).reshape(sizes)
-        else:
-            moves = torch.sin(torch.arange(x.numel(), dtype=x.dtype)).reshape(x.shape)
-            x = x + moves * (scale * (high - low) * 2.0**-20)
-        return (torch.clamp(torch.round(x / scale + zero), low, high) - zero) * scale
-
-    return fake_quantize
+    moved = copy_model(torch, model)
+    for name, module in moved.named_modules():
+        # Weights are rounded once, in float32, by whichever framework.
+        if load_torch.is_fake_quantizer(module) and not name.endswith("weight_fake_quant"):
+            module.register_forward_pre_hook(move)
+    predict = make_predict(torch, moved)
+    return lambda values: predict(
+        [v.astype(np.float32) if v.dtype == np.float64 else v for v in values]
+    )
 
 
 @contextmanager
@@ -343,9 +345,6 @@ def _compute_in_double(torch: Any) -> Iterator[None]:
         torch.set_default_dtype(torch.float64)
         for name, meaning in renamed.items():
             stack.enter_context(mock.patch.object(torch, name, meaning))
-        for name in ("fake_quantize_per_tensor_affine", "fake_quantize_per_channel_affine"):
-            if hasattr(torch, name):
-                stack.enter_context(mock.patch.object(torch, name, _make_fake_quantize(torch)))
         double = torch.Tensor.double
         stack.enter_context(mock.patch.object(torch.Tensor, "float", double, create=True))
         yield

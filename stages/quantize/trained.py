@@ -1,26 +1,28 @@
 """int8 with the ranges that a model was trained to: those of its fake quantisation.
 
 TensorFlow 2.4's converter makes an int8 model of a graph with fake quantisation and takes the
-ranges of activations from there. What it does not do is done here: tensors that the training left
-out (a mean, a pool) get the range of what they are computed from, and weights keep the grid that
-they were trained on.
+ranges of activations from there. What it does not do is done here: averages, which the training
+leaves out, get a range, and weights keep the grid that they were trained on.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
 from stages.convert.graph_to_tflite import make_converter
 from stages.frameworks.tensorflow import strip_output_index
 from stages.kit.contract import InputError, Job, Signature, StageError
+from stages.quantize.calibration import iterate, write_calibration
 from stages.quantize.weight_grid import find_step, keep_weight_grids
 
 _FAKE = "FakeQuantWithMinMax"
 # Operators whose results lie within the range of what they read.
 _WITHIN = ("AvgPool", "Mean")
+# Operators that move values and change none.
+_MOVES = ("Reshape", "Transpose", "Identity", "Squeeze")
 
 
 def choose_trained_ranges(tf: Any, job: Job) -> bool:
@@ -44,15 +46,15 @@ def choose_trained_ranges(tf: Any, job: Job) -> bool:
             f"'{job.stage.name}' would undo.",
             "Say --quantize int8; or convert the model without fake quantisation.",
         )
-    if job.options["calibration"] or job.options["noise"]:
-        job.note("The model has trained ranges, so it is not calibrated.")
+    if job.options["noise"]:
+        job.note("The model has trained ranges, so it is not calibrated on noise.")
     return True
 
 
 def convert_trained(tf: Any, job: Job, signature: Signature, ends: str) -> bytes:
     """Return the int8 model with the ranges, and the weights, of the graph's fake quantisation."""
     graph = tf.compat.v1.GraphDef.FromString(job.input.read_bytes())
-    spread_ranges(graph)
+    add_ranges(tf, job, signature, graph)
     use_convolutions(tf, graph)
     changed = job.output.with_name(".trained.pb")
     changed.write_bytes(graph.SerializeToString(deterministic=True))
@@ -86,29 +88,75 @@ def _convert(tf: Any, job: Job, signature: Signature, integers: bool) -> bytes:
     return content
 
 
-def spread_ranges(graph: Any) -> None:
-    """Give operators that stay within a trained range that range too, where they have none.
+def add_ranges(tf: Any, job: Job, signature: Signature, graph: Any) -> None:
+    """Give pools and means of a trained range a range of their own, where they have none.
 
-    That is what torch.quantization.convert does with pools. Changes the graph in place.
+    Samples of the user's tell it; without any it is that of what they are computed from, as
+    torch.quantization.convert does it, and a mean mostly needs a part of that. Changes the graph in
+    place.
     """
     nodes, readers = _connect(graph)
-    for node in list(graph.node):
+    found = {}
+    for node in graph.node:
         if node.op not in _WITHIN:
             continue
         source = nodes[node.input[0].partition(":")[0]]
-        while source.op in ("Reshape", "Transpose", "Identity", "Squeeze"):
+        while source.op in _MOVES:
             source = nodes[source.input[0].partition(":")[0]]
         following = readers.get(node.name, [])
-        if not source.op.startswith(_FAKE) or any(r.op.startswith(_FAKE) for r in following):
-            continue
+        if source.op.startswith(_FAKE) and not any(r.op.startswith(_FAKE) for r in following):
+            found[node.name] = source
+    if not found:
+        return
+    measured = _measure_ranges(tf, job, signature, graph, list(found))
+    if not measured:
+        job.note(
+            f"{len(found)} averages have no trained range, and got that of their inputs; with "
+            "--calibration they get one that is measured."
+        )
+    for name, source in found.items():
         faked = graph.node.add()
-        faked.CopyFrom(source)
-        faked.name = f"{node.name}/range"
-        faked.input[0] = node.name
-        for reader in following:
-            for place, name in enumerate(reader.input):
-                if name in (node.name, f"{node.name}:0"):
+        if name in measured:
+            faked.op = f"{_FAKE}Args"
+            faked.attr["min"].f, faked.attr["max"].f = measured[name]
+            faked.attr["num_bits"].i = 8
+            faked.attr["narrow_range"].b = False
+            faked.input.append(name)
+        else:
+            faked.CopyFrom(source)
+            faked.input[0] = name
+        faked.name = f"{name}/range"
+        for reader in readers.get(name, []):
+            for place, read in enumerate(reader.input):
+                if read in (name, f"{name}:0"):
                     reader.input[place] = faked.name
+
+
+def _measure_ranges(
+    tf: Any, job: Job, signature: Signature, graph: Any, names: Sequence[str]
+) -> Dict[str, Tuple[float, float]]:
+    """Return the range of tensors on the calibration samples; {} if the user gave none."""
+    if not job.options["calibration"]:
+        return {}
+    arrays = write_calibration(job, signature.inputs)
+    ranges = dict.fromkeys(names, (0.0, 0.0))
+    with tf.Graph().as_default() as loaded:
+        tf.compat.v1.import_graph_def(graph, name="")
+        with tf.compat.v1.Session(graph=loaded) as session:
+            for values in iterate(arrays, signature.inputs):
+                fed = {tensor.node: value for tensor, value in zip(signature.inputs, values)}
+                made = session.run([f"{name}:0" for name in names], fed)
+                for name, value in zip(names, made):
+                    low, high = ranges[name]
+                    ranges[name] = (min(low, float(value.min())), max(high, float(value.max())))
+    return {name: _nudge(*ends) for name, ends in ranges.items() if ends[0] < ends[1]}
+
+
+def _nudge(low: float, high: float) -> Tuple[float, float]:
+    """Return the range moved so that 0 is one of its 256 steps."""
+    step = (high - low) / 255
+    zero = round(-low / step)
+    return -zero * step, (255 - zero) * step
 
 
 def use_convolutions(tf: Any, graph: Any) -> None:

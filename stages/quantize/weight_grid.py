@@ -75,7 +75,7 @@ def keep_weight_grids(content: bytes, floats: bytes) -> Tuple[bytes, str]:
         )
     if cut:
         notes.append(
-            f"{cut} weights of -128 steps became -127, the least that is allowed in TensorFlow Lite."
+            f"{cut} weights of -128 steps became -127, the least that TensorFlow Lite allows."
         )
     return (pack_model(model) if kept else content), " ".join(notes)
 

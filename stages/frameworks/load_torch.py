@@ -38,6 +38,7 @@ def load_model(path: Path, arch: str, arch_args: Mapping[str, Any], note: Note) 
     import torch
 
     build = _import_architecture(arch)
+    _refuse_integer_scripts(path)
     loaded = _load_file(path)
     if isinstance(loaded, torch.nn.Module):
         model = loaded
@@ -54,6 +55,8 @@ def load_model(path: Path, arch: str, arch_args: Mapping[str, Any], note: Note) 
                 "--arch torchvision.models:mobilenet_v2 (and --arch-args as JSON).",
             )
         else:
+            if any(getattr(value, "is_quantized", False) for value in state.values()):
+                raise _make_integer_error()
             model = unwrap(_build(build, arch, arch_args))
             _load_weights(model, state, arch, note)
     else:
@@ -62,6 +65,9 @@ def load_model(path: Path, arch: str, arch_args: Mapping[str, Any], note: Note) 
             "Save the model with torch.save(model, FILE) or torch.jit.save(traced, FILE).",
         )
     model = unwrap(model).eval()
+    # Every quantised layer of PyTorch's keeps its weights in such a thing.
+    if any(hasattr(module, "_packed_params") for module in model.modules()):
+        raise _make_integer_error()
     _stop_observers(model, note)
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if kinds - {torch.float32}:
@@ -69,6 +75,29 @@ def load_model(path: Path, arch: str, arch_args: Mapping[str, Any], note: Note) 
         note(f"The model's weights are {names}; it is converted in float32.")
         model.float()
     return model
+
+
+def _refuse_integer_scripts(path: Path) -> None:
+    """Raise `InputError` for TorchScript that computes with PyTorch's own integers."""
+    if not _is_zip(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            code = [name for name in archive.namelist() if name.endswith(".py")]
+            if any(b"ops.quantized." in archive.read(name) for name in code):
+                raise _make_integer_error()
+    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError):
+        pass  # loading it tells what is wrong
+
+
+def _make_integer_error() -> InputError:
+    return InputError(
+        "The model was made into PyTorch's own integers (torch.quantization.convert or "
+        "quantize_dynamic), which cannot be exported.",
+        "Convert it as it was before: with its fake quantisation, --quantize int8 "
+        "--trained-ranges makes int8 by the same ranges; of a float model, --quantize int8 "
+        "--calibration FILE or --quantize dynamic makes a quantised one.",
+    )
 
 
 def is_trained_for_integers(model: Any) -> bool:

@@ -44,10 +44,10 @@ RunAll = Callable[[Sequence[int]], Iterator[List[np.ndarray]]]
 _MAGNITUDES = (1e-3, 1e2, 1e4)
 _OF_EACH = 2
 
-# The rounding of a model that rounds on the way to a grid, as fake quantisation does: what it rounds
-# is moved by this part of its range, several times float32's own error, so that values between two
-# steps fall to the other side, as they do from one framework to another. There are few of them, so
-# more samples are run than for another noise floor.
+# For the rounding of a model that rounds to a grid on the way, as fake quantisation does: what it
+# rounds is moved by this part of its range, several times float32's own error, so that values
+# between two steps fall to the other side, as they do from one framework to another. There are few
+# of them, so more samples are run than for another noise floor.
 QUANTIZER_MOVE = 2.0**-20
 QUANTIZED_NOISE_SAMPLES = 256
 

@@ -26,6 +26,9 @@ _CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net", "network",
 # Where a model that is a loaded program keeps that: under a name that no model of a user's has.
 _PROGRAM = "_program_of_this_file"
 
+# A larger file of code is not looked into.
+_MOST_CODE = 1 << 24
+
 Note = Callable[[str], None]
 
 
@@ -83,8 +86,8 @@ def _refuse_integer_scripts(path: Path) -> None:
         return
     try:
         with zipfile.ZipFile(path) as archive:
-            code = [name for name in archive.namelist() if name.endswith(".py")]
-            if any(b"ops.quantized." in archive.read(name) for name in code):
+            code = [entry for entry in archive.infolist() if entry.filename.endswith(".py")]
+            if any(b"ops.quantized." in archive.read(e) for e in code if e.file_size < _MOST_CODE):
                 raise _make_integer_error()
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError):
         pass  # loading it tells what is wrong

@@ -46,6 +46,11 @@ def choose_trained_ranges(tf: Any, job: Job) -> bool:
             f"'{job.stage.name}' would undo.",
             "Say --quantize int8; or convert the model without fake quantisation.",
         )
+    if job.options.get("keep_float"):
+        raise InputError(
+            "Layers cannot be kept in float in a model that was trained for int8.",
+            "Leave --keep-float out; or train without fake quantisation in these layers.",
+        )
     if job.options["noise"]:
         job.note("The model has trained ranges, so it is not calibrated on noise.")
     return True

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from runner.report.html import figures
 from runner.report.html.marks import make_link
-from runner.report.quantized import is_below_gate, name_layer, summarize
 from runner.report.html.pictures import make_image_source
+from runner.report.quantized import is_below_gate, name_layer, summarize
 from runner.report.wording import (
     STATUSES,
     VERDICTS,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from runner.errors import BadInput
+from runner.errors import UsageError
 from runner.host.files import format_bytes
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -65,13 +65,13 @@ _MAY_BE_ZERO = ("timeout", "memory", "free")
 
 
 def parse_limits(items: Sequence[str], timeout: int | None = None) -> Limits:
-    """Parse `NAME=VALUE` items, whose values may end in k, m, g or t. Raises `BadInput`."""
+    """Parse `NAME=VALUE` items, whose values may end in k, m, g or t. Raises `UsageError`."""
     changes = {}
     for item in items:
         name, equals, value = item.partition("=")
         number = parse_number(value)
         if name not in NAMES or not equals or number is None:
-            raise BadInput(
+            raise UsageError(
                 f"--limit {item} is not of the form NAME=NUMBER.",
                 f"Such as memory=4g or processes=200; the names are {', '.join(NAMES)}.",
             )
@@ -80,7 +80,7 @@ def parse_limits(items: Sequence[str], timeout: int | None = None) -> Limits:
         changes["timeout"] = timeout
     for name, number in changes.items():
         if number < (0 if name in _MAY_BE_ZERO else 1) or number >= 1 << 62:
-            raise BadInput(f"The limit {name}={number} is out of range.")
+            raise UsageError(f"The limit {name}={number} is out of range.")
     return replace(DEFAULTS, **changes)
 
 

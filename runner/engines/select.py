@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from runner.engines.base import Engine, Progress
 from runner.engines.limits import DEFAULTS, Limits
 from runner.errors import BadInput, EnvironmentUnavailable
-from runner.toolchains.model import Image
+
+if TYPE_CHECKING:
+    from runner.engines.base import Engine, Progress
+    from runner.toolchains.model import Image
 
 ENGINES = ("auto", "docker", "process")
 
@@ -44,7 +47,6 @@ def prepare_engine(
 
     try:
         engine = DockerEngine(connect(), limits)
-        missing = ", ".join(image.title for image in engine.find_missing(images))
         engine.prepare(images, progress)
     except EnvironmentUnavailable as error:
         if wanted == "docker":
@@ -52,7 +54,7 @@ def prepare_engine(
         return _prepare_process_engine(images, progress, error.message, limits, code_in_model)
     if wanted == "docker":
         return Choice(engine, "asked for")
-    state = f"built now: {missing}" if missing else "the images are here"
+    state = f"built now: {', '.join(engine.built)}" if engine.built else "the images are here"
     return Choice(engine, f"a Docker engine answers; {state}")
 
 

@@ -80,6 +80,8 @@ class DockerEngine:
             "kernel": str(info.get("KernelVersion", "")),
         }
         self.memory = limits.compute_stage_memory(int(info.get("MemTotal") or 4 << 30))
+        # The images that `prepare` has built, since they were not here.
+        self.built: list[str] = []
         self._records: dict[str, ImageRecord] = {}
         self._images: dict[str, Image] = {}
         self._locks: dict[str, str] = {}
@@ -90,7 +92,8 @@ class DockerEngine:
 
     def prepare(self, images: Sequence[Image], progress: Progress) -> None:
         self._images = {image.name: image for image in images}
-        missing = self.find_missing(images)
+        found = {image.name: find_image(self.client, image) for image in images}
+        missing = [image for image in images if found[image.name] is None]
         if missing:
             show = progress.task("base image")
             bases = {
@@ -100,8 +103,10 @@ class DockerEngine:
             show("ready", 1.0)
             for image in missing:
                 self._build(image, bases[image.python], progress.task(f"image {image.title}"))
+                found[image.name] = find_image(self.client, image)
+        self.built = [image.title for image in missing]
         for image in images:
-            record = find_image(self.client, image)
+            record = found[image.name]
             if record is None:
                 raise EnvironmentUnavailable(f"The image '{image.title}' vanished after its build.")
             self._records[image.name] = record

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import docker
@@ -60,9 +61,10 @@ def find_image(client: docker.DockerClient, image: Image) -> ImageRecord | None:
     """
     labels = [f"{LABELS}.image={image.name}", f"{LABELS}.variant={image.variant}"]
     found: list[ImageRecord] = []
+    make_tag = cache(partial(make_image_tag, image))  # of several on one base: all code is hashed
     for candidate in client.images.list(filters={"label": labels}):
         base_id = candidate.labels.get(f"{LABELS}.base", "")
-        tag = make_image_tag(image, base_id)
+        tag = make_tag(base_id)
         if tag in candidate.tags:
             record = ImageRecord(tag, str(candidate.id), base_id, candidate.attrs["Size"])
             if _get_latest_tag(image) in candidate.tags:

@@ -78,7 +78,7 @@ class ArchiveWriter:
             self._file.truncate(self._end)
             lines = [part.model_dump_json() for part in self._parts.values()]
             self._journal.write_text("\n".join([self._plan, *lines]) + "\n")
-            self._log = open(self._journal, "a")
+            self._log = open(self._journal, "a", encoding="utf-8")
         except BaseException:
             self._lock.release()
             raise

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import errno
 import io
-import signal
 import sys
 import traceback
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,6 +14,7 @@ from runner.cli import commands
 from runner.cli.errors import print_error, print_note
 from runner.cli.lazy import LazyGroup, make_group
 from runner.errors import BadInput, EnvironmentUnavailable, ExitCode, RunnerError
+from runner.host.machine import interrupt_on_signals
 from runner.version import __version__
 
 # Errors of the path itself, not of the disk.
@@ -53,8 +53,7 @@ def _main(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit status; the one place that catches errors."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    interrupt_on_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack arrows and crosses
             stream.reconfigure(errors="replace")
@@ -95,11 +94,6 @@ def _report_error(error: Exception) -> int:
     traceback.print_exc()
     print_note("This is a defect of the runner itself; please report it with the lines above.")
     return int(ExitCode.INTERNAL)
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    # Makes SIGTERM and a closed terminal clean up as Ctrl-C does.
-    raise KeyboardInterrupt
 
 
 def entry_point() -> None:

@@ -68,7 +68,12 @@ def _prepare_process_engine(
     from runner.engines.process.bubblewrap import find_sandbox
     from runner.engines.process.engine import ProcessEngine
 
-    engine = ProcessEngine(limits)
+    try:
+        engine = ProcessEngine(limits)
+    except EnvironmentUnavailable as error:
+        if reason == "asked for":
+            raise
+        raise EnvironmentUnavailable(f"{error.message} {reason}", error.remedy) from None
     found = code_in_model() if engine.sandbox is None else ""
     if found:
         raise BadInput(

@@ -7,7 +7,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import docker
@@ -348,7 +348,7 @@ def _translate_errors() -> Iterator[None]:
 def _write_tar(target: Any, files: Mapping[str, Path | bytes]) -> None:
     """Write a tar of these files and their parent folders, owned by the stages' user."""
     with tarfile.open(fileobj=target, mode="w") as archive:
-        for folder in sorted({str(Path(name).parent) for name in files} - {"."}):
+        for folder in sorted({str(PurePosixPath(name).parent) for name in files} - {"."}):
             entry = tarfile.TarInfo(folder)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o755
             entry.uid = entry.gid = _USER

@@ -275,7 +275,7 @@ def _provide_secrets() -> Iterator[list[str]]:
     options = []
     if registry.ca_bundle:
         options.append(f"--secret=id=ca_bundle,src={registry.ca_bundle}")
-    with tempfile.NamedTemporaryFile("w", prefix="runner-pip-conf-") as file:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="runner-pip-conf-") as file:
         file.write(registry.render_pip_conf())
         file.flush()
         options.append(f"--secret=id=pip_conf,src={file.name}")

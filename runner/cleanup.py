@@ -27,7 +27,8 @@ def remove_from_docker() -> list[str]:
     import docker.errors
     import requests.exceptions
 
-    from runner.engines.docker.engine import LABEL, OWNER, connect
+    from runner.engines.docker.client import connect
+    from runner.engines.docker.engine import LABEL, OWNER
 
     try:
         client = connect()

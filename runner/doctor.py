@@ -45,9 +45,8 @@ def examine() -> list[Finding]:
     if docker.level == "ok":
         findings += [_check_docker_images(), *_check_processor()]
     findings += [
-        *([_check_sandbox()] if runs_stages() else ()),
+        *([_check_sandbox(), _count_environments()] if runs_stages() else ()),
         _describe_limits(),
-        _count_environments(),
         _check_disk(),
         _check_gpu(),
         _describe_index(),
@@ -78,7 +77,7 @@ def describe_images(images: Sequence[Image]) -> list[dict[str, str]]:
 
 
 def _make_image_lookup() -> Callable[[Image], str]:
-    from runner.engines.docker.engine import connect
+    from runner.engines.docker.client import connect
     from runner.engines.docker.images import find_image
 
     try:
@@ -94,7 +93,7 @@ def _make_image_lookup() -> Callable[[Image], str]:
 
 
 def _check_docker() -> Finding:
-    from runner.engines.docker.engine import connect
+    from runner.engines.docker.client import connect
 
     try:
         version = connect().version()["Version"]
@@ -142,7 +141,7 @@ def _refuse_processes() -> Finding:
 
 def _check_processor() -> list[Finding]:
     """Run an image, if one is here, to see whether its programs run where the engine is."""
-    from runner.engines.docker.engine import connect
+    from runner.engines.docker.client import connect
     from runner.engines.docker.images import find_image
     from runner.engines.docker.processor import examine_processor
 

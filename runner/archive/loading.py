@@ -200,7 +200,7 @@ def _stage_runs(archive: Archive, staging: Path, target: Path) -> list[tuple[Pat
 def _load_images(
     archive: Archive, images: Sequence[Part], loaded: Loaded, engine: str, progress: Progress
 ) -> None:
-    from runner.engines.docker.engine import connect
+    from runner.engines.docker.client import connect
 
     try:
         client = connect()

@@ -129,7 +129,8 @@ def _prepare(settings: RunSettings, image: Image, code_in_file: Callable[[], str
     images, view, limits = [image], settings.observer, settings.limits
     if settings.engine != "auto":
         return prepare_engine(settings.engine, images, view, limits, code_in_file)
-    from runner.engines.docker.engine import DockerEngine, connect
+    from runner.engines.docker.client import connect
+    from runner.engines.docker.engine import DockerEngine
 
     try:
         engine = DockerEngine(connect(), limits)

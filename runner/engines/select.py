@@ -43,7 +43,8 @@ def prepare_engine(
     if wanted == "process":
         return _prepare_process_engine(images, progress, "asked for", limits, code_in_model)
     # Imported late, so that the process engine does not pay for the docker SDK.
-    from runner.engines.docker.engine import DockerEngine, connect
+    from runner.engines.docker.client import connect
+    from runner.engines.docker.engine import DockerEngine
 
     try:
         engine = DockerEngine(connect(), limits)

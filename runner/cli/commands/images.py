@@ -83,7 +83,7 @@ def base(
 
 def _build_base(view: ConsoleView, python: str) -> BaseImage:
     from runner.engines.docker.base_image import build_base
-    from runner.engines.docker.engine import connect
+    from runner.engines.docker.client import connect
 
     show = view.task(f"base image, Python {python}")
     built = build_base(connect(), python, lambda line: show(line, None))

@@ -20,6 +20,7 @@ from uv import find_uv_bin
 from runner.engines.base import Progress
 from runner.errors import EnvironmentUnavailable
 from runner.host.locks import make_lock
+from runner.host.machine import runs_stages
 from runner.host.paths import cache_folder
 from runner.host.subprocesses import Programs, run_together
 from runner.packages.cpython import Interpreter, find_cpython
@@ -60,7 +61,7 @@ def locate_environment(image: Image, interpreter: Interpreter | None = None) -> 
 def is_installed(image: Image) -> bool:
     """Tell whether an image's environment is on this machine."""
     try:
-        return locate_environment_python(image).exists()
+        return runs_stages() and locate_environment_python(image).exists()
     except EnvironmentUnavailable:
         return False
 

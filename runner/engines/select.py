@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from runner.engines.limits import DEFAULTS, Limits
 from runner.errors import BadInput, EnvironmentUnavailable
+from runner.host.machine import describe_platform, runs_stages
 
 if TYPE_CHECKING:
     from runner.engines.base import Engine, Progress
+    from runner.engines.process.engine import ProcessEngine
     from runner.toolchains.model import Image
 
 ENGINES = ("auto", "docker", "process")
@@ -59,6 +61,19 @@ def prepare_engine(
     return Choice(engine, f"a Docker engine answers; {state}")
 
 
+def make_process_engine(limits: Limits = DEFAULTS) -> ProcessEngine:
+    """Make the process engine. Raises `EnvironmentUnavailable` where it does not run."""
+    if not runs_stages():
+        raise EnvironmentUnavailable(
+            f"The process engine needs Linux on x86-64; this is {describe_platform()}.",
+            "Start Docker, which runs the stages' images here too (docs/hosts.md).",
+        )
+    # Imported late: this is the seam behind which everything may be Linux's own.
+    from runner.engines.process.engine import ProcessEngine
+
+    return ProcessEngine(limits)
+
+
 def _prepare_process_engine(
     images: Sequence[Image],
     progress: Progress,
@@ -66,17 +81,16 @@ def _prepare_process_engine(
     limits: Limits,
     code_in_model: Callable[[], str],
 ) -> Choice:
-    from runner.engines.process.bubblewrap import find_sandbox
-    from runner.engines.process.engine import ProcessEngine
-
     try:
-        engine = ProcessEngine(limits)
+        engine = make_process_engine(limits)
     except EnvironmentUnavailable as error:
         if reason == "asked for":
             raise
         raise EnvironmentUnavailable(f"{error.message} {reason}", error.remedy) from None
     found = code_in_model() if engine.sandbox is None else ""
     if found:
+        from runner.engines.process.bubblewrap import find_sandbox
+
         raise BadInput(
             f"{found} Nothing would hold it back here: {find_sandbox()}, and "
             + (

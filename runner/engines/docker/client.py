@@ -32,10 +32,13 @@ class _OwnAuthority(TLSConfig):
 
 
 def connect() -> docker.DockerClient:
-    """Return a client of the Docker engine. Raises `EnvironmentUnavailable` if none answers."""
+    """Return a client of the Docker engine.
+
+    Raises `EnvironmentUnavailable` if none answers, or another engine does.
+    """
     try:
         client = _open_client()
-        client.ping()
+        components = client.version().get("Components") or ()
     except (
         docker.errors.DockerException,
         requests.exceptions.RequestException,
@@ -46,6 +49,11 @@ def connect() -> docker.DockerClient:
             f"No Docker engine answers: {shorten_error(error)}",
             "Start Docker (and set DOCKER_HOST if it is elsewhere), or use --engine process.",
         ) from None
+    if any("podman" in str(component.get("Name")).lower() for component in components):
+        raise EnvironmentUnavailable(
+            "What answers is Podman, which has no BuildKit: it cannot build the stages' images.",
+            "Use a Docker engine, or --engine process (docs/hosts.md).",
+        )
     return client
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from runner.errors import EnvironmentUnavailable
-from runner.host.process_identity import get_process_id, make_death_signal
+from runner.host.process_identity import make_death_signal
 
 # The engine's socket where the URL names none, as in ssh://user@host.
 _SOCKET = "/var/run/docker.sock"
@@ -34,10 +34,11 @@ def forward_socket(url: str) -> str:
     parts = urlsplit(url)
     if not parts.hostname:
         raise EnvironmentUnavailable(f"DOCKER_HOST={url} names no host.", _REMEDY)
-    # Found by `runner clean` if this process is killed.
-    folder = Path(tempfile.mkdtemp(prefix=f"runner-ssh-{get_process_id()}-"))
+    # Short names: the path of a socket has at most 104 characters, of which macOS's temporary
+    # folder takes half.
+    folder = Path(tempfile.mkdtemp(prefix="runner-ssh-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    here = folder / "docker.sock"
+    here = folder / "engine"
     options = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", f"{here}:{parts.path or _SOCKET}"]
     options += ["-l", parts.username] if parts.username else []
     options += ["-p", str(parts.port)] if parts.port else []

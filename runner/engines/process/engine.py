@@ -22,7 +22,6 @@ from runner.engines.process.launch import StageProgram, run_stage_program
 from runner.engines.process.precompile import precompile
 from runner.errors import EnvironmentUnavailable
 from runner.host.files import atomic_write, remove_tree
-from runner.host.machine import describe_platform, runs_stages
 from runner.host.paths import ROOT, cache_folder
 from runner.host.process_identity import make_scratch_folder
 from runner.packages.cpython import find_cpython
@@ -34,16 +33,11 @@ _KEPT_VARIABLES = ("PATH", "SYSTEMROOT", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PAT
 
 
 class ProcessEngine:
-    """Runs stages as child processes. Raises `EnvironmentUnavailable` where they cannot run."""
+    """Runs stages as child processes."""
 
     name = "process"
 
     def __init__(self, limits: Limits = DEFAULTS) -> None:
-        if not runs_stages():
-            raise EnvironmentUnavailable(
-                f"The process engine needs Linux on x86-64; this is {describe_platform()}.",
-                "Start Docker, which runs the stages' images here too (docs/hosts.md).",
-            )
         found = find_sandbox()
         self.sandbox = found if isinstance(found, Sandbox) else None
         self.details: dict[str, str] = {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from runner.engines.docker.engine import connect
+from runner.engines.docker.client import connect
 from runner.engines.docker.images import build_image, choose_base
 from runner.toolchains.load import load_image
 

@@ -9,8 +9,7 @@ from typing import Any
 from runner.conversion.convert import convert as convert_source
 from runner.conversion.diagnose import diagnose as diagnose_folder
 from runner.conversion.observer import Observer
-from runner.conversion.settings import RunSettings
-from runner.conversion.trace import DEFAULT_SAMPLES
+from runner.conversion.settings import DEFAULT_SAMPLES, RunSettings
 from runner.engines.limits import DEFAULTS, Limits
 from runner.planning.check import Check
 from runner.planning.source import Source

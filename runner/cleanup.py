@@ -10,12 +10,11 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from runner.engines.process.cgroup import find_abandoned_groups
 from runner.engines.process.environments import is_environment_folder
 from runner.errors import EnvironmentUnavailable
 from runner.host.files import remove_tree
+from runner.host.locks import make_lock
 from runner.host.paths import cache_folder
 from runner.host.process_identity import find_abandoned_scratch, is_alive
 
@@ -28,7 +27,8 @@ def remove_from_docker() -> list[str]:
     import docker.errors
     import requests.exceptions
 
-    from runner.engines.docker.engine import LABEL, OWNER, connect
+    from runner.engines.docker.client import connect
+    from runner.engines.docker.engine import LABEL, OWNER
 
     try:
         client = connect()
@@ -59,7 +59,7 @@ def remove_drafts(folder: Path | None = None) -> list[str]:
         final = folder / draft.name[1:].partition(".part")[0]
         if not is_environment_folder(final):
             continue
-        with suppress(Timeout), FileLock(str(final) + ".lock", timeout=0):
+        with suppress(TimeoutError), make_lock(Path(f"{final}.lock"), timeout=0):
             remove_tree(draft)
             removed.append(draft.name)
     return removed
@@ -90,7 +90,7 @@ def remove_environments(folder: Path | None = None) -> list[str]:
     for path in filter(is_environment_folder, sorted(folder.glob("*"))):
         if not path.is_dir():
             continue
-        with suppress(Timeout), FileLock(str(path) + ".lock", timeout=0):
+        with suppress(TimeoutError), make_lock(Path(f"{path}.lock"), timeout=0):
             # Renamed first: half an environment under its own name would pass for a whole one.
             draft = path.with_name(f".{path.name}.part")
             shutil.rmtree(draft, ignore_errors=True)

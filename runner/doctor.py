@@ -13,6 +13,7 @@ from runner.engines.process.bubblewrap import find_sandbox
 from runner.engines.process.environments import is_installed
 from runner.errors import EnvironmentUnavailable
 from runner.host.files import format_bytes
+from runner.host.machine import describe_platform, runs_stages
 from runner.host.paths import cache_folder
 from runner.packages.cpython import find_cpython
 from runner.packages.pip_settings import read_registry
@@ -38,14 +39,14 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Check everything a conversion needs; an error means that no conversion can run."""
-    docker, process = _check_docker(), _check_interpreters()
+    docker = _check_docker()
+    process = _check_interpreters() if runs_stages() else _refuse_processes()
     findings = [docker, process]
     if docker.level == "ok":
-        findings.append(_check_docker_images())
+        findings += [_check_docker_images(), *_check_processor()]
     findings += [
-        _check_sandbox(),
+        *([_check_sandbox(), _count_environments()] if runs_stages() else ()),
         _describe_limits(),
-        _count_environments(),
         _check_disk(),
         _check_gpu(),
         _describe_index(),
@@ -76,7 +77,7 @@ def describe_images(images: Sequence[Image]) -> list[dict[str, str]]:
 
 
 def _make_image_lookup() -> Callable[[Image], str]:
-    from runner.engines.docker.engine import connect
+    from runner.engines.docker.client import connect
     from runner.engines.docker.images import find_image
 
     try:
@@ -92,7 +93,7 @@ def _make_image_lookup() -> Callable[[Image], str]:
 
 
 def _check_docker() -> Finding:
-    from runner.engines.docker.engine import connect
+    from runner.engines.docker.client import connect
 
     try:
         version = connect().version()["Version"]
@@ -127,6 +128,30 @@ def _check_interpreters() -> Finding:
     if missing:
         found += f"; other toolchains also want {', '.join(missing)} (runner toolchain list)"
     return Finding("process engine", "ok", f"{found}.")
+
+
+def _refuse_processes() -> Finding:
+    return Finding(
+        "process engine",
+        "warning",
+        f"It needs Linux on x86-64; this is {describe_platform()}.",
+        "Use docker, which runs the stages' images here too (docs/hosts.md).",
+    )
+
+
+def _check_processor() -> list[Finding]:
+    """Run an image, if one is here, to see whether its programs run where the engine is."""
+    from runner.engines.docker.client import connect
+    from runner.engines.docker.images import find_image
+    from runner.engines.docker.processor import examine_processor
+
+    client = connect()
+    images = (load_image(name) for name in load_toolchain().images)
+    found = next(filter(None, (find_image(client, image) for image in images)), None)
+    if found is None:
+        return []
+    level, message, remedy = examine_processor(client, found.id)
+    return [Finding("processor", level, message, remedy)]
 
 
 def _is_missing(python: str) -> bool:

@@ -41,6 +41,10 @@ class BadInput(RunnerError):
     exit_code = ExitCode.BAD_INPUT
 
 
+class UsageError(BadInput):
+    """A command line that says nothing that could be done, whatever the model is."""
+
+
 class EnvironmentUnavailable(RunnerError):
     """An engine, an image, an interpreter or a package is not available on this machine."""
 

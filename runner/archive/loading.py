@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock
-
 from runner.archive import docker_images, interpreter
 from runner.archive.format import Index, Part
 from runner.archive.reader import Archive
@@ -19,6 +17,7 @@ from runner.engines.base import Progress
 from runner.engines.docker.images import make_image_tag
 from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
 from runner.host.files import format_bytes, hash_file
+from runner.host.locks import make_lock
 from runner.host.paths import cache_folder, interpreters_folder, wheels_folder
 from runner.host.process_identity import get_process_id, is_process_id, is_running
 from runner.packages import wheel_store
@@ -62,7 +61,7 @@ def load(
         raise BadInput(f"There is no engine '{engine}'.", f"Engines: {', '.join(ENGINES)}.")
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
-    with Archive(file) as archive, FileLock(str(cache / "archive.lock")):
+    with Archive(file) as archive, make_lock(cache / "archive.lock"):
         for folder in filter(None, (cache, runs)):
             for stale in folder.glob(f"{_STAGING}*"):  # left by a load that was killed
                 process = "-".join(stale.name.removeprefix(_STAGING).split("-")[:3])
@@ -201,7 +200,7 @@ def _stage_runs(archive: Archive, staging: Path, target: Path) -> list[tuple[Pat
 def _load_images(
     archive: Archive, images: Sequence[Part], loaded: Loaded, engine: str, progress: Progress
 ) -> None:
-    from runner.engines.docker.engine import connect
+    from runner.engines.docker.client import connect
 
     try:
         client = connect()

@@ -200,7 +200,8 @@ def _list_wanted(images: Sequence[Image], engine: str) -> list[packages.Wanted]:
 
 
 def _select_docker_images(images: Sequence[Image], progress: Progress) -> docker_images.Selected:
-    from runner.engines.docker.engine import DockerEngine, connect
+    from runner.engines.docker.client import connect
+    from runner.engines.docker.engine import DockerEngine
 
     client = connect()
     DockerEngine(client).prepare(images, progress)

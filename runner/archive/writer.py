@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import BinaryIO, Protocol, cast
 
 import zstandard
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from runner.archive.format import (
@@ -33,6 +32,7 @@ from runner.archive.format import (
 )
 from runner.archive.reader import check_stored
 from runner.errors import BadInput, DamagedArchive
+from runner.host.locks import make_lock
 
 # Docker's layers hardly shrink more at higher levels, and 3 keeps up with a disk.
 LEVEL = 3
@@ -62,14 +62,14 @@ class ArchiveWriter:
         self._partial = final.with_name(f".{final.name}.part")
         self._journal = final.with_name(f".{final.name}.part.parts")
         self._plan = hashlib.sha256(plan.encode()).hexdigest()
-        self._lock = FileLock(str(final.with_name(f".{final.name}.part.lock")))
+        self._lock = make_lock(final.with_name(f".{final.name}.part.lock"))
         self._parts: dict[str, Part] = {}
 
     def __enter__(self) -> ArchiveWriter:
         self.final.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
-        except Timeout:
+        except TimeoutError:
             raise BadInput(f"Another process is saving {self.final}.", "Wait for it.") from None
         try:
             self._file = open(self._partial, "r+b" if self._partial.exists() else "w+b")
@@ -78,7 +78,7 @@ class ArchiveWriter:
             self._file.truncate(self._end)
             lines = [part.model_dump_json() for part in self._parts.values()]
             self._journal.write_text("\n".join([self._plan, *lines]) + "\n")
-            self._log = open(self._journal, "a")
+            self._log = open(self._journal, "a", encoding="utf-8")
         except BaseException:
             self._lock.release()
             raise

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from runner.cache.store import Entry, StageCache, compute_stage_key
@@ -149,6 +148,19 @@ class CachedRun:
             self._cache.store(self._key, stage.name, self._run, files)
 
 
+_ITEM_BYTES = {
+    "float64": 8,
+    "int64": 8,
+    "float32": 4,
+    "int32": 4,
+    "float16": 2,
+    "int16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
+}
+
+
 class _Output(BaseModel):
     shape: list[Natural] = Field(max_length=32)
     # The dtypes that a check compares; the size of any other cannot be relied on.
@@ -166,7 +178,7 @@ class SampleIndex(BaseModel):
     @property
     def bytes(self) -> int:
         return sum(
-            self.count * math.prod(output.shape) * np.dtype(output.dtype).itemsize
+            self.count * math.prod(output.shape) * _ITEM_BYTES[output.dtype]
             for output in self.outputs
         )
 

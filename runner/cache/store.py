@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.engines.limits import parse_number
 from runner.errors import BadInput
 from runner.host.files import hash_file, write_text
+from runner.host.locks import make_lock
 from runner.host.paths import cache_folder
 from runner.host.process_identity import get_process_id, is_process_id, is_running
 from runner.schemas.base import Integer, Natural
@@ -197,7 +197,7 @@ class StageCache:
     @contextmanager
     def _hold_lock(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(str(self.folder / "lock"), timeout=60):
+        with make_lock(self.folder / "lock", timeout=60):
             yield
 
 

@@ -4,70 +4,35 @@ from __future__ import annotations
 
 import errno
 import io
-import signal
 import sys
 import traceback
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from runner.cli.commands import (
-    archive,
-    benchmark,
-    clean,
-    compare,
-    convert,
-    diagnose,
-    images,
-    inspect,
-    lock,
-    machine,
-    report,
-    reproduce,
-    toolchain,
-)
-from runner.cli.options import errors, print_error
+from runner.cli import commands
+from runner.cli.errors import print_error, print_note
+from runner.cli.lazy import LazyGroup, make_group
 from runner.errors import BadInput, EnvironmentUnavailable, ExitCode, RunnerError
+from runner.host.machine import interrupt_on_signals
 from runner.version import __version__
 
 # Errors of the path itself, not of the disk.
 _WRONG_PATH = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
 
-app = typer.Typer(
-    name="runner",
-    help="Convert PyTorch models to TensorFlow Lite with pinned tools, and prove each step.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+
+class _Commands(LazyGroup):
+    places = {
+        name: (f"{commands.__name__}.{place}", help)
+        for name, (place, help) in commands.COMMANDS.items()
+    }
+
+
+app = make_group(
+    "Convert PyTorch models to TensorFlow Lite with pinned tools, and prove each step.",
+    _Commands,
+    add_completion=True,
 )
-app.command()(convert.convert)
-app.command()(compare.compare)
-app.command()(benchmark.benchmark)
-app.command()(inspect.inspect)
-app.command()(reproduce.reproduce)
-app.command()(diagnose.diagnose)
-app.command()(clean.cache)
-app.command()(clean.clean)
-app.command()(lock.lock)
-app.command()(machine.stages)
-app.command()(machine.doctor)
-app.command()(machine.schemas)
-
-images_app = typer.Typer(help="The environments: list them, build them.", no_args_is_help=True)
-images_app.command("list")(images.list_images)
-images_app.command()(images.build)
-images_app.command()(images.base)
-images_app.command()(images.sbom)
-app.add_typer(images_app, name="images")
-
-app.add_typer(report.report_app, name="report")
-app.add_typer(toolchain.toolchain_app, name="toolchain")
-
-archive_app = typer.Typer(help="A toolchain in one file, for offline use.", no_args_is_help=True)
-archive_app.command()(archive.save)
-archive_app.command()(archive.verify)
-archive_app.command()(archive.load)
-app.add_typer(archive_app, name="archive")
 
 _traceback = False
 
@@ -88,8 +53,7 @@ def _main(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit status; the one place that catches errors."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    interrupt_on_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack arrows and crosses
             stream.reconfigure(errors="replace")
@@ -102,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         print_error(error)
         return int(error.exit_code)
     except KeyboardInterrupt:
-        errors.print("Interrupted.")
+        print_note("Interrupted.")
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:  # the reader is gone
         return 0
@@ -128,13 +92,8 @@ def _report_error(error: Exception) -> int:
         print_error(EnvironmentUnavailable(what, remedy))
         return int(ExitCode.ENVIRONMENT)
     traceback.print_exc()
-    errors.print("This is a defect of the runner itself; please report it with the lines above.")
+    print_note("This is a defect of the runner itself; please report it with the lines above.")
     return int(ExitCode.INTERNAL)
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    # Makes SIGTERM and a closed terminal clean up as Ctrl-C does.
-    raise KeyboardInterrupt
 
 
 def entry_point() -> None:

@@ -1,4 +1,8 @@
-"""What several commands share: options, the display of a run, selection of images, tables."""
+"""What several commands share: options, the display of a run, tables.
+
+A command's module is imported for its help and for what is wrong with its options, too: what only
+its work needs is imported by the function that does it.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from runner.cli.console import Console
+from runner.cli.errors import print_error
 from runner.engines.limits import NAMES
 from runner.engines.select import ENGINES
-from runner.errors import BadInput, ExitCode, RunnerError
-from runner.toolchains.load import list_variants, load_all_images, load_image, load_toolchain
-from runner.toolchains.model import Image
+from runner.errors import RunnerError, UsageError
 
 if TYPE_CHECKING:
+    from runner.cli.console import Console
+    from runner.cli.progress import ConsoleView
     from runner.conversion.observer import Observer
     from runner.schemas.report import Report
 
@@ -73,35 +75,30 @@ Toolchains = Annotated[
     typer.Option("--toolchain", help="All images of a toolchain; 'all' for every toolchain's."),
 ]
 
-errors = Console(stderr=True)
+
+def make_console(*, stderr: bool = False, quiet: bool = False, width: int | None = None) -> Console:
+    """Make the console that a command prints its result to."""
+    from runner.cli.console import Console
+
+    return Console(stderr=stderr, quiet=quiet, width=width)
 
 
-def print_error(error: RunnerError) -> None:
-    """Print what is wrong, and below it what to do about it."""
-    from runner.host.text import make_printable
+def make_view(*, stderr: bool = False) -> ConsoleView:
+    """Make an observer that shows on the terminal how far a run or a set-up is."""
+    from runner.cli.progress import ConsoleView
 
-    # A message may quote an untrusted file.
-    text = Text("error: ", style="bold red")
-    text.append(make_printable(error.message), style="default not bold")
-    if error.remedy:
-        text.append(f"\n→ {make_printable(error.remedy)}", style="default not bold")
-    if error.exit_code in (ExitCode.ENVIRONMENT, ExitCode.BAD_INPUT):
-        from runner.cli.summary import describe_known_failure
-        from runner.known_failures.match import Symptoms, make_known_failure, recognise
-
-        entry = recognise(Symptoms(error.message))
-        if entry is not None:
-            text.append_text(describe_known_failure(make_known_failure(entry)))
-    errors.print(text, soft_wrap=True)
+    return ConsoleView(make_console(stderr=stderr))
 
 
 def make_observer(as_json: bool, quiet: bool, verbose: bool) -> Observer:
     """Choose who watches a run: the terminal, or nobody if nothing is to be shown."""
-    # Imported late: most commands run nothing.
-    from runner.cli.progress import ConsoleView
-    from runner.conversion.observer import Observer
+    if quiet or as_json:
+        from runner.conversion.observer import Observer
 
-    return Observer() if quiet or as_json else ConsoleView(Console(), verbose=verbose)
+        return Observer()
+    from runner.cli.progress import ConsoleView
+
+    return ConsoleView(make_console(), verbose=verbose)
 
 
 def end_with(report: Report, as_json: bool, quiet: bool) -> NoReturn:
@@ -115,32 +112,18 @@ def end_with(report: Report, as_json: bool, quiet: bool) -> NoReturn:
     raise typer.Exit(report.exit_code)
 
 
-def select_images(names: list[str] | None, toolchains: list[str] | None) -> list[Image]:
-    """Return the named images, and those of the named toolchains, each in every variant.
-
-    Without a name, they are those of the default toolchain; 'all' stands for every toolchain that
-    comes with the runner. Raises `BadInput`.
-    """
-    if "all" in (toolchains or ()):
-        return load_all_images()
-    chains = toolchains or ([] if names else [""])
-    wanted = [load_image(name).name for name in names or ()]
-    wanted += [image for chain in chains for image in load_toolchain(chain).images]
-    return [load_image(n, variant) for n in dict.fromkeys(wanted) for variant in list_variants(n)]
-
-
 def parse_json_object(text: str, option: str) -> dict[str, Any]:
-    """Parse an option's value, a JSON object; return {} if it is empty. Raises `BadInput`."""
+    """Parse an option's value, a JSON object; return {} if it is empty. Raises `UsageError`."""
     if not text:
         return {}
     try:
         value = _parse_json(text)
     except (ValueError, RecursionError) as error:
-        raise BadInput(
+        raise UsageError(
             f"{option} is not JSON: {error}", "Such as '{\"width_mult\": 0.5}'."
         ) from None
     if not isinstance(value, dict):
-        raise BadInput(f"{option} must be a JSON object, such as '{{\"width_mult\": 0.5}}'.")
+        raise UsageError(f"{option} must be a JSON object, such as '{{\"width_mult\": 0.5}}'.")
     return value
 
 
@@ -152,12 +135,12 @@ def _parse_json(text: str) -> Any:
 
 
 def parse_stage_options(items: list[str]) -> dict[str, Any]:
-    """Parse STAGE.NAME=VALUE items; a value is JSON, or else text. Raises `BadInput`."""
+    """Parse STAGE.NAME=VALUE items; a value is JSON, or else text. Raises `UsageError`."""
     options = {}
     for item in items:
         key, equals, value = item.partition("=")
         if not equals:
-            raise BadInput(f"--option {item} is not of the form STAGE.NAME=VALUE.")
+            raise UsageError(f"--option {item} is not of the form STAGE.NAME=VALUE.")
         try:
             options[key] = _parse_json(value)
         except (ValueError, RecursionError):
@@ -170,9 +153,12 @@ def print_rows(rows: list[dict[str, str]], title: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=1))
         return
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(title=title, title_justify="left")
     for column in rows[0]:
         table.add_column(column)
     for row in rows:
         table.add_row(*map(Text, row.values()))  # they are not markup
-    Console().print(table)
+    make_console().print(table)

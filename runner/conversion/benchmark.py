@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.conversion.measurement import Measurement, count_cores, cut_reference
+from runner.conversion.measurement import Measurement, cut_reference
 from runner.conversion.observer import Observer
 from runner.conversion.settings import RunSettings
 from runner.conversion.stage_log import stream_output
@@ -20,6 +20,7 @@ from runner.engines.select import Choice, prepare_engine
 from runner.errors import BadInput, RunnerError
 from runner.formats.identify import read_file
 from runner.host.files import hash_file
+from runner.host.machine import count_cores
 from runner.host.process_identity import make_scratch_folder
 from runner.planning.plan import make_run_name
 from runner.schemas.benchmark import (

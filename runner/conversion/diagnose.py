@@ -10,8 +10,8 @@ from typing import Any
 
 from runner.conversion.folder import note_active_run
 from runner.conversion.quantized_trace import add_quantized, trace_quantized
-from runner.conversion.settings import RunSettings
-from runner.conversion.trace import DEFAULT_SAMPLES, trace_run
+from runner.conversion.settings import DEFAULT_SAMPLES, RunSettings
+from runner.conversion.trace import trace_run
 from runner.engines.select import prepare_engine
 from runner.errors import BadInput
 from runner.formats.kinds import get_artifact_format

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runner.errors import EnvironmentUnavailable
 from runner.host.files import format_bytes, remove_tree, write_text
+from runner.host.machine import allocate
 from runner.host.paths import cache_folder
 from runner.host.process_identity import (
     get_owner,
@@ -77,7 +78,7 @@ def reserve_report_space(folder: Path) -> Iterator[None]:
 def _allocate(path: Path) -> None:
     try:
         with open(path, "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, _RESERVED_BYTES)
+            allocate(file, _RESERVED_BYTES)
     except OSError as error:
         _remove(path)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

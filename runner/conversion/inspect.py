@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from runner.conversion.settings import RunSettings
 from runner.engines.base import Engine
-from runner.engines.process.engine import ProcessEngine
 from runner.engines.process.environments import is_installed
-from runner.engines.select import Choice, prepare_engine
+from runner.engines.select import Choice, make_process_engine, prepare_engine
 from runner.errors import EnvironmentUnavailable
 from runner.host.process_identity import make_scratch_folder
 from runner.planning.plan import read_arch_files
@@ -129,7 +128,8 @@ def _prepare(settings: RunSettings, image: Image, code_in_file: Callable[[], str
     images, view, limits = [image], settings.observer, settings.limits
     if settings.engine != "auto":
         return prepare_engine(settings.engine, images, view, limits, code_in_file)
-    from runner.engines.docker.engine import DockerEngine, connect
+    from runner.engines.docker.client import connect
+    from runner.engines.docker.engine import DockerEngine
 
     try:
         engine = DockerEngine(connect(), limits)
@@ -143,7 +143,7 @@ def _prepare(settings: RunSettings, image: Image, code_in_file: Callable[[], str
             f"the environment '{image.name}' is not on this machine, so {_SUMMARY_ONLY}; "
             "--engine docker or --engine process makes it"
         )
-    process = ProcessEngine(limits)
+    process = make_process_engine(limits)
     if process.sandbox is None and (found := code_in_file()):
         return f"{found.rstrip('.')}, and nothing isolates it here; --trust-model loads it anyway"
     process.prepare(images, view)

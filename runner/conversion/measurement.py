@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from runner.errors import BadInput
+from runner.host.machine import count_cores
 
 _MOST_THREADS = 256
 
@@ -41,11 +41,6 @@ class Measurement:
         if not (1 <= self.rounds <= 10_000 and 0 < self.seconds <= 600 and self.samples >= 1):
             raise BadInput("--rounds and --samples are at least 1.")
         return threads
-
-
-def count_cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def cut_reference(measurement: Measurement) -> dict[str, bytes]:

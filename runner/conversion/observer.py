@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from runner.schemas.report import Report, StageRecord
-from runner.toolchains.model import Stage
+if TYPE_CHECKING:
+    from runner.schemas.report import Report, StageRecord
+    from runner.toolchains.model import Stage
 
 
 class Observer:

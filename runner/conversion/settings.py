@@ -9,6 +9,9 @@ from pathlib import Path
 from runner.conversion.observer import Observer
 from runner.engines.limits import DEFAULTS, Limits
 
+# How many of the check's samples a trace follows.
+DEFAULT_SAMPLES = 8
+
 
 @dataclass(frozen=True)
 class RunSettings:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.conversion.observer import Observer
+from runner.conversion.settings import DEFAULT_SAMPLES
 from runner.conversion.stage_log import stream_output
 from runner.engines.base import Volume
 from runner.errors import RunnerError
@@ -21,7 +22,6 @@ from runner.schemas.report import StageRecord, StageReport
 from runner.schemas.stage_reports import read_report
 from runner.toolchains.model import Stage, Toolchain
 
-DEFAULT_SAMPLES = 8
 # At most this many of them are the worst of the check; the rest are its first.
 _WORST = 4
 _MOST_OTHERS = 20

@@ -6,14 +6,13 @@ watched. `--limit NAME=VALUE` changes one; `--timeout` is short for `--limit tim
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
-from runner.errors import BadInput
+from runner.errors import UsageError
 from runner.host.files import format_bytes
+from runner.host.machine import read_machine_memory
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 # The share of the machine's memory that stages get, so that the machine stays responsive.
@@ -65,13 +64,13 @@ _MAY_BE_ZERO = ("timeout", "memory", "free")
 
 
 def parse_limits(items: Sequence[str], timeout: int | None = None) -> Limits:
-    """Parse `NAME=VALUE` items, whose values may end in k, m, g or t. Raises `BadInput`."""
+    """Parse `NAME=VALUE` items, whose values may end in k, m, g or t. Raises `UsageError`."""
     changes = {}
     for item in items:
         name, equals, value = item.partition("=")
         number = parse_number(value)
         if name not in NAMES or not equals or number is None:
-            raise BadInput(
+            raise UsageError(
                 f"--limit {item} is not of the form NAME=NUMBER.",
                 f"Such as memory=4g or processes=200; the names are {', '.join(NAMES)}.",
             )
@@ -80,7 +79,7 @@ def parse_limits(items: Sequence[str], timeout: int | None = None) -> Limits:
         changes["timeout"] = timeout
     for name, number in changes.items():
         if number < (0 if name in _MAY_BE_ZERO else 1) or number >= 1 << 62:
-            raise BadInput(f"The limit {name}={number} is out of range.")
+            raise UsageError(f"The limit {name}={number} is out of range.")
     return replace(DEFAULTS, **changes)
 
 
@@ -90,20 +89,6 @@ def parse_number(text: str) -> int | None:
     return int(match[1]) * _UNITS[match[2]] if match else None
 
 
-def read_machine_memory() -> int:
-    """Return the size of this machine's memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def compute_least_memory() -> int:
     """Return how many bytes of memory must stay available on this machine."""
     return int(read_machine_memory() * _LEAST_SHARE)
-
-
-def read_available_memory() -> int | None:
-    """Return the bytes of memory left without swapping, or None if the system does not say."""
-    try:
-        rows = dict(row.split(":", 1) for row in Path("/proc/meminfo").read_text().splitlines())
-        return int(rows["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None

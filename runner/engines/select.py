@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from runner.engines.base import Engine, Progress
 from runner.engines.limits import DEFAULTS, Limits
 from runner.errors import BadInput, EnvironmentUnavailable
-from runner.toolchains.model import Image
+from runner.host.machine import describe_platform, runs_stages
+
+if TYPE_CHECKING:
+    from runner.engines.base import Engine, Progress
+    from runner.engines.process.engine import ProcessEngine
+    from runner.toolchains.model import Image
 
 ENGINES = ("auto", "docker", "process")
 
@@ -40,11 +45,11 @@ def prepare_engine(
     if wanted == "process":
         return _prepare_process_engine(images, progress, "asked for", limits, code_in_model)
     # Imported late, so that the process engine does not pay for the docker SDK.
-    from runner.engines.docker.engine import DockerEngine, connect
+    from runner.engines.docker.client import connect
+    from runner.engines.docker.engine import DockerEngine
 
     try:
         engine = DockerEngine(connect(), limits)
-        missing = ", ".join(image.title for image in engine.find_missing(images))
         engine.prepare(images, progress)
     except EnvironmentUnavailable as error:
         if wanted == "docker":
@@ -52,8 +57,21 @@ def prepare_engine(
         return _prepare_process_engine(images, progress, error.message, limits, code_in_model)
     if wanted == "docker":
         return Choice(engine, "asked for")
-    state = f"built now: {missing}" if missing else "the images are here"
+    state = f"built now: {', '.join(engine.built)}" if engine.built else "the images are here"
     return Choice(engine, f"a Docker engine answers; {state}")
+
+
+def make_process_engine(limits: Limits = DEFAULTS) -> ProcessEngine:
+    """Make the process engine. Raises `EnvironmentUnavailable` where it does not run."""
+    if not runs_stages():
+        raise EnvironmentUnavailable(
+            f"The process engine needs Linux on x86-64; this is {describe_platform()}.",
+            "Start Docker, which runs the stages' images here too (docs/hosts.md).",
+        )
+    # Imported late: this is the seam behind which everything may be Linux's own.
+    from runner.engines.process.engine import ProcessEngine
+
+    return ProcessEngine(limits)
 
 
 def _prepare_process_engine(
@@ -63,12 +81,16 @@ def _prepare_process_engine(
     limits: Limits,
     code_in_model: Callable[[], str],
 ) -> Choice:
-    from runner.engines.process.bubblewrap import find_sandbox
-    from runner.engines.process.engine import ProcessEngine
-
-    engine = ProcessEngine(limits)
+    try:
+        engine = make_process_engine(limits)
+    except EnvironmentUnavailable as error:
+        if reason == "asked for":
+            raise
+        raise EnvironmentUnavailable(f"{error.message} {reason}", error.remedy) from None
     found = code_in_model() if engine.sandbox is None else ""
     if found:
+        from runner.engines.process.bubblewrap import find_sandbox
+
         raise BadInput(
             f"{found} Nothing would hold it back here: {find_sandbox()}, and "
             + (

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from runner.schemas.inspection import Format
+if TYPE_CHECKING:
+    from runner.schemas.inspection import Format
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """NumPy files, read within bounds: the header of each array in a .npy or .npz, and finiteness.
 
 `numpy.load` allocates as much memory as a file says. Here a header is believed only if its size
-agrees with that of the file, and the numbers are read in blocks.
+agrees with that of the file, and the numbers are read in blocks. NumPy is imported when there is
+such a file: most runs are given none.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
-
-import numpy as np
 
 from runner.errors import BadInput
 from runner.formats.zip import list_members
@@ -91,7 +90,16 @@ def _overlap(entries: Sequence[zipfile.ZipInfo]) -> bool:
     return False
 
 
+def can_cast(dtype: str, to: str) -> bool:
+    """Tell whether numbers of one dtype become another without changing their kind."""
+    import numpy as np
+
+    return np.can_cast(np.dtype(dtype), np.dtype(to), "same_kind")
+
+
 def _read(file: IO[bytes], size: int) -> ArrayHeader:
+    import numpy as np
+
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"its format is {version}")

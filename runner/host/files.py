@@ -29,12 +29,16 @@ def read_bytes(path: Path, most: int) -> bytes | None:
 
     Raises `OSError`, also for a device, or a FIFO that nobody writes to.
     """
-    # Without O_NONBLOCK, opening a FIFO waits for its other end.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    with open(path, "rb", opener=_open_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", str(path))
         content = file.read(most + 1)
     return content if len(content) <= most else None
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # Without O_NONBLOCK, which Windows has not, opening a FIFO waits for its other end.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def make_temporary_name(final: Path) -> Path:
@@ -51,10 +55,11 @@ def atomic_write(final: Path) -> Iterator[Path]:
     """Yield a temporary path beside `final`, which takes that name if the block succeeds."""
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = make_temporary_name(final)
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    with open(temporary, "xb"):
+        pass
     try:
         yield temporary
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:  # Windows lets only a writer ask for it
             os.fsync(file.fileno())
         temporary.replace(final)
     finally:
@@ -78,7 +83,7 @@ def open_user_output(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def format_bytes(size: float) -> str:

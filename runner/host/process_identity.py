@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 from runner.host.files import remove_tree
 
 _PR_SET_PDEATHSIG = 1
+_PROC = Path("/proc")
 
 
 def get_owner() -> str:
@@ -72,7 +74,8 @@ def find_abandoned_scratch() -> list[Path]:
         if not is_process_id(process) or path.is_symlink():
             continue
         try:
-            ours = path.stat().st_uid == os.getuid()
+            # Windows gives each user a temporary folder of their own.
+            ours = not hasattr(os, "getuid") or path.stat().st_uid == os.getuid()
         except OSError:
             continue
         if ours and not is_running(process):
@@ -87,7 +90,7 @@ def make_death_signal() -> Callable[[], None] | None:
     """
     try:
         prctl = ctypes.CDLL(None, use_errno=True).prctl
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # macOS has no prctl, Windows no such library
         return None
     parent = os.getpid()
 
@@ -100,13 +103,30 @@ def make_death_signal() -> Callable[[], None] | None:
 
 
 def _read_start_time(number: int) -> str:
-    """Read when a process started, in clock ticks since boot; '' if there is no such process."""
+    """Read when a process started, in clock ticks since boot; '' if there is no such process.
+
+    It is '0' for any process that exists, or may exist, where the system does not say when.
+    """
+    if not (_PROC / "self").exists():
+        return "0" if _may_exist(number) else ""
     try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[19]
+        return (_PROC / f"{number}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
 
 
 def _get_namespace() -> str:
-    """Return the PID namespace of this process."""
-    return str(Path("/proc/self/ns/pid").stat().st_ino)
+    """Return the PID namespace of this process; '0' where there is no such thing."""
+    return str((_PROC / "self/ns/pid").stat().st_ino) if (_PROC / "self").exists() else "0"
+
+
+def _may_exist(number: int) -> bool:
+    if sys.platform == "win32":
+        return True  # there, os.kill() would end it
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True

@@ -153,6 +153,9 @@ def _read_output(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
     """Yield what a program prints until it ends, even if something else holds its output open."""
     assert process.stdout is not None
     descriptor = process.stdout.fileno()
+    if not hasattr(select, "poll"):  # Windows, where no stage runs
+        yield from iter(lambda: os.read(descriptor, 1 << 16), b"")
+        return
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     over: float | None = None
@@ -172,8 +175,15 @@ def _read_output(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
 
 def kill(process: subprocess.Popen[bytes]) -> None:
     """Kill a program and its process group."""
+    _end_group(process, forcibly=True)
+
+
+def _end_group(process: subprocess.Popen[bytes], forcibly: bool) -> None:
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL if forcibly else signal.SIGTERM)
+        else:  # Windows has no groups to end; nothing that is started there leaves children
+            process.kill()
 
 
 def _sweep(process: subprocess.Popen[bytes]) -> None:
@@ -183,10 +193,9 @@ def _sweep(process: subprocess.Popen[bytes]) -> None:
 
 def _end(*processes: subprocess.Popen[bytes]) -> None:
     """End programs together: none goes on while another is waited for."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for forcibly in (False, True):
         for process in processes:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
+            _end_group(process, forcibly)
         deadline = time.monotonic() + GRACE_SECONDS
         for process in processes:
             with suppress(subprocess.TimeoutExpired):

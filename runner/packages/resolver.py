@@ -76,7 +76,7 @@ def write(lock: Path, text: str) -> bool:
 
     Raises `BadInput` rather than overwrite a file without our banner.
     """
-    old = lock.read_text() if lock.exists() else ""
+    old = lock.read_text(encoding="utf-8") if lock.exists() else ""
     if old and not old.startswith(BANNER):
         raise BadInput(
             f"{lock} was not written by `runner lock`, so it is not overwritten.",
@@ -89,7 +89,7 @@ def write(lock: Path, text: str) -> bool:
 
 def diff_lock(lock: Path, text: str) -> str:
     """Return a unified diff from the lock as it is to `text`; empty if they agree."""
-    old = lock.read_text() if lock.exists() else ""
+    old = lock.read_text(encoding="utf-8") if lock.exists() else ""
     lines = difflib.unified_diff(
         old.splitlines(keepends=True), text.splitlines(keepends=True), lock.name, "resolved"
     )

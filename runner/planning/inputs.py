@@ -12,10 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from runner.errors import BadInput
-from runner.formats.numpy import read_headers
+from runner.formats.numpy import can_cast, read_headers
 from runner.host.compat import tomllib
 from runner.planning.images import IMAGE_KEYS, Preparation, read_preparation
 
@@ -122,7 +120,7 @@ def read_arrays(path: Path, specs: Sequence[InputSpec]) -> list[InputSpec]:
             )
         pairs = [(spec, arrays[spec.name]) for spec in specs]
     for spec, (shape, dtype) in pairs:
-        if not np.can_cast(np.dtype(dtype), np.dtype(spec.dtype), "same_kind"):
+        if not can_cast(dtype, spec.dtype):
             raise BadInput(
                 f"{path}: the array for '{spec.name or 'the input'}' holds {dtype}, "
                 f"but the input is {spec.dtype}.",

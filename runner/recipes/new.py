@@ -12,6 +12,7 @@ from pathlib import Path
 
 from runner.errors import BadInput
 from runner.host.files import make_temporary_name, remove_tree
+from runner.host.text import NAME
 from runner.recipes.compose import compose
 from runner.recipes.files import write_files
 from runner.recipes.knowledge import Knowledge, load_knowledge
@@ -19,7 +20,6 @@ from runner.recipes.locking.locker import Locker
 from runner.recipes.reading.requirements import PIN, Wanted
 from runner.recipes.releases import Projects, Releases
 from runner.recipes.table import describe_environments, list_ignored
-from runner.schemas.base import NAME
 from runner.toolchains.load import (
     find_user_place,
     list_image_names,

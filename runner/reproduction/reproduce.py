@@ -267,7 +267,8 @@ def _choose(plan: Plan, recorded: Recorded, settings: RunSettings) -> Choice:
     """Choose an engine that is ready: with the very images of the record, if those are here."""
     images, wanted = list(plan.images.values()), settings.engine
     if wanted in ("auto", "docker") and recorded.statement.internal.engine == "docker":
-        from runner.engines.docker.engine import DockerEngine, connect
+        from runner.engines.docker.client import connect
+        from runner.engines.docker.engine import DockerEngine
 
         ids = {}
         for image in images:

@@ -1,4 +1,4 @@
-"""What all models share: bounded integers, names, and the reading of untrusted JSON."""
+"""What all models share: bounded integers and the reading of untrusted JSON."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ _MOST_ITEMS = 500_000
 _MOST_ERRORS = 1000
 
 Model = TypeVar("Model", bound=BaseModel)
-
-# The name of an image or a toolchain: it becomes a folder's or a file's name.
-NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
 
 # JSON's integers are unbounded. Beyond 64 bits they mean nothing here.
 # A bound that a field adds to one of these would be lost: the annotation's own replaces it.

@@ -16,7 +16,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from runner.errors import BadInput
-from runner.schemas.base import NAME, Invalid, Natural, Positive, validate_json
+from runner.host.text import NAME
+from runner.schemas.base import Invalid, Natural, Positive, validate_json
 
 # The meaning of the parameters, and the course of a build; a change that breaks old records
 # increments the version.

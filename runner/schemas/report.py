@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from runner.schemas.base import NAME, Integer, Natural
+from runner.host.text import NAME
+from runner.schemas.base import Integer, Natural
 from runner.schemas.diagnosis import Diagnosis, Place, QuantizedTrace, Trace
 
 Verdict = Literal["passed", "rounding", "exceeded", "vacuous", "nonfinite", "shape"]

@@ -15,10 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runner.conversion.measurement import count_cores
 from runner.conversion.observer import Observer
 from runner.conversion.settings import RunSettings
-from runner.engines.limits import read_available_memory, read_machine_memory
+from runner.host.machine import count_cores, read_available_memory, read_machine_memory
 from runner.host.paths import PACKAGE
 from runner.host.process_identity import make_scratch_folder
 from runner.host.subprocesses import Programs, run_together

@@ -7,23 +7,21 @@ its folder at the end.
 from __future__ import annotations
 
 import pickle
-import signal
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from runner.conversion.convert import load_key, run_plan
 from runner.engines.select import prepare_engine
 from runner.errors import ExitCode, RunnerError
+from runner.host.machine import interrupt_on_signals
 from runner.side_by_side.schedule import EventWriter, Task
 
 
 def main(file: str) -> int:
     """Run a task and return the exit code."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    interrupt_on_signals()
     task: Task = pickle.loads(Path(file).read_bytes())
     settings = replace(task.settings, observer=EventWriter())
     try:
@@ -36,10 +34,6 @@ def main(file: str) -> int:
         return int(error.exit_code)
     except KeyboardInterrupt:
         return int(ExitCode.INTERRUPTED)
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

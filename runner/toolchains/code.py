@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from runner.host.files import hash_file
@@ -40,23 +40,25 @@ def list_code(modules: Iterable[str], root: Path = ROOT) -> tuple[Path, ...]:
 @functools.cache
 def _follow(module: str, root: Path) -> frozenset[Path]:
     found: set[Path] = set()
+    seen = {module}
     pending = [module]
     while pending:
         for path in _locate(pending.pop(), root):
             if path not in found:
                 found.add(path)
-                pending += _list_imports(path, root)
+                named = set(_list_imports(path, root)) - seen
+                seen |= named
+                pending += named
     return frozenset(found)
 
 
-def _locate(module: str, root: Path) -> Iterator[Path]:
-    """Yield a module's file, if there is such a module, and the `__init__.py` of its packages."""
-    parts = module.split(".")
-    for end in range(1, len(parts) + 1):
-        place = root.joinpath(*parts[:end])
-        for path in (place / "__init__.py", place.with_name(f"{place.name}.py")):
-            if path.is_file():
-                yield path
+@functools.cache
+def _locate(module: str, root: Path) -> tuple[Path, ...]:
+    """Find a module's file, if there is such a module, and the `__init__.py` of its packages."""
+    above = module.rpartition(".")[0]
+    place = root.joinpath(*module.split("."))
+    own = (place / "__init__.py", place.with_name(f"{place.name}.py"))
+    return (*(_locate(above, root) if above else ()), *filter(Path.is_file, own))
 
 
 @functools.cache

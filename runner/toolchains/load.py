@@ -16,7 +16,7 @@ from typing import Any
 from runner.errors import BadInput
 from runner.host.compat import tomllib
 from runner.host.paths import ROOT
-from runner.schemas.base import NAME
+from runner.host.text import NAME
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Reach, Reads, Stage, StandIn, Toolchain
 
 
@@ -115,6 +115,20 @@ def load_all_images(root: Path = ROOT) -> list[Image]:
         for name in list_image_names(root)
         for variant in list_variants(name, root)
     ]
+
+
+def select_images(names: list[str] | None, toolchains: list[str] | None) -> list[Image]:
+    """Return the named images, and those of the named toolchains, each in every variant.
+
+    Without a name, they are those of the default toolchain; 'all' stands for every toolchain that
+    comes with the runner. Raises `BadInput`.
+    """
+    if "all" in (toolchains or ()):
+        return load_all_images()
+    chains = toolchains or ([] if names else [""])
+    wanted = [load_image(name).name for name in names or ()]
+    wanted += [image for chain in chains for image in load_toolchain(chain).images]
+    return [load_image(n, variant) for n in dict.fromkeys(wanted) for variant in list_variants(n)]
 
 
 def load_toolchain(name: str = "", accepts: str = "", root: Path = ROOT) -> Toolchain:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,13 @@ def list_image_code(name: str, root: Path = ROOT) -> tuple[Path, ...]:
 
 def list_runtimes(root: Path = ROOT) -> list[str]:
     """List the images in which .tflite files run: by their own word, or as the end of a chain."""
-    own = [name for name in list_image_names(root) if load_image(name, root=root).runtime]
     last = [chain.stages[-1].image for chain in load_toolchains(root)]
-    return sorted({*own, *last})
+    return sorted({*_list_own_runtimes(root), *last})
+
+
+@cache
+def _list_own_runtimes(root: Path) -> tuple[str, ...]:
+    return tuple(n for n in list_image_names(root) if load_image(n, root=root).runtime)
 
 
 def choose_runtimes(tool: Tool, names: Sequence[str]) -> list[Image]:

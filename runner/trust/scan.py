@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import mmap
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -125,6 +124,8 @@ def find_code_in_torch_file(path: Path, file_format: str) -> str:
 
 
 def _main(file_format: str, path: str) -> None:
+    import resource  # where no engine isolates the stages, which is on Linux
+
     resource.setrlimit(resource.RLIMIT_CPU, (_MOST_SECONDS, _MOST_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -450,7 +450,7 @@ def test_the_clock_jumps(places: Places, hashes: Hashes, engine: str, row: Row) 
 
 TAG = """
 import sys
-from runner.engines.docker.engine import connect
+from runner.engines.docker.client import connect
 from runner.engines.docker.images import find_image, make_image_tag
 from runner.toolchains.load import load_image
 image = load_image(sys.argv[1])

@@ -5,19 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from runner.archive.format import Part
-from runner.cli.console import Console
-from runner.cli.options import Json, errors, print_rows
+from runner.cli.errors import print_note
+from runner.cli.lazy import make_group
+from runner.cli.options import (
+    Json,
+    make_view,
+    print_rows,
+)
 from runner.host.files import format_bytes, format_relative_path
+
+if TYPE_CHECKING:
+    from runner.archive.format import Part
+
+archive_app = make_group("A toolchain in one file, for offline use.")
 
 File = Annotated[Path, typer.Argument(help="The archive.", show_default=False)]
 Engine = Annotated[str, typer.Option(help="For which engine: process, docker or all.")]
 
 
+@archive_app.command()
 def save(
     file: File,
     engine: Engine = "all",
@@ -33,10 +43,9 @@ def save(
 ) -> None:
     """Put all that a toolchain needs in one file: packages, interpreter, images, code, locks."""
     from runner.archive.saving import save as save_archive
-    from runner.cli.progress import ConsoleView
 
     try:
-        with ConsoleView(Console(stderr=True)) as view:
+        with make_view(stderr=True) as view:
             index = save_archive(
                 file, view, engine=engine, toolchain=toolchain, wheels=wheel or (), runs=run or ()
             )
@@ -44,7 +53,7 @@ def save(
         unfinished = file.parent / f".{file.name}.part"
         if unfinished.exists():
             size = format_bytes(unfinished.stat().st_size)
-            errors.print(f"The same command goes on where this one stopped, after {size}.")
+            print_note(f"The same command goes on where this one stopped, after {size}.")
         raise
     totals = _sum_by_kind(index.parts)
     if as_json:
@@ -53,13 +62,13 @@ def save(
     _print_totals(totals, f"{format_relative_path(file)}: {format_bytes(file.stat().st_size)}")
 
 
+@archive_app.command()
 def verify(file: File, as_json: Json = False) -> None:
     """Check every byte of an archive; damage is named."""
     from runner.archive.loading import verify as verify_archive
-    from runner.cli.progress import ConsoleView
     from runner.host.text import make_printable
 
-    with ConsoleView(Console(stderr=True)) as view:
+    with make_view(stderr=True) as view:
         index = verify_archive(file, view)
     totals = _sum_by_kind(index.parts)
     if as_json:
@@ -77,6 +86,7 @@ def verify(file: File, as_json: Json = False) -> None:
         print(f"CPython {interpreter.version}; of the system it needs {needs}.")
 
 
+@archive_app.command()
 def load(
     file: File,
     engine: Engine = "all",
@@ -86,9 +96,8 @@ def load(
 ) -> None:
     """Make this machine ready from an archive: no network needed, now or later."""
     from runner.archive.loading import load as load_archive
-    from runner.cli.progress import ConsoleView
 
-    with ConsoleView(Console(stderr=True)) as view:
+    with make_view(stderr=True) as view:
         loaded = load_archive(file, view, engine=engine, runs=run)
     for name, images in loaded.serves.items():
         print(f"{name}: {', '.join(images)}")

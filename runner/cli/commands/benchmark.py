@@ -7,7 +7,6 @@ from typing import Annotated, Optional
 
 import typer
 
-from runner.cli.console import Console
 from runner.cli.options import (
     Engine,
     Json,
@@ -16,6 +15,7 @@ from runner.cli.options import (
     Timeout,
     TrustModel,
     Verbose,
+    make_console,
     make_observer,
 )
 from runner.engines.limits import parse_limits
@@ -73,7 +73,7 @@ def benchmark(
     if as_json:
         print(found.to_json(), end="")
     else:
-        Console().print(render_benchmark(found))
+        make_console().print(render_benchmark(found))
     for file in found.files:
         results = [found.find(r.image, file.name) for r in found.runtimes]
         if not any(result and not result.failure for result in results):

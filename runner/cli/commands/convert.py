@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
-from runner.cli.console import Console
 from runner.cli.options import (
     Arch,
     ArchArgs,
@@ -28,20 +27,21 @@ from runner.cli.options import (
     Verbose,
     Wheels,
     end_with,
+    make_console,
     make_observer,
     parse_json_object,
     parse_stage_options,
 )
 from runner.engines.limits import parse_limits
-from runner.errors import BadInput
+from runner.errors import BadInput, UsageError
 from runner.formats.kinds import STARTS
 from runner.toolchains.load import load_toolchain, load_toolchains
-from runner.toolchains.model import Toolchain
 
 if TYPE_CHECKING:
     from runner.conversion.settings import RunSettings
     from runner.planning.check import Check
     from runner.planning.source import Source
+    from runner.toolchains.model import Toolchain
 
 
 def convert(
@@ -161,7 +161,9 @@ def convert(
     verbose: Verbose = False,
 ) -> None:
     """Convert a model, check every stage against PyTorch's outputs, and leave a run folder."""
-    # Imported late: other commands do not need what a conversion imports.
+    kind, path = _choose_source(model, from_onnx, from_pb)
+    limits = parse_limits(limit or (), timeout)
+
     from runner.conversion.convert import convert as convert_model
     from runner.conversion.settings import RunSettings
     from runner.planning.check import Check
@@ -169,7 +171,6 @@ def convert(
     from runner.planning.source import Source
     from runner.side_by_side.candidates import names_several
 
-    kind, path = _choose_source(model, from_onnx, from_pb)
     source = Source(path, arch, parse_json_object(arch_args, "--arch-args"))
     check = Check(
         *(input or (), inputs, samples, seed, tolerance, metric, strict or faithful), labels=labels
@@ -180,7 +181,7 @@ def convert(
         wheels=wheel or (),
         gpu=gpu,
         trust_model=trust_model,
-        limits=parse_limits(limit or (), timeout),
+        limits=limits,
         cache=cache,
         sign=sign,
         diagnose=diagnose,
@@ -242,7 +243,7 @@ def _convert_side_by_side(
     names = split_names(toolchains)
     if faithful and any(chain.find_takers("fixes") for chain in load_toolchains()):
         options["fixes"] = "none"
-    console = Console(quiet=as_json or quiet)
+    console = make_console(quiet=as_json or quiet)
     output = choose_output(source, settings)
     with SideBySideView(console, verbose) as view:
         comparison = convert_side_by_side(
@@ -273,7 +274,7 @@ def _choose_source(
     )
     given = [(option, kind, path) for option, kind, path in options if path is not None]
     if len(given) != 1:
-        raise BadInput(
+        raise UsageError(
             "Give one of --model, --from-onnx and --from-pb.",
             "A PyTorch model, an ONNX model made elsewhere, or a frozen graph made elsewhere.",
         )

@@ -7,9 +7,17 @@ from typing import Annotated, Optional
 
 import typer
 
-from runner.cli.console import Console
-from runner.cli.options import Engine, Json, Limit, Timeout, TrustModel, Verbose, make_observer
-from runner.conversion.trace import DEFAULT_SAMPLES
+from runner.cli.options import (
+    Engine,
+    Json,
+    Limit,
+    Timeout,
+    TrustModel,
+    Verbose,
+    make_console,
+    make_observer,
+)
+from runner.conversion.settings import DEFAULT_SAMPLES
 from runner.engines.limits import parse_limits
 from runner.errors import ExitCode
 
@@ -54,5 +62,5 @@ def diagnose(
     if as_json:
         print(diagnosis.model_dump_json(indent=1))
     else:
-        Console().print(render_diagnosis(diagnosis))
+        make_console().print(render_diagnosis(diagnosis))
     raise typer.Exit(_CODES[diagnosis.verdict])

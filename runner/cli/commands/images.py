@@ -8,16 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from runner.cli.console import Console
-from runner.cli.options import Json, Toolchains, print_rows, select_images
+from runner.cli.lazy import make_group
+from runner.cli.options import (
+    Json,
+    Toolchains,
+    make_view,
+    print_rows,
+)
 from runner.errors import BadInput
-from runner.toolchains.load import list_image_names, load_all_images
+from runner.toolchains.load import list_image_names, load_all_images, select_images
 
 if TYPE_CHECKING:
     from runner.cli.progress import ConsoleView
     from runner.engines.docker.base_image import BaseImage
 
+images_app = make_group("The environments: list them, build them.")
 
+
+@images_app.command("list")
 def list_images(as_json: Json = False) -> None:
     """List the environments, and where they are ready on this machine."""
     from runner.doctor import describe_images
@@ -29,6 +37,7 @@ def list_images(as_json: Json = False) -> None:
                 print(f"{image.title}: {stand_in}: {stand_in.reason}.")
 
 
+@images_app.command()
 def build(
     image: Annotated[
         Optional[list[str]], typer.Argument(help="Images (default: the default toolchain's).")
@@ -38,19 +47,19 @@ def build(
     variant: Annotated[str, typer.Option(help="cpu, or cuda for images that have it.")] = "cpu",
 ) -> None:
     """Build the images (docker) or install the environments (process) ahead of time."""
-    from runner.cli.progress import ConsoleView
     from runner.engines.select import prepare_engine
 
     chosen = [item for item in select_images(image, toolchain) if item.variant == variant]
     if not chosen:
         raise BadInput(f"None of these images has a variant '{variant}'.")
-    with ConsoleView(Console()) as view:
+    with make_view() as view:
         choice = prepare_engine(engine, chosen, view)
     for item in chosen:
         record = choice.engine.environment(item)
         print(f"{item.title}: {record.identity}")
 
 
+@images_app.command()
 def base(
     python: Annotated[
         Optional[list[str]],
@@ -62,11 +71,10 @@ def base(
     ] = False,
 ) -> None:
     """Build the base images from Debian packages and a CPython of this machine."""
-    from runner.cli.progress import ConsoleView
     from runner.engines.docker.base_image import lock_base
 
     for version in python or sorted({image.python for image in select_images(None, toolchain)}):
-        with ConsoleView(Console()) as view:
+        with make_view() as view:
             base = _build_base(view, version)
         print(f"{base.tag}: {base.id}")
         if lock:
@@ -75,7 +83,7 @@ def base(
 
 def _build_base(view: ConsoleView, python: str) -> BaseImage:
     from runner.engines.docker.base_image import build_base
-    from runner.engines.docker.engine import connect
+    from runner.engines.docker.client import connect
 
     show = view.task(f"base image, Python {python}")
     built = build_base(connect(), python, lambda line: show(line, None))
@@ -83,6 +91,7 @@ def _build_base(view: ConsoleView, python: str) -> BaseImage:
     return built
 
 
+@images_app.command()
 def sbom(
     image: Annotated[Optional[list[str]], typer.Argument(help="Images (default: all).")] = None,
     toolchain: Toolchains = None,

@@ -7,8 +7,17 @@ from typing import Annotated
 
 import typer
 
-from runner.cli.console import Console
-from runner.cli.options import Arch, ArchArgs, Json, Limit, Timeout, TrustModel, parse_json_object
+from runner.cli.options import (
+    Arch,
+    ArchArgs,
+    Json,
+    Limit,
+    Timeout,
+    TrustModel,
+    make_console,
+    make_view,
+    parse_json_object,
+)
 from runner.engines.limits import parse_limits
 from runner.engines.select import ENGINES
 from runner.errors import BadInput
@@ -32,7 +41,6 @@ def inspect(
     """Say what a file is, who wrote it, what is in it, and whether it can be converted."""
     # Imported late: a summary does not need what an engine imports.
     from runner.cli.inspection import render_inspection
-    from runner.cli.progress import ConsoleView
     from runner.planning.source import Source, apply_arch, summarize
 
     if engine not in ENGINES:
@@ -46,7 +54,7 @@ def inspect(
         from runner.conversion.inspect import load
         from runner.conversion.settings import RunSettings
 
-        with ConsoleView(Console(stderr=True)) as view:
+        with make_view(stderr=True) as view:
             settings = RunSettings(
                 engine=engine,
                 trust_model=trust_model,
@@ -57,4 +65,4 @@ def inspect(
     if as_json:
         print(found.to_json(), end="")
     else:
-        Console().print(render_inspection(found))
+        make_console().print(render_inspection(found))

@@ -9,15 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from runner.cli.options import Json, Toolchains, select_images
-from runner.errors import BadInput, EnvironmentUnavailable
+from runner.cli.options import Json, Toolchains
+from runner.errors import BadInput, EnvironmentUnavailable, UsageError
 from runner.host.paths import ROOT
-from runner.packages.audit import Finding
-from runner.toolchains.model import add_wheels
+
+if TYPE_CHECKING:
+    from runner.packages.audit import Finding
 
 _AT_ONCE = 4
 
@@ -43,12 +44,13 @@ def lock(
     """Resolve the images' intents, and the runner's own, as of their dates; write the locks."""
     if audit:
         if check:
-            raise BadInput("--check and --audit are two questions.", "Ask one at a time.")
+            raise UsageError("--check and --audit are two questions.", "Ask one at a time.")
         _audit(image, toolchain, archive, wheel or [], as_json)
         return
     if archive or wheel or as_json:
-        raise BadInput("--archive, --wheel and --json go with --audit.")
+        raise UsageError("--archive, --wheel and --json go with --audit.")
     from runner.packages import resolver
+    from runner.toolchains.load import select_images
 
     every = not image and not toolchain
     wanted: list[tuple[str, Path, Callable[[], str]]] = [
@@ -84,6 +86,8 @@ def _audit(
     from runner.archive.reader import Archive
     from runner.packages.audit import audit_pins
     from runner.packages.user_wheel import accept_wheel
+    from runner.toolchains.load import select_images
+    from runner.toolchains.model import add_wheels
 
     every = not names and not toolchains
     images = select_images(names, ["all"] if every else toolchains)

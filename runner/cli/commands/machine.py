@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from runner.cli.console import Console
-from runner.cli.options import Json, print_rows
+from runner.cli.options import (
+    Json,
+    make_console,
+    print_rows,
+)
 from runner.errors import ExitCode
 from runner.toolchains.load import load_toolchain
 
@@ -37,13 +39,15 @@ def stages(
 
 def doctor(as_json: Json = False) -> None:
     """Say what works on this machine, and how to mend the rest."""
+    from rich.text import Text
+
     from runner.doctor import examine
 
     findings = examine()
     if as_json:
         print(json.dumps([finding.as_dict() for finding in findings], indent=1))
     else:
-        console = Console()
+        console = make_console()
         marks = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
         for finding in findings:
             console.print(f"{marks[finding.level]} [bold]{finding.topic}[/]: ", end="")

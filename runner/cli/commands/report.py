@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
-from rich.text import Text
-from typer.core import TyperGroup
 
-from runner.cli.console import Console
-from runner.cli.options import Json, errors, print_error
+from runner.cli.errors import print_error, print_note
+from runner.cli.lazy import Group, make_group
+from runner.cli.options import (
+    Json,
+    make_console,
+)
 from runner.errors import BadInput, ExitCode
 
 
-class _TableByDefault(TyperGroup):
+class _TableByDefault(Group):
     """A group that takes `runner report RUN ...` for `runner report table RUN ...`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -25,10 +27,9 @@ class _TableByDefault(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-report_app = typer.Typer(
-    cls=_TableByDefault,
-    help="Reports of finished runs: a table over many, a run's page, a bundle for an issue.",
-    no_args_is_help=True,
+report_app = make_group(
+    "Reports of finished runs: a table over many, a run's page, a bundle for an issue.",
+    _TableByDefault,
 )
 
 
@@ -72,15 +73,15 @@ def table(
     if as_json:
         print(json.dumps([row.as_dict() for row in made], indent=1))
     else:
-        console = Console()
+        console = make_console()
         if not console.is_terminal:  # a file or a pipe has no width to fit into
-            console = Console(width=180)
+            console = make_console(width=180)
         console.print(render_table(made, console.width))
     for error in found.unreadable:
         print_error(error)
     if found.unreadable:
         total = len(found.unreadable) + len(found.reports)
-        errors.print(f"{len(found.unreadable)} of {total} runs are not in the table.")
+        print_note(f"{len(found.unreadable)} of {total} runs are not in the table.")
         raise typer.Exit(ExitCode.BAD_INPUT)
     for written in (csv, html):
         if written is not None and not as_json:
@@ -114,6 +115,8 @@ def explain(
     ] = None,
 ) -> None:
     """Look an error up in the catalogue of known failures, from whatever tool it comes."""
+    from rich.text import Text
+
     from runner.cli.summary import describe_known_failure
     from runner.host.text import make_printable
     from runner.known_failures.match import (
@@ -129,7 +132,7 @@ def explain(
     if log is not None and not log.is_file():
         raise BadInput(f"There is no file {log}.")
     text = read_stream_tail(sys.stdin.buffer) if log is None else read_tail(log)
-    console = Console()
+    console = make_console()
     entry = recognise(Symptoms(text, stage=ANYWHERE))
     if entry is None:
         console.print("Not a known failure. The last meaningful lines:")

@@ -6,11 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
-from runner.cli.console import Console
 from runner.cli.options import (
     Engine,
     Json,
@@ -19,11 +15,14 @@ from runner.cli.options import (
     Timeout,
     TrustModel,
     Verbose,
+    make_console,
     make_observer,
 )
 from runner.engines.limits import parse_limits
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from runner.schemas.reproduction import ArtifactComparison, Reproduction
 
 _STYLES = {
@@ -90,11 +89,15 @@ def reproduce(
     if as_json:
         print(result.to_json(), end="")
     elif not quiet:
-        _print_result(Console(), result, REPRODUCTION_FILE)
+        _print_result(make_console(), result, REPRODUCTION_FILE)
     raise typer.Exit(result.exit_code)
 
 
 def _print_result(console: Console, result: Reproduction, file: str) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     from runner.host.text import make_printable
 
     def show(text: str, style: str = "") -> None:

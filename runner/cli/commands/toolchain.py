@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from runner.cli.console import Console
-from runner.cli.options import Engine, Json, Quiet, print_rows
+from runner.cli.lazy import make_group
+from runner.cli.options import (
+    Engine,
+    Json,
+    Quiet,
+    make_console,
+    print_rows,
+)
 from runner.errors import BadInput
-from runner.toolchains.model import StandIn
 
 if TYPE_CHECKING:
     from runner.recipes.new import Made
     from runner.recipes.reading.requirements import Wanted
+    from runner.toolchains.model import StandIn
 
-toolchain_app = typer.Typer(
-    help="Toolchains: those there are, and your own of what others installed.",
-    no_args_is_help=True,
-)
+toolchain_app = make_group("Toolchains: those there are, and your own of what others installed.")
 
 
 @toolchain_app.command()
@@ -65,7 +68,7 @@ def new(
     wanted, source = _read_wishes(requirements or [], environment, pin or [])
     excluded = tuple(map(canonicalize_name, without or []))
     order = Order(name, wanted, source, _parse_date(as_of), python, excluded)
-    errors = Console(stderr=True)
+    errors = make_console(stderr=True)
 
     def accept(stand_ins: Sequence[StandIn]) -> bool:
         if accept_stand_ins or not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -243,7 +246,7 @@ def check(
     from runner.toolchains.load import load_toolchain
 
     chain = load_toolchain(name, "pytorch")
-    notes = Console(stderr=True)
+    notes = make_console(stderr=True)
 
     def tell(result: Result) -> None:
         if not quiet and not as_json:

@@ -7,7 +7,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import docker
@@ -16,6 +16,7 @@ import docker.types
 import requests.exceptions
 
 from runner.engines.base import MOST_READ, OnLine, Progress, StageExit, make_out_of_memory_exit
+from runner.engines.docker.client import translate_errors
 from runner.engines.docker.images import (
     CUDA_VARIANT,
     LABELS,
@@ -48,24 +49,6 @@ _LOGS = docker.types.LogConfig(
 )
 
 
-def connect() -> docker.DockerClient:
-    """Return a client of the Docker daemon. Raises `EnvironmentUnavailable` if none answers."""
-    try:
-        client = docker.from_env(timeout=60)
-        client.ping()
-    except (
-        docker.errors.DockerException,
-        requests.exceptions.RequestException,
-        OSError,
-        ValueError,  # from a malformed DOCKER_HOST
-    ) as error:
-        raise EnvironmentUnavailable(
-            f"No Docker engine answers: {_shorten_error(error)}",
-            "Start Docker (and set DOCKER_HOST if it is elsewhere), or use --engine process.",
-        ) from None
-    return client
-
-
 class DockerEngine:
     """Runs stages as containers."""
 
@@ -80,6 +63,8 @@ class DockerEngine:
             "kernel": str(info.get("KernelVersion", "")),
         }
         self.memory = limits.compute_stage_memory(int(info.get("MemTotal") or 4 << 30))
+        # The images that `prepare` has built, since they were not here.
+        self.built: list[str] = []
         self._records: dict[str, ImageRecord] = {}
         self._images: dict[str, Image] = {}
         self._locks: dict[str, str] = {}
@@ -90,7 +75,8 @@ class DockerEngine:
 
     def prepare(self, images: Sequence[Image], progress: Progress) -> None:
         self._images = {image.name: image for image in images}
-        missing = self.find_missing(images)
+        found = {image.name: find_image(self.client, image) for image in images}
+        missing = [image for image in images if found[image.name] is None]
         if missing:
             show = progress.task("base image")
             bases = {
@@ -100,8 +86,10 @@ class DockerEngine:
             show("ready", 1.0)
             for image in missing:
                 self._build(image, bases[image.python], progress.task(f"image {image.title}"))
+                found[image.name] = find_image(self.client, image)
+        self.built = [image.title for image in missing]
         for image in images:
-            record = find_image(self.client, image)
+            record = found[image.name]
             if record is None:
                 raise EnvironmentUnavailable(f"The image '{image.title}' vanished after its build.")
             self._records[image.name] = record
@@ -110,7 +98,7 @@ class DockerEngine:
             check_python(image, self._interpreters[image.name].version, "what was built")
 
     def _find_interpreters(self) -> None:
-        with _translate_errors():
+        with translate_errors():
             self._interpreters = {
                 name: find_interpreter(self.client, record.id)
                 for name, record in self._records.items()
@@ -138,7 +126,7 @@ class DockerEngine:
         return True
 
     def _build(self, image: Image, base: str, show: Callable[[str, float | None], None]) -> None:
-        with _translate_errors():
+        with translate_errors():
             build_image(self.client, image, base, lambda line: show(line, None))
         show("built", 1.0)
 
@@ -159,7 +147,7 @@ class DockerEngine:
         labels = {LABEL: run, OWNER: get_owner()}
         name = f"runner-{run}"
         try:
-            with _translate_errors():
+            with translate_errors():
                 self.client.volumes.create(name, labels=labels)
                 # Never started: it gives access to the volume for copying, whatever stage runs.
                 keeper = self.client.containers.create(
@@ -233,7 +221,7 @@ class DockerVolume:
         with tempfile.TemporaryFile() as archive:
             _write_tar(archive, files)
             archive.seek(0)
-            with _translate_errors():
+            with translate_errors():
                 self._keeper.put_archive(_VOLUME, archive)
 
     def read(self, name: str) -> bytes | None:
@@ -246,7 +234,7 @@ class DockerVolume:
                 raise FileNotFoundError(f"the volume holds no regular file '{name}'")
 
     def _copy_out(self, name: str, target: Any, most: int) -> bool:
-        with _translate_errors():
+        with translate_errors():
             try:
                 chunks, _ = self._keeper.get_archive(f"{_VOLUME}/{name}")
             except docker.errors.NotFound:
@@ -255,7 +243,7 @@ class DockerVolume:
 
     def run(self, stage: Stage, on_line: OnLine) -> StageExit:
         memory = self._engine.memory
-        with _translate_errors():
+        with translate_errors():
             container = self._engine.create(stage, self._name, self._labels)
 
             def end() -> None:
@@ -322,28 +310,10 @@ def remove_run(client: docker.DockerClient, run: str) -> None:
                 volume.remove(force=True)
 
 
-@contextmanager
-def _translate_errors() -> Iterator[None]:
-    """Turn the SDK's errors, raised if the daemon refuses or is gone, into one for users."""
-    try:
-        yield
-    except (
-        docker.errors.DockerException,
-        requests.exceptions.RequestException,
-        tarfile.TarError,  # a copy that was cut off
-    ) as error:
-        remedy = "Check the engine (docker info) and its disk, then run the command again."
-        if "device driver" in str(error):
-            remedy = "Docker has no GPU driver here: leave out --gpu, or install NVIDIA's toolkit."
-        raise EnvironmentUnavailable(
-            f"The Docker engine failed: {_shorten_error(error)}", remedy
-        ) from error
-
-
 def _write_tar(target: Any, files: Mapping[str, Path | bytes]) -> None:
     """Write a tar of these files and their parent folders, owned by the stages' user."""
     with tarfile.open(fileobj=target, mode="w") as archive:
-        for folder in sorted({str(Path(name).parent) for name in files} - {"."}):
+        for folder in sorted({str(PurePosixPath(name).parent) for name in files} - {"."}):
             entry = tarfile.TarInfo(folder)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o755
             entry.uid = entry.gid = _USER
@@ -380,12 +350,3 @@ class _Stream(io.RawIOBase):
         count = min(len(buffer), len(self._rest))
         buffer[:count], self._rest = self._rest[:count], self._rest[count:]
         return count
-
-
-def _shorten_error(error: BaseException) -> str:
-    """Format an error as one line; if it is too long, as its two ends: the cause comes last."""
-    said = getattr(error, "explanation", None) or str(error) or type(error).__name__
-    if isinstance(said, bytes):
-        said = said.decode(errors="replace")
-    line = str(said).splitlines()[0]
-    return line if len(line) <= 300 else f"{line[:140]} ... {line[-140:]}"

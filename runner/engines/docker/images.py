@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import docker
@@ -60,9 +61,10 @@ def find_image(client: docker.DockerClient, image: Image) -> ImageRecord | None:
     """
     labels = [f"{LABELS}.image={image.name}", f"{LABELS}.variant={image.variant}"]
     found: list[ImageRecord] = []
+    make_tag = cache(partial(make_image_tag, image))  # of several on one base: all code is hashed
     for candidate in client.images.list(filters={"label": labels}):
         base_id = candidate.labels.get(f"{LABELS}.base", "")
-        tag = make_image_tag(image, base_id)
+        tag = make_tag(base_id)
         if tag in candidate.tags:
             record = ImageRecord(tag, str(candidate.id), base_id, candidate.attrs["Size"])
             if _get_latest_tag(image) in candidate.tags:
@@ -273,7 +275,7 @@ def _provide_secrets() -> Iterator[list[str]]:
     options = []
     if registry.ca_bundle:
         options.append(f"--secret=id=ca_bundle,src={registry.ca_bundle}")
-    with tempfile.NamedTemporaryFile("w", prefix="runner-pip-conf-") as file:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="runner-pip-conf-") as file:
         file.write(registry.render_pip_conf())
         file.flush()
         options.append(f"--secret=id=pip_conf,src={file.name}")

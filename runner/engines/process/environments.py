@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
 from uv import find_uv_bin
 
 from runner.engines.base import Progress
 from runner.errors import EnvironmentUnavailable
+from runner.host.locks import make_lock
+from runner.host.machine import runs_stages
 from runner.host.paths import cache_folder
 from runner.host.subprocesses import Programs, run_together
 from runner.packages.cpython import Interpreter, find_cpython
@@ -26,6 +28,9 @@ from runner.packages.lockfile import parse_lock
 from runner.packages.pip_settings import make_uv_environment
 from runner.packages.wheel_store import provide_uv_variables
 from runner.toolchains.model import Image
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock as FileLock
 
 # Incremented when the way of making environments changes, so that old ones are not used.
 _FORMAT = "2"
@@ -56,7 +61,7 @@ def locate_environment(image: Image, interpreter: Interpreter | None = None) -> 
 def is_installed(image: Image) -> bool:
     """Tell whether an image's environment is on this machine."""
     try:
-        return locate_environment_python(image).exists()
+        return runs_stages() and locate_environment_python(image).exists()
     except EnvironmentUnavailable:
         return False
 
@@ -107,7 +112,7 @@ def _install(
     """Create an image's virtual environment, which gets its final name only once complete."""
     folder = locate_environment(image, interpreter)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _held(FileLock(str(folder) + ".lock"), programs, show):
+    with _held(make_lock(Path(f"{folder}.lock")), programs, show):
         if _get_python(folder).exists():
             show("installed by another run", 1.0)
             return
@@ -131,7 +136,7 @@ def _held(
         try:
             lock.acquire(timeout=1)
             break
-        except Timeout:
+        except TimeoutError:
             if programs.ended:
                 raise EnvironmentUnavailable("Another run is installing it.") from None
             show("waiting for another run", None)

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.engines.base import OnLine, StageExit, make_out_of_memory_exit
-from runner.engines.limits import Limits, read_available_memory, read_machine_memory
+from runner.engines.limits import Limits
 from runner.engines.process.bubblewrap import HOME, VOLUME, Sandbox
 from runner.engines.process.cgroup import ControlGroup, open_control_group
 from runner.engines.process.procfs import count_threads_of_user, measure_tree
 from runner.engines.process.seccomp import open_seccomp_filter
 from runner.engines.watchdog import ResourceUsage, Watch, measure_disk
+from runner.host.machine import read_available_memory, read_machine_memory
 from runner.host.subprocesses import Programs, kill
 
 # The PATH inside the sandbox: system folders only.

@@ -144,7 +144,10 @@ def diagnosis(verdict_at: str) -> Any:
     untraced = SimpleNamespace(stage="tflite", trace=None)
     culprit = SimpleNamespace(stage="onnx-tf", tensor=verdict_at, modules=["features.5"])
     return SimpleNamespace(
-        summary="Born in <features.5>.", culprit=culprit, stages=[*stages, untraced]
+        summary="Born in <features.5>.",
+        culprit=culprit,
+        stages=[*stages, untraced],
+        quantized=[],
     )
 
 

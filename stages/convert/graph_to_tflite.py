@@ -18,6 +18,7 @@ from stages.frameworks.tensorflow import (
     load_graph,
     strip_output_index,
 )
+from stages.frameworks.tflite_runtime import make_resizer
 from stages.kit.contract import (
     InputError,
     Job,
@@ -79,8 +80,10 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
             interpreter.get_input_details(), signature.inputs, may_be_dropped=True
         )
         outputs = find_indices(interpreter.get_output_details(), signature.outputs)
+        resize = make_resizer(interpreter, inputs, signature.inputs)
 
         def predict(values: Sequence[np.ndarray]) -> List[np.ndarray]:
+            resize(values)
             for index, value in zip(inputs, values):
                 if index is not None:
                     interpreter.set_tensor(index, value)
@@ -99,7 +102,7 @@ def make_converter(tf: Any, job: Job, signature: Signature) -> Any:
         [strip_output_index(tensor.node) for tensor in signature.inputs],
         [strip_output_index(tensor.node) for tensor in signature.outputs],
         {
-            strip_output_index(tensor.node): [None if d < 0 else d for d in tensor.own_shape]
+            strip_output_index(tensor.node): [None if d < 0 else d for d in tensor.open_shape]
             for tensor in signature.inputs
         },
     )

@@ -6,6 +6,8 @@ values at the end anyway, and leaves scopes out.
 
 from __future__ import annotations
 
+import os
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Optional, Tuple
@@ -31,6 +33,20 @@ class Recording:
     values: Dict[str, str] = field(default_factory=dict)
     graph: Optional[Any] = None
     parameters: List[Any] = field(default_factory=list)
+
+
+def find_lines(recording: Recording) -> Dict[str, str]:
+    """Return the line of the user's code behind each ONNX tensor, as far as the trace knows it."""
+    if recording.graph is None:
+        return {}
+    lines = {}
+    for node in _iterate_nodes(recording.graph):
+        place = re.match(r"(.+)\((\d+)\): (\w+)", node.sourceRange() or "")
+        if place is None or "/site-packages/" in place[1]:
+            continue
+        for output in node.outputs():
+            lines[output.debugName()] = f"{os.path.basename(place[1])}, line {place[2]}"
+    return {name: lines[value] for name, value in recording.values.items() if value in lines}
 
 
 @contextmanager

@@ -101,6 +101,11 @@ def make_plan(
     )
     if not quantized.stages:
         return plan
+    if any(spec.dims for spec in plan.inputs):
+        raise BadInput(
+            "A quantised model is made and judged at one batch size.",
+            "Give a number in place of the open size, or leave out --quantize.",
+        )
     told = {"quantize": ",".join(stage.name for stage in quantized.stages)}
     return replace(plan, quantization=quantized, options={**plan.options, **told})
 
@@ -145,7 +150,9 @@ def make_file_plan(
 def _check_open_batch(chain: Toolchain) -> None:
     """Raise `BadInput` unless the toolchain can leave the batch size open."""
     if not chain.opens_batch:
-        others = [c.title for c in load_toolchains() if c.opens_batch and c.accepts == chain.accepts]
+        others = [
+            c.title for c in load_toolchains() if c.opens_batch and c.accepts == chain.accepts
+        ]
         raise BadInput(
             f"The toolchain '{chain.title}' cannot leave the batch size open.",
             "Give a number in its place"

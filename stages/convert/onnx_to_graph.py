@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 from stages.convert.io_layout import IO_LAYOUT, note_layout, wants_channels_last_io
 from stages.fixes.catalogue import resolve
+from stages.frameworks.onnx_files import fix_input_shapes
 from stages.frameworks.onnx_tf import draw_same_names
 from stages.frameworks.tensorflow import check_graph, import_tensorflow
 from stages.kit import open_batch
@@ -96,11 +97,10 @@ def _convert_open(
 ) -> Signature:
     """Convert at two batch sizes, with all shapes known, and open the batch of the graph."""
     from stages.fixes.open_batch.frozen_graph import open_graph
-    from stages.fixes.open_batch.onnx_model import fix_shapes
 
     graphs: List[Any] = []
     for size in open_batch.TRIALS[::-1]:  # what is reported is of the last one
-        fixed = fix_shapes(model, inputs, size)
+        fixed = fix_input_shapes(model, inputs, size)
         resized = [open_batch.resize(tensor, size) for tensor in inputs]
         representation, graph_def = _convert(tf, job, backend, fixed, resized, chosen)
         graphs.insert(0, graph_def)

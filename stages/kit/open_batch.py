@@ -42,9 +42,7 @@ def resize(tensor: Tensor, size: int) -> Tensor:
     """Return a tensor with this size of its open axes, which stay named."""
     if not tensor.dims:
         return tensor
-    return replace(
-        tensor, shape=tuple(size if n else d for n, d in zip(tensor.dims, tensor.shape))
-    )
+    return replace(tensor, shape=tuple(size if n else d for n, d in zip(tensor.dims, tensor.shape)))
 
 
 def join(tensor: Tensor, arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -165,6 +165,34 @@ def join_inputs(samples: Samples, size: int) -> Samples:
     return joined
 
 
+def open_outputs(reference: Samples, predict: Predict, what: str) -> Samples:
+    """Return the samples of a given model with its outputs' open axes, and with other sizes.
+
+    Samples of a model without an open batch are returned as they are. `what` is 'model' or 'graph'.
+    Raises `InputError` if the model does not run at other sizes.
+    """
+    axis = open_batch.find_open_axis(reference.inputs)
+    if axis is None:
+        return reference
+    shapes = []
+    for size in open_batch.TRIALS:
+        rows = open_batch.pick_rows(0, size, reference.count)
+        arrays = zip(reference.inputs, reference.input_arrays)
+        values = [open_batch.join(tensor, [array[row] for row in rows]) for tensor, array in arrays]
+        try:
+            shapes.append([np.shape(value) for value in predict(values)])
+        except Exception as error:  # every framework raises its own types
+            message = (str(error).strip().splitlines() or [""])[0][:300]
+            raise InputError(
+                f"The {what} itself does not run with a batch of {size}, though its shape says so: "
+                f"{message}",
+                "Some operator in it fixes the batch size. Export it again with sizes that follow "
+                "the input, or give a number as the batch size.",
+            ) from error
+    outputs = open_batch.name_open_axes(reference.outputs, shapes, axis.name)
+    return add_sizes(replace(reference, outputs=outputs), lambda: predict)
+
+
 def add_sizes(reference: Samples, make_predict: Callable[[], Predict]) -> Samples:
     """Return the samples with the reference outputs at other batch sizes, if the batch is open."""
     if reference.random or open_batch.find_open_axis(reference.inputs) is None:

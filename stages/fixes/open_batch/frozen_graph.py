@@ -20,9 +20,7 @@ _PREFIX = "open_batch"
 _DERIVED = {"_output_shapes", "_class"}
 
 
-def open_graph(
-    first: Any, second: Any, inputs: Sequence[Tensor], locate: Any
-) -> Tuple[Any, bool]:
+def open_graph(first: Any, second: Any, inputs: Sequence[Tensor], locate: Any) -> Tuple[Any, bool]:
     """Return the GraphDef with an open batch, and whether a constant had to follow it.
 
     `first` and `second` are GraphDefs at the two trial sizes; `inputs` have the names of their

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from stages.frameworks.onnx_files import set_shapes
 from stages.kit import open_batch
 from stages.kit.contract import InputError, StageError, Tensor
 from stages.kit.open_batch import Formula, OpenAxis, describe_place
@@ -34,7 +35,8 @@ def open_model(
     """Return the model with an open batch, and whether a constant had to follow it.
 
     `first` and `second` are ModelProtos at the two trial sizes. Raises `StageError`, naming the
-    layer, if they differ in what cannot follow, or at all unless `may_repair`.
+    layer, if they differ in what cannot follow, or at all unless `may_repair`. The shapes of
+    outputs that are not given are left out.
     """
     axis = open_batch.find_open_axis(inputs)
     assert axis is not None
@@ -51,42 +53,10 @@ def open_model(
         writer.replace(name, formula, readers)
         changed = True
     writer.finish()
-    set_open_shapes(model.graph, [*inputs, *outputs])
-    onnx.checker.check_model(model)
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    set_shapes(model.graph, [*inputs, *outputs])
     return model, changed
-
-
-def set_open_shapes(graph: Any, tensors: Sequence[Tensor]) -> None:
-    """Write the shapes of inputs and outputs, an open size by its name; drop those of others."""
-    known = {tensor.name: tensor for tensor in tensors}
-    for value in [*graph.input, *graph.output]:
-        tensor = known.get(value.name)
-        if tensor is None:
-            continue
-        shape = value.type.tensor_type.shape
-        shape.ClearField("dim")
-        shape.SetInParent()
-        for size, name in zip(tensor.shape, tensor.dims or ("",) * len(tensor.shape)):
-            if name:
-                shape.dim.add().dim_param = name
-            else:
-                shape.dim.add().dim_value = size
-    del graph.value_info[:]
-
-
-def fix_shapes(model: Any, tensors: Sequence[Tensor], size: int) -> Any:
-    """Return a copy of an open model with this size for the open one of its inputs."""
-    copy = type(model)()
-    copy.CopyFrom(model)
-    known = {tensor.name: open_batch.resize(tensor, size) for tensor in tensors}
-    for value in copy.graph.input:
-        if value.name in known:
-            for dim, length in zip(value.type.tensor_type.shape.dim, known[value.name].shape):
-                dim.dim_value = length
-    for value in [*copy.graph.output, *copy.graph.value_info]:
-        if value.type.HasField("tensor_type"):
-            value.type.tensor_type.ClearField("shape")
-    return copy
 
 
 def _compare_nodes(first: Any, second: Any, locate: Locate) -> None:
@@ -143,9 +113,7 @@ def _find_differences(first: Any, second: Any) -> List[Difference]:
         if other is None or _same(tensor, other):
             continue
         readers = [node for node in first.node if name in node.input]
-        found.append(
-            (name, numpy_helper.to_array(tensor), numpy_helper.to_array(other), readers)
-        )
+        found.append((name, numpy_helper.to_array(tensor), numpy_helper.to_array(other), readers))
     return found
 
 

@@ -230,7 +230,7 @@ def _check_names(specs: Sequence[InputSpec]) -> None:
     opened = {name for spec in specs for name in spec.dims if name}
     if len(opened) > 1:
         raise BadInput(
-            f"The open sizes {' and '.join(sorted(opened))} are two, and only the batch can be open.",
+            f"The open sizes {' and '.join(sorted(opened))} are two; only the batch can be open.",
             "Call it by one name in every input that has it.",
         )
     names = [spec.name for spec in specs if spec.name]

@@ -21,7 +21,7 @@ def _make_builder(base: Any) -> Any:
     """Return a builder that aligns weights as the schema says, which Python's does not."""
 
     class Builder(base):  # type: ignore[misc]
-        def CreateNumpyVector(self, values: Any) -> Any:  # noqa: N802, flatbuffers' own name
+        def CreateNumpyVector(self, values: Any) -> Any:
             self.StartVector(values.itemsize, values.size, max(_ALIGNMENT, values.itemsize))
             data = values.tobytes()
             self.head = self.Head() - len(data)

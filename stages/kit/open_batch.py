@@ -55,7 +55,7 @@ def join(tensor: Tensor, arrays: Sequence[np.ndarray]) -> np.ndarray:
         return np.asarray(arrays[0])
     if len(axes) > 1:
         raise InputError(
-            f"The input '{tensor.name}' has several open axes, of which only the batch can be open.",
+            f"The input '{tensor.name}' has several open axes; only the batch can be open.",
             "Give every other size.",
         )
     return np.concatenate(arrays, axis=axes[0])
@@ -100,14 +100,16 @@ class Line(NamedTuple):
 
 
 def fit_line(first: np.ndarray, second: np.ndarray) -> Optional[Line]:
-    """Return the line through integers at the two trial sizes; None if there is none in integers."""
+    """Return the line through integers at the trial sizes; None if there is none."""
     if first.shape != second.shape or first.dtype.kind not in "iu":
         return None
     rise = second.astype(np.int64) - first.astype(np.int64)
     slope = rise // (TRIALS[1] - TRIALS[0])
     if (slope * (TRIALS[1] - TRIALS[0]) != rise).any():
         return None
-    return Line(slope, first.astype(np.int64) - slope * TRIALS[0])
+    start = first.astype(np.int64) - slope * TRIALS[0]
+    # No size is below 0 at 1: that is no line, but a square or the like.
+    return None if (slope + start < 0)[slope != 0].any() else Line(slope, start)
 
 
 class Stack(NamedTuple):

@@ -69,8 +69,8 @@ class Stress:
 class Samples:
     """The samples of one run; `outputs` and `noise_floor` are PyTorch's.
 
-    The `count` samples that the gate judges come first in the arrays, then those of `stress`. If the
-    batch is open, `sizes` holds some of the same inputs joined to other batch sizes, by the size.
+    The `count` samples that the gate judges come first in the arrays, then those of `stress`. If
+    the batch is open, `sizes` holds some of the same inputs joined to other sizes, by the size.
     """
 
     folder: Path

@@ -23,6 +23,12 @@ from stages.kit.contract import (
     run_as_program,
 )
 
+_OPEN_REMEDY = (
+    "litert-torch 0.10 leaves no batch open in a model that reshapes or flattens by it: take "
+    "mean((2, 3)) in the place of a pool and Flatten, the default toolchain, or a number as the "
+    "batch size."
+)
+
 
 def convert(job: Job) -> Signature:
     """Write the .tflite file, the samples, and the reference outputs for them."""
@@ -64,7 +70,8 @@ def convert(job: Job) -> Signature:
             message = str(error).strip().split("\n")
             raise StageError(
                 f"litert-torch cannot convert the model: {type(error).__name__}: "
-                f"{' '.join(message[:6])[:600]}"
+                f"{' '.join(message[:6])[:600]}",
+                _OPEN_REMEDY if opened.trials else "",
             ) from error
     # Last, since it computes in float64 with the very same parameters.
     return locate_tensors(job, job.output, write_reference(job, opened))

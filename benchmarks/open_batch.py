@@ -2,11 +2,11 @@
 
     python benchmarks/open_batch.py [--only ResNeXt,BERT] [--nets] [--work FOLDER]
 
-Converts each architecture of benchmarks/architectures/ with the first size of its inputs open, in
-batches of a stage, and reads what the check found at each size, against PyTorch's own run at that
-size. Writes docs/open-batch.json and the tables of docs/open-batch.md; of what is not asked for
-both keep what they have. With --nets it takes the nets of tests/support/nets.py instead, which
-show more of single operators, and prints what is refused.
+Converts each architecture of benchmarks/architectures/, or with --nets each net of
+tests/support/nets.py, with the first size of its inputs open, in batches of a stage, and reads
+what the check found at each size, against PyTorch's own run at that size. Writes
+docs/open-batch.json and the tables of docs/open-batch.md after each batch; of what is not asked for
+both keep what they have. A run that was cut short goes on in the same FOLDER.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -44,25 +43,28 @@ def main() -> None:
         folder = arguments.work or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         entries = make_nets(folder, names) if arguments.nets else make_models(folder, names)
-        keys = [entry["key"] for entry in entries]
-        for key in keys:
-            open_inputs(folder / key / "requests" / "torch.json")
-        for first in range(0, len(keys), BATCH):
+        # Of the others, the first size is that of something else.
+        entries = [
+            entry
+            for entry in entries
+            if open_inputs(folder / entry["key"] / "requests" / "torch.json")
+        ]
+        for first in range(0, len(entries), BATCH):
+            batch = entries[first : first + BATCH]
             for stage in STAGES:
-                run_batch(stage, folder, keys[first : first + BATCH])
-            print(f"{min(first + BATCH, len(keys))} of {len(keys)}", file=sys.stderr, flush=True)
-        found = [{**entry, **judge(folder / entry["key"])} for entry in entries]
-    for entry in found:
-        print(entry["name"], describe(entry), sep="  ")
-    good = sum(entry["good"] for entry in found)
-    print(f"{good} of {len(found)}")
-    if not arguments.nets:
-        write_results(found, names)
+                done = f"reports/{stage}.json"
+                keys = [e["key"] for e in batch if not (folder / e["key"] / done).exists()]
+                run_batch(stage, folder, keys)
+            found = [{**entry, **judge(folder / entry["key"])} for entry in batch]
+            for entry in found:
+                print(entry["name"], describe(entry), sep="  ", flush=True)
+            write_results(found)
 
 
 def make_models(folder: Path, names: list[str]) -> list[dict[str, Any]]:
     """Make the architectures; return an entry each, with its folder's name as `key`."""
-    if run("torch", HERE / "architectures" / "make.py", folder, *names):
+    made = (folder / "architectures.json").exists()
+    if not made and run("torch", HERE / "architectures" / "make.py", folder, *names):
         raise SystemExit("the models could not be made")
     listed = json.loads((folder / "architectures.json").read_text()).values()
     return [
@@ -80,18 +82,20 @@ def make_nets(folder: Path, names: list[str]) -> list[dict[str, Any]]:
     found = [name for name in listed.read_text().split() if not name.startswith("sweep_")]
     found = found[_LARGE:] if not names else found
     wanted = [name for name in found if not names or name in names]
-    if run("torch", "-c", MAKE, folder, *wanted):
+    new = [name for name in wanted if not (folder / name / "model.pt").exists()]
+    if new and run("torch", "-c", MAKE, folder, *new):
         raise SystemExit("the nets could not be made")
-    return [{"name": name, "field": "", "key": name} for name in wanted]
+    return [{"name": name, "field": "test net", "key": name} for name in wanted]
 
 
-def open_inputs(request: Path) -> None:
-    """Open the first size of each input of a request whose first size is 1."""
+def open_inputs(request: Path) -> bool:
+    """Open the first size of each input of a request whose first size is 1; tell if any is."""
     data = json.loads(request.read_text())
     for entry in data["inputs"]:
         if entry["shape"][:1] == [1]:
             entry["dims"] = ["N", *[""] * (len(entry["shape"]) - 1)]
     request.write_text(json.dumps(data))
+    return any("dims" in entry for entry in data["inputs"])
 
 
 def judge(volume: Path) -> dict[str, Any]:
@@ -131,15 +135,14 @@ def describe(entry: dict[str, Any]) -> str:
     return f"{errors}; {entry['operators']} operators; {', '.join(entry['fixes']) or 'no fix'}"
 
 
-def write_results(found: list[dict[str, Any]], names: list[str]) -> None:
+def write_results(found: list[dict[str, Any]]) -> None:
     """Write the results, and the tables of the page between its marks."""
     results = DOCS / "open-batch.json"
-    kept = json.loads(results.read_text()) if names and results.exists() else {}
+    kept = json.loads(results.read_text()) if results.exists() else {}
     kept.update({entry["name"]: entry for entry in found})
     results.write_text(json.dumps(kept, indent=1) + "\n")
     page = DOCS / "open-batch.md"
-    text = page.read_text() if page.exists() else f"{BEGIN}\n{END}\n"
-    before, _, rest = text.partition(BEGIN)
+    before, _, rest = page.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
     entries = list(json.loads(results.read_text()).values())
     page.write_text(f"{before}{BEGIN}\n{write_tables(entries)}{END}{after}")
@@ -149,10 +152,10 @@ def write_tables(entries: list[dict[str, Any]]) -> str:
     """Write what converts, with its errors, and what is refused, with its reason."""
     good = [entry for entry in entries if entry["good"]]
     lines = [
-        f"**Of {len(entries)} published architectures {len(good)} convert with an open batch and "
-        "match PyTorch at 1, 2 and 7.**",
+        f"**Of {len(entries)} networks {len(good)} convert with an open batch and match PyTorch at "
+        "1, 2 and 7.**",
         "",
-        "| architecture | field | error at 1 | at 2 | at 7 | operators | fixes |",
+        "| network | field | error at 1 | at 2 | at 7 | operators | fixes |",
         "|---|---|---|---|---|---|---|",
     ]
     for entry in good:

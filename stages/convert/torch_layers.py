@@ -36,17 +36,28 @@ class Recording:
 
 
 def find_lines(recording: Recording) -> Dict[str, str]:
-    """Return the line of the user's code behind each ONNX tensor, as far as the trace knows it."""
+    """Return the line of the user's code behind each ONNX tensor, as far as the trace knows it.
+
+    An operator that is written as a sign (`x / 2`) has no line of its own: it has that of the
+    operator before.
+    """
     if recording.graph is None:
         return {}
-    lines = {}
+    lines, last = {}, ""
     for node in _iterate_nodes(recording.graph):
-        place = re.match(r"(.+)\((\d+)\): (\w+)", node.sourceRange() or "")
-        if place is None or "/site-packages/" in place[1]:
-            continue
+        # The stack of the call, the innermost frame first.
+        for frame in (node.sourceRange() or "").splitlines():
+            place = re.match(r"(.+)\((\d+)\): \w+$", frame)
+            if place is not None and "/site-packages/" not in place[1]:
+                last = f"{os.path.basename(place[1])}, line {place[2]}"
+                said = last
+                break
+        else:
+            said = last and f"at or after {last}"
         for output in node.outputs():
-            lines[output.debugName()] = f"{os.path.basename(place[1])}, line {place[2]}"
-    return {name: lines[value] for name, value in recording.values.items() if value in lines}
+            lines[output.debugName()] = said
+    found = {name: lines.get(value, "") for name, value in recording.values.items()}
+    return {name: line for name, line in found.items() if line}
 
 
 @contextmanager

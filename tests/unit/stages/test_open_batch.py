@@ -1,4 +1,4 @@
-"""What follows an open batch: formulas from the values at two sizes, and samples that are joined."""
+"""What follows an open batch: formulas from values at two sizes, and samples that are joined."""
 
 from __future__ import annotations
 

@@ -12,29 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where `runner` is not installed
+from batches import BATCH, DOCS, HERE, STAGES, prepare, run, run_batch
 
-from runner.conversion.observer import Observer
-from runner.engines.process.engine import ProcessEngine
-from runner.engines.process.environments import locate_environment
-from runner.toolchains.load import load_image
-
-ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("torch", "onnx-tf", "tflite")
-CONSUMES = {"torch": "model.pt", "onnx-tf": "model.onnx", "tflite": "model.pb"}
 WAYS = ("traced", "scripted")
-HERE = ROOT / "benchmarks"
-DOCS = ROOT / "docs"
 TOLERANCE = 1e-6
-# Models of one process, after which a new one gets the memory back.
-BATCH = 40
 
 
 def main() -> None:
@@ -42,7 +28,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names, separated by commas")
     parser.add_argument("--work", type=Path, help="keep the files here")
     arguments = parser.parse_args()
-    ProcessEngine().prepare([load_image(stage) for stage in STAGES], Observer())
+    prepare()
     names = [name for name in arguments.only.split(",") if name]
     with tempfile.TemporaryDirectory() as scratch:
         found = convert(arguments.work or Path(scratch), names)
@@ -74,25 +60,6 @@ def convert(folder: Path, names: list[str]) -> list[dict[str, Any]]:
             volume = folder / f"{entry['key']}-{way}"
             entry[way] = judge(volume) if volume.is_dir() else None
     return entries
-
-
-def run_batch(stage: str, folder: Path, volumes: list[str]) -> None:
-    """Run a stage on models; one that ends the process costs none of the others."""
-    script = ROOT / "tests" / "support" / "batch.py"
-    waiting = [volume for volume in volumes if (folder / volume / CONSUMES[stage]).exists()]
-    while waiting and run(stage, script, stage, folder, "all", *waiting):
-        done = [(folder / volume / "reports" / f"{stage}.json").exists() for volume in waiting]
-        # The first without a report has ended the process.
-        waiting = waiting[done.index(False) + 1 :] if False in done else []
-
-
-def run(image: str, *arguments: object) -> int:
-    """Run Python in an image's environment and return its exit status."""
-    python = locate_environment(load_image(image)) / "bin" / "python"
-    paths = os.pathsep.join([str(ROOT), str(HERE)])
-    given = {"PATH": os.environ["PATH"], "PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    command = [str(python), "-s", *map(str, arguments)]
-    return subprocess.run(command, env=given, check=False).returncode
 
 
 def judge(volume: Path) -> dict[str, Any]:

@@ -169,18 +169,35 @@ class _Output(BaseModel):
     ]
 
 
+class _SizeIndex(BaseModel):
+    size: Natural
+    count: Natural
+    outputs: list[_Output] = Field(max_length=1000)
+
+
 class SampleIndex(BaseModel):
     """`samples/samples.json`, as a stage wrote it: how many samples, and the outputs of each."""
 
     count: Natural
     outputs: list[_Output] = Field(max_length=1000)
+    # The same at other batch sizes, where the batch is open.
+    sizes: list[_SizeIndex] = Field([], max_length=100)
 
     @property
     def bytes(self) -> int:
+        parts = [(self.count, self.outputs), *((size.count, size.outputs) for size in self.sizes)]
         return sum(
-            self.count * math.prod(output.shape) * _ITEM_BYTES[output.dtype]
-            for output in self.outputs
+            count * math.prod(output.shape) * _ITEM_BYTES[output.dtype]
+            for count, outputs in parts
+            for output in outputs
         )
+
+    def list_outputs(self) -> list[str]:
+        """List the files of the reference outputs, by their names in the volume."""
+        names = [f"samples/output-{i}.npy" for i in range(len(self.outputs))]
+        for at in self.sizes:
+            names += [f"samples/at-{at.size}/output-{i}.npy" for i in range(len(at.outputs))]
+        return names
 
 
 def parse_sample_index(text: bytes) -> SampleIndex | None:
@@ -202,8 +219,7 @@ def _copy_samples(volume: Volume, scratch: Path) -> dict[str, Path] | None:
         return None
     files = {_INDEX: scratch / "samples.json"}
     files[_INDEX].write_bytes(text)
-    for number in range(len(index.outputs)):
-        name = f"samples/output-{number}.npy"
+    for number, name in enumerate(index.list_outputs()):
         files[name] = scratch / f"output-{number}.npy"
         volume.get(name, files[name])
     return files

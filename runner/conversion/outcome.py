@@ -11,6 +11,7 @@ from typing import Literal
 from runner.engines.select import Choice
 from runner.errors import ExitCode
 from runner.planning.plan import Plan
+from runner.report.wording import VERDICTS
 from runner.schemas.report import (
     EngineRecord,
     FileRecord,
@@ -74,6 +75,7 @@ def build_report(
         notes=[
             *(note for record in records if record.report for note in record.report.notes),
             *(f"{r.name}: {note}" for r in quantized if r.report for note in r.report.notes),
+            *_note_sizes(plan.toolchain.reference, records),
             *_note_stress(plan.toolchain.reference, records),
             *_note_cached_stages(records),
         ],
@@ -103,6 +105,20 @@ def _list_kept_artifacts(plan: Plan, records: Sequence[StageRecord]) -> list[Fil
     reported = [record.report.artifact for record in records if record.report]
     expected = {stage.produces for stage in plan.toolchain.stages}
     return [a for a in reported if a and a.path in expected and (plan.output / a.path).is_file()]
+
+
+def _note_sizes(reference: str, records: Sequence[StageRecord]) -> list[str]:
+    """Tell what the check of the final model found at the other sizes of an open batch."""
+    final = records[-1].report
+    if final is None or final.check is None or not final.check.sizes:
+        return []
+    check = final.check
+    parts = []
+    for at in check.sizes:
+        value = "" if at.value is None else f"{check.metric} = {at.value:.2g}, "
+        word = at.failure or VERDICTS[at.verdict].word
+        parts.append(f"at {at.size}: {value}{word} ({at.samples} samples)")
+    return [f"The batch size is open. Against {reference} at other sizes: {'; '.join(parts)}."]
 
 
 def _note_stress(reference: str, records: Sequence[StageRecord]) -> list[str]:
@@ -166,6 +182,7 @@ def decide_outcome(
     if check is None:
         return "vacuous", ExitCode.VACUOUS, gate
     values = [getattr(o, metric) for o in check.outputs if getattr(o, metric) is not None]
+    values += [at.value for at in check.sizes if at.value is not None]
     gate.value = max(values, default=None)
     gate.verdict = check.verdict
     if check.verdict in ("passed", "rounding"):

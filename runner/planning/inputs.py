@@ -32,7 +32,11 @@ _FORM = "the form is [NAME=]SHAPE[:DTYPE], such as 1x3x224x224 or ids=1x16:int64
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input. `low` and `high` bound the generated values; see docs/contract.md."""
+    """One input. `low` and `high` bound the generated values; see docs/contract.md.
+
+    `dims` names the open dimension of each axis that has one, '' for the others; none if every axis
+    is fixed. An open axis has the size 1 in `shape`.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -41,9 +45,11 @@ class InputSpec:
     high: float | None = None
     # How images become this input, where it takes some.
     image: Preparation | None = None
+    dims: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        shape = "x".join(map(str, self.shape))
+        dims = self.dims or ("",) * len(self.shape)
+        shape = "x".join(name or str(size) for name, size in zip(dims, self.shape, strict=True))
         return f"{self.name + '=' if self.name else ''}{shape}:{self.dtype}"
 
     def as_request(self) -> dict[str, Any]:
@@ -58,12 +64,22 @@ def parse_input(text: str) -> InputSpec:
     shape_text, _, dtype = rest.partition(":")
     sizes = re.split(r"[x,×*]", shape_text.strip())
     try:
-        shape = tuple(int(size) for size in sizes)
+        shape, dims = _read_sizes(sizes)
     except ValueError:
         raise BadInput(f"--input {text}: '{shape_text}' is not a shape; {_FORM}.") from None
     return _check_spec(
-        InputSpec(name.strip(), shape, dtype.strip() or "float32"), f"--input {text}"
+        InputSpec(name.strip(), shape, dtype.strip() or "float32", dims=dims), f"--input {text}"
     )
+
+
+def _read_sizes(sizes: Sequence[Any]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return a shape and the names of its open axes. Raises `ValueError` for what is no size."""
+    dims = tuple(
+        size if isinstance(size, str) and re.fullmatch("[A-Za-wyz][A-Za-wyz_]*", size) else ""
+        for size in sizes
+    )
+    shape = tuple(1 if name else int(size) for name, size in zip(dims, sizes, strict=True))
+    return shape, dims if any(dims) else ()
 
 
 def read_toml(path: Path) -> list[InputSpec]:
@@ -86,14 +102,14 @@ def read_toml(path: Path) -> list[InputSpec]:
         if unknown := set(table) - known:
             raise BadInput(f"{where}: unknown key '{sorted(unknown)[0]}'; known: {sorted(known)}.")
         try:
-            shape = tuple(int(size) for size in table["shape"])
+            shape, dims = _read_sizes(table["shape"])
             low, high = map(float, table["range"]) if "range" in table else (None, None)
         except (KeyError, TypeError, ValueError, OverflowError):
             raise BadInput(
                 f"{where}: needs shape = [1, 3, 32, 32], and range as [low, high] if any."
             ) from None
         name, dtype = str(table.get("name", "")), str(table.get("dtype", "float32"))
-        spec = _check_spec(InputSpec(name, shape, dtype, low, high), where)
+        spec = _check_spec(InputSpec(name, shape, dtype, low, high, dims=dims), where)
         image = read_preparation(table, spec.shape, spec.dtype, where)
         specs.append(replace(spec, image=image))
     _check_names(specs)
@@ -181,7 +197,7 @@ def _check_spec(spec: InputSpec, where: str) -> InputSpec:
     if not spec.shape or any(size < 1 for size in spec.shape):
         raise BadInput(
             f"{where}: every size of a shape is at least 1.",
-            "Shapes are fixed in a conversion: give the batch size too, usually 1.",
+            "Give the batch size too, usually 1, or N to leave it open.",
         )
     if len(spec.shape) > _MOST_AXES or any(size > _LARGEST_SIZE for size in spec.shape):
         raise BadInput(
@@ -195,10 +211,28 @@ def _check_spec(spec: InputSpec, where: str) -> InputSpec:
         raise BadInput(f"{where}: the range [{spec.low}, {spec.high}) is empty.")
     if not math.isfinite((spec.high or 0.0) - (spec.low or 0.0)):
         raise BadInput(f"{where}: the range [{spec.low}, {spec.high}) is wider than a float64.")
-    return InputSpec(spec.name, spec.shape, dtype, spec.low, spec.high)
+    open_axes = [name for name in spec.dims if name]
+    if len(open_axes) > 1:
+        raise BadInput(
+            f"{where}: several sizes are open ({', '.join(open_axes)}), and only the batch can be.",
+            "Give a number for every other size; convert once for each size that is needed.",
+        )
+    if open_axes and spec.dims[0] != open_axes[0] and open_axes[0] != "N":
+        raise BadInput(
+            f"{where}: the size '{open_axes[0]}' is open, and only that of the batch can be.",
+            "The batch is the first size, or the one that is called N, as in 16xNx8; give a number "
+            "for every other.",
+        )
+    return replace(spec, dtype=dtype)
 
 
 def _check_names(specs: Sequence[InputSpec]) -> None:
+    opened = {name for spec in specs for name in spec.dims if name}
+    if len(opened) > 1:
+        raise BadInput(
+            f"The open sizes {' and '.join(sorted(opened))} are two; only the batch can be open.",
+            "Call it by one name in every input that has it.",
+        )
     names = [spec.name for spec in specs if spec.name]
     if len(set(names)) != len(names):
         raise BadInput("Two inputs have the same name.")

@@ -101,6 +101,11 @@ def make_plan(
     )
     if not quantized.stages:
         return plan
+    if any(spec.dims for spec in plan.inputs):
+        raise BadInput(
+            "A quantised model is made and judged at one batch size.",
+            "Give a number in place of the open size, or leave out --quantize.",
+        )
     told = {"quantize": ",".join(stage.name for stage in quantized.stages)}
     return replace(plan, quantization=quantized, options={**plan.options, **told})
 
@@ -119,6 +124,8 @@ def make_file_plan(
     """Make the plan for an identified file and a toolchain that takes it. Raises `BadInput`."""
     request = check.as_request()
     specs, inputs_from = resolve_inputs(model.path, check.inputs, check.inputs_file)
+    if any(spec.dims for spec in specs):
+        _check_open_batch(chain)
     arch_file, asked = _find_arch_file(source.arch, {**source.options, **options})
     run = make_run_name(model.path)
     return Plan(
@@ -138,6 +145,19 @@ def make_file_plan(
         options={**request, **{k: v for k, v in asked.items() if v not in ("", None)}},
         extras=extras or {},
     )
+
+
+def _check_open_batch(chain: Toolchain) -> None:
+    """Raise `BadInput` unless the toolchain can leave the batch size open."""
+    if not chain.opens_batch:
+        others = [
+            c.title for c in load_toolchains() if c.opens_batch and c.accepts == chain.accepts
+        ]
+        raise BadInput(
+            f"The toolchain '{chain.title}' cannot leave the batch size open.",
+            "Give a number in its place"
+            + (f", or take --toolchain {' or '.join(others)}." if others else "."),
+        )
 
 
 def judge_by(plan: Plan, reference: GivenReference) -> Plan:

@@ -206,7 +206,9 @@ def _collect_parameters(plan: Plan, report: Report) -> ExternalParameters:
     first = reports.get(plan.toolchain.stages[0].name)
     if first is not None and first.signature is not None:
         inputs = [
-            InputParameter(name=t.name, shape=t.shape, dtype=t.dtype, low=t.low, high=t.high)
+            InputParameter(
+                name=t.name, shape=t.shape, dtype=t.dtype, low=t.low, high=t.high, dims=t.dims
+            )
             for t in first.signature.inputs
         ]
     else:

@@ -171,6 +171,10 @@ def explain_verdict(report: Report) -> str:
     if gate.verdict == "shape":
         wrong = next((output for output in outputs if output.actual_shape is not None), None)
         if wrong is None:
+            sizes = final.check.sizes if final and final.check else []
+            failed = next((at for at in sizes if at.failure), None)
+            if failed is not None:
+                return f"At a batch of {failed.size}: {make_printable(failed.failure)}."
             return "An output has another shape."
         there = f"{report.reference} gives {wrong.shape}"
         return f"'{make_printable(wrong.name)}' has shape {wrong.actual_shape}, where {there}."

@@ -141,7 +141,10 @@ def make_plan_again(recorded: Recorded, moved: MovedFiles, settings: RunSettings
         toolchain=chain,
         images={name: add_wheels(image, accepted) for name, image in images.items()},
         inputs=[
-            InputSpec(item.name, tuple(item.shape), item.dtype, item.low, item.high)
+            InputSpec(
+                *(item.name, tuple(item.shape), item.dtype, item.low, item.high),
+                dims=tuple(item.dims),
+            )
             for item in parameters.inputs
         ],
         inputs_from=parameters.inputs_from,

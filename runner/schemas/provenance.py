@@ -108,13 +108,14 @@ class UserFile(FileParameter):
 
 
 class InputParameter(_Parameters):
-    """One input, as the first stage understood it."""
+    """One input, as the first stage understood it; `dims` names its open axes, if it has any."""
 
     name: str
     shape: list[Positive]
     dtype: str = Field(pattern="^[a-z]+[0-9]*$")
     low: float | None = None
     high: float | None = None
+    dims: list[str] = []
 
 
 class CheckParameter(_Parameters):

@@ -32,7 +32,8 @@ class FileRecord(_Model):
 class TensorRecord(_Model):
     """An input or output: `name` is the same in all stages, `node` is the artifact's own name.
 
-    `axes` is the artifact's own order of axes, empty where that is `shape`'s.
+    `axes` is the artifact's own order of axes, empty where that is `shape`'s. `dims` names the open
+    dimension of each axis that has one (its size in `shape` is 1), empty where none is open.
     """
 
     name: str
@@ -42,6 +43,7 @@ class TensorRecord(_Model):
     low: float | None = None
     high: float | None = None
     axes: list[Integer] = []
+    dims: list[str] = []
 
 
 class SignatureRecord(_Model):
@@ -178,10 +180,24 @@ class Picture(_Model):
         return base64.b64decode(self.pixels, validate=True)
 
 
+class SizeRecord(_Model):
+    """The check at another size of the open batch, against the reference's own run at that size.
+
+    `value` is the worst output's metric; `failure` says what is wrong where the verdict is 'shape'.
+    """
+
+    size: Natural
+    samples: Natural
+    verdict: Verdict
+    value: float | None
+    failure: str = ""
+
+
 class CheckRecord(_Model):
     """One framework's run over all samples, against PyTorch's outputs.
 
     `pictures` show samples of which a quantised model makes the largest errors, or another class.
+    `sizes` are further batch sizes, where the batch is open; the verdict is the worst of all.
     """
 
     framework: str
@@ -193,6 +209,7 @@ class CheckRecord(_Model):
     outputs: list[OutputRecord] = Field(min_length=1)
     stress: list[StressRecord] = []
     pictures: list[Picture] = Field([], max_length=6)
+    sizes: list[SizeRecord] = []
 
 
 class NoiseFloorOutput(_Model):

@@ -48,10 +48,10 @@ class ReferenceKeeper:
         if text is None or index is None or not index.outputs:
             return None
         self._folder.mkdir(exist_ok=True)
-        outputs = [f"samples/output-{i}.npy" for i in range(len(index.outputs))]
+        outputs = index.list_outputs()
         inputs = [f"samples/input-{i}.npy" for i in range(len(json.loads(text)["inputs"]))]
         files, arrays = (
-            {name: self._folder / Path(name).name for name in names}
+            {name: self._folder / name.partition("/")[2].replace("/", "-") for name in names}
             for names in ((_INDEX, *outputs), inputs)
         )
         for name, path in files.items():

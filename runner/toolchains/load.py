@@ -180,6 +180,7 @@ def _read_toolchain(path: Path) -> Toolchain:
             default=data.get("default", False),
             short=data.get("short", ""),
             date=data.get("date", ""),
+            opens_batch=data.get("opens_batch", False),
         )
     except (KeyError, TypeError) as error:
         raise BadInput(f"{path} is not a complete toolchain: {error}.") from None

@@ -188,7 +188,7 @@ class Toolchain:
     `short` is what --toolchain takes besides the name; toolchains that start from different kinds
     of file may share it. `date` (YYYY-MM-DD) orders them. `reference` names whose outputs the check
     compares with. `file` is the definition. `quantizers` are run only if they are asked for, on
-    the last stage's input.
+    the last stage's input. `opens_batch` tells whether it can leave the batch size open.
     """
 
     name: str
@@ -201,6 +201,7 @@ class Toolchain:
     date: str = ""
     file: Path = Path()
     quantizers: tuple[Stage, ...] = ()
+    opens_batch: bool = False
 
     @property
     def title(self) -> str:

@@ -28,8 +28,9 @@ from stages.frameworks.tensorflow import (
     make_session_config,
     strip_output_index,
 )
+from stages.kit import open_batch
 from stages.kit.contract import InputError, Job, Option, Signature, Stage, Tensor, run_as_program
-from stages.kit.given_model import look_at_run, match_requested_inputs, resolve_shape
+from stages.kit.given_model import look_at_run, match_requested_inputs, resolve_dims, resolve_shape
 
 _VARIABLES = ("Variable", "VariableV2", "VarHandleOp", "ReadVariableOp")
 _FREEZE = (
@@ -52,6 +53,7 @@ def convert(job: Job) -> Signature:
         predict = make_predict(session, inputs, outputs)
         random = look_at_run(predict, draft, job, "graph", names)
         reference = samples.write_reference(draft, names, lambda: predict)
+        reference = samples.open_outputs(replace(reference, random=random), predict, "graph")
     how = (
         " with its layout changed by Grappler, since no CPU runs NCHW"
         if find_nchw_types(given)
@@ -62,12 +64,12 @@ def convert(job: Job) -> Signature:
     )
     ends = [replace(tensor, node=name) for tensor, name in zip(reference.outputs, outputs)]
     with job.phase("repair"):
-        graph_def, signature = _repair_graph(job, given, inputs, ends)
+        graph_def, signature = _repair_open_graph(job, given, inputs, ends)
     with job.phase("noise floor"):
         count = settings.get("noise_samples", 16)
         reference = measure_noise_floor(tf, graph_def, signature, reference, count)
     job.report["noise_floor"] = reference.noise_floor
-    samples.save(job, replace(reference, random=random))
+    samples.save(job, reference)
     job.output.write_bytes(graph_def.SerializeToString(deterministic=True))
     note_layout(job, signature)
     return signature
@@ -134,7 +136,7 @@ def _load(job: Job) -> Tuple[Any, List[Tensor], List[str]]:
     for node in graph_def.node:
         if node.name in shapes:
             tensor = shapes[node.name]
-            node.attr["shape"].shape.CopyFrom(tf.TensorShape(tensor.shape).as_proto())
+            _set_shape(tf, node, tensor.open_shape)
             node.attr["dtype"].type = tf.as_dtype(tensor.dtype).as_datatype_enum
         if "_output_shapes" in node.attr:
             del node.attr["_output_shapes"]
@@ -192,7 +194,9 @@ def _fix_input_shapes(job: Job, starts: Sequence[Any]) -> List[Tensor]:
         dtype = tensor.dtype.name
         if np.dtype(dtype).kind not in "fiub":
             raise InputError(f"The graph's input '{name}' is not a tensor of numbers ({dtype}).")
-        found = Tensor(name, shape, dtype, tensor.name, spec.get("low"), spec.get("high"))
+        dims = resolve_dims("graph", name, sizes, spec)
+        bounds = spec.get("low"), spec.get("high")
+        found = Tensor(name, shape, dtype, tensor.name, *bounds, dims=dims)
         inputs.append(bound_integers(job, found))
     return inputs
 
@@ -225,6 +229,39 @@ def find_nchw_types(graph_def: Any) -> Set[str]:
 def make_predict(session: Any, inputs: Sequence[Tensor], outputs: Sequence[str]) -> Any:
     call = session.make_callable(list(outputs), feed_list=[tensor.node for tensor in inputs])
     return lambda values: call(*values)
+
+
+def _set_shape(tf: Any, node: Any, shape: Sequence[int]) -> None:
+    sizes = [None if size < 0 else size for size in shape]
+    node.attr["shape"].shape.CopyFrom(tf.TensorShape(sizes).as_proto())
+
+
+def _repair_open_graph(
+    job: Job, graph_def: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> Tuple[Any, Signature]:
+    """Repair a graph; one whose batch is open at two sizes, after which it is opened again."""
+    opens = open_batch.find_open_axis(inputs) is not None
+    if not opens or "open-frozen" not in resolve(job.options, "graph"):
+        return _repair_graph(job, graph_def, inputs, outputs)
+    from stages.fixes.open_batch.frozen_graph import open_graph
+
+    tf = import_tensorflow()
+    made: List[Any] = []
+    notes = list(job.report["notes"])
+    for size in open_batch.TRIALS:
+        fixed = type(graph_def)()
+        fixed.CopyFrom(graph_def)
+        shapes = {t.node.partition(":")[0]: open_batch.resize(t, size).shape for t in inputs}
+        for node in fixed.node:
+            if node.name in shapes:
+                _set_shape(tf, node, shapes[node.name])
+        job.report["notes"] = list(notes)  # each is said once
+        repaired, signature = _repair_graph(job, fixed, inputs, outputs)
+        made.append(repaired)
+    opened, changed = open_graph(made[0], made[1], signature.inputs, lambda node: "")
+    if changed:
+        job.report["fixes"] = sorted({*job.report["fixes"], "open-frozen"})
+    return opened, signature
 
 
 def _repair_graph(

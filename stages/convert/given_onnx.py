@@ -6,14 +6,15 @@ without optimizing it. Samples and reference outputs are made here, as the stage
 
 from __future__ import annotations
 
-from typing import Any, Callable, List, Tuple
+from typing import Any, Callable, List, Sequence, Tuple
 
 from stages.fixes.catalogue import resolve
 from stages.fixes.onnx_file.apply import make_older, make_single_precision
 from stages.fixes.onnx_file.refusal import refuse_operators, walk
 from stages.frameworks.given_onnx import write_given_onnx
-from stages.frameworks.onnx_files import parse, resolve_inputs, set_input_shapes
+from stages.frameworks.onnx_files import fix_input_shapes, parse, resolve_inputs, set_input_shapes
 from stages.frameworks.onnx_runtime import check
+from stages.kit import open_batch
 from stages.kit.contract import InputError, Job, Option, Signature, Stage, Tensor, run_as_program
 
 _EXPORT_AGAIN = (
@@ -38,10 +39,28 @@ def _load(job: Job) -> Tuple[Any, List[Tensor]]:
     refuse_operators(model.graph)
     job.report["fixes"] += make_single_precision(model, chosen, job.note)
     inputs = resolve_inputs(job, model)
+    if open_batch.find_open_axis(inputs) is not None and "open-onnx" in chosen:
+        return _rewrite_open(job, model, inputs, chosen), inputs
     set_input_shapes(model.graph, inputs)
     job.report["fixes"] += make_older(job.input.name, model, chosen, job.note)
     accept(job.input.name, model, job.note)
     return model, inputs
+
+
+def _rewrite_open(job: Job, model: Any, inputs: List[Tensor], chosen: Sequence[str]) -> Any:
+    """Make a model older at two batch sizes, and return the one with an open batch."""
+    from stages.fixes.open_batch.onnx_model import open_model
+
+    made = []
+    for size in open_batch.TRIALS:
+        fixed = fix_input_shapes(model, inputs, size)
+        note: Callable[[str], None] = (lambda text: None) if made else job.note
+        used = make_older(job.input.name, fixed, chosen, note)
+        accept(job.input.name, fixed, note)
+        made.append(fixed)
+    opened, changed = open_model(made[0], made[1], inputs, (), lambda tensor: "")
+    job.report["fixes"] += [*used, *(["open-onnx"] if changed else [])]
+    return opened
 
 
 def accept(name: str, model: Any, note: Callable[[str], None]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import numpy as np
 
 from stages.convert.flex import sort_attributes
+from stages.convert.signature_def import SIGNATURE, add_signature
 from stages.fixes.tflite.apply import explain
 from stages.frameworks.tensorflow import (
     FLEX,
@@ -18,6 +19,7 @@ from stages.frameworks.tensorflow import (
     load_graph,
     strip_output_index,
 )
+from stages.frameworks.tflite_runtime import make_resizer
 from stages.kit.contract import (
     InputError,
     Job,
@@ -49,8 +51,27 @@ def convert(job: Job) -> Signature:
             "(SELECT_TF_OPS)."
         )
         content = sort_attributes(content)
+    if job.options["signature"]:
+        content = _name_ends(tf, content, signature)
     job.output.write_bytes(content)
     return signature
+
+
+def _name_ends(tf: Any, content: bytes, signature: Signature) -> bytes:
+    """Return the model with a SignatureDef of the names that the signature gives its tensors."""
+    interpreter = tf.lite.Interpreter(model_content=content)
+    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    places = (
+        find_indices(inputs, signature.inputs, may_be_dropped=True),
+        find_indices(outputs, signature.outputs),
+    )
+    return add_signature(
+        content,
+        *(
+            [(tensor, index) for tensor, index in zip(tensors, found) if index is not None]
+            for tensors, found in zip((signature.inputs, signature.outputs), places)
+        ),
+    )
 
 
 def check(job: Job) -> Optional[Dict[str, Any]]:
@@ -79,8 +100,10 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
             interpreter.get_input_details(), signature.inputs, may_be_dropped=True
         )
         outputs = find_indices(interpreter.get_output_details(), signature.outputs)
+        resize = make_resizer(interpreter, inputs, signature.inputs)
 
         def predict(values: Sequence[np.ndarray]) -> List[np.ndarray]:
+            resize(values)
             for index, value in zip(inputs, values):
                 if index is not None:
                     interpreter.set_tensor(index, value)
@@ -99,7 +122,7 @@ def make_converter(tf: Any, job: Job, signature: Signature) -> Any:
         [strip_output_index(tensor.node) for tensor in signature.inputs],
         [strip_output_index(tensor.node) for tensor in signature.outputs],
         {
-            strip_output_index(tensor.node): [None if d < 0 else d for d in tensor.own_shape]
+            strip_output_index(tensor.node): [None if d < 0 else d for d in tensor.open_shape]
             for tensor in signature.inputs
         },
     )
@@ -184,6 +207,7 @@ STAGE = Stage(
     check=check,
     options=(
         FLEX,
+        SIGNATURE,
         Option("inputs", str, "", "input tensors of a graph made elsewhere, comma-separated"),
         Option("outputs", str, "", "its output tensors"),
     ),

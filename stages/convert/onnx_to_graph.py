@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from typing import Any, Dict, List, Sequence, Tuple
 
 from stages.convert.io_layout import IO_LAYOUT, note_layout, wants_channels_last_io
 from stages.fixes.catalogue import resolve
+from stages.frameworks.onnx_files import fix_input_shapes
 from stages.frameworks.onnx_tf import draw_same_names
 from stages.frameworks.tensorflow import check_graph, import_tensorflow
+from stages.kit import open_batch
 from stages.kit.contract import (
     InputError,
     Job,
@@ -43,14 +46,30 @@ def convert(job: Job) -> Signature:
     backend = _load_backend(job)
     chosen = resolve(job.options, "onnx-tf")
     job.report["fixes"] = []
+    upstream = job.find_upstream_signature()
+    inputs = upstream.inputs if upstream else ()
+    opens = open_batch.find_open_axis(inputs) is not None
+    if opens and "open-graph" in chosen:
+        return _convert_open(tf, job, backend, model, inputs, chosen)
+    # An open batch stays open, as far as the tools themselves can keep it so.
+    chosen = [fix for fix in chosen if not opens or fix != "static-batch"]
+    representation, graph_def = _convert(tf, job, backend, model, inputs, chosen)
+    signature = _build_signature(job, representation)
+    _write(job, representation, signature, graph_def)
+    return signature
+
+
+def _convert(
+    tf: Any, job: Job, backend: Any, model: Any, inputs: Sequence[Tensor], chosen: Sequence[str]
+) -> Tuple[Any, Any]:
+    """Convert a model with the chosen fixes; return what onnx-tf made of it, and its GraphDef."""
     if chosen:
         from stages.fixes.onnx_tf.apply import convert_with_fixes
 
-        upstream = job.find_upstream_signature()
         representation, job.report["fixes"], notes = convert_with_fixes(
             model,
             chosen,
-            upstream.inputs if upstream else (),
+            inputs,
             wants_channels_last_io(job, chosen),
             read_layers(job.volume),
         )
@@ -63,12 +82,48 @@ def convert(job: Job) -> Signature:
     graph_def = tf.compat.v1.GraphDef.FromString(job.output.read_bytes())
     if _has_variables(representation.graph):
         graph_def = _freeze(tf, representation, graph_def)
+    return representation, graph_def
+
+
+def _write(job: Job, representation: Any, signature: Signature, graph_def: Any) -> None:
     # export_graph writes a node's attributes in hash table order, which differs from run to run;
     # once they are sorted, the same graph always gives the same file.
     job.output.write_bytes(graph_def.SerializeToString(deterministic=True))
-    signature = _build_signature(job, representation)
     job.report["tensors"] = _locate_tensors(representation, signature, graph_def)
+
+
+def _convert_open(
+    tf: Any, job: Job, backend: Any, model: Any, inputs: Sequence[Tensor], chosen: Sequence[str]
+) -> Signature:
+    """Convert at two batch sizes, with all shapes known, and open the batch of the graph."""
+    from stages.fixes.open_batch.frozen_graph import open_graph
+
+    graphs: List[Any] = []
+    for size in open_batch.TRIALS[::-1]:  # what is reported is of the last one
+        fixed = fix_input_shapes(model, inputs, size)
+        resized = [open_batch.resize(tensor, size) for tensor in inputs]
+        representation, graph_def = _convert(tf, job, backend, fixed, resized, chosen)
+        graphs.insert(0, graph_def)
+    signature = _build_signature(job, representation)
+    layers = _map_scopes(model, read_layers(job.volume))
+
+    def locate(node: str) -> str:
+        return layers.get(node.partition("/")[0], "")
+
+    graph_def, changed = open_graph(graphs[0], graphs[1], signature.inputs, locate)
+    if changed:
+        job.report["fixes"] = sorted({*job.report["fixes"], "open-graph"})
+    _write(job, representation, signature, graph_def)
     return signature
+
+
+def _map_scopes(model: Any, layers: Dict[str, str]) -> Dict[str, str]:
+    """Map the scopes that a conversion with fixes gives its nodes to the layers they come from."""
+    scopes = {}
+    for node in model.graph.node:
+        layer = next((layers[name] for name in node.output if name in layers), "")
+        scopes[re.sub(r"[^A-Za-z0-9.\-]", "_", node.name or "").lstrip("_-.")] = layer
+    return {scope: layer for scope, layer in scopes.items() if scope and layer}
 
 
 def _load_backend(job: Job) -> Any:

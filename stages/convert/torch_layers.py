@@ -6,6 +6,8 @@ values at the end anyway, and leaves scopes out.
 
 from __future__ import annotations
 
+import os
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Optional, Tuple
@@ -31,6 +33,31 @@ class Recording:
     values: Dict[str, str] = field(default_factory=dict)
     graph: Optional[Any] = None
     parameters: List[Any] = field(default_factory=list)
+
+
+def find_lines(recording: Recording) -> Dict[str, str]:
+    """Return the line of the user's code behind each ONNX tensor, as far as the trace knows it.
+
+    An operator that is written as a sign (`x / 2`) has no line of its own: it has that of the
+    operator before.
+    """
+    if recording.graph is None:
+        return {}
+    lines, last = {}, ""
+    for node in _iterate_nodes(recording.graph):
+        # The stack of the call, the innermost frame first.
+        for frame in (node.sourceRange() or "").splitlines():
+            place = re.match(r"(.+)\((\d+)\): \w+$", frame)
+            if place is not None and "/site-packages/" not in place[1]:
+                last = f"{os.path.basename(place[1])}, line {place[2]}"
+                said = last
+                break
+        else:
+            said = last and f"at or after {last}"
+        for output in node.outputs():
+            lines[output.debugName()] = said
+    found = {name: lines.get(value, "") for name, value in recording.values.items()}
+    return {name: line for name, line in found.items() if line}
 
 
 @contextmanager

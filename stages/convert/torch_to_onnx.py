@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 from stages.fixes.catalogue import resolve
 from stages.frameworks.onnx_files import name_outputs
 from stages.frameworks.onnx_runtime import check
-from stages.frameworks.torch_reference import OPTIONS, open_model, write_reference
+from stages.frameworks.torch_reference import OPTIONS, OpenedModel, open_model, write_reference
 from stages.kit.contract import (
     InputError,
     Job,
@@ -39,8 +39,51 @@ def convert(job: Job) -> Signature:
         )
     opened = open_model(job)
     with job.phase("export"):
-        export_with_fixes(torch, opened.model, opened.example, opened.inputs, opened.names, job)
+        if opened.trials:
+            _export_open(torch, opened, job)
+        else:
+            export_with_fixes(torch, opened.model, opened.example, opened.inputs, opened.names, job)
     return write_reference(job, opened)
+
+
+def _export_open(torch: Any, opened: OpenedModel, job: Job) -> None:
+    """Export with an open batch: by the exporter's dynamic axes, or by the fix `open-trace`.
+
+    The fix exports at two sizes, since many a layer's export bakes the size that it sees.
+    """
+    from stages.convert.torch_layers import find_lines
+
+    tensors = (*opened.inputs, *opened.outputs)
+    if "open-trace" not in resolve(job.options, "torch"):
+        axes = {
+            tensor.name: {axis: name for axis, name in enumerate(tensor.dims) if name}
+            for tensor in tensors
+            if tensor.dims
+        }
+        export_with_fixes(
+            *(torch, opened.model, opened.example, opened.inputs, opened.names, job), axes=axes
+        )
+        return
+    import onnx
+
+    from stages.fixes.open_batch.onnx_model import open_model
+
+    models = []
+    for example in opened.trials[::-1]:  # the report is of the last one
+        recording = export_with_fixes(
+            torch, opened.model, example, opened.inputs, opened.names, job
+        )
+        models.insert(0, onnx.load(str(job.output)))
+    lines = find_lines(recording)
+
+    def locate(tensor: str) -> str:
+        found = (recording.layers.get(tensor, ""), lines.get(tensor, ""))
+        return ", ".join(part for part in found if part)
+
+    model, changed = open_model(models[0], models[1], opened.inputs, opened.outputs, locate)
+    onnx.save(model, str(job.output))
+    if changed:
+        job.report["fixes"] = sorted({*job.report["fixes"], "open-trace"})
 
 
 def export_with_fixes(
@@ -50,19 +93,22 @@ def export_with_fixes(
     tensors: Sequence[Tensor],
     output_names: Sequence[str],
     job: Job,
+    axes: Optional[Dict[str, Dict[int, str]]] = None,
 ) -> Any:
     """Export with the repairs that the option `fixes` allows, and report those that took effect.
 
     What the exporter knows of the layers is reported as well; returns the `torch_layers.Recording`.
+    `axes` names the open ones by input and output, if any are to be open.
     """
     from stages.convert.torch_layers import record_export
     from stages.convert.torch_refusals import explain_refusals
 
     chosen = resolve(job.options, "torch")
+    settings = {"dynamic_axes": axes} if axes else {}
     job.report["fixes"] = []
     with explain_refusals(), record_export() as recording:
         if not chosen:
-            _export(torch, model, inputs, tensors, output_names, job)
+            _export(torch, model, inputs, tensors, output_names, job, settings)
             name_outputs(job.output, output_names)
         else:
             from stages.fixes.torch.apply import apply_fixes
@@ -71,7 +117,9 @@ def export_with_fixes(
                 repairs.export(
                     model,
                     inputs,
-                    lambda prepared: _export(torch, prepared, inputs, tensors, output_names, job),
+                    lambda prepared: _export(
+                        torch, prepared, inputs, tensors, output_names, job, settings
+                    ),
                 )
                 name_outputs(job.output, output_names)
                 repairs.finish(job.output, [tensor.name for tensor in tensors], inputs)
@@ -89,12 +137,14 @@ def _export(
     tensors: Sequence[Tensor],
     output_names: Sequence[str],
     job: Job,
+    more: Dict[str, Any],
 ) -> None:
     report_progress("export")
     settings = {
         "opset_version": job.options["opset"],
         "input_names": [tensor.name for tensor in tensors],
         "output_names": list(output_names),
+        **more,
     }
     with torch.no_grad():
         if not isinstance(model, torch.jit.ScriptModule):

@@ -87,13 +87,14 @@ def write_given_onnx(job: Job, model: Any, inputs: Sequence[Tensor]) -> Signatur
             predict = make_predict(onnxruntime, model, [tensor.name for tensor in inputs])
             random = look_at_run(predict, draft, job, "model", names)
             reference = samples.write_reference(draft, names, lambda: predict)
+            reference = samples.open_outputs(replace(reference, random=random), predict, "model")
         floor = {
             "samples": 0,
             "outputs": None,
             "reason": "There is no PyTorch model to run in float64, and ONNX Runtime has no "
             "float64 convolutions.",
         }
-        reference = replace(reference, noise_floor=floor, random=random)
+        reference = replace(reference, noise_floor=floor)
         moved = move_quantizers(model)
         if moved is not None:
             with job.phase("noise floor"):

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
 import numpy as np
 
+from stages.kit import open_batch
 from stages.kit.contract import InputError, Job, Tensor
-from stages.kit.given_model import Size, match_requested_inputs, parse_inputs, resolve_shape
+from stages.kit.given_model import (
+    Size,
+    match_requested_inputs,
+    parse_inputs,
+    resolve_dims,
+    resolve_shape,
+)
 from stages.kit.samples import bound_integers
 
 # The types that TensorFlow Lite's converters cast to float32.
@@ -83,6 +91,7 @@ def resolve_inputs(job: Job, model: Any) -> List[Tensor]:
             get_dtype(value),
             low=spec.get("low"),
             high=spec.get("high"),
+            dims=resolve_dims("model", value.name, get_sizes(value), spec),
         )
         if tensor.dtype not in COMPUTED:
             raise InputError(
@@ -162,16 +171,30 @@ def set_shapes(graph: Any, tensors: Sequence[Tensor]) -> None:
 
 
 def set_input_shapes(graph: Any, tensors: Sequence[Tensor]) -> None:
-    """Write the shapes of inputs; other shapes, where one was open, may be of other sizes."""
-    shapes = {tensor.name: tensor.shape for tensor in tensors}
-    if any(v.name in shapes and has_open_size(v) for v in graph.input):
+    """Write the shapes of inputs, open sizes by name; drop others, where one was open.
+
+    Those may be of other sizes.
+    """
+    known = {tensor.name: tensor for tensor in tensors}
+    if any(v.name in known and has_open_size(v) for v in graph.input):
         for value in [*graph.output, *graph.value_info]:
             if value.type.HasField("tensor_type"):
                 value.type.tensor_type.ClearField("shape")
     for value in [*graph.input, *graph.output]:
-        if value.name in shapes:
+        if value.name in known:
+            tensor = known[value.name]
             shape = value.type.tensor_type.shape
             shape.ClearField("dim")
             shape.SetInParent()  # so that a scalar's empty shape is written, too
-            for size in shapes[value.name]:
-                shape.dim.add().dim_value = size
+            for size, name in zip(tensor.shape, tensor.dims or ("",) * len(tensor.shape)):
+                if name:
+                    shape.dim.add().dim_param = name
+                else:
+                    shape.dim.add().dim_value = size
+
+
+def fix_input_shapes(model: Any, tensors: Sequence[Tensor], size: int) -> Any:
+    """Return a copy of a model with this size for the open one of its inputs."""
+    copy = type(model).FromString(model.SerializeToString())
+    set_input_shapes(copy.graph, [replace(open_batch.resize(t, size), dims=()) for t in tensors])
+    return copy

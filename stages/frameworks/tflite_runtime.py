@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -84,8 +84,10 @@ def make_predict(interpreter: Any, signature: Signature) -> Predict:
     # litert-torch narrows int64 to int32; an index is the same number in both.
     details = interpreter.get_input_details()
     dtypes = {int(detail["index"]): np.dtype(detail["dtype"]) for detail in details}
+    resize = make_resizer(interpreter, inputs, signature.inputs)
 
     def predict(values: Arrays) -> List[np.ndarray]:
+        resize(values)
         for index, value in zip(inputs, values):
             if index >= 0:
                 interpreter.set_tensor(index, _narrow(value, dtypes[index]))
@@ -94,6 +96,30 @@ def make_predict(interpreter: Any, signature: Signature) -> Predict:
         return [_widen(value, t.dtype) for value, t in zip(found, signature.outputs)]
 
     return predict
+
+
+def make_resizer(
+    interpreter: Any, inputs: Sequence[Optional[int]], tensors: Sequence[Tensor]
+) -> Callable[[Sequence[np.ndarray]], None]:
+    """Return a function that gives an interpreter's open inputs the shapes of these arrays.
+
+    `inputs` are the inputs' numbers in the model, None or -1 for one that was dropped.
+    """
+    shapes = {index: tensor.own_shape for index, tensor in zip(inputs, tensors)}
+    if not any(tensor.dims for tensor in tensors):
+        return lambda values: None
+
+    def resize(values: Sequence[np.ndarray]) -> None:
+        changed = False
+        for index, value in zip(inputs, values):
+            if index is not None and index >= 0 and shapes[index] != value.shape:
+                interpreter.resize_tensor_input(index, value.shape)
+                shapes[index] = value.shape
+                changed = True
+        if changed:
+            interpreter.allocate_tensors()
+
+    return resize
 
 
 def _narrow(value: np.ndarray, dtype: Any) -> np.ndarray:

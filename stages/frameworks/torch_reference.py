@@ -9,7 +9,10 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import random
+import re
+import traceback
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +22,7 @@ from unittest import mock
 import numpy as np
 
 from stages.frameworks import load_torch
-from stages.kit import samples
+from stages.kit import open_batch, samples
 from stages.kit.contract import InputError, Job, Option, Signature, Tensor
 from stages.kit.given_model import parse_inputs
 from stages.kit.samples import Samples, bound_integers, lacks_range
@@ -40,7 +43,9 @@ class OpenedModel:
     """A PyTorch model ready for export.
 
     `example` holds the first sample as tensors, `names` the outputs' names, and `draft` the
-    samples, complete with the reference outputs if the run was given them.
+    samples, complete with the reference outputs if the run was given them. If the batch is open,
+    `trials` are inputs at the two sizes that it is exported at, and `outputs` the outputs by name,
+    with their open axes.
     """
 
     model: Any
@@ -48,6 +53,8 @@ class OpenedModel:
     example: Tuple[Any, ...]
     names: Tuple[str, ...]
     draft: Samples
+    trials: Tuple[Tuple[Any, ...], ...] = ()
+    outputs: Tuple[Tensor, ...] = ()
 
     @property
     def has_reference(self) -> bool:
@@ -76,7 +83,73 @@ def open_model(job: Job) -> OpenedModel:
     names = _make_output_names(outputs, [tensor.name for tensor in draft.inputs])
     if given is not None:
         names = _match_given_outputs(given, outputs)
-    return OpenedModel(model, draft.inputs, example, tuple(names), draft)
+    opened = OpenedModel(model, draft.inputs, example, tuple(names), draft)
+    return _try_sizes(torch, opened, outputs)
+
+
+def _try_sizes(torch: Any, opened: OpenedModel, outputs: Sequence[Any]) -> OpenedModel:
+    """Run a model whose batch is open at other sizes, and return it with what that shows.
+
+    Raises `InputError`, with the line of the user's, if PyTorch itself does not run it there.
+    """
+    axis = open_batch.find_open_axis(opened.inputs)
+    if axis is None:
+        return opened
+    arrays, count = opened.draft.input_arrays, opened.draft.count
+    shapes, trials = [], []
+    for size in sorted({*open_batch.CHECKED, *open_batch.TRIALS}):
+        rows = open_batch.pick_rows(0, size, count)
+        example = tuple(
+            _to_tensor(torch, open_batch.join(tensor, [array[row] for row in rows]))
+            for tensor, array in zip(opened.inputs, arrays)
+        )
+        try:
+            with torch.no_grad():
+                found = _flatten(torch, copy_model(torch, opened.model)(*example))
+        except InputError:
+            raise
+        except Exception as error:  # user code may raise anything
+            raise _refuse_size(torch, size, error) from error
+        if size in open_batch.TRIALS:
+            trials.append(example)
+            shapes.append([tuple(tensor.shape) for tensor in found])
+    tensors = [
+        Tensor(name, tuple(output.shape), str(output.dtype).rpartition(".")[2], node=name)
+        for name, output in zip(opened.names, outputs)
+    ]
+    named = open_batch.name_open_axes(tensors, shapes, axis.name)
+    return replace(opened, trials=tuple(trials), outputs=named)
+
+
+def _refuse_size(torch: Any, size: int, error: Exception) -> InputError:
+    line = find_user_line(torch, error)
+    message = (str(error).strip().splitlines() or [""])[0][:300]
+    return InputError(
+        f"PyTorch itself does not run the model with a batch of {size}: "
+        f"{type(error).__name__}: {message}{f' ({line})' if line else ''}",
+        open_batch.REMEDY,
+    )
+
+
+def find_user_line(torch: Any, error: Exception) -> str:
+    """Return the line of the model's own code that raised an error; '' if none is known."""
+    script = re.findall(
+        r'File "([^"]+)", line (\d+), in (\w+)\n((?:(?!  File ).*\n)*?).*<--- HERE', str(error)
+    )
+    if script:
+        file, number, function, code = script[-1]
+        lines = [line.strip() for line in code.splitlines() if line.strip()]
+        return f"{os.path.basename(file)}, line {number}, in {function}: {''.join(lines[-1:])}"
+    own = [os.path.dirname(torch.__file__), str(Path(__file__).parents[1])]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(frame.filename.startswith(folder) for folder in own)
+    ]
+    if not frames:
+        return ""
+    last = frames[-1]
+    return f"{os.path.basename(last.filename)}, line {last.lineno}, in {last.name}: {last.line}"
 
 
 def load_job_model(job: Job, file: Path) -> Any:
@@ -108,6 +181,13 @@ def write_reference(job: Job, opened: OpenedModel) -> Signature:
                 opened.draft,
                 opened.names,
                 lambda: make_predict(torch, copy_model(torch, model)),
+            )
+        if opened.outputs:
+            dims = [tensor.dims for tensor in opened.outputs]
+            named = [replace(t, dims=names) for t, names in zip(reference.outputs, dims)]
+            reference = replace(reference, outputs=tuple(named))
+            reference = samples.add_sizes(
+                reference, lambda: make_predict(torch, copy_model(torch, model))
             )
         reference = _add_noise_floor(job, torch, model, reference)
         samples.save(job, reference)

@@ -63,7 +63,8 @@ class Tensor:
     graph, `input:0`). `axes` is its layout there: the axis of `shape` at each position of the
     artifact's own shape; empty if both are the same. `low` and `high` bound generated values:
     [low, high) for integers, a uniform distribution for floats; without them floats are drawn from
-    the standard normal distribution.
+    the standard normal distribution. `dims` names the dimension of each axis that is open, '' for
+    one that is not (none of either: every axis is fixed); `shape` has 1 there.
     """
 
     name: str
@@ -73,16 +74,24 @@ class Tensor:
     low: Optional[float] = None
     high: Optional[float] = None
     axes: Tuple[int, ...] = ()
+    dims: Tuple[str, ...] = ()
 
     @staticmethod
     def from_dict(data: Dict[str, Any]) -> Tensor:
-        axes = tuple(data.get("axes", ()))
-        return Tensor(**{**data, "shape": tuple(data["shape"]), "axes": axes})
+        orders = {name: tuple(data.get(name, ())) for name in ("axes", "dims")}
+        return Tensor(**{**data, "shape": tuple(data["shape"]), **orders})
 
     @property
     def own_shape(self) -> Tuple[int, ...]:
         """The shape in the artifact."""
         return tuple(self.shape[axis] for axis in self.axes) if self.axes else self.shape
+
+    @property
+    def open_shape(self) -> Tuple[int, ...]:
+        """The shape in the artifact, with -1 for an open size."""
+        dims = self.dims or ("",) * len(self.shape)
+        shape = tuple(-1 if name else size for name, size in zip(dims, self.shape))
+        return tuple(shape[axis] for axis in self.axes) if self.axes else shape
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,26 @@ def resolve_shape(
     return tuple(int(size) for size in own)
 
 
+def resolve_dims(
+    what: str, name: str, own: Optional[Sequence[Size]], spec: Dict[str, Any]
+) -> Tuple[str, ...]:
+    """Return the names of an input's open axes, as requested; none if none is to be open.
+
+    Raises `InputError` if the model fixes one of them.
+    """
+    dims = tuple(spec.get("dims") or ())
+    fixed = [axis for axis, open_name in enumerate(dims) if open_name]
+    fixed = [axis for axis in fixed if own is not None and not isinstance(own[axis], str)]
+    if fixed:
+        raise InputError(
+            f"The {what}'s input '{name}' has the shape {'x'.join(map(str, own or ()))}: its batch "
+            "size is fixed, and cannot be left open.",
+            "Export it again with an open batch (torch.onnx.export(..., dynamic_axes={'INPUT': "
+            "{0: 'N'}, ...})), or give a number as the batch size.",
+        )
+    return dims
+
+
 def _infer_shape_from_samples(
     own: Optional[Sequence[Size]], samples: Optional[Sequence[int]]
 ) -> Optional[Tuple[int, ...]]:

@@ -23,6 +23,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import numpy as np
 
+from stages.kit import open_batch
 from stages.kit.contract import (
     InputError,
     Job,
@@ -32,7 +33,7 @@ from stages.kit.contract import (
     report_progress,
     write_json,
 )
-from stages.kit.statistics import OutputStatistics, judge_all, takes_labels
+from stages.kit.statistics import VERDICTS, OutputStatistics, judge_all, takes_labels
 
 # One forward pass, from an array per input to an array per output.
 Predict = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
@@ -68,7 +69,8 @@ class Stress:
 class Samples:
     """The samples of one run; `outputs` and `noise_floor` are PyTorch's.
 
-    The `count` samples that the gate judges come first in the arrays, then those of `stress`.
+    The `count` samples that the gate judges come first in the arrays, then those of `stress`. If
+    the batch is open, `sizes` holds some of the same inputs joined to other sizes, by the size.
     """
 
     folder: Path
@@ -79,6 +81,7 @@ class Samples:
     # Whether PyTorch's own outputs differ between runs on one input, and so are no reference.
     random: bool = False
     stress: Tuple[Stress, ...] = ()
+    sizes: Tuple[Tuple[int, Samples], ...] = ()
 
     @property
     def numbers(self) -> range:
@@ -133,7 +136,73 @@ def open_samples(volume: Path) -> Optional[Samples]:
                 "The samples, made again, are not those of the first stage.",
                 "Run the conversion again with --no-cache.",
             )
-    return samples
+    return replace(samples, sizes=tuple(_open_size(samples, s) for s in data.get("sizes", ())))
+
+
+def _open_size(samples: Samples, entry: Dict[str, Any]) -> Tuple[int, Samples]:
+    size = int(entry["size"])
+    drawn = join_inputs(samples, size)
+    outputs = tuple(Tensor.from_dict(tensor) for tensor in entry["outputs"])
+    return size, replace(drawn, outputs=outputs, noise_floor=samples.noise_floor)
+
+
+def join_inputs(samples: Samples, size: int) -> Samples:
+    """Join samples to a batch of this size, and write them unless they are there."""
+    folder = samples.folder / f"at-{size}"
+    count = open_batch.count_samples(samples.count, size)
+    inputs = tuple(open_batch.resize(tensor, size) for tensor in samples.inputs)
+    joined = Samples(folder, count, inputs, (), random=samples.random)
+    if all((folder / f"input-{i}.npy").exists() for i in range(len(inputs))):
+        return joined
+    folder.mkdir(parents=True, exist_ok=True)
+    check_disk_space(folder, inputs, count)
+    for index, (tensor, source) in enumerate(zip(samples.inputs, samples.input_arrays)):
+        array = _create(folder / f"input-{index}.npy", count, inputs[index])
+        for sample in range(count):
+            rows = open_batch.pick_rows(sample, size, samples.count)
+            array[sample] = open_batch.join(tensor, [source[row] for row in rows])
+        array.flush()
+    return joined
+
+
+def open_outputs(reference: Samples, predict: Predict, what: str) -> Samples:
+    """Return the samples of a given model with its outputs' open axes, and with other sizes.
+
+    Samples of a model without an open batch are returned as they are. `what` is 'model' or 'graph'.
+    Raises `InputError` if the model does not run at other sizes.
+    """
+    axis = open_batch.find_open_axis(reference.inputs)
+    if axis is None:
+        return reference
+    shapes = []
+    for size in open_batch.TRIALS:
+        rows = open_batch.pick_rows(0, size, reference.count)
+        arrays = zip(reference.inputs, reference.input_arrays)
+        values = [open_batch.join(tensor, [array[row] for row in rows]) for tensor, array in arrays]
+        try:
+            shapes.append([np.shape(value) for value in predict(values)])
+        except Exception as error:  # every framework raises its own types
+            message = (str(error).strip().splitlines() or [""])[0][:300]
+            raise InputError(
+                f"The {what} itself does not run with a batch of {size}, though its shape says so: "
+                f"{message}",
+                "Some operator in it fixes the batch size. Export it again with sizes that follow "
+                "the input, or give a number as the batch size.",
+            ) from error
+    outputs = open_batch.name_open_axes(reference.outputs, shapes, axis.name)
+    return add_sizes(replace(reference, outputs=outputs), lambda: predict)
+
+
+def add_sizes(reference: Samples, make_predict: Callable[[], Predict]) -> Samples:
+    """Return the samples with the reference outputs at other batch sizes, if the batch is open."""
+    if reference.random or open_batch.find_open_axis(reference.inputs) is None:
+        return reference
+    names = [tensor.name for tensor in reference.outputs]
+    sizes = []
+    for size in open_batch.CHECKED:
+        joined = write_reference(join_inputs(reference, size), names, make_predict)
+        sizes.append((size, replace(joined, noise_floor=reference.noise_floor)))
+    return replace(reference, sizes=tuple(sizes))
 
 
 def open_given_reference(job: Job) -> Optional[Samples]:
@@ -448,6 +517,10 @@ def save(job: Job, samples: Samples) -> None:
             "noise_floor": samples.noise_floor,
             "random": samples.random,
             "stress": [asdict(stress) for stress in samples.stress],
+            "sizes": [
+                {"size": size, "count": at.count, "outputs": [asdict(t) for t in at.outputs]}
+                for size, at in samples.sizes
+            ],
             "file": settings.get("inputs"),
             "seed": settings.get("seed", 0),
             "fingerprints": [
@@ -473,8 +546,78 @@ def compare(
         return {}
     settings = job.request.get("check", {})
     metric, tolerance = settings.get("metric", "mean_abs"), settings.get("tolerance", 1e-6)
-    references = replace(samples, folder=job.reference or samples.folder).output_arrays
     labels = open_labels(job, samples)
+    results, seconds, run_all = _compare_all(samples, make_predict, job.reference, labels)
+    floors = (samples.noise_floor or {}).get("outputs") or [None] * len(results)
+    allowed = None
+    if not settings.get("strict"):
+        allowed = [floor.get(metric) if floor else None for floor in floors]
+    verdict = judge_all(results, metric, tolerance, allowed)
+    if samples.random and verdict in ("passed", "rounding", "exceeded"):
+        verdict = "vacuous"
+    for result, floor in zip(results, floors):
+        result["noise_floor"] = floor and floor["mean_abs"]
+        known = result["mean_abs"] is not None and floor and floor["mean_abs"]
+        result["times_noise_floor"] = result["mean_abs"] / floor["mean_abs"] if known else None
+    sizes = []
+    for size, at in () if job.reference else samples.sizes:
+        sizes.append(_compare_size(size, at, make_predict, metric, tolerance, allowed))
+    return {
+        "framework": framework,
+        "samples": samples.count,
+        "metric": metric,
+        "tolerance": tolerance,
+        "verdict": min((verdict, *(at["verdict"] for at in sizes)), key=VERDICTS.index),
+        "seconds": round(seconds, 3),
+        "outputs": results,
+        "stress": [] if job.reference else _compare_under_stress(samples, run_all),
+        "sizes": sizes,
+    }
+
+
+def _compare_size(
+    size: int,
+    samples: Samples,
+    make_predict: Callable[[], Predict],
+    metric: str,
+    tolerance: float,
+    allowed: Optional[Sequence[Optional[float]]],
+) -> Dict[str, Any]:
+    """Return the verdict at another batch size; a framework that fails there has a wrong shape."""
+    try:
+        results, _, _ = _compare_all(samples, make_predict)
+    except Exception as error:  # a framework's own, such as of a Reshape that does not follow
+        traceback.print_exc()
+        message = (str(error).strip().splitlines() or [""])[-1][:300]
+        failure = f"{type(error).__name__}: {message}"
+        return {"size": size, "samples": 0, "verdict": "shape", "value": None, "failure": failure}
+    verdict = judge_all(results, metric, tolerance, allowed)
+    wrong = [r for r in results if r["actual_shape"] is not None]
+    failure = "".join(
+        f"the output '{r['name']}' has the shape {r['actual_shape']} in place of {r['shape']}"
+        for r in wrong[:1]
+    )
+    values = [r[metric] for r in results if r[metric] is not None]
+    return {
+        "size": size,
+        "samples": samples.count,
+        "verdict": verdict,
+        "value": max(values, default=None),
+        "failure": failure,
+    }
+
+
+def _compare_all(
+    samples: Samples,
+    make_predict: Callable[[], Predict],
+    folder: Optional[Path] = None,
+    labels: Optional[np.ndarray] = None,
+) -> Tuple[List[Dict[str, Any]], float, RunAll]:
+    """Run all samples; return each output's statistics, the seconds, and what runs others.
+
+    The reference outputs are the samples' own, or those in `folder`; `labels` are the true classes.
+    """
+    references = replace(samples, folder=folder or samples.folder).output_arrays
     statistics = _make_statistics(samples.outputs, references)
     block = max(1, _COMPARED_BYTES // max(1, sum(array[0].nbytes for array in references)))
     pending: List[List[np.ndarray]] = [[] for _ in statistics]
@@ -492,28 +635,7 @@ def compare(
                 kept.clear()
         report_progress("check", sample + 1, samples.count)
     seconds = time.perf_counter() - start
-    results = [output.result(labels) for output in statistics]
-    floors = (samples.noise_floor or {}).get("outputs") or [None] * len(results)
-    allowed = None
-    if not settings.get("strict"):
-        allowed = [floor.get(metric) if floor else None for floor in floors]
-    verdict = judge_all(results, metric, tolerance, allowed)
-    if samples.random and verdict in ("passed", "rounding", "exceeded"):
-        verdict = "vacuous"
-    for result, floor in zip(results, floors):
-        result["noise_floor"] = floor and floor["mean_abs"]
-        known = result["mean_abs"] is not None and floor and floor["mean_abs"]
-        result["times_noise_floor"] = result["mean_abs"] / floor["mean_abs"] if known else None
-    return {
-        "framework": framework,
-        "samples": samples.count,
-        "metric": metric,
-        "tolerance": tolerance,
-        "verdict": verdict,
-        "seconds": round(seconds, 3),
-        "outputs": results,
-        "stress": [] if job.reference else _compare_under_stress(samples, run_all),
-    }
+    return [output.result(labels) for output in statistics], seconds, run_all
 
 
 def open_labels(job: Job, samples: Samples) -> Optional[np.ndarray]:

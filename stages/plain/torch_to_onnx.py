@@ -10,13 +10,22 @@ import copy
 import inspect
 import logging
 import warnings
+from dataclasses import replace
 from typing import Any, Dict
 
 from stages.frameworks.load_torch import get_program
 from stages.frameworks.onnx_files import name_outputs
 from stages.frameworks.onnx_runtime import check
 from stages.frameworks.torch_reference import OPTIONS, OpenedModel, open_model, write_reference
-from stages.kit.contract import Job, Option, Signature, Stage, report_progress, run_as_program
+from stages.kit.contract import (
+    InputError,
+    Job,
+    Option,
+    Signature,
+    Stage,
+    report_progress,
+    run_as_program,
+)
 from stages.plain.older_archives import accept_older_convolutions
 
 
@@ -28,9 +37,31 @@ def convert(job: Job) -> Signature:
     opened = open_model(job)
     with job.phase("export"):
         report_progress("export")
+        if opened.trials:
+            _verify_open(job, opened)
         _export(job, opened)
         name_outputs(job.output, opened.names)
     return write_reference(job, opened)
+
+
+def _verify_open(job: Job, opened: OpenedModel) -> None:
+    """Raise `StageError`, naming the operator, if an export bakes the batch size that it sees."""
+    import onnx
+
+    from stages.fixes.open_batch.onnx_model import open_model
+
+    if get_program(opened.model) is not None:
+        raise InputError(
+            "A program of torch.export has the sizes that it was exported for.",
+            "Save the module itself (torch.save, or its state_dict with --arch), or give a number "
+            "as the batch size.",
+        )
+    models = []
+    for example in opened.trials:
+        _export(job, replace(opened, example=example))
+        models.append(onnx.load(str(job.output)))
+    tensors = opened.inputs, opened.outputs
+    open_model(models[0], models[1], *tensors, lambda tensor: "", may_repair=False)
 
 
 def _export(job: Job, opened: OpenedModel) -> None:
@@ -41,6 +72,13 @@ def _export(job: Job, opened: OpenedModel) -> None:
         "output_names": list(opened.names),
         "opset_version": job.options["opset"],
     }
+    axes = {
+        tensor.name: {axis: name for axis, name in enumerate(tensor.dims) if name}
+        for tensor in (*opened.inputs, *opened.outputs)
+        if tensor.dims
+    }
+    if axes:
+        settings["dynamic_axes"] = axes
     known = inspect.signature(torch.onnx.export).parameters
     program = get_program(opened.model)
     model = program or opened.model

@@ -90,6 +90,10 @@ def convert(
             show_default="nchw",
         ),
     ] = None,
+    signature: Annotated[
+        bool,
+        typer.Option("--signature", help="Name the inputs and outputs in a SignatureDef."),
+    ] = False,
     quantize: Annotated[
         Optional[str],
         typer.Option(
@@ -196,6 +200,7 @@ def convert(
         "opset": opset,
         "fixes": fixes,
         "io_layout": io_layout,
+        "signature": signature or None,
         **parse_stage_options(option or []),
     }
     if toolchain and names_several(toolchain):

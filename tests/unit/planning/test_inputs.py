@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.errors import BadInput
 from runner.planning.inputs import InputSpec, parse_input, read_toml, resolve_inputs
 
 
@@ -45,3 +46,34 @@ def test_toml(tmp_path: Path) -> None:
     assert resolve_inputs(model, (), None) == (expected, "model.toml")
     assert resolve_inputs(model, ("1x5",), None) == ([InputSpec("", (1, 5))], "--input")
     assert resolve_inputs(tmp_path / "other.pt", (), None) == ([], "")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Nx3x8x8", InputSpec("", (1, 3, 8, 8), dims=("N", "", "", ""))),
+        ("ids=Bx16:int64", InputSpec("ids", (1, 16), "int64", dims=("B", ""))),
+        ("16xNx8", InputSpec("", (16, 1, 8), dims=("", "N", ""))),
+    ],
+)
+def test_an_open_batch(text: str, expected: InputSpec) -> None:
+    assert parse_input(text) == expected
+    assert parse_input(str(expected)) == expected
+
+
+@pytest.mark.parametrize("text", ["NxCx8x8", "1x3xHx8", "1x3x8xW", "N1x3", "?x3x8x8", "-1x3x8x8"])
+def test_other_open_sizes_are_refused(text: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        parse_input(text)
+    assert refused.value.remedy or "shape" in refused.value.message
+
+
+def test_one_open_size_has_one_name(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="B and N"):
+        resolve_inputs(tmp_path / "model.pt", ("a=Nx3", "b=Bx3"), None)
+
+
+def test_an_open_batch_in_a_toml(tmp_path: Path) -> None:
+    file = tmp_path / "model.toml"
+    file.write_text('[[input]]\nshape = ["N", 3, 8, 8]\n')
+    assert read_toml(file) == [InputSpec("", (1, 3, 8, 8), dims=("N", "", "", ""))]

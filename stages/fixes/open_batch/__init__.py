@@ -1,0 +1,1 @@
+"""Opening the batch of what was converted at two fixed sizes: what differs follows the batch."""

@@ -14,6 +14,7 @@ from runner.formats.identify import read_file
 from runner.planning.check import Check
 from runner.planning.plan import make_file_plan
 from runner.planning.quantization import Quantization, plan_quantization
+from runner.planning.samples import prepare_samples
 from runner.planning.source import ModelFile, Source
 from runner.schemas.report import Report
 from runner.toolchains.load import load_image
@@ -34,6 +35,13 @@ def quantize(
     `EnvironmentUnavailable` if the run cannot be started.
     """
     started = time.time()
+    with prepare_samples(Source(path), check, quantization, settings.observer.say) as prepared:
+        return _quantize(path, *prepared, settings, started)
+
+
+def _quantize(
+    path: Path, check: Check, quantization: Quantization, settings: RunSettings, started: float
+) -> Report:
     chain = load_quantize_chain()
     quantized = plan_quantization(quantization, chain, check.inputs_file)
     if not quantized.stages:

@@ -59,6 +59,10 @@ def quantize(
     input: Inputs = None,
     samples: Samples = 1000,
     inputs: InputsFile = None,
+    labels: Annotated[
+        Optional[Path],
+        typer.Option(help="True classes of --inputs' samples (.npy or .txt), for the accuracy."),
+    ] = None,
     seed: Seed = 0,
     engine: Engine = "auto",
     trust_model: TrustModel = False,
@@ -92,7 +96,7 @@ def quantize(
             min_top1,
             runtimes=split_runtimes(runtimes),
         ),
-        Check(input or (), inputs, samples, seed),
+        Check(input or (), inputs, samples, seed, labels=labels),
         RunSettings(
             output=output,
             engine=engine,

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from runner.host.files import format_bytes, format_relative_path
 from runner.host.text import make_printable
+from runner.report.elsewhere import list_places
 from runner.report.wording import (
     COLOURS,
     OUTCOMES,
@@ -56,6 +57,12 @@ def render_summary(report: Report, folder: Path) -> RenderableType:
         parts.append(_render_quantized(report))
     if told := explain_accuracy(report):
         parts.append(Text(make_printable(told)))
+    parts += [
+        Text(make_printable(f"{record.name} also in {name}: {figures}"), style="dim")
+        for record in report.quantized
+        for name, figures, fine in list_places(report, record.name)
+        if fine
+    ]
     parts += [Text(f"note: {make_printable(note)}", style="dim") for note in report.notes]
     parts += [
         Text(f"{record.name}: {stand_in}", style="dim")

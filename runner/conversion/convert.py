@@ -13,10 +13,11 @@ from pydantic import ValidationError
 
 from runner.cache.session import CachedRun
 from runner.cache.store import StageCache
+from runner.conversion.elsewhere import select_ready, try_elsewhere
 from runner.conversion.folder import note_active_run, reserve_report_space
 from runner.conversion.observer import Observer
 from runner.conversion.outcome import build_report, decide_outcome, judge_quantized
-from runner.conversion.quantized_trace import add_quantized, trace_quantized
+from runner.conversion.quantized_trace import add_quantized, list_traceable, trace_quantized
 from runner.conversion.settings import DEFAULT_SAMPLES, RunSettings
 from runner.conversion.stages import StageRunner
 from runner.conversion.trace import choose_samples, trace_run
@@ -33,7 +34,7 @@ from runner.provenance.write import write_records
 from runner.report.html.render import write_page
 from runner.schemas.base import find_first_error
 from runner.schemas.diagnosis import Diagnosis
-from runner.schemas.report import Report, StageRecord
+from runner.schemas.report import Elsewhere, Report, StageRecord
 from runner.toolchains.model import Stage
 from runner.trust.scan import make_trust_check
 
@@ -82,7 +83,7 @@ def convert(
         )
         choice = prepare_engine(
             settings.engine,
-            list(plan.images.values()),
+            [*plan.images.values(), *plan.quantization.wanted],
             settings.observer,
             settings.limits,
             may_run_code,
@@ -132,8 +133,12 @@ def run_plan(
             f"The run folder {folder} cannot be made: {error.strerror}.",
             "Name another place with --output.",
         ) from None
+    others = select_ready(plan, choice.engine)
+    if others:
+        choice.engine.prepare([*plan.images.values(), *others], view)
     records: list[StageRecord] = []
     quantized: list[StageRecord] = []
+    elsewhere: list[Elsewhere] = []
     diagnosis: Diagnosis | None = None
     interrupted = False
     notes: list[str] = []
@@ -156,6 +161,11 @@ def run_plan(
                 stages = StageRunner(plan, choice.engine, volume, view, cached)
                 stages.run_all(records)
                 stages.run_quantizers(records, quantized)
+                if others and quantized:
+                    cached.populate_volume(volume)
+                elsewhere, notes = try_elsewhere(
+                    plan, others, choice.engine, volume, quantized, view
+                )
                 if settings.diagnose and _is_out_of_tolerance(plan, records, quantized):
                     try:
                         cached.populate_volume(volume)
@@ -177,7 +187,7 @@ def run_plan(
         report = build_report(
             plan, choice, records, interrupted, started, setup, seconds, quantized
         )
-        report.diagnosis = diagnosis
+        report.diagnosis, report.elsewhere = diagnosis, elsewhere
         report.notes += notes
         try:
             _write_report(plan, report, key)
@@ -190,7 +200,7 @@ def _is_out_of_tolerance(
     plan: Plan, records: Sequence[StageRecord], quantized: Sequence[StageRecord]
 ) -> bool:
     outcome, *_ = decide_outcome(plan, records, False)
-    if outcome == "passed":
+    if outcome == "passed" and list_traceable(plan.toolchain, quantized, plan.output):
         outcome, _ = judge_quantized(quantized)
     return outcome == "out-of-tolerance"
 

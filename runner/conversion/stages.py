@@ -43,23 +43,33 @@ class StageRunner:
             previous = record.report
 
     def run_quantizers(self, done: Sequence[StageRecord], records: list[StageRecord]) -> None:
-        """Make each quantised model from the last stage's input, and append a record to `records`.
+        """Make each quantised model, and append a record to `records`.
 
+        It is made of the last stage's input, or of the float model itself, by what it consumes.
         None is made unless the last stage is done. They do not depend on each other: one that fails
         keeps no other from being made.
         """
         final = done[-1].report
         if done[-1].status != "ok" or final is None or final.input is None:
             return
+        known = {final.input.path: final.input.sha256}
+        signatures = {final.input.path: final.signature}
+        for record in done:
+            if record.report and record.report.artifact:
+                made = record.report.artifact
+                known[made.path], signatures[made.path] = made.sha256, record.report.signature
         quantization = self.plan.quantization
         for stage in quantization.stages:
+            signature = signatures[stage.consumes]
             request: dict[str, Any] = {
-                "input": {"path": stage.consumes, "sha256": final.input.sha256},
+                "input": {"path": stage.consumes, "sha256": known[stage.consumes]},
                 "output": stage.produces,
                 "options": {**stage.defaults, **quantization.options[stage.name]},
                 "inputs": [],
                 "check": self.plan.check,
-                "signature": final.signature.model_dump() if final.signature else None,
+                "signature": signature.model_dump() if signature else None,
+                # The float model's layout, which is the quantised one's.
+                "float": final.signature.model_dump() if final.signature else None,
                 # For the cache: the name alone says nothing of the samples.
                 "files": quantization.hashes,
             }

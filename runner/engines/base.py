@@ -71,6 +71,9 @@ class Engine(Protocol):
     def prepare(self, images: Sequence[Image], progress: Progress) -> None:
         """Build or install what is missing. Raises `EnvironmentUnavailable`."""
 
+    def is_ready(self, image: Image) -> bool:
+        """Tell whether an image could be prepared without building or installing anything."""
+
     def environment(self, image: Image) -> EnvironmentRecord:
         """Return the record of what was prepared for an image."""
 

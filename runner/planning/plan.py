@@ -93,7 +93,8 @@ def make_plan(
     fixes = str({**source.options, **(options or {})}.get("fixes") or "")
     quantized = plan_quantization(quantization, chain, check.inputs_file, fixes)
     model = identify_source(chain, source.path, source.arch)
-    images = {name: _choose_image(name, gpu) for name in chain.images}
+    names = dict.fromkeys((*chain.images, *(stage.image for stage in quantized.stages)))
+    images = {name: _choose_image(name, gpu) for name in names}
     accepted = tuple(accept_wheel(wheel, list(images.values())) for wheel in wheels)
     images = {name: add_wheels(image, accepted) for name, image in images.items()}
     plan = make_file_plan(

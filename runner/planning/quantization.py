@@ -11,7 +11,8 @@ from runner.errors import BadInput
 from runner.formats.numpy import read_headers
 from runner.host.files import hash_file
 from runner.toolchains.load import load_toolchains
-from runner.toolchains.model import Stage, Toolchain
+from runner.toolchains.model import Image, Stage, Toolchain
+from runner.toolchains.tools import choose_runtimes, list_tries, load_tool
 
 _CALIBRATION = "user/calibration"
 
@@ -24,7 +25,8 @@ class Quantization:
     samples calibrate on noise if `on_noise` is set, or take the ranges that the model was trained
     to if `trained` is. `ends` is the type of an int8 model's inputs
     and outputs. `min_sqnr` (dB) and `min_top1` (0 to 1) are the gate; None is the stage's own.
-    `keep_float` names layers that int8 leaves in float.
+    `keep_float` names layers that int8 leaves in float. `runtimes` names the images in whose
+    interpreters the models are tried; None stands for the usual ones that are ready here.
     """
 
     modes: Sequence[str] = ()
@@ -35,9 +37,20 @@ class Quantization:
     min_top1: float | None = None
     keep_float: Sequence[str] = ()
     trained: bool = False
+    runtimes: Sequence[str] | None = None
 
     def __bool__(self) -> bool:
         return bool(self.modes)
+
+
+def split_runtimes(text: str | None) -> list[str] | None:
+    """Split the images of --runtimes at their commas; 'none' stands for none."""
+    return None if text is None else [] if text == "none" else split_modes(text)
+
+
+def split_modes(text: str) -> list[str]:
+    """Split modes at their commas."""
+    return [mode.strip() for mode in text.split(",") if mode.strip()]
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,9 @@ class QuantizationPlan:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
+    # The images in which the models are tried; only those of `wanted` have to be ready.
+    elsewhere: Sequence[Image] = ()
+    wanted: Sequence[Image] = ()
 
 
 def plan_quantization(
@@ -108,6 +124,7 @@ def plan_quantization(
             f"--quantize-io {asked.ends}: none of the modes has other ends than float.",
             "It is an option of int8.",
         )
+    wanted = choose_runtimes(load_tool("elsewhere"), asked.runtimes) if asked.runtimes else []
     return QuantizationPlan(
         stages=stages,
         options={
@@ -120,6 +137,8 @@ def plan_quantization(
         },
         files=files,
         hashes={name: hash_file(path) for name, path in files.items()},
+        wanted=wanted,
+        elsewhere=wanted if asked.runtimes is not None else list_tries([s.image for s in stages]),
     )
 
 
@@ -133,6 +152,7 @@ def _refuse_leftovers(asked: Quantization) -> None:
         "--min-sqnr": asked.min_sqnr is not None,
         "--min-top1": asked.min_top1 is not None,
         "--keep-float": asked.keep_float,
+        "--runtimes": asked.runtimes is not None,
     }
     for option, value in given.items():
         if value:
@@ -149,7 +169,7 @@ def _make_mode_error(chain: Toolchain, mode: str) -> BadInput:
             f"The toolchain '{chain.title}' does not quantise.",
             f"Toolchains that do: {', '.join(others)}.",
         )
-    return BadInput(f"There is no --quantize {mode}.", f"Known: {known}.")
+    return BadInput(f"'{chain.title}' has no mode {mode}.", f"Known: {known}.")
 
 
 def _check_calibration(path: Path, calibrated: Sequence[str]) -> None:

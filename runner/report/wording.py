@@ -77,9 +77,12 @@ def summarize_outcome(report: Report) -> str:
     """Say in one sentence how a conversion or comparison ended."""
     outcome = OUTCOMES[report.outcome]
     compared = "compared_with" in report.options
+    if "quantized_file" in report.options and report.outcome == "passed":
+        return "Quantised, within the gate."
     if is_quantized_at_fault(report):
         what = "failed" if report.outcome == "failed" else "is below its gate"
-        return f"Converted, but a quantised model {what}."
+        done = "Quantised" if "quantized_file" in report.options else "Converted"
+        return f"{done}, but a quantised model {what}."
     if report.gate.verdict == "rounding" and report.outcome == "passed":
         return "The two agree at rounding." if compared else "Converted, passed at rounding."
     return outcome.compared if compared else outcome.converted
@@ -149,6 +152,8 @@ def name_reference(report: Report) -> str:
 def explain_gate(report: Report) -> str:
     """Explain the gate in one or two sentences: the figure, and what it means."""
     gate = report.gate
+    if "quantized_file" in report.options and report.outcome == "passed":
+        return ""  # each model has a gate of its own
     if gate.verdict in (None, "nonfinite", "shape"):
         return explain_verdict(report)
     value = "no value" if gate.value is None else f"{gate.value:.2g}"

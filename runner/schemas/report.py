@@ -394,6 +394,30 @@ class GivenReferenceRecord(_Model):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
+class ElsewhereRow(_Model):
+    """A quantised model in another interpreter; `failure` says why it does not run there."""
+
+    mode: str = Field(max_length=100)
+    failure: str = Field("", max_length=500)
+    check: CheckRecord | None = None
+
+
+class ElsewhereAnswer(_Model):
+    """What the stage `elsewhere` writes, which is untrusted until it validates here."""
+
+    runtime: str = Field(max_length=200)
+    files: list[ElsewhereRow] = Field(max_length=100)
+
+
+class Elsewhere(_Model):
+    """Quantised models in the interpreter of an image; `failure` says why none was tried."""
+
+    image: str
+    runtime: str
+    failure: str = ""
+    files: list[ElsewhereRow] = []
+
+
 class Report(_Model):
     """`report.json`: everything about one run. `reference` is whose outputs it compares with.
 
@@ -423,6 +447,8 @@ class Report(_Model):
     artifacts: list[FileRecord]
     stages: list[StageRecord]
     quantized: list[StageRecord] = []
+    # The quantised models in other interpreters than the one that judged them.
+    elsewhere: list[Elsewhere] = []
     diagnosis: Diagnosis | None = None
 
     @property

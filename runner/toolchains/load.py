@@ -81,6 +81,7 @@ def load_image(name: str, variant: str = DEFAULT_VARIANT, root: Path = ROOT) -> 
             reads={name: Reads(**_convert(entry)) for name, entry in data.get("reads", {}).items()},
             reach=Reach(**_convert(data.get("reach", {}))),
             runtime=data.get("runtime", ""),
+            tries_quantized=data.get("tries-quantized", False),
         )
     except (KeyError, TypeError) as error:
         raise BadInput(f"{folder / 'image.toml'} is not complete: {error}.") from None
@@ -158,15 +159,16 @@ def load_toolchains(root: Path = ROOT) -> tuple[Toolchain, ...]:
 
 @cache
 def _load_toolchains(root: Path, folders: Sequence[Path]) -> tuple[Toolchain, ...]:
-    own = [_read_toolchain(path) for path in sorted((root / "stages/toolchains").glob("*.toml"))]
+    own = [read_toolchain(path) for path in sorted((root / "stages/toolchains").glob("*.toml"))]
     own.sort(
         key=lambda chain: (not chain.default, chain.date, chain.accepts != "pytorch", chain.name)
     )
     paths = [path for folder in folders for path in sorted(folder.glob("*.toml"))]
-    return (*own, *map(_read_toolchain, paths))
+    return (*own, *map(read_toolchain, paths))
 
 
-def _read_toolchain(path: Path) -> Toolchain:
+def read_toolchain(path: Path) -> Toolchain:
+    """Read a toolchain's definition. Raises `BadInput` if it is not complete."""
     data = _read_toml(path)
     try:
         return Toolchain(

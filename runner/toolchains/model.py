@@ -79,7 +79,8 @@ class Image:
 
     `indexes` names further package indexes and says what they are; the user's settings locate them
     (RUNNER_INDEX_NAME). `overrides` are requirements that take the place of every other one of the
-    same package. `runtime` names what runs .tflite files there, if anything does.
+    same package. `runtime` names what runs .tflite files there, if anything does;
+    `tries_quantized` says that quantised ones are tried there, whatever made them.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Image:
     reads: Mapping[str, Reads] = field(default_factory=dict)
     reach: Reach = Reach()
     runtime: str = ""
+    tries_quantized: bool = False
 
     @property
     def dockerfile(self) -> Path:

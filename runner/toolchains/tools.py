@@ -18,8 +18,8 @@ from runner.host.compat import tomllib
 from runner.host.paths import ROOT
 from runner.schemas.inspection import Inspection, Obstacle
 from runner.toolchains.code import list_code
-from runner.toolchains.load import list_image_names, load_image, load_toolchains
-from runner.toolchains.model import Image, Stage
+from runner.toolchains.load import list_image_names, load_image, load_toolchains, read_toolchain
+from runner.toolchains.model import Image, Stage, Toolchain
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,27 @@ def make_samples_stage(image: str) -> Stage:
     )
 
 
+def make_image_stage(tool: Tool, image: Image, title: str) -> Stage:
+    """Make a tool's only stage for an image."""
+    (entry,) = tool.stages
+    return Stage(
+        name=entry["name"],
+        module=entry["module"],
+        image=image.name,
+        consumes=entry["consumes"],
+        produces=entry["produces"],
+        title=title,
+        options=tuple(entry["options"]),
+    )
+
+
+def list_tries(own: Sequence[str], root: Path = ROOT) -> list[Image]:
+    """List the images that try quantised models, but for interpreters that these images have."""
+    images = [load_image(name, root=root) for name in list_image_names(root)]
+    has = {load_image(name).runtime for name in own}
+    return [image for image in images if image.tries_quantized and image.runtime not in has]
+
+
 def make_volume_path(role: str, file: Path) -> str:
     """Return the path of a user's file in the volume: its name, with unsafe characters replaced."""
     return f"{role}/{re.sub('[^A-Za-z0-9_.-]', '-', file.name).lstrip('.-') or 'model'}"
@@ -82,6 +103,11 @@ def load_tool(name: str, root: Path = ROOT) -> Tool:
     return Tool(name, data["description"], tuple(data["stage"]), data.get("runtime", ""))
 
 
+def load_quantize_chain(root: Path = ROOT) -> Toolchain:
+    """Load the stages that quantise a .tflite file: a toolchain that convert does not name."""
+    return read_toolchain(root / "stages" / "tools" / "quantize.toml")
+
+
 def load_file_formats(root: Path = ROOT) -> list[FileFormat]:
     data = tomllib.loads((root / "stages" / "tools" / "formats.toml").read_text())
     return [FileFormat(**{**e, "formats": tuple(e["formats"])}) for e in data["format"]]
@@ -89,13 +115,14 @@ def load_file_formats(root: Path = ROOT) -> list[FileFormat]:
 
 def list_image_code(name: str, root: Path = ROOT) -> tuple[Path, ...]:
     """List the code, and the data that it reads, of every program that runs in an image."""
-    chains = load_toolchains(root)
+    chains = (*load_toolchains(root), load_quantize_chain(root))
     stages = [stage for chain in chains for stage in (*chain.stages, *chain.quantizers)]
     modules = {m for s in stages if s.image == name for m in (s.module, s.trace) if m}
     runs_in = {
         "formats": any(entry.image == name for entry in load_file_formats(root)),
         "runtimes": name in list_runtimes(root),
         "starts": name in {chain.stages[0].image for chain in load_toolchains(root)},
+        "its-own": False,  # among the chains
     }
     for path in (root / "stages" / "tools").glob("*.toml"):
         tool = tomllib.loads(path.read_text())

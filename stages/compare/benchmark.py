@@ -8,19 +8,23 @@ takes all files in another order, so that the noise of the machine hits them ali
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import statistics
-import sys
 import time
 import traceback
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
+from stages.compare.children import run_in_child
 from stages.compare.few_samples import FewSamples, open_few
-from stages.frameworks.tflite_runtime import Runtime, count_operators, locate_tensors, make_predict
+from stages.frameworks.tflite_runtime import (
+    Runtime,
+    count_operators,
+    locate_tensors,
+    make_predict,
+    number_tensors,
+)
 from stages.kit.contract import (
     InputError,
     Job,
@@ -28,7 +32,6 @@ from stages.kit.contract import (
     Signature,
     Stage,
     StageError,
-    Tensor,
     report_progress,
     run_as_program,
     write_json,
@@ -67,32 +70,9 @@ def check(job: Job) -> None:
 def _try_in_child(
     job: Job, runtime: Runtime, file: Dict[str, Any], few: Optional[FewSamples]
 ) -> Dict[str, Any]:
-    """Try one file in a process of its own: an older interpreter may crash on a newer file."""
-    answer = job.volume / ".tried.json"
-    if answer.exists():
-        answer.unlink()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        try:
-            write_json(answer, _try(job, runtime, file, few))
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
+    found = run_in_child(job, lambda: _try(job, runtime, file, few))
     row = {"file": file["path"], "failure": "", "error": None, "operators": {}, "latency": []}
-    if os.WIFSIGNALED(status):
-        name = signal.Signals(os.WTERMSIG(status)).name
-        row["failure"] = f"The interpreter crashed ({name})."
-    elif not answer.exists():
-        row["failure"] = "The interpreter left no answer; the log says more."
-    else:
-        row.update(json.loads(answer.read_text()))
-    return row
+    return {**row, **found}
 
 
 def _try(
@@ -120,28 +100,10 @@ def _prepare(job: Job, runtime: Runtime, file: Dict[str, Any], few: FewSamples) 
     path = job.volume / file["path"]
     interpreter = runtime.open(path)
     if file.get("signature"):
-        known = _number(interpreter, Signature.from_dict(file["signature"]))
+        known = number_tensors(interpreter, Signature.from_dict(file["signature"]))
     else:
         known = locate_tensors(job, path, Signature(few.inputs, few.outputs))
     return adapt_layout(lambda: make_predict(interpreter, known), known)()
-
-
-def _number(interpreter: Any, known: Signature) -> Signature:
-    """Return the signature with tensors' numbers as nodes, where it has their names."""
-    details = [*interpreter.get_input_details(), *interpreter.get_output_details()]
-    numbers = {detail["name"].partition(":")[0]: str(detail["index"]) for detail in details}
-
-    def find(tensor: Tensor) -> Tensor:
-        node = tensor.node
-        if not node.lstrip("-").isdigit():
-            node = numbers.get(node.partition(":")[0], "-1")  # the converter dropped it
-        return Tensor(**{**vars(tensor), "node": node})
-
-    found = Signature(tuple(map(find, known.inputs)), tuple(map(find, known.outputs)))
-    lost = [tensor.name for tensor in found.outputs if tensor.node == "-1"]
-    if lost:
-        raise StageError(f"The interpreter shows no output '{lost[0]}'.")
-    return found
 
 
 def _compare(predict: Any, few: FewSamples) -> Dict[str, Any]:
@@ -204,7 +166,7 @@ def _measure(
 def _feed(interpreter: Any, known: Signature, few: FewSamples) -> None:
     """Give the interpreter the first sample: values may change the time, as of subnormals."""
     sizes = {d["index"]: (list(d["shape"]), d["dtype"]) for d in interpreter.get_input_details()}
-    for tensor, array in zip(_number(interpreter, known).inputs, few.input_arrays):
+    for tensor, array in zip(number_tensors(interpreter, known).inputs, few.input_arrays):
         value = array[0].transpose(tensor.axes) if tensor.axes else array[0]
         shape, dtype = sizes.get(int(tensor.node), ([], None))
         if list(value.shape) == shape:

@@ -82,17 +82,18 @@ def make_predict(interpreter: Any, signature: Signature) -> Predict:
     nodes = {"inputs": signature.inputs, "outputs": signature.outputs}
     inputs, outputs = ([int(tensor.node) for tensor in nodes[side]] for side in nodes)
     # litert-torch narrows int64 to int32; an index is the same number in both.
-    details = interpreter.get_input_details()
-    dtypes = {int(detail["index"]): np.dtype(detail["dtype"]) for detail in details}
+    given, made = interpreter.get_input_details(), interpreter.get_output_details()
+    details = {int(detail["index"]): detail for detail in (*given, *made)}
     resize = make_resizer(interpreter, inputs, signature.inputs)
 
     def predict(values: Arrays) -> List[np.ndarray]:
         resize(values)
         for index, value in zip(inputs, values):
             if index >= 0:
-                interpreter.set_tensor(index, _narrow(value, dtypes[index]))
+                value = quantize_end(value, details[index])
+                interpreter.set_tensor(index, _narrow(value, np.dtype(details[index]["dtype"])))
         interpreter.invoke()
-        found = [interpreter.get_tensor(index) for index in outputs]
+        found = [dequantize_end(interpreter.get_tensor(i), details[i]) for i in outputs]
         return [_widen(value, t.dtype) for value, t in zip(found, signature.outputs)]
 
     return predict
@@ -122,6 +123,24 @@ def make_resizer(
     return resize
 
 
+def quantize_end(value: np.ndarray, detail: Dict[str, Any]) -> np.ndarray:
+    """Return a float input as the integers that the model takes, if it takes any."""
+    scale, zero = detail["quantization"]
+    dtype = np.dtype(detail["dtype"])
+    if value.dtype.kind != "f" or dtype.kind == "f" or not scale:
+        return value
+    limits = np.iinfo(dtype)
+    return np.clip(np.round(value / scale) + zero, limits.min, limits.max).astype(dtype)
+
+
+def dequantize_end(value: np.ndarray, detail: Dict[str, Any]) -> np.ndarray:
+    """Return integers that stand for floats as these."""
+    scale, zero = detail["quantization"]
+    if value.dtype.kind == "f" or not scale:
+        return value
+    return ((value.astype(np.float32) - zero) * np.float32(scale)).astype(np.float32)
+
+
 def _narrow(value: np.ndarray, dtype: Any) -> np.ndarray:
     return value.astype(dtype) if value.dtype.kind in "iu" and dtype.kind in "iu" else value
 
@@ -129,6 +148,28 @@ def _narrow(value: np.ndarray, dtype: Any) -> np.ndarray:
 def _widen(value: np.ndarray, dtype: str) -> np.ndarray:
     same_kind = value.dtype.kind == np.dtype(dtype).kind == "i"
     return value.astype(dtype) if same_kind else value
+
+
+def number_tensors(interpreter: Any, known: Signature) -> Signature:
+    """Return the signature with tensors' numbers as nodes, where it has their names.
+
+    Raises `StageError` for an output that is not there.
+    """
+    details = [*interpreter.get_input_details(), *interpreter.get_output_details()]
+    numbers = {detail["name"].partition(":")[0]: str(detail["index"]) for detail in details}
+
+    def find(tensor: Tensor) -> Tensor:
+        node = tensor.node
+        if not node.lstrip("-").isdigit():
+            name = node.partition(":")[0]
+            node = numbers.get(name) or numbers.get(f"{name}_int8") or "-1"  # it was dropped
+        return replace(tensor, node=node)
+
+    found = Signature(tuple(map(find, known.inputs)), tuple(map(find, known.outputs)))
+    lost = [tensor.name for tensor in found.outputs if tensor.node == "-1"]
+    if lost:
+        raise StageError(f"The interpreter shows no output '{lost[0]}'.")
+    return found
 
 
 def locate_tensors(job: Job, path: Path, known: Signature) -> Signature:

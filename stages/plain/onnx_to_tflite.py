@@ -10,7 +10,7 @@ import sys
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, Iterator
+from typing import Any, Dict, Iterator, Sequence
 
 import numpy as np
 
@@ -37,26 +37,35 @@ def convert(job: Job) -> Signature:
     if job.options["io_layout"] not in _LAYOUTS:
         raise InputError(f"--io-layout is one of {', '.join(_LAYOUTS)}.")
     with TemporaryDirectory() as name:
-        folder = Path(name)
-        # It writes over the file that it reads.
-        shutil.copyfile(str(job.input), str(folder / "model.onnx"))
-        images = np.zeros((20, 128, 128, 3), np.float32)
-        np.save(folder / _CALIBRATION, images)
-        settings: Dict[str, Any] = {}
-        if job.options["io_layout"] == "nchw":
-            settings["keep_ncw_or_nchw_or_ncdhw_input_names"] = [
-                tensor.name for tensor in known.inputs if 3 <= len(tensor.shape) <= 5
-            ]
-        with _working_in(folder):
-            _run(job, {key: value for key, value in settings.items() if value})
-        found = sorted(folder.glob("out/*float32.tflite"))
+        nchw = job.options["io_layout"] == "nchw"
+        folder = run_onnx2tf(
+            job, Path(name), [tensor.name for tensor in known.inputs] if nchw else []
+        )
+        found = sorted(folder.glob("*float32.tflite"))
         if not found:
             raise StageError("onnx2tf wrote no float32 model.", "Its log says why.")
         shutil.copyfile(str(found[0]), str(job.output))
     return locate_tensors(job, job.output, known)
 
 
-def _run(job: Job, settings: Dict[str, Any]) -> None:
+def run_onnx2tf(job: Job, place: Path, as_in_pytorch: Sequence[str]) -> Path:
+    """Run onnx2tf on the job's input, in this folder, and return the folder of what it wrote.
+
+    That is a SavedModel, and float .tflite files. The inputs of these names keep channels first.
+    Raises `StageError` if it fails.
+    """
+    shapes = {tensor.name: tensor.shape for tensor in job.require_upstream_signature().inputs}
+    # It writes over the file that it reads.
+    shutil.copyfile(str(job.input), str(place / "model.onnx"))
+    np.save(place / _CALIBRATION, np.zeros((20, 128, 128, 3), np.float32))
+    kept = [name for name in as_in_pytorch if 3 <= len(shapes[name]) <= 5]
+    settings = {"keep_ncw_or_nchw_or_ncdhw_input_names": kept} if kept else {}
+    with _working_in(place):
+        _run(settings)
+    return place / "out"
+
+
+def _run(settings: Dict[str, Any]) -> None:
     # Progress bars; and it starts `onnxsim` by name, going on without a word if there is none.
     os.environ["TQDM_DISABLE"] = "1"
     os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")

@@ -15,6 +15,7 @@ import numpy as np
 from stages.convert.graph_to_tflite import find_indices, make_converter
 from stages.fixes.catalogue import resolve
 from stages.frameworks.tensorflow import import_tensorflow
+from stages.frameworks.tflite_runtime import dequantize_end, quantize_end
 from stages.kit.contract import InputError, Job, Option, Signature, Stage, StageError, flag
 from stages.kit.samples import Predict, open_samples
 from stages.quantize.calibration import iterate, write_calibration
@@ -133,28 +134,10 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
         def predict(values: Sequence[np.ndarray]) -> List[np.ndarray]:
             for index, value in zip(inputs, values):
                 if index is not None:
-                    interpreter.set_tensor(index, _quantize(value, details[index]))
+                    interpreter.set_tensor(index, quantize_end(value, details[index]))
             interpreter.invoke()
-            return [_dequantize(interpreter.get_tensor(i), details[i]) for i in outputs]
+            return [dequantize_end(interpreter.get_tensor(i), details[i]) for i in outputs]
 
         return predict
 
     return compare_quality(job, samples, f"TensorFlow Lite {tf.__version__}", make_predict)
-
-
-def _quantize(value: np.ndarray, detail: Dict[str, Any]) -> np.ndarray:
-    """Return a float input as the integers that the model takes, if it takes any."""
-    scale, zero = detail["quantization"]
-    dtype = np.dtype(detail["dtype"])
-    if value.dtype.kind != "f" or dtype.kind == "f" or not scale:
-        return value
-    limits = np.iinfo(dtype)
-    return np.clip(np.round(value / scale) + zero, limits.min, limits.max).astype(dtype)
-
-
-def _dequantize(value: np.ndarray, detail: Dict[str, Any]) -> np.ndarray:
-    """Return integers that stand for floats as these."""
-    scale, zero = detail["quantization"]
-    if value.dtype.kind == "f" or not scale:
-        return value
-    return ((value.astype(np.float32) - zero) * np.float32(scale)).astype(np.float32)

@@ -9,6 +9,10 @@ COMMANDS = {
         "convert:convert",
         "Convert a model, check every stage against PyTorch's outputs, and leave a run folder.",
     ),
+    "quantize": (
+        "quantize:quantize",
+        "Quantise a float .tflite file, and judge each result against it.",
+    ),
     "compare": (
         "compare:compare",
         "Compare two models (.pt, .onnx, .pb, .tflite) on the same inputs.",

@@ -127,6 +127,13 @@ def convert(
         Optional[float],
         typer.Option(help="Share of samples with PyTorch's class that it needs (default: 0.98)."),
     ] = None,
+    runtimes: Annotated[
+        Optional[str],
+        typer.Option(
+            help="Images whose interpreters try quantised models, or none (default: litert and "
+            "tflite, if installed)."
+        ),
+    ] = None,
     engine: Engine = "auto",
     gpu: Annotated[bool, typer.Option("--gpu", help="Run TensorFlow's CUDA variant.")] = False,
     option: Annotated[
@@ -171,7 +178,7 @@ def convert(
     from runner.conversion.convert import convert as convert_model
     from runner.conversion.settings import RunSettings
     from runner.planning.check import Check
-    from runner.planning.quantization import Quantization
+    from runner.planning.quantization import Quantization, split_modes, split_runtimes
     from runner.planning.source import Source
     from runner.side_by_side.candidates import names_several
 
@@ -190,11 +197,12 @@ def convert(
         sign=sign,
         diagnose=diagnose,
     )
-    modes = [mode.strip() for mode in (quantize or "").split(",") if mode.strip()]
     quantization = Quantization(
-        *(modes, calibration, calibrate_on_noise, quantize_io, min_sqnr, min_top1),
+        *(split_modes(quantize or ""), calibration, calibrate_on_noise, quantize_io),
+        *(min_sqnr, min_top1),
         keep_float=keep_float or (),
         trained=trained_ranges,
+        runtimes=split_runtimes(runtimes),
     )
     options = {
         "opset": opset,

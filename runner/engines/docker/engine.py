@@ -73,6 +73,9 @@ class DockerEngine:
     def find_missing(self, images: Sequence[Image]) -> list[Image]:
         return [image for image in images if find_image(self.client, image) is None]
 
+    def is_ready(self, image: Image) -> bool:
+        return not self.find_missing([image])
+
     def prepare(self, images: Sequence[Image], progress: Progress) -> None:
         self._images = {image.name: image for image in images}
         found = {image.name: find_image(self.client, image) for image in images}

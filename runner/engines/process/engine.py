@@ -15,6 +15,7 @@ from runner.engines.process.bubblewrap import Sandbox, find_sandbox
 from runner.engines.process.environments import (
     compute_environment_identity,
     install_missing,
+    is_installed,
     locate_environment,
     locate_environment_python,
 )
@@ -53,6 +54,9 @@ class ProcessEngine:
         if self.sandbox is not None:
             with ThreadPoolExecutor(len(images)) as pool:
                 list(pool.map(lambda image: precompile(image, locate_environment(image)), images))
+
+    def is_ready(self, image: Image) -> bool:
+        return is_installed(image)
 
     def environment(self, image: Image) -> EnvironmentRecord:
         interpreter = find_cpython(image.python, install=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from runner.report.elsewhere import list_places
 from runner.report.html import figures
 from runner.report.html.marks import make_link
 from runner.report.html.pictures import make_image_source
@@ -65,15 +66,17 @@ class QuantizedRow:
     error: str
     confusion: tuple[ConfusionRow, ...] = ()
     pictures: tuple[PictureCard, ...] = ()
+    # Other interpreters that it was tried in: name, figures, and whether all is well.
+    elsewhere: tuple[tuple[str, str, bool], ...] = ()
 
 
 def list_quantized(report: Report) -> list[QuantizedRow]:
     """List the quantised models, in the order in which they were asked for."""
     whole = report.artifacts[-1].bytes if report.artifacts else 0
-    return [_make_row(record, whole) for record in report.quantized]
+    return [_make_row(report, record, whole) for record in report.quantized]
 
 
-def _make_row(record: StageRecord, whole: int) -> QuantizedRow:
+def _make_row(report: Report, record: StageRecord, whole: int) -> QuantizedRow:
     own = record.report
     made = own.artifact if own and record.status == "ok" else None
     check = own.check if own and record.status == "ok" else None
@@ -83,6 +86,7 @@ def _make_row(record: StageRecord, whole: int) -> QuantizedRow:
         file=make_link(made.path) if made else "",
         size=figures.size(made.bytes) if made else "",
         share=f"{made.bytes / whole:.0%}" if made and whole else "",
+        elsewhere=tuple(list_places(report, record.name)),
         **_make_figures(check),
         confusion=_list_confusion(check),
         pictures=_list_pictures(check),

@@ -40,10 +40,13 @@ def make_headline(report: Report) -> Headline:
         where = f" during the stage {figures.clip(at.name)}" if at else ""
         title = f"The conversion of {model} was interrupted{where}."
         return Headline(mark, title, ("The logs and what was made until then are kept.",))
+    done = "quantised" if "quantized_file" in report.options else "converted"
     if is_quantized_at_fault(report):
         what = "failed" if report.outcome == "failed" else "is below its gate"
-        title = f"{model} was converted, but a quantised model {what}."
+        title = f"{model} was {done}, but a quantised model {what}."
         return Headline(mark, title, _make_sentences(report))
+    if done == "quantised" and report.outcome == "passed":
+        return Headline(mark, f"{model} was quantised, within the gate.", ())
     if report.outcome == "failed":
         failed = list_failed_stages(report)
         name = figures.clip(failed[0].name) if failed else "unknown"

@@ -1,0 +1,1 @@
+"""Quantised models by ai-edge-quantizer, from any float .tflite file; a stage for each mode."""

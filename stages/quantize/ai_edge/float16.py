@@ -1,0 +1,11 @@
+"""The stage `float16` of ai-edge-quantizer: weights of half precision, widened as they are used."""
+
+from __future__ import annotations
+
+from stages.kit.contract import run_as_program
+from stages.quantize.ai_edge.quantizer import make_ai_edge_stage
+
+STAGE = make_ai_edge_stage("float16", __doc__ or "")
+
+if __name__ == "__main__":
+    run_as_program(STAGE)

@@ -1,0 +1,1 @@
+"""Quantised models by the converter of any TensorFlow release; a stage for each mode."""

@@ -1,0 +1,11 @@
+"""The stage `int8` of any TensorFlow: 8 bits throughout, with ranges that calibration finds."""
+
+from __future__ import annotations
+
+from stages.kit.contract import run_as_program
+from stages.quantize.tensorflow_any.converter import make_tensorflow_stage
+
+STAGE = make_tensorflow_stage("int8", __doc__ or "")
+
+if __name__ == "__main__":
+    run_as_program(STAGE)

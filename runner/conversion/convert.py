@@ -17,9 +17,9 @@ from runner.conversion.folder import note_active_run, reserve_report_space
 from runner.conversion.observer import Observer
 from runner.conversion.outcome import build_report, decide_outcome, judge_quantized
 from runner.conversion.quantized_trace import add_quantized, trace_quantized
-from runner.conversion.settings import RunSettings
+from runner.conversion.settings import DEFAULT_SAMPLES, RunSettings
 from runner.conversion.stages import StageRunner
-from runner.conversion.trace import DEFAULT_SAMPLES, choose_samples, trace_run
+from runner.conversion.trace import choose_samples, trace_run
 from runner.engines.base import Volume
 from runner.engines.select import Choice, prepare_engine
 from runner.errors import BadInput, EnvironmentUnavailable, RunnerError

@@ -27,7 +27,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], Path]:
         shutil.copy(EXAMPLES / name, folder)
     notebook = nbformat.read(EXAMPLES / "convert.ipynb", as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell('convert("no-such-model.pt")'))
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
+    where = {"metadata": {"path": str(folder)}}
+    client = NotebookClient(notebook, timeout=600, startup_timeout=600, resources=where)
     with pytest.raises(CellExecutionError):
         client.execute()
     return [cell for cell in notebook.cells if cell["cell_type"] == "code"], folder

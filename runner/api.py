@@ -11,10 +11,11 @@ from runner.conversion.diagnose import diagnose as diagnose_folder
 from runner.conversion.observer import Observer
 from runner.conversion.settings import DEFAULT_SAMPLES, RunSettings
 from runner.engines.limits import DEFAULTS, Limits
+from runner.notebook import NotebookView, ShownReport, is_notebook, make_shown
 from runner.planning.check import Check
+from runner.planning.plan import choose_run_folder, make_run_name
 from runner.planning.source import Source
 from runner.schemas.diagnosis import Diagnosis
-from runner.schemas.report import Report
 
 
 def convert(
@@ -41,14 +42,18 @@ def convert(
     diagnose: bool = True,
     use_cache: bool = True,
     observer: Observer | None = None,
-) -> Report:
+) -> ShownReport:
     """Convert a model, check every stage against its reference, and leave a run folder.
 
     The keywords are the command line's options; `runner.planning` and `runner.conversion.settings`
     explain them. `options` are stage options by name (`opset`), or by stage and name
-    (`tflite.flex`). Raises `BadInput` or `EnvironmentUnavailable` if the run cannot be started.
+    (`tflite.flex`). A notebook shows the progress in the cell, and the report that is returned as a
+    table. Raises `BadInput` or `EnvironmentUnavailable` if the run cannot be started.
     """
-    return convert_source(
+    folder = choose_run_folder(Path(output) if output else None, make_run_name(Path(model)))
+    if observer is None:
+        observer = NotebookView() if is_notebook() else Observer()
+    report = convert_source(
         Source(Path(model), arch, arch_args or {}),
         Check(
             inputs,
@@ -60,7 +65,7 @@ def convert(
             strict,
         ),
         RunSettings(
-            output=Path(output) if output else None,
+            output=folder,
             engine=engine,
             wheels=wheels,
             gpu=gpu,
@@ -69,11 +74,12 @@ def convert(
             cache=use_cache,
             sign=Path(sign) if sign else None,
             diagnose=diagnose,
-            observer=observer or Observer(),
+            observer=observer,
         ),
         toolchain=toolchain,
         options=options,
     )
+    return make_shown(report, folder)
 
 
 def diagnose(
@@ -92,7 +98,10 @@ def diagnose(
     `EnvironmentUnavailable` if nothing can be traced.
     """
     settings = RunSettings(
-        engine=engine, trust_model=trust_model, limits=limits, observer=observer or Observer()
+        engine=engine,
+        trust_model=trust_model,
+        limits=limits,
+        observer=observer or (NotebookView() if is_notebook() else Observer()),
     )
     return diagnose_folder(
         Path(run), model=Path(model) if model else None, samples=samples, settings=settings

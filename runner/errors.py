@@ -34,6 +34,10 @@ class RunnerError(Exception):
         self.message = message
         self.remedy = remedy
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what a notebook shows of it: Jupyter asks for this in place of a traceback."""
+        return [f"error: {self.message}", *([f"→ {self.remedy}"] if self.remedy else [])]
+
 
 class BadInput(RunnerError):
     """The model, its inputs or an option cannot be used as given."""

@@ -24,6 +24,7 @@ from runner.cli.commands import (
     machine,
     report,
     reproduce,
+    suite,
     toolchain,
 )
 from runner.cli.options import errors, print_error
@@ -62,6 +63,7 @@ app.add_typer(images_app, name="images")
 
 app.add_typer(report.report_app, name="report")
 app.add_typer(toolchain.toolchain_app, name="toolchain")
+app.add_typer(suite.suite_app, name="suite")
 
 archive_app = typer.Typer(help="A toolchain in one file, for offline use.", no_args_is_help=True)
 archive_app.command()(archive.save)

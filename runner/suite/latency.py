@@ -14,11 +14,16 @@ from runner.conversion.benchmark import TOOL, Measurable, measure
 from runner.conversion.measurement import Measurement, count_cores
 from runner.conversion.observer import Observer
 from runner.engines.select import prepare_engine
-from runner.suite.results import LatencyRecord, Timing
+from runner.schemas.benchmark import FileResult
+from runner.suite.results import LatencyRecord, Timing, find_median
 from runner.suite.settings import LatencyTable
 from runner.toolchains.load import load_image
 from runner.toolchains.tools import load_tool
 
+# Measured in turn with the others, several times over: what it takes tells how fast the machine is
+# just then. Made by benchmarks/yardstick.py; no set is comparable across a change of it.
+_YARDSTICK = Path(__file__).with_name("yardstick.tflite")
+_YARDSTICKS = 4
 # One process opens no more files than that at a time.
 _MOST_FILES = 200
 
@@ -37,17 +42,30 @@ def measure_latency(
     named = list(files.items())
     for begin in range(0, len(named), _MOST_FILES):
         few = [Measurable(sha256, path) for sha256, path in named[begin : begin + _MOST_FILES]]
+        sticks = [Measurable(f"yardstick {n}", _YARDSTICK) for n in range(_YARDSTICKS)]
+        step = max(1, len(few) // _YARDSTICKS)
+        turns = list(few)
+        for number, stick in enumerate(sticks):
+            turns.insert(number * (step + 1), stick)
         for _ in range(table.sessions):
-            found = measure(few, [image], measurement, choice, Observer()).runtimes[0]
+            found = measure(turns, [image], measurement, choice, Observer()).runtimes[0]
             record.runtime = found.runtime
+            results = {result.file: result for result in found.files}
+            level = find_median([_read_median(results.get(stick.name)) for stick in sticks])
             for file in few:
                 timing = record.files.setdefault(file.name, Timing(sessions=[]))
-                result = next((f for f in found.files if f.file == file.name), None)
-                if result is None or result.failure or not result.latency:
-                    timing.failure = (result.failure if result else found.failure)[:300]
+                result = results.get(file.name)
+                if seconds := _read_median(result):
+                    timing.sessions.append(seconds)
+                    timing.yardstick.append(level or 0.0)
                 else:
-                    timing.sessions.append(result.latency[0].median)
+                    timing.failure = (result.failure if result else found.failure)[:300]
     return record
+
+
+def _read_median(result: FileResult | None) -> float:
+    """Return the median latency in seconds; 0 where the file does not run."""
+    return result.latency[0].median if result is not None and result.latency else 0.0
 
 
 def merge_latency(before: LatencyRecord, now: LatencyRecord) -> LatencyRecord:

@@ -114,9 +114,13 @@ class Record(_Model):
 
 
 class Timing(_Model):
-    """The latency of one file: the median of each session, in seconds, on one thread."""
+    """The latency of one file: the median of each session, in seconds, on one thread.
+
+    `yardstick` is what the yardstick took in the same session.
+    """
 
     sessions: Annotated[list[float], Field(max_length=1000)]
+    yardstick: Annotated[list[float], Field(max_length=1000)] = []
     failure: str = ""
 
 

@@ -148,3 +148,78 @@ def _show_plan(
             Text(f"– {make_printable(f'{record.cell}: {record.reason}')}", "dim"), soft_wrap=True
         )
     console.print(f"Environments: {', '.join(planned.images) or 'none'}.", soft_wrap=True)
+
+
+@suite_app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(help="The results to compare with.")],
+    new: Annotated[Path, typer.Argument(help="The results that are judged.")],
+    base_toolchain: Annotated[
+        str, typer.Option(help="Of BASE, this toolchain's results only.")
+    ] = "",
+    new_toolchain: Annotated[
+        str, typer.Option(help="Of NEW, this toolchain's: to compare two toolchains.")
+    ] = "",
+    what: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Only this: outcome, error, size, operators, quantised or latency."),
+    ] = None,
+    html: Annotated[Optional[Path], typer.Option(help="Write the comparison as a page.")] = None,
+    junit: Annotated[Optional[Path], typer.Option(help="Write it as JUnit XML, for CI.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Name what got worse and what got better, beyond the noise; exit 10 if anything got worse."""
+    from runner.host.text import make_printable
+    from runner.suite.compare import WHATS, compare_results
+    from runner.suite.junit import write_junit
+    from runner.suite.page import write_html
+    from runner.suite.results import read_results
+
+    results = read_results(new)
+    found = compare_results(
+        read_results(base),
+        results,
+        base_toolchain=base_toolchain,
+        new_toolchain=new_toolchain,
+        whats=what or WHATS,
+    )
+    if html is not None:
+        write_html(results, html, found, open_comparison=True)
+    if junit is not None:
+        write_junit(found, junit)
+    console = Console(quiet=quiet or as_json)
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=1))
+    for title, colour, changes in (
+        ("worse", "red", found.worse),
+        ("better", "green", found.better),
+    ):
+        for change in changes:
+            line = Text(f"{title}: ", colour).append(make_printable(str(change)), "default")
+            console.print(line, soft_wrap=True)
+    for cell in found.only_base:
+        console.print(Text(f"gone: {make_printable(str(cell))}", "red"), soft_wrap=True)
+    for note in found.notes:
+        console.print(Text(make_printable(note), "dim"), soft_wrap=True)
+    console.print(
+        f"{len(found.pairs)} conversions compared: {len(found.worse)} worse, "
+        f"{len(found.better)} better, {len(found.only_base)} gone, {len(found.only_new)} new.",
+        soft_wrap=True,
+    )
+    if found.failed:
+        raise typer.Exit(ExitCode.WORSE)
+
+
+@suite_app.command()
+def page(
+    results: Annotated[Path, typer.Argument(help="The folder of a suite's results.")],
+    baseline: Annotated[Optional[Path], typer.Option(help="Results to compare with.")] = None,
+) -> None:
+    """Write the page of a suite again, with another baseline or none."""
+    from runner.host.files import format_relative_path
+    from runner.suite.page import write_page
+    from runner.suite.results import read_results
+
+    base = read_results(baseline) if baseline else None
+    print(format_relative_path(write_page(read_results(results.absolute()), base)))

@@ -29,7 +29,7 @@ torch.manual_seed(0)
 def block(i, o, s):
     return [nn.Conv2d(i, i, 3, s, 1, groups=i), nn.ReLU6(), nn.Conv2d(i, o, 1), nn.ReLU6()]
 layers = [nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU6(), *block(16, 24, 1), *block(24, 32, 2)]
-net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 8 * 8, 16)).eval()
+net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 16)).eval()
 torch.jit.save(torch.jit.trace(net, torch.randn(1, 3, 32, 32)), sys.argv[1])
 """
 

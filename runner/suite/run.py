@@ -449,8 +449,8 @@ class _Dispatcher:
         from runner.suite.worker import Answer
 
         answer: Answer = future.result()
-        draft = state.draft
-        assert draft is not None
+        assert state.draft is not None
+        draft = Path(answer.folder) if answer.folder else state.draft
         unfinished = (ExitCode.INTERNAL, ExitCode.INTERRUPTED)
         if not self._local:
             self._fetch(answer, draft)

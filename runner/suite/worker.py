@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import pickle
+import secrets
 import shutil
 import socket
 import sys
@@ -64,8 +65,8 @@ class OtherRunner(Exception):
 class Task:
     """A conversion for a worker. `cell` is what it is called.
 
-    With `draft`, client and worker are on one machine, and the run is made there; else it is handed
-    over by content. `holders` are the addresses of workers that have a file, by its hash.
+    With `draft`, client and worker are on one machine, and the run is made in that folder; else it
+    is handed over by content. `holders` are the addresses of workers that have a file, by its hash.
     """
 
     request: Request
@@ -80,15 +81,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a conversion: `files` are the run's, by path, each with its hash and its size.
+    """What came of a conversion: where its run is, if it is on the client's machine already.
 
-    `failure` says why there is no report.
+    Else `files` are the run's, by path, each with its hash and its size. `failure` says why there
+    is no report.
     """
 
     exit_code: int
     worker: str
     seconds: float
     failure: str = ""
+    folder: str = ""
     files: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
@@ -218,8 +221,10 @@ def perform(task: Task) -> Answer:
     begin = time.monotonic()
     if task.draft:
         _say(worker, task, event="started")
-        code, failure = _run(worker, task, Path(task.draft), None)
-        return Answer(code, worker.address, time.monotonic() - begin, failure)
+        # A worker before this one may have been killed at it, and left something there.
+        run = Path(task.draft, secrets.token_hex(4))
+        code, failure = _run(worker, task, run, None)
+        return Answer(code, worker.address, time.monotonic() - begin, failure, folder=str(run))
     made = _find_made(task.request.key)
     if made is not None:
         _share(task, made.files)
@@ -240,7 +245,7 @@ def perform(task: Task) -> Answer:
         text = _Made(exit_code=code, seconds=seconds, files=files).model_dump_json()
         write_text(store.folder / "made" / f"{task.request.key}.json", text)
     _share(task, files)
-    return Answer(code, worker.address, seconds, failure, files)
+    return Answer(code, worker.address, seconds, failure, files=files)
 
 
 def _say(worker: Worker, task: Task, **event: Any) -> None:

@@ -14,6 +14,7 @@ import typer
 from runner.cli.commands import (
     archive,
     benchmark,
+    bisect,
     clean,
     compare,
     convert,
@@ -47,6 +48,7 @@ app.command()(benchmark.benchmark)
 app.command()(inspect.inspect)
 app.command()(reproduce.reproduce)
 app.command()(diagnose.diagnose)
+app.command()(bisect.bisect)
 app.command()(clean.cache)
 app.command()(clean.clean)
 app.command()(lock.lock)

@@ -112,9 +112,7 @@ def test_a_slowdown_of_everything_is_one() -> None:
 def test_what_is_a_change(
     what: str, before: dict[str, Any], after: dict[str, Any], named: list[str]
 ) -> None:
-    found = compare_results(
-        results([record("net", **before)]), results([record("net", **after)])
-    )
+    found = compare_results(results([record("net", **before)]), results([record("net", **after)]))
     assert [change.what for change in found.changes] == named, what
 
 
@@ -134,9 +132,7 @@ def test_two_toolchains_are_compared_model_by_model() -> None:
     found = compare_results(
         results(records), results(records), base_toolchain="old", new_toolchain="new"
     )
-    assert [str(change) for change in found.changes] == [
-        "a · new: size: 1.0 MB → 2.0 MB (+100.0%)"
-    ]
+    assert [str(change) for change in found.changes] == ["a · new: size: 1.0 MB → 2.0 MB (+100.0%)"]
     with pytest.raises(BadInput, match="no results of the toolchain 'other'"):
         compare_results(results(records), results(records), base_toolchain="other")
 

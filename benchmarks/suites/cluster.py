@@ -41,7 +41,7 @@ HERE = Path(__file__).resolve().parent
 HUB, HOSTS = "runner-hub", ("runner-h1", "runner-h2", "runner-h3")
 ADDRESS = "10.213.77.{}"
 SCHEDULER = f"tls://{ADDRESS.format(1)}:8786"
-SAMPLES = 50
+SAMPLES = 20
 # A lost link is noticed by its silence; on a real cluster these are Dask's own settings.
 DASK = {
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "20s",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner.host.paths import cache_folder
 from runner.suite.results import LatencyRecord, Record, ResultSet, Timing
 
 YARDSTICK = 1e-4
@@ -79,3 +80,12 @@ def measure(
             timings[r.artifact].sessions.append(value)
             timings[r.artifact].yardstick.append(stick)
     return timings
+
+
+def make_cache(folder: Path) -> Path:
+    """A cache folder of its own for a worker, with this machine's environments in it."""
+    folder.mkdir()
+    for shared in ("environments", "cpython.json", "interpreters"):
+        if (cache_folder() / shared).exists():
+            (folder / shared).symlink_to(cache_folder() / shared)
+    return folder

@@ -63,6 +63,12 @@
     column = chosen;
     arrange();
   });
+  const tabs = [...document.querySelectorAll(".tabs input")];
+  const turn = () => tabs.forEach(tab => {
+    document.getElementById(tab.id.replace("tab-", "")).hidden = !tab.checked;
+  });
+  tabs.forEach(tab => tab.addEventListener("change", turn));
+  turn();
   // A reload keeps what was typed and chosen.
   look();
   if (sort.value !== "name") arrange();

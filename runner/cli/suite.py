@@ -30,9 +30,8 @@ class SuiteView(Watcher):
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._total, self._width = 0, 1
+        self._total = 0
         self._done: Counter[str] = Counter()
-        self._there = 0
         self._running: dict[str, tuple[str, str, float]] = {}
         self._seconds: list[float] = []
         self._live = make_live(console, self._render)
@@ -53,8 +52,8 @@ class SuiteView(Watcher):
     def say(self, text: str) -> None:
         self._console.print(Text(make_printable(text)), soft_wrap=True)
 
-    def planned(self, total: int, there: Sequence[Record], width: int) -> None:
-        self._total, self._there, self._width = total, len(there), width
+    def planned(self, total: int, there: Sequence[Record]) -> None:
+        self._total = total
         self._done.update(record.outcome for record in there)
         refused = sum(record.outcome == "refused" and not record.key for record in there)
         self.say(
@@ -120,9 +119,9 @@ class JsonView(Watcher):
     def say(self, text: str) -> None:
         self._print("say", text=text)
 
-    def planned(self, total: int, there: Sequence[Record], width: int) -> None:
+    def planned(self, total: int, there: Sequence[Record]) -> None:
         counts = count_outcomes(there)
-        self._print("planned", total=total, there=len(there), outcomes=counts, width=width)
+        self._print("planned", total=total, there=len(there), outcomes=counts)
 
     def started(self, cell: str, worker: str) -> None:
         self._print("started", conversion=cell, worker=worker)

@@ -11,7 +11,7 @@ from typing import Any
 
 from runner.engines.limits import parse_number
 from runner.errors import BadInput, EnvironmentUnavailable
-from runner.host.files import atomic_write, hash_file, make_temporary_name
+from runner.host.files import atomic_write, hash_file, make_temporary_name, remove_tree
 from runner.host.paths import cache_folder
 
 # What one message carries: no file goes through anybody's memory in one piece.
@@ -70,6 +70,12 @@ class FileStore:
             draft.replace(self.locate(sha256))
         finally:
             draft.unlink(missing_ok=True)
+
+    def clear(self) -> int:
+        """Remove everything; return how many bytes that freed."""
+        freed = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        remove_tree(self.folder)
+        return freed
 
     def prune(self) -> None:
         """Remove what has lain longest unused, above the bound; and what was never completed."""

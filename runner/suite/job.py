@@ -11,7 +11,6 @@ import os
 import pickle
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from filelock import FileLock, Timeout
 from runner.conversion.convert import convert
 from runner.conversion.settings import RunSettings
 from runner.errors import ExitCode, RunnerError
+from runner.host.paths import cache_folder
 from runner.side_by_side.schedule import EventWriter
 from runner.suite.request import Request, Setting
 
@@ -91,12 +91,14 @@ def claim_cores(count: int) -> Iterator[None]:
     Where there are not that many left, as with 0, they run on any. The claim ends with the block.
     """
     everywhere = os.sched_getaffinity(0)
+    folder = cache_folder() / "cores"
+    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         claimed: list[int] = []
         for core in sorted(everywhere):
             if len(claimed) == count:
                 break
-            lock = FileLock(Path(tempfile.gettempdir(), f"runner-core-{os.getuid()}-{core}.lock"))
+            lock = FileLock(folder / f"{core}.lock")
             try:
                 stack.enter_context(lock.acquire(timeout=0))
                 claimed.append(core)

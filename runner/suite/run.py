@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,8 @@ class Watcher:
     def say(self, text: str) -> None:
         """Show one line about the suite as a whole."""
 
-    def planned(self, total: int, there: Sequence[Record], width: int) -> None:
-        """Learn what there is to do, what is there already, and how many run at a time."""
+    def planned(self, total: int, there: Sequence[Record]) -> None:
+        """Learn how many conversions there are, and which are there already."""
 
     def started(self, cell: str, worker: str) -> None:
         pass
@@ -105,14 +105,15 @@ def run_suite(
     with Results(output).open() as results:
         results.write_index(plan, describe_code())
         there, waiting = split_done(plan, results, orders.again)
-        watcher.planned(len(plan.conversions), there, compute_width(orders.connection.workers))
+        watcher.planned(len(plan.conversions), there)
         try:
             if waiting or (orders.latency and not orders.connection.is_local):
                 with open_client(orders.connection) as client:
                     dispatcher = _Dispatcher(client, results, plan, orders, watcher)
-                    dispatcher.run(waiting)
-                    if not orders.connection.is_local:
-                        _measure(results, orders, watcher, dispatcher.measure)
+                    with closing(dispatcher):
+                        dispatcher.run(waiting)
+                        if not orders.connection.is_local:
+                            _measure(results, orders, watcher, dispatcher.measure)
             if orders.connection.is_local:
                 _measure(results, orders, watcher, _measure_here(orders))
         finally:
@@ -192,7 +193,8 @@ class _Dispatcher:
         self._client = client
         self._results, self._plan = results, plan
         self._orders, self._watcher = orders, watcher
-        self._own_client = False
+        self._token = secrets.token_hex(8)
+        self._prepared = self._own_client = False
         self._runner = describe_code()
         self._states: dict[str, _State] = {}
         self._holders: dict[str, list[str]] = {}
@@ -224,15 +226,18 @@ class _Dispatcher:
                         self._reconnect()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-                if self._own_client:
-                    with suppress(Exception):
-                        self._client.close(timeout=2)
+
+    def close(self) -> None:
+        """Close the connection to a scheduler that had gone and come back."""
+        if self._own_client:
+            with suppress(Exception):
+                self._client.close(timeout=2)
 
     def measure(self, files: Mapping[str, Path], table: LatencyTable) -> LatencyRecord:
         """Measure files on one worker of the cluster, while nothing else of the suite runs."""
         from runner.suite.worker import MeasureTask, MissingFiles, measure_on_worker
 
-        if not self._states and not self._holders:
+        if not self._prepared:
             self._prepare_workers()
         address = min(self._client.scheduler_info(n_workers=-1)["workers"])
         self._paths |= files
@@ -275,6 +280,7 @@ class _Dispatcher:
                 f"A worker cannot serve: {type(error).__name__}: {error}",
                 f"Each needs this runner, {self._runner}: pip install 'tflite-runner[suite]'.",
             ) from None
+        self._prepared = True
 
     def _wait_for_workers(self) -> None:
         until = time.monotonic() + _PATIENCE_SECONDS
@@ -317,6 +323,7 @@ class _Dispatcher:
             setting=self._orders.setting,
             cell=cell,
             runner=self._runner,
+            client=self._token,
             draft=str(state.draft) if self._local else "",
             share=self._share if self._local else None,
             store=self._orders.store,
@@ -364,7 +371,7 @@ class _Dispatcher:
 
     def _see(self, event: Mapping[str, Any]) -> None:
         state = self._states.get(str(event.get("cell")))
-        if state is None:
+        if state is None or event.get("client") != self._token:
             return
         if event["event"] == "started":
             state.begun += 1

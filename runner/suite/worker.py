@@ -63,7 +63,7 @@ class OtherRunner(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """A conversion for a worker. `cell` is what it is called.
+    """A conversion for a worker. `cell` is what it is called, `client` who asks for it.
 
     With `draft`, client and worker are on one machine, and the run is made in that folder; else it
     is handed over by content. `holders` are the addresses of workers that have a file, by its hash.
@@ -73,6 +73,7 @@ class Task:
     setting: Setting
     cell: str
     runner: str
+    client: str
     draft: str = ""
     share: Share | None = None
     store: str = ""
@@ -249,7 +250,8 @@ def perform(task: Task) -> Answer:
 
 
 def _say(worker: Worker, task: Task, **event: Any) -> None:
-    worker.log_event(TOPIC, {"cell": task.cell, "worker": worker.address, **event})
+    told = {"client": task.client, "cell": task.cell, "worker": worker.address}
+    worker.log_event(TOPIC, {**told, **event})
 
 
 def _lay_out(worker: Worker, task: Task, folder: Path) -> None:

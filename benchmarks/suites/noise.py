@@ -2,10 +2,9 @@
 
     python benchmarks/suites/noise.py FOLDER [--sets 21]
 
-FOLDER holds results of a suite, or any .tflite files below it. They are measured again and again, as
-a suite measures them, and each set is compared with the one before, as if the bytes were others.
-Then every latency of the last set but one is made a quarter longer, which has to be named where the
-noise leaves room. Writes benchmarks/suites/noise.md.
+FOLDER holds results of a suite, or any .tflite files below it. They are measured again and again,
+as a suite measures them, and each set is compared with the one before. Then every latency of the
+last set is made a quarter longer, which has to be named where the noise leaves room. Writes benchmarks/suites/noise.md.
 """
 
 from __future__ import annotations
@@ -51,9 +50,9 @@ Written by `python benchmarks/suites/noise.py`: {len(files)} files, {arguments.s
 {LatencyTable().sessions} sessions, {time.monotonic() - begin:.0f} s, on
 {len(os.sched_getaffinity(0))} cores with a load average of {os.getloadavg()[1]:.1f}.
 
-Within a set, the slowest session of a file took up to {max(spread):.2f} times as long as its fastest
-(median {sorted(spread)[len(spread) // 2]:.2f}). In {arguments.sets - 1} comparisons of equal sets,
-{named} latencies were named. Bounds, first and last: {notes[0]} {notes[-1]}
+Within a set, the slowest session of a file took up to {max(spread):.2f} times as long as its
+fastest (median {sorted(spread)[len(spread) // 2]:.2f}). In {arguments.sets - 1} comparisons of
+equal sets, {named} latencies were named. Bounds, first and last: {notes[0]} {notes[-1]}
 
 Of {len(files)} latencies that were made a quarter longer, {len(planted)} were named.
 """

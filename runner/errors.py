@@ -21,6 +21,8 @@ class ExitCode(IntEnum):
     EQUIVALENT = 7
     DIFFERENT = 8
     UNVERIFIED = 9
+    WORSE = 10
+    INCOMPLETE = 11
     INTERRUPTED = 130
 
 

@@ -17,11 +17,7 @@ from runner.conversion.elsewhere import select_ready, try_elsewhere
 from runner.conversion.folder import note_active_run, reserve_report_space
 from runner.conversion.observer import Observer
 from runner.conversion.outcome import build_report, decide_outcome, judge_quantized
-<<<<<<< HEAD
 from runner.conversion.quantized_trace import add_quantized, list_traceable, trace_quantized
-=======
-from runner.conversion.quantized_trace import add_quantized, trace_quantized
->>>>>>> cli-time
 from runner.conversion.settings import DEFAULT_SAMPLES, RunSettings
 from runner.conversion.stages import StageRunner
 from runner.conversion.trace import choose_samples, trace_run

@@ -83,7 +83,10 @@ def _read_sizes(sizes: Sequence[Any]) -> tuple[tuple[int, ...], tuple[str, ...]]
 
 
 def read_toml(path: Path) -> list[InputSpec]:
-    """Read the `[[input]]` tables of a model's .toml. Raises `BadInput`."""
+    """Read the `[[input]]` tables of a model's .toml. Raises `BadInput`.
+
+    A file that has only a table `[convert]`, which is for suites, names no inputs.
+    """
     try:
         if path.stat().st_size > _MOST_TOML:
             raise BadInput(f"{path} is too large to be a list of inputs.")
@@ -92,6 +95,8 @@ def read_toml(path: Path) -> list[InputSpec]:
         raise BadInput(f"{path} is not valid TOML: {str(error)[:200]}") from None
     known = {"name", "shape", "dtype", "range"} | IMAGE_KEYS
     tables = data.get("input")
+    if tables is None and "convert" in data:
+        return []
     if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
         raise BadInput(
             f"{path} has no [[input]] table.", "Give each input a name, a shape and a dtype."
@@ -164,7 +169,8 @@ def resolve_inputs(
         specs, source = [parse_input(text) for text in given], "--input"
         _check_names(specs)
     elif toml.is_file():
-        specs, source = read_toml(toml), toml.name
+        specs = read_toml(toml)
+        source = toml.name if specs else ""
     else:
         specs, source = [], ""
     if arrays is not None:

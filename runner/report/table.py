@@ -94,11 +94,11 @@ def write_csv(table: Sequence[Row]) -> str:
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(field.name for field in fields(Row))
     for row in table:
-        writer.writerow(_defuse(value) for value in row.as_dict().values())
+        writer.writerow(defuse(value) for value in row.as_dict().values())
     return written.getvalue()
 
 
-def _defuse(value: Any) -> Any:
+def defuse(value: Any) -> Any:
     """Keep spreadsheets from running text: put an apostrophe before anything like a formula."""
     if not isinstance(value, str):
         return value

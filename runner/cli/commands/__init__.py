@@ -33,6 +33,10 @@ COMMANDS = {
         "diagnose:diagnose",
         "Find the first operator that introduces the error of a run, and the layer it belongs to.",
     ),
+    "bisect": (
+        "bisect:bisect",
+        "Name the first toolchain that fails, drifts or slows down, with evidence; then exit 10.",
+    ),
     "cache": (
         "clean:cache",
         "List the finished stages that are kept, the most recently used first.",
@@ -59,6 +63,10 @@ COMMANDS = {
     "toolchain": (
         "toolchain:toolchain_app",
         "Toolchains: those there are, and your own of what others installed.",
+    ),
+    "suite": (
+        "suite:suite_app",
+        "Many models with many toolchains: run them, compare two sets of results.",
     ),
     "archive": ("archive:archive_app", "A toolchain in one file, for offline use."),
 }

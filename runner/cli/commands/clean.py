@@ -56,12 +56,15 @@ def clean(
     )
     from runner.conversion.folder import tidy_killed_runs
     from runner.host.text import make_printable
+    from runner.suite.files import FileStore
 
     cache = StageCache()
     if keep_cache:
         cache.remove_drafts()
     else:
         print(f"cache of stages: {format_bytes(cache.clear())} freed")
+        if kept := FileStore().clear():
+            print(f"files of suites: {format_bytes(kept)} freed")
     removed = [
         *remove_from_docker(),
         *remove_control_groups(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -62,6 +63,7 @@ class DockerEngine:
             "version": str(info.get("ServerVersion", "")),
             "kernel": str(info.get("KernelVersion", "")),
         }
+        self.cores = _list_own_cores(info)
         self.memory = limits.compute_stage_memory(int(info.get("MemTotal") or 4 << 30))
         # The images that `prepare` has built, since they were not here.
         self.built: list[str] = []
@@ -190,6 +192,7 @@ class DockerEngine:
             mem_limit=self.memory,
             # Memory and swap together, so there is no swap on top.
             memswap_limit=self.memory,
+            cpuset_cpus=self.cores,
             ulimits=[
                 docker.types.Ulimit(name="fsize", soft=self.limits.disk, hard=self.limits.disk),
                 docker.types.Ulimit(name="core", soft=0, hard=0),
@@ -281,6 +284,17 @@ class DockerVolume:
         if status > 128:
             return StageExit(status, f"The stage was ended by signal {status - 128}.")
         return StageExit(status)
+
+
+def _list_own_cores(info: Mapping[str, Any]) -> str | None:
+    """List the cores that this process is kept to, for its containers; None if to no few.
+
+    A container is the daemon's child and not ours: it would take all.
+    """
+    own = os.sched_getaffinity(0)
+    if not info.get("CPUSet") or max(own) >= int(info.get("NCPU") or 0) or len(own) >= info["NCPU"]:
+        return None
+    return ",".join(map(str, sorted(own)))
 
 
 def _extract(chunks: Iterator[bytes], target: Any, most: int) -> bool:

@@ -4,7 +4,8 @@
 
 FOLDER holds results of a suite, or any .tflite files below it. They are measured again and again,
 as a suite measures them, and each set is compared with the one before. Then every latency of the
-last set is made a quarter longer, which has to be named where the noise leaves room. Writes benchmarks/suites/noise.md.
+last set is made a quarter longer, which has to be named where the noise leaves room. Writes
+benchmarks/suites/noise.md.
 """
 
 from __future__ import annotations

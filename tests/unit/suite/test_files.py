@@ -1,0 +1,118 @@
+"""Files by content, in pieces; a shared store; and a conversion's share of the cores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.engines.docker.engine import _list_own_cores
+from runner.errors import BadInput, EnvironmentUnavailable
+from runner.host.files import hash_file
+from runner.suite.cluster import compute_share, compute_width
+from runner.suite.files import PIECE, FileStore, SharedStore, read_piece
+from runner.suite.job import claim_cores
+
+
+def test_a_file_that_is_sent_in_pieces_appears_whole(tmp_path: Path) -> None:
+    content = os.urandom(PIECE) + b"the rest"
+    source = tmp_path / "source"
+    source.write_bytes(content)
+    sha256, store = hash_file(source), FileStore(tmp_path / "store")
+    for offset in range(0, len(content), PIECE):
+        assert store.find(sha256, len(content)) is None
+        store.receive(sha256, len(content), offset, read_piece(source, offset), "client")
+    found = store.find(sha256, len(content))
+    assert found is not None and found.read_bytes() == content
+    assert store.find(sha256, len(content) + 1) is None
+    empty = hashlib.sha256(b"").hexdigest()
+    store.receive(empty, 0, 0, b"", "client")
+    assert store.find(empty, 0) is not None
+    assert store.clear() == len(content) and not store.folder.exists()
+
+
+def test_a_file_that_is_another_is_not_kept(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    with pytest.raises(ValueError, match="is not"):
+        store.receive("ab" * 32, 3, 0, b"abc", "client")
+    assert not list(tmp_path.glob("files/*"))
+
+
+def test_what_lies_unused_longest_goes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, hashes = FileStore(tmp_path / "store"), []
+    for number in range(3):
+        source = tmp_path / "source"
+        source.write_bytes(bytes([number]) * 100)
+        hashes.append(store.add(source)[0])
+        os.utime(store.locate(hashes[-1]), (number, number))
+    monkeypatch.setenv("RUNNER_SUITE_BYTES", "200")
+    store.prune()
+    assert [store.find(sha256, 100) is not None for sha256 in hashes] == [False, True, True]
+    monkeypatch.setenv("RUNNER_SUITE_BYTES", "much")
+    with pytest.raises(BadInput, match="RUNNER_SUITE_BYTES"):
+        store.prune()
+
+
+def test_a_shared_store(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"a model")
+    sha256, store = hash_file(source), SharedStore(f"file://{tmp_path}/store")
+    assert not store.get(sha256, tmp_path / "target")
+    store.put(source, sha256)
+    store.put(source, sha256)
+    assert store.get(sha256, tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == b"a model"
+    assert [path.name for path in (tmp_path / "store").glob("*/*")] == [sha256]
+    (tmp_path / "store" / sha256[:2] / sha256).write_bytes(b"altered")
+    with pytest.raises(EnvironmentUnavailable, match="damaged"):
+        store.get(sha256, tmp_path / "another")
+    assert not (tmp_path / "another").exists()
+    with pytest.raises(BadInput, match="nothing-known"):
+        SharedStore("nothing-known://bucket")
+
+
+def test_two_conversions_do_not_share_a_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNNER_CACHE_DIR", str(tmp_path))
+    before = os.sched_getaffinity(0)
+    other = (
+        "import os; from runner.suite.job import claim_cores\n"
+        "with claim_cores(1): print(sorted(os.sched_getaffinity(0)))"
+    )
+    with claim_cores(1):
+        mine = os.sched_getaffinity(0)
+        assert len(mine) == 1
+        # Their affinity is inherited: the other starts from all.
+        os.sched_setaffinity(0, before)
+        done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
+        theirs = set(json.loads(done.stdout))
+    assert os.sched_getaffinity(0) == before
+    assert theirs == before or not theirs & mine  # with one core alone there is none to claim
+    with claim_cores(0):
+        assert os.sched_getaffinity(0) == before
+
+
+def test_shares_are_parts_of_the_machine() -> None:
+    assert compute_share(1).cores == 0
+    share = compute_share(2)
+    assert share.cores >= 1 and 0 < share.memory < os.sysconf("SC_PAGE_SIZE") * os.sysconf(
+        "SC_PHYS_PAGES"
+    )
+    assert compute_width(7) == 7 and compute_width() >= 1
+
+
+def test_containers_keep_to_the_runners_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 3})
+    assert _list_own_cores({"CPUSet": True, "NCPU": 4}) == "1,3"
+    assert _list_own_cores({"CPUSet": False, "NCPU": 4}) is None
+    assert _list_own_cores({"CPUSet": True, "NCPU": 2}) is None  # another machine's daemon
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    assert _list_own_cores({"CPUSet": True, "NCPU": 2}) is None

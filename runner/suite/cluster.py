@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.conversion.measurement import count_cores
-from runner.engines.limits import read_available_memory, read_machine_memory
 from runner.errors import BadInput, EnvironmentUnavailable
+from runner.host.machine import count_cores, read_available_memory, read_machine_memory
 from runner.suite.job import Share
 
 # What one conversion gets at least, in bytes: TensorFlow and torch take half of it by themselves.

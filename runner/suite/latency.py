@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runner.conversion.benchmark import TOOL, Measurable, measure
-from runner.conversion.measurement import Measurement, count_cores
+from runner.conversion.measurement import Measurement
 from runner.conversion.observer import Observer
 from runner.engines.select import prepare_engine
+from runner.host.machine import count_cores
 from runner.schemas.benchmark import FileResult
 from runner.suite.results import LatencyRecord, Timing, find_median
 from runner.suite.settings import LatencyTable

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.errors import BadInput
 from runner.host.compat import tomllib
-from runner.schemas.base import NAME, Natural, Positive, find_first_error
+from runner.host.text import NAME
+from runner.schemas.base import Natural, Positive, find_first_error
 
 # A suite's file is written by hand. Parsing a dotted key takes time quadratic in its length.
 _MOST_BYTES = 1 << 18

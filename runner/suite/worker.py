@@ -27,10 +27,10 @@ from pydantic import BaseModel
 
 from runner.cleanup import remove_from_docker, remove_scratch_folders
 from runner.conversion.observer import Observer
-from runner.engines.limits import read_machine_memory
 from runner.engines.select import prepare_engine
 from runner.errors import EnvironmentUnavailable, ExitCode
 from runner.host.files import write_text
+from runner.host.machine import read_machine_memory
 from runner.host.paths import PACKAGE
 from runner.host.process_identity import make_scratch_folder
 from runner.host.subprocesses import Programs

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from runner.errors import BadInput
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 # The keys of an [[input]] table that say how images are prepared.
@@ -140,6 +139,8 @@ def write_images(
             "Images are read with Pillow, which is not installed.",
             "pip install pillow; or give the samples as .npz or .npy.",
         ) from None
+    import numpy as np  # late: most runs are given no images
+
     array = np.lib.format.open_memmap(
         target, mode="w+", dtype=np.dtype(dtype), shape=(len(paths), *shape)
     )
@@ -194,6 +195,8 @@ def prepare_image(
         plain = plain.resize(size, PIL.Image.Resampling.BILINEAR)
         left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
         plain = plain.crop((left, top, left + width, top + height))
+    import numpy as np
+
     pixels = np.asarray(plain, np.float32).reshape(height, width, -1)
     if preparation.color == "bgr":
         pixels = pixels[:, :, ::-1]

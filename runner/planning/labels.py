@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from runner.errors import BadInput
 from runner.formats.numpy import read_headers
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _MOST_BYTES = 1 << 28
 _FORM = "It is a .npy of integers, or a text file with a number on each line, from 0."
@@ -41,6 +43,8 @@ def read_labels(path: Path, samples: Path | None) -> str:
 
 
 def _read_npy(path: Path) -> np.ndarray:
+    import numpy as np  # late: most runs are given none
+
     header = read_headers(path).get(None)
     if header is None or not header.dtype.startswith(("int", "uint")):
         raise BadInput(f"{path} holds no class numbers.", _FORM)
@@ -51,6 +55,8 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _read_text(path: Path) -> np.ndarray:
+    import numpy as np
+
     try:
         return np.array([int(word) for word in path.read_text(encoding="utf-8").split()], np.int64)
     except (ValueError, OverflowError) as error:

@@ -64,24 +64,31 @@ def run_suite(folder: Path, *options: str, watch: Watch = lambda c, e: None) -> 
     )
     assert client.stdout is not None and client.stderr is not None
     events: Events = []
-    for line in client.stdout:
-        events.append(json.loads(line))
-        watch(client, events[-1])
-    errors = client.stderr.read()
-    status = client.wait(60)
+    try:
+        for line in client.stdout:
+            events.append(json.loads(line))
+            watch(client, events[-1])
+        errors = client.stderr.read()
+        status = client.wait(60)
+    finally:
+        if client.poll() is None:
+            client.terminate()
+            client.wait(60)
     assert status in (0, ExitCode.INCOMPLETE, ExitCode.INTERRUPTED), errors
     return status, events
 
 
 def kill_worker(client: subprocess.Popen[str], address: str) -> None:
-    """Kill the worker that listens at an address."""
+    """Kill the worker that listens at an address, if it has not ended in the meantime."""
     port = int(address.rpartition(":")[2])
     for process in psutil.Process(client.pid).children(recursive=True):
-        ports = {c.laddr.port for c in process.net_connections() if c.status == "LISTEN"}
+        try:
+            ports = {c.laddr.port for c in process.net_connections() if c.status == "LISTEN"}
+        except psutil.Error:  # a process that has just ended
+            continue
         if port in ports:
             process.kill()
             return
-    raise AssertionError(f"no worker at {address}")
 
 
 def list_started(events: Events) -> list[str]:

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from runner.cache.session import CachedRun
 from runner.cache.store import StageCache
-from runner.conversion.elsewhere import select_ready, try_elsewhere
 from runner.conversion.folder import note_active_run, reserve_report_space
 from runner.conversion.observer import Observer
 from runner.conversion.outcome import build_report, decide_outcome, judge_quantized
-from runner.conversion.quantized_trace import add_quantized, list_traceable, trace_quantized
+from runner.conversion.quantized.elsewhere import select_ready, try_elsewhere
+from runner.conversion.quantized.trace import add_quantized, list_traceable, trace_quantized
 from runner.conversion.settings import DEFAULT_SAMPLES, RunSettings
 from runner.conversion.stages import StageRunner
 from runner.conversion.trace import choose_samples, trace_run

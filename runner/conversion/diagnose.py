@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.conversion.folder import note_active_run
-from runner.conversion.quantized_trace import add_quantized, trace_quantized
+from runner.conversion.quantized.trace import add_quantized, trace_quantized
 from runner.conversion.settings import DEFAULT_SAMPLES, RunSettings
 from runner.conversion.trace import trace_run
 from runner.engines.select import prepare_engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stages.kit.contract import Job, Signature, run_as_program
 from stages.quantize.graph import FIXES, INTEGER_ENDS, finish_integers, make_stage
 from stages.quantize.int8 import set_up
-from stages.quantize.mixed import search_layers
+from stages.quantize.layers.mixed import search_layers
 
 
 def _finish(job: Job, signature: Signature, content: bytes) -> bytes:

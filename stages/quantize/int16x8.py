@@ -7,7 +7,7 @@ from typing import Any
 from stages.fixes.catalogue import resolve
 from stages.kit.contract import Job, Signature, run_as_program
 from stages.quantize.graph import FIXES, finish_integers, make_stage
-from stages.quantize.mixed import keep_kinds
+from stages.quantize.layers.mixed import keep_kinds
 
 
 def _set_up(tf: Any, converter: Any) -> None:

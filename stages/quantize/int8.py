@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.kit.contract import Job, Option, Signature, flag, run_as_program
 from stages.quantize.graph import FIXES, INTEGER_ENDS, finish_integers, make_stage
-from stages.quantize.mixed import keep_layers
+from stages.quantize.layers.mixed import keep_layers
 
 KEEP_FLOAT = Option("keep_float", str, "", "layers that stay in float, comma-separated")
 

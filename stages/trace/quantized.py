@@ -16,8 +16,8 @@ from stages.kit.contract import InputError, Job, Signature, Stage, run_as_progra
 from stages.kit.layers import LayerFinder, deduplicate
 from stages.kit.trace_samples import open_trace_inputs
 from stages.kit.tracing import get_first_line, read_signature
-from stages.quantize.noise import Layer, measure
-from stages.quantize.reasons import Fault, find_faults
+from stages.quantize.layers.noise import Layer, measure
+from stages.quantize.layers.reasons import Fault, find_faults
 
 # What is written for a ratio without noise, in dB.
 _MOST_DECIBELS = 200.0

@@ -12,7 +12,7 @@ from browser import Browser, find_chromium
 from suites import measure, record, results
 
 from runner.suite.compare import compare_results
-from runner.suite.page import write_html
+from runner.suite.output.page import write_html
 from runner.suite.results import ResultSet
 
 CHAINS = ("2020-09", "2022", "2026-onnx2tf")

@@ -46,16 +46,19 @@ COMMANDS = {
         "Empty the cache of stages; remove what runs that were killed left behind.",
     ),
     "lock": (
-        "lock:lock",
+        "environments.lock:lock",
         "Resolve the images' intents, and the runner's own, as of their dates; write the locks.",
     ),
-    "stages": ("machine:stages", "List the stages of a toolchain."),
-    "doctor": ("machine:doctor", "Say what works on this machine, and how to mend the rest."),
+    "stages": ("environments.machine:stages", "List the stages of a toolchain."),
+    "doctor": (
+        "environments.machine:doctor",
+        "Say what works on this machine, and how to mend the rest.",
+    ),
     "schemas": (
-        "machine:schemas",
+        "environments.machine:schemas",
         "Write the JSON schemas of the reports, the records and an inspection.",
     ),
-    "images": ("images:images_app", "The environments: list them, build them."),
+    "images": ("environments.images:images_app", "The environments: list them, build them."),
     "report": (
         "report:report_app",
         "Reports of finished runs: a table over many, a run's page, a bundle for an issue.",
@@ -68,5 +71,5 @@ COMMANDS = {
         "suite:suite_app",
         "Many models with many toolchains: run them, compare two sets of results.",
     ),
-    "archive": ("archive:archive_app", "A toolchain in one file, for offline use."),
+    "archive": ("environments.archive:archive_app", "A toolchain in one file, for offline use."),
 }

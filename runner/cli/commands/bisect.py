@@ -65,7 +65,7 @@ def bisect(
     from runner.cli.suite import SuiteView
     from runner.suite.bisect import DEFAULT_WHATS, bisect_model, list_dated
     from runner.suite.cluster import Connection
-    from runner.suite.page import write_page
+    from runner.suite.output.page import write_page
     from runner.suite.request import Setting
     from runner.suite.results import read_results
     from runner.suite.run import Orders

@@ -73,7 +73,7 @@ def run(
     from runner.cli.suite import JsonView, SuiteView, render_results
     from runner.host.files import format_relative_path
     from runner.suite.cluster import Connection
-    from runner.suite.page import write_page
+    from runner.suite.output.page import write_page
     from runner.suite.plan import make_suite_plan
     from runner.suite.request import Setting
     from runner.suite.results import Results, read_results
@@ -170,8 +170,8 @@ def compare(
     """Name what got worse and what got better, beyond the noise; exit 10 if anything got worse."""
     from runner.host.text import make_printable
     from runner.suite.compare import WHATS, compare_results
-    from runner.suite.junit import write_junit
-    from runner.suite.page import write_html
+    from runner.suite.output.junit import write_junit
+    from runner.suite.output.page import write_html
     from runner.suite.results import read_results
 
     results = read_results(new)
@@ -216,7 +216,7 @@ def page(
 ) -> None:
     """Write the page of a suite again, with another baseline or none."""
     from runner.host.files import format_relative_path
-    from runner.suite.page import write_page
+    from runner.suite.output.page import write_page
     from runner.suite.results import read_results
 
     base = read_results(baseline) if baseline else None

@@ -13,7 +13,7 @@ from suites import measure, record, results
 
 from runner.errors import BadInput
 from runner.suite.compare import compare_results
-from runner.suite.junit import write_junit
+from runner.suite.output.junit import write_junit
 from runner.suite.results import Quantized, Record, ResultSet, Timing
 
 MODELS = [f"net{number:02d}" for number in range(40)]

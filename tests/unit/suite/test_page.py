@@ -11,7 +11,7 @@ from html_checks import check
 from suites import record, results
 
 from runner.suite.compare import compare_results
-from runner.suite.page import render_page, write_html, write_page
+from runner.suite.output.page import render_page, write_html, write_page
 from runner.suite.results import ResultSet, Timing
 
 

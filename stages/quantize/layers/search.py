@@ -17,8 +17,8 @@ import numpy as np
 from stages.frameworks.tflite_model import TfliteModel
 from stages.kit.contract import InputError, Job, Signature, report_progress
 from stages.kit.layers import LayerFinder, deduplicate
-from stages.quantize.keep_float import keep_in_float
-from stages.quantize.noise import Layer, encode_inputs, measure, read_levels
+from stages.quantize.layers.keep_float import keep_in_float
+from stages.quantize.layers.noise import Layer, encode_inputs, measure, read_levels
 
 # Samples to find costly layers with, and to measure a set of layers with.
 _TRACED, _MEASURED = 8, 64

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from stages.quantize.noise import Layer
+from stages.quantize.layers.noise import Layer
 
 # More of a tensor's values than this lie outside of its levels.
 _MOST_OUTSIDE = 0.01

@@ -14,7 +14,7 @@ import numpy as np
 
 from stages.frameworks.tflite_model import TfliteModel
 from stages.kit.contract import StageError
-from stages.quantize.noise import INTEGER_ENDS
+from stages.quantize.layers.noise import INTEGER_ENDS
 from stages.quantize.order import pack_model
 
 

@@ -13,8 +13,8 @@ from stages.kit.contract import Job, Signature
 from stages.kit.layers import LayerFinder
 from stages.kit.samples import reorder_axes
 from stages.quantize.calibration import open_calibration
-from stages.quantize.keep_float import keep_in_float
-from stages.quantize.search import Pair, find_named, search
+from stages.quantize.layers.keep_float import keep_in_float
+from stages.quantize.layers.search import Pair, find_named, search
 
 
 def keep_layers(job: Job, signature: Signature, content: bytes) -> bytes:

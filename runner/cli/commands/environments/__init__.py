@@ -1,0 +1,1 @@
+"""Commands about the environments: what there is, locks, images, archives, this machine."""

@@ -1,0 +1,1 @@
+"""Quantised models layer by layer: where noise comes from, and layers that stay in float."""

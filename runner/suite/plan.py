@@ -215,6 +215,10 @@ def plan_conversion(chain: Toolchain, path: Path, options: Options) -> Request:
         options.quantize_io,
         options.min_sqnr,
         options.min_top1,
+        keep_float=options.keep_float,
+        trained=options.trained_ranges,
+        # What is installed differs from worker to worker, so none is tried that is not named.
+        runtimes=options.runtimes if options.quantize else None,
     )
     plan = make_plan(
         source, check, toolchain=chain.name, options=stage_options, quantization=quantization

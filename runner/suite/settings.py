@@ -44,11 +44,15 @@ class Options(_Model):
     opset: Positive | None = None
     fixes: str = ""
     io_layout: str = ""
+    signature: bool = False
     option: dict[str, Any] = {}
     quantize: list[str] = []
     calibration: str = ""
     calibrate_on_noise: bool = False
     quantize_io: str = ""
+    keep_float: list[str] = []
+    trained_ranges: bool = False
+    runtimes: list[str] = []
     min_sqnr: float | None = None
     min_top1: float | None = None
     timeout: Natural | None = None

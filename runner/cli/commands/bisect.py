@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from runner.cli.console import Console
 from runner.cli.options import (
     Arch,
     ArchArgs,
@@ -24,11 +21,13 @@ from runner.cli.options import (
     Seed,
     Tolerance,
     TrustModel,
+    make_console,
     parse_json_object,
 )
 from runner.errors import ExitCode
 
 if TYPE_CHECKING:
+    from runner.cli.console import Console
     from runner.suite.bisect import Bisection, Step
 
 
@@ -90,7 +89,7 @@ def bisect(
         latency=LatencyTable(sessions=sessions),
     )
     folder = (output or Path("runs") / f"bisect-{model.stem}").absolute()
-    console = Console(quiet=quiet or as_json)
+    console = make_console(quiet=quiet or as_json)
     chains = list_dated(model, first, last)
     with SuiteView(console) as view:
         found = bisect_model(model, chains, folder, options, orders, whats=whats, watcher=view)
@@ -103,6 +102,9 @@ def bisect(
 
 
 def _show(found: Bisection, console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
     from runner.host.text import make_printable
 
     table = Table(title="In order of date", title_justify="left")

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from rich.text import Text
 
-from runner.cli.console import Console
 from runner.cli.lazy import make_group
-from runner.cli.options import Engine, Json, Quiet, TrustModel
+from runner.cli.options import Engine, Json, Quiet, TrustModel, make_console
 from runner.errors import BadInput, ExitCode
 
 if TYPE_CHECKING:
+    from runner.cli.console import Console
     from runner.suite.plan import SuitePlan
     from runner.suite.results import Results
 
@@ -87,7 +86,7 @@ def run(
         if path is not None and not path.is_file():
             raise BadInput(f"There is no file {path}.")
     planned = make_suite_plan(read)
-    console = Console(quiet=quiet or as_json)
+    console = make_console(quiet=quiet or as_json)
     if plan:
         _show_plan(planned, Results(folder), again or [], as_json, console)
         return
@@ -117,6 +116,8 @@ def _show_plan(
     planned: SuitePlan, results: Results, again: list[str], as_json: bool, console: Console
 ) -> None:
     """Print how many conversions there are, how many are there, and which are refused."""
+    from rich.text import Text
+
     from runner.host.text import make_printable
     from runner.suite.run import split_done
 
@@ -168,6 +169,8 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Name what got worse and what got better, beyond the noise; exit 10 if anything got worse."""
+    from rich.text import Text
+
     from runner.host.text import make_printable
     from runner.suite.compare import WHATS, compare_results
     from runner.suite.output.junit import write_junit
@@ -186,7 +189,7 @@ def compare(
         write_html(results, html, found, open_comparison=True)
     if junit is not None:
         write_junit(found, junit)
-    console = Console(quiet=quiet or as_json)
+    console = make_console(quiet=quiet or as_json)
     if as_json:
         print(json.dumps(found.as_dict(), indent=1))
     for title, colour, changes in (

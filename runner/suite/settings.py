@@ -27,7 +27,8 @@ class _Model(BaseModel):
 class Options(_Model):
     """How a model is converted: the options of `runner convert`, by their names there.
 
-    `inputs`, `calibration` and the file of `arch` are paths, relative to the file that names them.
+    `inputs`, `calibration`, `labels` and the file of `arch` are paths, relative to the file that
+    names them.
     What is not set comes from the next wider table.
     """
 
@@ -36,6 +37,7 @@ class Options(_Model):
     arch: str = ""
     arch_args: dict[str, Any] = {}
     samples: Positive = 1000
+    labels: str = ""
     seed: Natural = 0
     tolerance: float = 1e-6
     metric: str = "mean"
@@ -44,6 +46,7 @@ class Options(_Model):
     opset: Positive | None = None
     fixes: str = ""
     io_layout: str = ""
+    signature: bool = False
     option: dict[str, Any] = {}
     quantize: list[str] = []
     calibration: str = ""
@@ -51,6 +54,9 @@ class Options(_Model):
     quantize_io: str = ""
     min_sqnr: float | None = None
     min_top1: float | None = None
+    keep_float: list[str] = []
+    trained_ranges: bool = False
+    runtimes: list[str] | None = None
     timeout: Natural | None = None
     limit: dict[str, str | int] = {}
     diagnose: bool = True
@@ -58,7 +64,7 @@ class Options(_Model):
     def resolve_paths(self, folder: Path) -> Options:
         """Return the options with paths that hold whatever the current folder is."""
         changed: dict[str, Any] = {}
-        for name in ("inputs", "calibration"):
+        for name in ("inputs", "calibration", "labels"):
             if value := getattr(self, name):
                 changed[name] = str((folder / value).absolute())
         file, colon, attribute = self.arch.partition(":")

@@ -172,6 +172,7 @@ def _list_stage_options(options: Options) -> dict[str, Any]:
         "opset": options.opset,
         "fixes": options.fixes,
         "io_layout": options.io_layout,
+        "signature": options.signature or None,
         **options.option,
     }
 
@@ -195,6 +196,9 @@ def _choose_toolchain(title: str, path: Path) -> Toolchain:
 
 def plan_conversion(chain: Toolchain, path: Path, options: Options) -> Request:
     """Check one conversion as `runner convert` does, and make its request. Raises `BadInput`."""
+    for given in (options.inputs, options.calibration):
+        if given and Path(given).is_dir():
+            raise BadInput(f"{given} is a folder.", "A suite takes samples from a file, an .npz.")
     stage_options = _list_stage_options(options)
     if options.faithful and chain.find_takers("fixes"):
         stage_options["fixes"] = "none"
@@ -207,6 +211,7 @@ def plan_conversion(chain: Toolchain, path: Path, options: Options) -> Request:
         options.tolerance,
         options.metric,
         options.strict or options.faithful,
+        labels=Path(options.labels) if options.labels else None,
     )
     quantization = Quantization(
         options.quantize,
@@ -217,8 +222,7 @@ def plan_conversion(chain: Toolchain, path: Path, options: Options) -> Request:
         options.min_top1,
         keep_float=options.keep_float,
         trained=options.trained_ranges,
-        # What is installed differs from worker to worker, so none is tried that is not named.
-        runtimes=options.runtimes if options.quantize else None,
+        runtimes=options.runtimes,
     )
     plan = make_plan(
         source, check, toolchain=chain.name, options=stage_options, quantization=quantization

@@ -23,6 +23,7 @@ from runner.version import __version__
 # Incremented when results that were made before must not be taken for those of today.
 _FORMAT = 1
 _MODEL, _INPUTS, _CALIBRATION, _ARCH = "model", "inputs", "calibration", "arch"
+_LABELS = "labels"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Request:
         arch = f"{find(file)}{colon}{attribute}" if file in self.files else self.arch
         return (
             Source(find(self.model), arch, self.arch_args),
-            replace(self.check, inputs_file=find_in(_INPUTS)),
+            replace(self.check, inputs_file=find_in(_INPUTS), labels=find_in(_LABELS)),
             replace(self.quantization, calibration=find_in(_CALIBRATION)),
         )
 
@@ -103,16 +104,20 @@ def make_request(
         arch = f"{_ARCH}/{name}"
         for place, path in plan.python_files.items():
             files[f"{_ARCH}/{place.removeprefix('user/')}"] = _describe(path)
-    for kind, given in ((_INPUTS, check.inputs_file), (_CALIBRATION, quantization.calibration)):
+    for kind, given in (
+        (_INPUTS, check.inputs_file),
+        (_CALIBRATION, quantization.calibration),
+        (_LABELS, check.labels),
+    ):
         if given is not None:
             files[f"{kind}/{given.name}"] = _describe(given)
     return Request(
-        key=_compute_key(plan, limits),
+        key=_compute_key(plan, limits, check.labels),
         toolchain=plan.toolchain.name,
         model=model,
         arch=arch,
         arch_args=source.arch_args,
-        check=replace(check, inputs_file=None),
+        check=replace(check, inputs_file=None, labels=None),
         quantization=replace(quantization, calibration=None),
         options=options,
         files=files,
@@ -140,7 +145,7 @@ def _digest_code() -> str:
     return compute_tree_digest({**hashes, **locks})
 
 
-def _compute_key(plan: Plan, limits: Limits) -> str:
+def _compute_key(plan: Plan, limits: Limits, labels: Path | None) -> str:
     """Compute 64 hex digits that change whenever the result of a conversion could."""
     stages = (*plan.toolchain.stages, *plan.quantization.stages)
     parts = {
@@ -163,6 +168,7 @@ def _compute_key(plan: Plan, limits: Limits) -> str:
         "options": [plan.stage_options, plan.quantization.options],
         "inputs": [spec.as_request() for spec in plan.inputs],
         "inputs_from": plan.inputs_from,
+        "labels": _hash_known(labels) if labels else "",
         "check": plan.check,
         "limits": [limits.timeout, limits.memory],
     }

@@ -27,8 +27,8 @@ class _Model(BaseModel):
 class Options(_Model):
     """How a model is converted: the options of `runner convert`, by their names there.
 
-    `inputs`, `calibration` and the file of `arch` are paths, relative to the file that names them.
-    What is not set comes from the next wider table.
+    `inputs`, `calibration`, `labels` and the file of `arch` are paths, relative to the file that
+    names them. What is not set comes from the next wider table.
     """
 
     input: list[str] = []
@@ -36,6 +36,7 @@ class Options(_Model):
     arch: str = ""
     arch_args: dict[str, Any] = {}
     samples: Positive = 1000
+    labels: str = ""
     seed: Natural = 0
     tolerance: float = 1e-6
     metric: str = "mean"
@@ -50,11 +51,11 @@ class Options(_Model):
     calibration: str = ""
     calibrate_on_noise: bool = False
     quantize_io: str = ""
-    keep_float: list[str] = []
-    trained_ranges: bool = False
-    runtimes: list[str] = []
     min_sqnr: float | None = None
     min_top1: float | None = None
+    keep_float: list[str] = []
+    trained_ranges: bool = False
+    runtimes: list[str] | None = None
     timeout: Natural | None = None
     limit: dict[str, str | int] = {}
     diagnose: bool = True
@@ -62,7 +63,7 @@ class Options(_Model):
     def resolve_paths(self, folder: Path) -> Options:
         """Return the options with paths that hold whatever the current folder is."""
         changed: dict[str, Any] = {}
-        for name in ("inputs", "calibration"):
+        for name in ("inputs", "calibration", "labels"):
             if value := getattr(self, name):
                 changed[name] = str((folder / value).absolute())
         file, colon, attribute = self.arch.partition(":")

@@ -153,6 +153,5 @@ def test_options_are_those_of_convert() -> None:
     elsewhere = {
         *("model", "from_onnx", "from_pb", "output", "engine", "gpu", "wheel", "toolchain", "jobs"),
         *("trust_model", "sign", "cache", "as_json", "quiet", "verbose"),
-        "labels",  # accuracy is for one model at a time
     }
     assert set(inspect.signature(convert).parameters) - elsewhere == set(Options.model_fields)

@@ -36,6 +36,7 @@ from runner.toolchains.model import Image, Wheel, add_wheels
 
 IMAGES = load_all_images()
 STAGES = tuple(s for chain in load_toolchains() if chain.accepts == "pytorch" for s in chain.stages)
+QUANTIZERS = tuple(s for chain in load_toolchains() for s in chain.quantizers)
 # The interpreter alone, for checks and measurements: no toolchain's stage runs in it.
 RUNTIMES = {"litert"}
 # Those that are built here. `pytest -m years` converts by all toolchains, on both engines.
@@ -82,7 +83,7 @@ def test_dockerfile_agrees_with_the_data(name: str) -> None:
     assert argument(text, "BASE") == default_base(image)
     assert argument(text, "SOURCE_DATE_EPOCH") == str(recipe.epoch)
     assert argument(text, "LOCK") == image.lock.relative_to(ROOT).as_posix()
-    modules = {stage.module for stage in STAGES if stage.image == name}
+    modules = {stage.module for stage in (*STAGES, *QUANTIZERS) if stage.image == name}
     entry = re.search(r'ENTRYPOINT \["python", "-m", "([\w.]+)"\]', text)
     assert entry and (entry[1] in modules or name in RUNTIMES)
     assert "# syntax=" not in text, "it would be pulled, and no registry may be reachable"

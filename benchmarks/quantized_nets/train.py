@@ -82,7 +82,7 @@ def main(folder):
     y = torch.from_numpy(arrays["y"])
     write(folder, "rows", train(Rows(), x[HELD:], y[HELD:], 30, 5e-3), x, y)
     x = F.pad(x[:, None], (2, 2, 2, 2), value=-MEAN / DEVIATION)
-    write(folder, "images", train(Images(), x[HELD:], y[HELD:], 10, 5e-3), x, y)
+    write(folder, "images", train(Images(), x[HELD:], y[HELD:], 5, 5e-3), x, y)
 
 
 if __name__ == "__main__":

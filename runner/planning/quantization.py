@@ -43,14 +43,14 @@ class Quantization:
         return bool(self.modes)
 
 
-def split_runtimes(text: str | None) -> list[str] | None:
+def split_runtimes(text: str | None) -> tuple[str, ...] | None:
     """Split the images of --runtimes at their commas; 'none' stands for none."""
-    return None if text is None else [] if text == "none" else split_modes(text)
+    return None if text is None else () if text == "none" else split_modes(text)
 
 
-def split_modes(text: str) -> list[str]:
+def split_modes(text: str) -> tuple[str, ...]:
     """Split modes at their commas."""
-    return [mode.strip() for mode in text.split(",") if mode.strip()]
+    return tuple(mode.strip() for mode in text.split(",") if mode.strip())
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,9 +27,19 @@ def runs_stages() -> bool:
 
 def count_cores() -> int:
     """Count the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(list_own_cores()) or os.cpu_count() or 1
+
+
+def list_own_cores() -> list[int]:
+    """List the cores that this process is kept to; none where the system keeps it to no few."""
+    # macOS and Windows have no such call.
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def keep_to_cores(cores: Collection[int]) -> None:
+    """Keep this process, and what it starts, to these cores, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
 
 
 def read_machine_memory() -> int:

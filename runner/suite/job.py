@@ -7,7 +7,6 @@ any run does, also where the worker that started it is killed.
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import signal
 import sys
@@ -22,6 +21,7 @@ from filelock import FileLock, Timeout
 from runner.conversion.convert import convert
 from runner.conversion.settings import RunSettings
 from runner.errors import ExitCode, RunnerError
+from runner.host.machine import keep_to_cores, list_own_cores
 from runner.host.paths import cache_folder
 from runner.side_by_side.schedule import EventWriter
 from runner.suite.request import Request, Setting
@@ -90,12 +90,12 @@ def claim_cores(count: int) -> Iterator[None]:
 
     Where there are not that many left, as with 0, they run on any. The claim ends with the block.
     """
-    everywhere = os.sched_getaffinity(0)
+    everywhere = list_own_cores()
     folder = cache_folder() / "cores"
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         claimed: list[int] = []
-        for core in sorted(everywhere):
+        for core in everywhere:
             if len(claimed) == count:
                 break
             lock = FileLock(folder / f"{core}.lock")
@@ -105,8 +105,8 @@ def claim_cores(count: int) -> Iterator[None]:
             except (Timeout, OSError):
                 continue
         if claimed and len(claimed) == count:
-            os.sched_setaffinity(0, claimed)
-            stack.callback(os.sched_setaffinity, 0, everywhere)
+            keep_to_cores(claimed)
+            stack.callback(keep_to_cores, everywhere)
         yield
 
 

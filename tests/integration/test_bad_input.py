@@ -195,7 +195,8 @@ NAMED = ("--input", "left=1x4", "--input", "right=1x6")
 OPTIONS: dict[str, tuple[str, Any, str]] = {
     "no such model": ("missing", [], "There is no file .*missing.pt"),
     "unknown option of the command": ("cnn", ["--fast"], "No such option.*--fast"),
-    "input without numbers": ("cnn", ["--input", "axb"], "'axb' is not a shape; the form is"),
+    "input without numbers": ("cnn", ["--input", "a-b"], "'a-b' is not a shape; the form is"),
+    "two open sizes": ("cnn", ["--input", "axb"], "several sizes are open"),
     "empty input": ("cnn", ["--input", ""], "is not a shape; the form is"),
     "size of zero": ("cnn", ["--input", "0x3x32x32"], "at least 1.*→ .*batch size"),
     "negative size": ("cnn", ["--input", "-1x3x32x32"], "at least 1.*→ .*batch size"),

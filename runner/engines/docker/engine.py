@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.watchdog import Watch
 from runner.errors import EnvironmentUnavailable
 from runner.host.files import atomic_write
+from runner.host.machine import list_own_cores
 from runner.host.process_identity import get_owner
 from runner.host.text import split_lines
 from runner.schemas.report import EnvironmentRecord, InterpreterRecord
@@ -291,10 +291,10 @@ def _list_own_cores(info: Mapping[str, Any]) -> str | None:
 
     A container is the daemon's child and not ours: it would take all.
     """
-    own = os.sched_getaffinity(0)
-    if not info.get("CPUSet") or max(own) >= int(info.get("NCPU") or 0) or len(own) >= info["NCPU"]:
+    own, count = list_own_cores(), int(info.get("NCPU") or 0)
+    if not info.get("CPUSet") or not own or max(own) >= count or len(own) >= count:
         return None
-    return ",".join(map(str, sorted(own)))
+    return ",".join(map(str, own))
 
 
 def _extract(chunks: Iterator[bytes], target: Any, most: int) -> bool:

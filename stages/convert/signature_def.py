@@ -4,31 +4,15 @@ from __future__ import annotations
 
 from typing import Any, List, Sequence, Tuple
 
+from stages.frameworks.tflite_file import pack_model
 from stages.kit.contract import Option, Tensor, flag
 
 SIGNATURE = Option("signature", flag, False, "name the inputs and outputs in a SignatureDef")
 # What interpreters and tools look for without being told a name.
 _KEY = "serving_default"
 
-# The schema's force_align of a buffer.
-_ALIGNMENT = 16
-
 # A tensor and its number in the model.
 Place = Tuple[Tensor, int]
-
-
-def _make_builder(base: Any) -> Any:
-    """Return a builder that aligns weights as the schema says, which Python's does not."""
-
-    class Builder(base):  # type: ignore[misc]
-        def CreateNumpyVector(self, values: Any) -> Any:
-            self.StartVector(values.itemsize, values.size, max(_ALIGNMENT, values.itemsize))
-            data = values.tobytes()
-            self.head = self.Head() - len(data)
-            self.Bytes[self.Head() : self.Head() + len(data)] = data
-            return self.EndVector(values.size)
-
-    return Builder
 
 
 def add_signature(content: bytes, inputs: Sequence[Place], outputs: Sequence[Place]) -> bytes:
@@ -36,7 +20,6 @@ def add_signature(content: bytes, inputs: Sequence[Place], outputs: Sequence[Pla
 
     TensorFlow 2.4 reads its key in another field than later releases: both hold it.
     """
-    import flatbuffers
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
@@ -53,6 +36,4 @@ def add_signature(content: bytes, inputs: Sequence[Place], outputs: Sequence[Pla
     signature.inputs, signature.outputs = name(inputs), name(outputs)
     signature.methodName = signature.key = _KEY
     model.signatureDefs = [signature]
-    builder = _make_builder(flatbuffers.Builder)(len(content) + 1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return pack_model(model)

@@ -10,11 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List
 
-import numpy as np
-
-_IDENTIFIER = b"TFL3"
-# What schema.fbs demands of a buffer.
-_ALIGNMENT = 16
+from stages.frameworks.tflite_file import pack_model
 
 
 def sort_dequantized(content: bytes) -> bytes:
@@ -54,23 +50,3 @@ def _sort(graph: Any, codes: List[int]) -> None:
     widened.sort(key=lambda operator: operator.outputs[0])
     chosen = {id(operator) for operator in widened}
     graph.operators = widened + [o for o in graph.operators if id(o) not in chosen]
-
-
-def pack_model(model: Any) -> bytes:
-    """Write a model with its buffers aligned, as the format demands."""
-    import flatbuffers
-
-    class AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]
-        """A builder that aligns the bytes of buffers, which the generated code does not."""
-
-        def CreateNumpyVector(self, x: np.ndarray) -> Any:
-            if x.dtype != np.uint8:
-                return super().CreateNumpyVector(x)
-            self.StartVector(1, x.size, _ALIGNMENT)
-            self.head = self.head - x.size
-            self.Bytes[self.head : self.head + x.size] = x.tobytes()
-            return self.EndVector(x.size)
-
-    builder = AlignedBuilder(1024)
-    builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
-    return bytes(builder.Output())

@@ -6,7 +6,7 @@ a model of many narrow channels it is a tenth of the bytes.
 
 from __future__ import annotations
 
-from stages.quantize.order import pack_model
+from stages.frameworks.tflite_file import pack_model
 
 
 def drop_weight_ranges(content: bytes) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, List, Optional, Tuple
 
 import numpy as np
 
-from stages.quantize.order import pack_model
+from stages.frameworks.tflite_file import pack_model
 
 # The specification of 8-bit quantisation leaves out -128 for weights: kernels rely on it.
 _LARGEST = 127

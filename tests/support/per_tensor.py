@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
-from stages.quantize.order import pack_model
+from stages.frameworks.tflite_file import pack_model
 
 
 def coarsen(content):

@@ -11,13 +11,19 @@ import typer
 from runner.cli.options import (
     Arch,
     ArchArgs,
+    Cache,
+    CalibrateOnNoise,
+    Calibration,
     Engine,
     Inputs,
     InputsFile,
     Json,
+    Labels,
     Limit,
     Metric,
+    MinSqnr,
     Quiet,
+    Runtimes,
     Samples,
     Seed,
     Strict,
@@ -62,10 +68,7 @@ def convert(
     arch_args: ArchArgs = "",
     samples: Samples = 1000,
     inputs: InputsFile = None,
-    labels: Annotated[
-        Optional[Path],
-        typer.Option(help="True classes of --inputs' samples (.npy or .txt), for the accuracy."),
-    ] = None,
+    labels: Labels = None,
     seed: Seed = 0,
     tolerance: Tolerance = 1e-6,
     metric: Metric = "mean",
@@ -101,13 +104,8 @@ def convert(
             "int8 with the fewest layers in float that pass the gate."
         ),
     ] = None,
-    calibration: Annotated[
-        Optional[Path],
-        typer.Option(help="What the model really sees, for int8: .npz, .npy, folder of images."),
-    ] = None,
-    calibrate_on_noise: Annotated[
-        bool, typer.Option("--calibrate-on-noise", help="Do without; the model is not to be used.")
-    ] = False,
+    calibration: Calibration = None,
+    calibrate_on_noise: CalibrateOnNoise = False,
     trained_ranges: Annotated[
         bool,
         typer.Option("--trained-ranges", help="int8 by the ranges of quantisation-aware training."),
@@ -119,21 +117,12 @@ def convert(
         Optional[list[str]],
         typer.Option(help="A layer that int8 leaves in float: a module's path (repeatable)."),
     ] = None,
-    min_sqnr: Annotated[
-        Optional[float],
-        typer.Option(help="Signal to noise that a quantised output needs, in dB (default: 20)."),
-    ] = None,
+    min_sqnr: MinSqnr = None,
     min_top1: Annotated[
         Optional[float],
         typer.Option(help="Share of samples with PyTorch's class that it needs (default: 0.98)."),
     ] = None,
-    runtimes: Annotated[
-        Optional[str],
-        typer.Option(
-            help="Images whose interpreters try quantised models, or none (default: litert and "
-            "tflite, if installed)."
-        ),
-    ] = None,
+    runtimes: Runtimes = None,
     engine: Engine = "auto",
     gpu: Annotated[bool, typer.Option("--gpu", help="Run TensorFlow's CUDA variant.")] = False,
     option: Annotated[
@@ -161,12 +150,7 @@ def convert(
     diagnose: Annotated[
         bool, typer.Option(help="Find the wrong operator where the result is out of tolerance.")
     ] = True,
-    cache: Annotated[
-        bool,
-        typer.Option(
-            help="Take stages that were made before from the cache.", envvar="RUNNER_STAGE_CACHE"
-        ),
-    ] = True,
+    cache: Cache = True,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -8,12 +8,18 @@ from typing import Annotated, Optional
 import typer
 
 from runner.cli.options import (
+    Cache,
+    CalibrateOnNoise,
+    Calibration,
     Engine,
     Inputs,
     InputsFile,
     Json,
+    Labels,
     Limit,
+    MinSqnr,
     Quiet,
+    Runtimes,
     Samples,
     Seed,
     Timeout,
@@ -28,52 +34,30 @@ from runner.engines.limits import parse_limits
 def quantize(
     model: Annotated[Path, typer.Argument(help="A float .tflite file, of whatever tool.")],
     to: Annotated[str, typer.Option(help="float16, dynamic, int8, int16x8; or several.")],
-    calibration: Annotated[
-        Optional[Path],
-        typer.Option(help="Samples of what the model really sees (.npy or .npz), for int8."),
-    ] = None,
-    calibrate_on_noise: Annotated[
-        bool, typer.Option("--calibrate-on-noise", help="Do without; the model is not to be used.")
-    ] = False,
+    calibration: Calibration = None,
+    calibrate_on_noise: CalibrateOnNoise = False,
     quantize_io: Annotated[
         str, typer.Option(help="int8's inputs and outputs: float or int8 (default: float).")
     ] = "",
-    min_sqnr: Annotated[
-        Optional[float],
-        typer.Option(help="Signal to noise that a quantised output needs, in dB (default: 20)."),
-    ] = None,
+    min_sqnr: MinSqnr = None,
     min_top1: Annotated[
         Optional[float],
         typer.Option(help="Share of samples with the float model's class (default: 0.98)."),
     ] = None,
-    runtimes: Annotated[
-        Optional[str],
-        typer.Option(
-            help="Images whose interpreters try quantised models, or none (default: litert and "
-            "tflite, if installed)."
-        ),
-    ] = None,
+    runtimes: Runtimes = None,
     output: Annotated[
         Optional[Path], typer.Option(help="The run folder (default: runs/quantize-NAME-TIME).")
     ] = None,
     input: Inputs = None,
     samples: Samples = 1000,
     inputs: InputsFile = None,
-    labels: Annotated[
-        Optional[Path],
-        typer.Option(help="True classes of --inputs' samples (.npy or .txt), for the accuracy."),
-    ] = None,
+    labels: Labels = None,
     seed: Seed = 0,
     engine: Engine = "auto",
     trust_model: TrustModel = False,
     timeout: Timeout = None,
     limit: Limit = None,
-    cache: Annotated[
-        bool,
-        typer.Option(
-            help="Take stages that were made before from the cache.", envvar="RUNNER_STAGE_CACHE"
-        ),
-    ] = True,
+    cache: Cache = True,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from runner.cli.lazy import make_group
-from runner.cli.options import Engine, Json, Quiet, TrustModel, make_console
+from runner.cli.options import Cache, Engine, Json, Quiet, TrustModel, make_console
 from runner.errors import BadInput, ExitCode
 
 if TYPE_CHECKING:
@@ -59,12 +59,7 @@ def run(
     ] = None,
     engine: Engine = "auto",
     trust_model: TrustModel = False,
-    cache: Annotated[
-        bool,
-        typer.Option(
-            help="Take stages that were made before from the cache.", envvar="RUNNER_STAGE_CACHE"
-        ),
-    ] = True,
+    cache: Cache = True,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

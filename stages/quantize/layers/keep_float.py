@@ -12,10 +12,10 @@ from typing import Any, Dict, List, Optional, Sequence, Set
 
 import numpy as np
 
+from stages.frameworks.tflite_file import pack_model
 from stages.frameworks.tflite_model import TfliteModel
 from stages.kit.contract import StageError
 from stages.quantize.layers.noise import INTEGER_ENDS
-from stages.quantize.order import pack_model
 
 
 def keep_in_float(source: TfliteModel, quantized: TfliteModel, kept: Set[str]) -> bytes:
@@ -36,7 +36,6 @@ class _Surgery:
         self.model.buffers = list(quantized.model.buffers)
         self.model.operatorCodes = list(quantized.model.operatorCodes)
         self.places = dict(quantized.indices)
-        self.kinds = quantized.kinds
         # Where a tensor of the float model is, in float.
         self.in_float: Dict[int, int] = {}
         self.operators: List[Any] = []

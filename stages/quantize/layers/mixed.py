@@ -29,6 +29,9 @@ def keep_kinds(job: Job, signature: Signature, content: bytes, kinds: Sequence[s
     TensorFlow 2.4's kernels of sigmoid and tanh take int16 inputs to have one scale, which they
     need not have: the outputs are wrong. From 2.5.0 on the same file is computed right.
     """
+    quantized, _ = _open(import_tensorflow(), signature, content)
+    if not set(kinds).intersection(quantized.kinds):
+        return content
     pair = _open_pair(job, signature, content)
     kept = {
         name

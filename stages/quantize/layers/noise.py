@@ -143,7 +143,8 @@ def measure(
     plain_source, plain = source.plain(names), quantized.plain([x.counterpart for x in layers])
     inner = [layer for layer in layers if source.indices[layer.name] in source.producers]
     pieces: Optional[Tuple[Any, Any]] = None
-    noises: List[Dict[str, np.ndarray]] = []
+    # By sample, each layer's values with the noise of its own.
+    noisy: List[Dict[str, np.ndarray]] = []
     for number in range(len(samples[0])):
         values = [np.ascontiguousarray(array[number]) for array in samples]
         known = dict(zip(names, plain_source(values)))
@@ -158,16 +159,15 @@ def measure(
         expected = dict(zip((x.name for x in inner), pieces[0](values, rounded)))
         found = dict(zip((x.name for x in inner), pieces[1](ends, integers)))
         seen = plain(ends)
-        noise: Dict[str, np.ndarray] = {}
+        noisy.append({})
         for layer, value in zip(layers, seen):
             if layer.name in found:
                 own = layer.levels.dequantize(found[layer.name]) - expected[layer.name]
             else:
                 own = rounded[layer.name] - known[layer.name]
-            noise[layer.name] = own
+            noisy[-1][layer.name] = known[layer.name] + own
             layer.add(known[layer.name], own, layer.levels.dequantize(value))
-        noises.append(noise)
-    _measure_costs(source, layers, samples, outputs, noises)
+    _measure_costs(source, layers, samples, outputs, noisy)
     return layers
 
 
@@ -221,24 +221,22 @@ def _measure_costs(
     layers: Sequence[Layer],
     samples: Sequence[np.ndarray],
     outputs: Sequence[str],
-    noises: Sequence[Dict[str, np.ndarray]],
+    noisy: Sequence[Dict[str, np.ndarray]],
 ) -> None:
     """Measure for each layer what its own noise alone does to the outputs of the float model."""
     plain = source.plain(outputs)
     batches = [
-        [np.ascontiguousarray(array[number]) for array in samples] for number in range(len(noises))
+        [np.ascontiguousarray(array[number]) for array in samples] for number in range(len(noisy))
     ]
     right = [plain(values) for values in batches]
-    tensors = source.plain([layer.name for layer in layers])
-    known = [dict(zip((x.name for x in layers), tensors(values))) for values in batches]
     for layer in layers:
-        noisy = [k[layer.name] + noise[layer.name] for k, noise in zip(known, noises)]
+        changed = [tensors[layer.name] for tensors in noisy]
         if layer.name in outputs:
             run: Callable[..., Any] = _replace_output(plain, list(outputs).index(layer.name))
         else:
-            run = source.cut(outputs, {layer.name: noisy[0]})
+            run = source.cut(outputs, {layer.name: changed[0]})
         error, power = np.zeros(len(outputs)), np.zeros(len(outputs))
-        for values, expected, value in zip(batches, right, noisy):
+        for values, expected, value in zip(batches, right, changed):
             for place, output in enumerate(run(values, {layer.name: value})):
                 wide = np.asarray(expected[place], np.float64)
                 error[place] += float(np.square(np.asarray(output, np.float64) - wide).sum())

@@ -243,7 +243,7 @@ def _repair_open_graph(
     opens = open_batch.find_open_axis(inputs) is not None
     if not opens or "open-frozen" not in resolve(job.options, "graph"):
         return _repair_graph(job, graph_def, inputs, outputs)
-    from stages.fixes.open_batch.frozen_graph import open_graph
+    from stages.frameworks.open_batch.frozen_graph import open_graph
 
     tf = import_tensorflow()
     made: List[Any] = []

@@ -49,7 +49,7 @@ def _load(job: Job) -> Tuple[Any, List[Tensor]]:
 
 def _rewrite_open(job: Job, model: Any, inputs: List[Tensor], chosen: Sequence[str]) -> Any:
     """Make a model older at two batch sizes, and return the one with an open batch."""
-    from stages.fixes.open_batch.onnx_model import open_model
+    from stages.frameworks.open_batch.onnx_model import open_model
 
     made = []
     for size in open_batch.TRIALS:

@@ -96,7 +96,7 @@ def _convert_open(
     tf: Any, job: Job, backend: Any, model: Any, inputs: Sequence[Tensor], chosen: Sequence[str]
 ) -> Signature:
     """Convert at two batch sizes, with all shapes known, and open the batch of the graph."""
-    from stages.fixes.open_batch.frozen_graph import open_graph
+    from stages.frameworks.open_batch.frozen_graph import open_graph
 
     graphs: List[Any] = []
     for size in open_batch.TRIALS[::-1]:  # what is reported is of the last one

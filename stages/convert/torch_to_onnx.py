@@ -66,7 +66,7 @@ def _export_open(torch: Any, opened: OpenedModel, job: Job) -> None:
         return
     import onnx
 
-    from stages.fixes.open_batch.onnx_model import open_model
+    from stages.frameworks.open_batch.onnx_model import open_model
 
     models = []
     for example in opened.trials[::-1]:  # the report is of the last one

@@ -48,7 +48,7 @@ def _verify_open(job: Job, opened: OpenedModel) -> None:
     """Raise `StageError`, naming the operator, if an export bakes the batch size that it sees."""
     import onnx
 
-    from stages.fixes.open_batch.onnx_model import open_model
+    from stages.frameworks.open_batch.onnx_model import open_model
 
     if get_program(opened.model) is not None:
         raise InputError(

@@ -34,7 +34,7 @@ class Disk:
             return
         path, _, flags = arguments
         below = isinstance(path, str) and path.startswith(f"{self.folder}/")
-        if below and flags & (os.O_WRONLY | os.O_RDWR):
+        if below and flags & (os.O_WRONLY | os.O_RDWR) and not has_content(path):
             self.writes += 1
             if self.writes == self.full_at:
                 self.fill()
@@ -48,6 +48,11 @@ class Disk:
                     os.write(descriptor, bytes(size))
         os.close(descriptor)
         self.full_at = at
+
+
+def has_content(path: str) -> bool:
+    """Tell whether a file is there and written already: it is only opened to be synced."""
+    return Path(path).is_file() and Path(path).stat().st_size > 0
 
 
 def main(disk: Disk, keep: Path, command: Sequence[str]) -> None:

@@ -127,6 +127,10 @@ def make_certificates(folder: Path) -> list[str]:
     return [str(ca), str(cert), str(key)]
 
 
+def does_jobs(process: psutil.Process) -> bool:
+    return "runner.suite.job" in process.cmdline()
+
+
 class Trial:
     """The cluster, the suite on it, and what is done to both."""
 
@@ -231,9 +235,9 @@ class Trial:
     def kill_worker(self, host: str) -> bool:
         """Kill the process of a host's worker while it has a conversion."""
         for process in self.workers[host].children(recursive=True):
-            if "runner.suite.job" in " ".join(process.cmdline()):
-                worker = process.parent()
-                assert worker is not None
+            worker = process.parent()
+            assert worker is not None
+            if does_jobs(process) and process.children() and not does_jobs(worker):
                 worker.kill()
                 self.tell(f"worker of {host} killed after {self.count()}, with a conversion")
                 return True

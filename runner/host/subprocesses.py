@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runner.errors import EnvironmentUnavailable
 from runner.host.process_identity import make_death_signal
@@ -173,12 +174,12 @@ def _read_output(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
             return
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: subprocess.Popen[Any]) -> None:
     """Kill a program and its process group."""
     _end_group(process, forcibly=True)
 
 
-def _end_group(process: subprocess.Popen[bytes], forcibly: bool) -> None:
+def _end_group(process: subprocess.Popen[Any], forcibly: bool) -> None:
     with suppress(ProcessLookupError):
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL if forcibly else signal.SIGTERM)

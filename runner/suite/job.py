@@ -1,17 +1,21 @@
-"""One conversion in a process of its own: `python -m runner.suite.job JOB`.
+"""Conversions in processes of their own: `python -m runner.suite.job` makes one for each job.
 
-It calls what `runner convert` calls. It ends its stages and removes its volume when it is ended, as
-any run does, also where the worker that started it is killed.
+It reads the names of files that hold a pickled `Job`, a line each, and forks for it what has
+imported all that a conversion needs. A conversion calls what `runner convert` calls. It ends its
+stages and removes its volume when it is ended, as any run does, also where the worker that started
+this program is killed.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ from runner.conversion.settings import RunSettings
 from runner.errors import ExitCode, RunnerError
 from runner.host.machine import keep_to_cores, list_own_cores
 from runner.host.paths import cache_folder
+from runner.host.process_identity import make_death_signal
 from runner.side_by_side.schedule import EventWriter
 from runner.suite.request import Request, Setting
 
@@ -46,7 +51,36 @@ class Job:
     folder: Path | None = None
 
 
-def main(file: str) -> int:
+# What says that a job's process has ended; the lines of the job itself have other events.
+ENDED = "ended"
+
+
+def main() -> None:
+    """Do the jobs that standard input names, one after the other; say how each process ended."""
+    end_with_us = make_death_signal()
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            os.setsid()  # its own group, so that what it leaves running can be ended
+            if end_with_us is not None:
+                end_with_us()
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            status = int(ExitCode.INTERNAL)
+            try:
+                status = do(line.rstrip("\n"))
+            except BaseException:
+                traceback.print_exc(file=sys.stdout)
+            finally:
+                sys.stdout.flush()
+                os._exit(status)
+        _, ended = os.waitpid(child, 0)
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(ended)
+        print(json.dumps({"event": ENDED, "status": status}), flush=True)
+
+
+def do(file: str) -> int:
     """Do a job and return the exit code."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
@@ -115,4 +149,4 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    main()

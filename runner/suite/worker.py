@@ -14,7 +14,6 @@ import pickle
 import secrets
 import shutil
 import socket
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,12 +30,11 @@ from runner.engines.select import prepare_engine
 from runner.errors import EnvironmentUnavailable, ExitCode
 from runner.host.files import write_text
 from runner.host.machine import read_machine_memory
-from runner.host.paths import PACKAGE
 from runner.host.process_identity import make_scratch_folder
-from runner.host.subprocesses import Programs
 from runner.schemas.base import Invalid, validate_json
 from runner.suite.files import PIECE, FileStore, SharedStore, read_piece
 from runner.suite.job import Job, Share
+from runner.suite.job_server import run_job
 from runner.suite.latency import measure_latency
 from runner.suite.request import File, Request, Setting, describe_code
 from runner.suite.results import LOG, LatencyRecord
@@ -314,10 +312,7 @@ def _run(worker: Worker, task: Task, output: Path, folder: Path | None) -> tuple
     with make_scratch_folder("job") as scratch:
         file = scratch / "job"
         file.write_bytes(pickle.dumps(job))
-        found = (str(PACKAGE.parent), os.environ.get("PYTHONPATH", ""))
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, found))}
-        command = [sys.executable, "-m", "runner.suite.job", str(file)]
-        status = Programs().run(command, on_line, environment=environment).status
+        status = run_job(file, on_line)
     if (output / "report.json").is_file():
         return status, ""
     if status < 0:

@@ -194,7 +194,7 @@ class _Dispatcher:
         self._results, self._plan = results, plan
         self._orders, self._watcher = orders, watcher
         self._token = secrets.token_hex(8)
-        self._prepared = self._own_client = False
+        self._prepared = self._own_client = self._gone = False
         self._runner = describe_code()
         self._states: dict[str, _State] = {}
         self._holders: dict[str, list[str]] = {}
@@ -222,7 +222,7 @@ class _Dispatcher:
                     self._watcher.tick()
                     with suppress(queue.Empty):
                         self._handle(pool, *self._events.get(timeout=0.2))
-                    if self._client.status in ("closed", "closing"):
+                    if self._gone or self._client.status in ("closed", "closing"):
                         self._reconnect()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -397,9 +397,8 @@ class _Dispatcher:
                 self._report_killer(state)
             else:
                 self._submit(state)
-        elif error is None:  # the scheduler or the connection to it is gone
-            if self._client.status == "running":
-                self._try_again(state, "its future was lost")
+        elif error is None:  # cancelled by the client: the scheduler, or the way to it, is gone
+            self._gone = True
         else:
             trace = "".join(traceback.format_exception(error))
             self._try_again(state, f"{type(error).__name__}: {error}", trace)
@@ -541,7 +540,10 @@ class _Dispatcher:
                     holders.append(address)
 
     def _reconnect(self) -> None:
-        """Wait for a scheduler that has gone, and ask it for all that is not finished."""
+        """Wait for a scheduler that has gone, and ask it for all that is not finished.
+
+        A client that finds the address again by itself knows nothing of a new scheduler's plugins.
+        """
         if self._local:
             raise EnvironmentUnavailable(
                 "The cluster on this machine has ended.", "Run the command again: it goes on."
@@ -557,7 +559,7 @@ class _Dispatcher:
                     raise
                 self._watcher.tick()
                 time.sleep(2)
-        self._own_client = True
+        self._own_client, self._gone = True, False
         self._holders.clear()
         self._prepare_workers()
         for state in self._states.values():

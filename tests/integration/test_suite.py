@@ -137,35 +137,58 @@ def test_nothing_is_lost(folder: Path, convert: Convert) -> None:
     assert (results.folder / "results.csv").read_text().count("\n") == 4
 
 
+class Cluster:
+    """A scheduler and a worker of their own, as a user starts them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._cache = make_cache(folder / "cache")
+        self.address = "tcp://127.0.0.1:0"
+
+    def start(self) -> None:
+        """Start both, at the address that they had before if there was one."""
+        file = self._folder / "scheduler.json"
+        file.unlink(missing_ok=True)
+        host, _, port = self.address.rpartition("/")[2].partition(":")
+        where = ["--host", host, "--port", port, "--scheduler-file", str(file), "--no-dashboard"]
+        self._scheduler = self._spawn("distributed.cli.dask_scheduler", *where)
+        size = ["--nthreads", "1", "--no-dashboard"]
+        places = ["--scheduler-file", str(file), "--local-directory", str(self._folder / "dask")]
+        self._worker = self._spawn("distributed.cli.dask_worker", *size, *places)
+        until = time.monotonic() + 60
+        while not file.is_file() and time.monotonic() < until:
+            time.sleep(0.1)
+        self.address = json.loads(file.read_text())["address"]
+
+    def _spawn(self, module: str, *options: str) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "RUNNER_CACHE_DIR": str(self._cache)}
+        with open(self._folder / "log", "ab") as log:
+            command = [sys.executable, "-m", module, *options]
+            return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+    def end(self) -> None:
+        """End both; the scheduler is killed, and the worker may finish what it does."""
+        self._scheduler.kill()
+        self._scheduler.wait()
+        self._worker.terminate()
+        self._worker.wait(60)
+
+
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[str]:
-    """A scheduler and a worker of their own, as a user starts them; its address."""
-    scheduler = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard"]
-    file = tmp_path / "scheduler.json"
-    where = ["--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file)]
-    worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file)]
-    size = ["--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path / "dask")]
-    own = {**os.environ, "RUNNER_CACHE_DIR": str(make_cache(tmp_path / "cache"))}
-    with (
-        open(tmp_path / "log", "wb") as log,
-        subprocess.Popen([*scheduler, *where], stdout=log, stderr=log) as first,
-        subprocess.Popen([*worker, *size], stdout=log, stderr=log, env=own) as second,
-    ):
-        try:
-            until = time.monotonic() + 60
-            while not file.is_file() and time.monotonic() < until:
-                time.sleep(0.1)
-            yield json.loads(file.read_text())["address"]
-        finally:
-            second.terminate()
-            second.wait(30)
-            first.terminate()
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path)
+    cluster.start()
+    try:
+        yield cluster
+    finally:
+        cluster.end()
 
 
-def test_a_cluster_gets_files_by_content(folder: Path, cluster: str, convert: Convert) -> None:
+def test_a_cluster_gets_files_by_content(folder: Path, cluster: Cluster, convert: Convert) -> None:
     (folder / "models/script.pt").unlink()
     store = folder / "store"
-    status, events = run_suite(folder, "--scheduler", cluster, "--store", str(store))
+    where = ("--scheduler", cluster.address)
+    status, events = run_suite(folder, *where, "--store", str(store))
     assert status == 0 and len(list_started(events)) == 1
     record = read_results(folder / "suite-results").records[0]
     plain = convert("cnn").folder
@@ -175,10 +198,31 @@ def test_a_cluster_gets_files_by_content(folder: Path, cluster: str, convert: Co
         assert sha256(file) == sha256(plain / name)
         assert sha256(file) in stored
     # Without a store, by Dask's connections; the worker has the run still, and makes it no more.
-    status, events = run_suite(folder, "--scheduler", cluster, "--output", "others")
+    status, events = run_suite(folder, *where, "--output", "others")
     assert status == 0 and not list_started(events)
     again = read_results(folder / "others").records[0]
     assert (again.outcome, again.artifact) == (record.outcome, record.artifact)
+
+
+def test_a_scheduler_that_is_started_again(folder: Path, cluster: Cluster) -> None:
+    """Its worker is another one then, and what the first one did is lost."""
+    begun: list[str] = []
+
+    def restart(client: subprocess.Popen[str], event: dict[str, Any]) -> None:
+        if event["event"] == "stage" and not begun:
+            begun.append(event["conversion"])
+            cluster.end()
+            cluster.start()
+
+    status, events = run_suite(folder, "--scheduler", cluster.address, watch=restart)
+    assert status == 0
+    said = [event["text"] for event in events if event["event"] == "say"]
+    assert any("The scheduler is gone" in text for text in said)
+    assert list_started(events).count(begun[0]) == 2
+    records = read_results(folder / "suite-results").records
+    outcomes = sorted(record.outcome for record in records)
+    assert len(outcomes) == 3 and outcomes[-1] == "refused", outcomes
+    assert set(outcomes[:2]) <= {"passed", "rounding"}
 
 
 def test_a_worker_with_another_runner_is_refused() -> None:

@@ -82,6 +82,17 @@ def parse_lock(text: str) -> list[Pin]:
     return pins
 
 
+def compare_locks(old: str, new: str) -> list[str]:
+    """List what differs between two locks: other releases, what came, what went, each by name."""
+    before, after = ({p.name: p.version for p in parse_lock(text)} for text in (old, new))
+    changes = []
+    for name in sorted(before.keys() | after.keys()):
+        versions = [str(lock[name]) if name in lock else "none" for lock in (before, after)]
+        if versions[0] != versions[1]:
+            changes.append(f"{name} {versions[0]} → {versions[1]}")
+    return changes
+
+
 def parse_pin(text: str) -> Pin:
     """Parse `name==version` as a pin without hashes."""
     name, _, version = text.partition("==")

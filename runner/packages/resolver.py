@@ -26,7 +26,7 @@ BANNER = "# Written by `runner lock`. Do not edit: change"
 
 
 def resolve(image: Image, constraints: Sequence[str] = ()) -> str:
-    """Resolve an image's intent as of its date, and return the lock's text.
+    """Resolve an image's intent as of its date, if it has any, and return the lock's text.
 
     `constraints` narrow down packages that the lock may come to name. What has only sources is
     asked for its requirements by the environment's own Python. Raises `EnvironmentUnavailable`
@@ -34,7 +34,7 @@ def resolve(image: Image, constraints: Sequence[str] = ()) -> str:
     """
     options = [
         *("--python-version", image.python, "--python-platform", image.platform),
-        *("--exclude-newer", image.as_of),
+        *(("--exclude-newer", image.as_of) if image.as_of else ()),
         *_find_python(image.python),
     ]
     for package, date in sorted(image.as_of_package.items()):
@@ -130,7 +130,8 @@ def _apply_stand_ins(image: Image) -> str:
 
 
 def _make_banner(image: Image) -> str:
-    lines = [f"{BANNER} {image.intent.name} or image.toml.", f"# As of {image.as_of}."]
+    lines = [f"{BANNER} {image.intent.name} or image.toml."]
+    lines += [f"# As of {image.as_of}."] if image.as_of else []
     lines += [f"# As of {date}: {name}." for name, date in sorted(image.as_of_package.items())]
     lines += [f"# {stand_in}: {stand_in.reason}." for stand_in in image.stand_ins]
     lines += [f"# Override: {text}." for text in image.overrides]

@@ -72,17 +72,24 @@ def _shorten(text: str) -> str:
 
 
 def render_image(
-    image: Image, reads: Sequence[Mapping[str, Any]], reach: Mapping[str, Sequence[str]]
+    image: Image,
+    reads: Sequence[Mapping[str, Any]],
+    reach: Mapping[str, Sequence[str]],
+    writer: str = "runner toolchain new",
 ) -> str:
-    """Render image.toml."""
+    """Render image.toml; `writer` is the command that writes it."""
     lines = [
-        "# Written by `runner toolchain new`.",
+        f"# Written by `{writer}`.",
         f"python = {quote(image.python)}",
         "# What wheels its lock may name: those for this C library and for older ones.",
         f"platform = {quote(image.platform)}",
         "# Releases published on or after this date do not exist for the resolver.",
         f"as-of = {quote(image.as_of)}",
     ]
+    if image.runtime:
+        lines += ["# What runs .tflite files here.", f"runtime = {quote(image.runtime)}"]
+    if image.tries_quantized:
+        lines += ["tries-quantized = true"]
     if image.overrides:
         lines += ["# In the place of every other requirement of the same package."]
         lines += [f"overrides = {_render(list(image.overrides))}"]
@@ -107,16 +114,26 @@ def render_image(
 def render_dockerfile(template: str, image: Image, module: str) -> str:
     """Render a Dockerfile from another image's: all have one shape."""
     text = _PYTHON.sub(f"ARG BASE=runner-base:local-{image.python}", template)
-    text = _LOCK.sub(f"ARG LOCK={image.lock_path}", text)
-    return _ENTRYPOINT.sub(f'ENTRYPOINT ["python", "-m", "{module}"]', text)
+    return _ENTRYPOINT.sub(f'ENTRYPOINT ["python", "-m", "{module}"]', replace_lock(text, image))
 
 
-def render_toolchain(head: Mapping[str, str], stages: Sequence[Mapping[str, Any]]) -> str:
-    """Render a toolchain's file from its keys and its stages'."""
-    lines = ["# Written by `runner toolchain new`."]
-    lines += [f"{key} = {quote(value)}" for key, value in head.items()]
-    for stage in stages:
-        lines += ["", "[[stage]]"]
+def replace_lock(dockerfile: str, image: Image) -> str:
+    """Return a Dockerfile's text with an image's lock in the place of its own."""
+    return _LOCK.sub(f"ARG LOCK={image.lock_path}", dockerfile)
+
+
+def render_toolchain(
+    head: Mapping[str, Any],
+    stages: Sequence[Mapping[str, Any]],
+    quantizers: Sequence[Mapping[str, Any]] = (),
+    writer: str = "runner toolchain new",
+) -> str:
+    """Render a toolchain's file from its keys and its stages'; `writer` is the command."""
+    lines = [f"# Written by `{writer}`."]
+    lines += [f"{key} = {_render(value)}" for key, value in head.items()]
+    tables = [("stage", stage) for stage in stages]
+    for name, stage in [*tables, *(("quantizer", quantizer) for quantizer in quantizers)]:
+        lines += ["", f"[[{name}]]"]
         lines += [f"{key} = {_render(value)}" for key, value in stage.items()]
     return "\n".join(lines) + "\n"
 

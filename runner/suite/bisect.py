@@ -7,8 +7,8 @@ broke another may have mended, so that halving an interval could miss the first 
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,16 @@ _SKIPPED = ("refused", "unavailable", "killed", "missing")
 
 @dataclass(frozen=True)
 class Step:
-    """A toolchain and what it made of the model; `changes` are against the first that was good."""
+    """A toolchain and what it made of the model; `changes` are against the first that was good.
+
+    `release` is that of the package whose releases are tried, '' where toolchains are.
+    """
 
     toolchain: str
     date: str
     record: Record
     changes: Sequence[Change] = ()
+    release: str = ""
 
     @property
     def skipped(self) -> bool:
@@ -50,13 +54,20 @@ class Step:
 
 @dataclass(frozen=True)
 class Bisection:
-    """The toolchains in order of date; `good` is the one that the others are compared with."""
+    """The toolchains in order of date; `good` is the one that the others are compared with.
+
+    Of the releases of a `package`, the steps are those that were tried, `untried` the others, and
+    `lock_changes` says, by image, what else differs between the last good one and the first bad.
+    """
 
     model: str
     folder: Path
     steps: Sequence[Step]
     good: Step | None
     notes: Sequence[str] = ()
+    package: str = ""
+    untried: Sequence[str] = ()
+    lock_changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def first_bad(self) -> Step | None:
@@ -75,16 +86,23 @@ class Bisection:
 
     def as_dict(self) -> dict[str, Any]:
         def name(step: Step | None) -> str | None:
-            return step.toolchain if step else None
+            return (step.release or step.toolchain) if step else None
 
+        releases = {
+            "package": self.package,
+            "not tried": list(self.untried),
+            "also differs": {image: list(found) for image, found in self.lock_changes.items()},
+        }
         return {
             "model": self.model,
+            **(releases if self.package else {}),
             "good": name(self.good),
             "last good": name(self.last_good),
             "first bad": name(self.first_bad),
             "steps": [
                 {
                     "toolchain": step.toolchain,
+                    **({"release": step.release} if self.package else {}),
                     "date": step.date,
                     "bad": step.bad,
                     "skipped": step.skipped,

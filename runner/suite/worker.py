@@ -8,9 +8,7 @@ is found again by content.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import pickle
 import secrets
 import shutil
 import socket
@@ -34,17 +32,16 @@ from runner.host.process_identity import make_scratch_folder
 from runner.schemas.base import Invalid, validate_json
 from runner.suite.files import PIECE, FileStore, SharedStore, read_piece
 from runner.suite.job import Job, Share
-from runner.suite.job_server import run_job
 from runner.suite.latency import measure_latency
+from runner.suite.launch import follow_job
 from runner.suite.request import File, Request, Setting, describe_code
-from runner.suite.results import LOG, LatencyRecord
+from runner.suite.results import LatencyRecord
 from runner.suite.settings import LatencyTable
 from runner.toolchains.load import load_image
 
 # The topic of Dask's events on which workers say what they are doing.
 TOPIC = "runner-suite"
 _HANDLER = "runner_read_piece"
-_MOST_LOG_LINES = 400
 
 
 class MissingFiles(Exception):
@@ -292,39 +289,7 @@ def _find_made(key: str) -> _Made | None:
 def _run(worker: Worker, task: Task, output: Path, folder: Path | None) -> tuple[int, str]:
     """Run the conversion's process; return its exit code, and why there is no report."""
     job = Job(task.request, task.setting, task.share or _share_of(worker), output, folder)
-    lines: list[str] = []
-    said = ""
-
-    def on_line(line: str) -> None:
-        nonlocal said
-        try:
-            event = json.loads(line)
-            kind = event["event"]
-        except (ValueError, TypeError, KeyError):
-            lines.append(line)
-            return
-        if kind == "started":
-            _say(worker, task, event="stage", stage=str(event.get("stage", "")))
-        elif kind in ("say", "error"):
-            lines.append(str(event.get("text", "")))
-            said = lines[-1] if kind == "error" else said
-
-    with make_scratch_folder("job") as scratch:
-        file = scratch / "job"
-        file.write_bytes(pickle.dumps(job))
-        status = run_job(file, on_line)
-    if (output / "report.json").is_file():
-        return status, ""
-    if status < 0:
-        said = f"The conversion's process was ended by signal {-status}."
-    said = said or f"The conversion's process ended with status {status}: {' '.join(lines[-3:])}"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        write_text(output / LOG, "\n".join([*lines[-_MOST_LOG_LINES:], said]) + "\n")
-    except OSError:
-        pass
-    known = status in {int(code) for code in ExitCode}
-    return (status if known else int(ExitCode.INTERNAL)), said
+    return follow_job(job, lambda stage: _say(worker, task, event="stage", stage=stage))
 
 
 def _share_of(worker: Worker) -> Share:

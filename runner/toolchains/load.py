@@ -157,6 +157,11 @@ def load_toolchains(root: Path = ROOT) -> tuple[Toolchain, ...]:
     return _load_toolchains(root, find_user_folders())
 
 
+def forget_toolchains() -> None:
+    """Read the toolchains again when they are next asked for: their files have changed."""
+    _load_toolchains.cache_clear()
+
+
 @cache
 def _load_toolchains(root: Path, folders: Sequence[Path]) -> tuple[Toolchain, ...]:
     own = [read_toolchain(path) for path in sorted((root / "stages/toolchains").glob("*.toml"))]

@@ -1,10 +1,10 @@
-"""`runner bisect`: the first toolchain, in order of date, with which a model got worse."""
+"""`runner bisect`: the first toolchain, or release of a package, with which a model got worse."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -24,17 +24,39 @@ from runner.cli.options import (
     make_console,
     parse_json_object,
 )
-from runner.errors import ExitCode
-
-if TYPE_CHECKING:
-    from runner.cli.console import Console
-    from runner.suite.bisect import Bisection, Step
+from runner.errors import ExitCode, UsageError
 
 
 def bisect(
     model: Annotated[Path, typer.Argument(help="A model of any format that converts.")],
-    first: Annotated[str, typer.Option("--from", help="The first toolchain (default: all).")] = "",
+    first: Annotated[
+        str, typer.Option("--from", help="The first toolchain (default: all), or release.")
+    ] = "",
     last: Annotated[str, typer.Option("--to", help="The last one.")] = "",
+    package: Annotated[
+        str, typer.Option(help="Try the releases of this package, and not toolchains.")
+    ] = "",
+    toolchain: Annotated[
+        str,
+        typer.Option(help="With --package: in which toolchain (default: nearest to --from)."),
+    ] = "",
+    image: Annotated[
+        Optional[list[str]],
+        typer.Option(help="With --package: change this environment (default: all that have it)."),
+    ] = None,
+    loosen: Annotated[
+        Optional[list[str]],
+        typer.Option(help="With --package: another package whose pin gives way."),
+    ] = None,
+    pre_releases: Annotated[
+        bool, typer.Option("--pre-releases", help="With --package: try pre-releases too.")
+    ] = False,
+    yanked: Annotated[
+        bool, typer.Option("--yanked", help="With --package: try withdrawn releases too.")
+    ] = False,
+    every: Annotated[
+        bool, typer.Option("--every", help="With --package: try each, and do not halve.")
+    ] = False,
     what: Annotated[
         Optional[list[str]],
         typer.Option(
@@ -54,13 +76,19 @@ def bisect(
     seed: Seed = 0,
     tolerance: Tolerance = 1e-6,
     metric: Metric = "mean",
-    workers: Annotated[int, typer.Option(help="Conversions at a time (default: all cores).")] = 0,
+    workers: Annotated[
+        int, typer.Option(help="Conversions at a time (default: all cores); of toolchains.")
+    ] = 0,
     engine: Engine = "auto",
     trust_model: TrustModel = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Name the first toolchain that fails, drifts or slows down, with evidence; then exit 10."""
+    """Name the first toolchain that fails, drifts or slows down, with evidence; then exit 10.
+
+    With --package, it is the first release of that package, in one toolchain.
+    """
+    from runner.cli.bisection import ReleaseView, show_bisection
     from runner.cli.suite import SuiteView
     from runner.suite.bisect import DEFAULT_WHATS, bisect_model, list_dated
     from runner.suite.cluster import Connection
@@ -70,6 +98,12 @@ def bisect(
     from runner.suite.run import Orders
     from runner.suite.settings import LatencyTable, Options
 
+    if not package and (toolchain or image or loosen or pre_releases or yanked or every):
+        raise UsageError(
+            "--toolchain, --image, --loosen, --pre-releases, --yanked and --every go with "
+            "--package.",
+            "Without it, toolchains are tried: --from 2020-09 --to 2026.",
+        )
     given: dict[str, Any] = {
         "input": input or [],
         "arch": arch,
@@ -82,78 +116,29 @@ def bisect(
     }
     options = Options.model_validate(given).resolve_paths(Path())
     whats = what or DEFAULT_WHATS
-    sessions = 5 if "latency" in whats else 0
-    orders = Orders(
-        Connection(workers=workers),
-        Setting(engine, trust_model),
-        latency=LatencyTable(sessions=sessions),
-    )
-    folder = (output or Path("runs") / f"bisect-{model.stem}").absolute()
+    latency = LatencyTable(sessions=5 if "latency" in whats else 0)
+    setting = Setting(engine, trust_model)
+    ending = f"{model.stem}-{package}" if package else model.stem
+    folder = (output or Path("runs") / f"bisect-{ending}").absolute()
     console = make_console(quiet=quiet or as_json)
-    chains = list_dated(model, first, last)
-    with SuiteView(console) as view:
-        found = bisect_model(model, chains, folder, options, orders, whats=whats, watcher=view)
-    write_page(read_results(folder))
+    if package:
+        from runner.packages.index import PackageIndexes
+        from runner.recipes.candidates import Span
+        from runner.suite.bisect_releases import Way, bisect_releases
+
+        span = Span(package, first, last, toolchain, image or (), pre_releases, yanked)
+        way = Way(setting, latency, whats, loosen or (), every)
+        with ReleaseView(console) as view:
+            found = bisect_releases(model, span, folder, PackageIndexes(), options, way, view)
+    else:
+        chains = list_dated(model, first, last)
+        orders = Orders(Connection(workers=workers), setting, latency=latency)
+        with SuiteView(console) as view:
+            found = bisect_model(model, chains, folder, options, orders, whats=whats, watcher=view)
+    if (folder / "suite.json").is_file():  # not where every release was skipped
+        write_page(read_results(folder))
     if as_json:
         print(json.dumps(found.as_dict(), indent=1))
-    _show(found, console)
+    show_bisection(found, console)
     if found.first_bad is not None or found.good is None:
         raise typer.Exit(ExitCode.WORSE)
-
-
-def _show(found: Bisection, console: Console) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from runner.host.text import make_printable
-
-    table = Table(title="In order of date", title_justify="left")
-    for column in ("date", "toolchain", "", "error", "operators", "size"):
-        table.add_column(column)
-    for step in found.steps:
-        table.add_row(*map(make_printable, _describe(found, step)))
-    console.print(table)
-    bad, good = found.first_bad, found.last_good
-    if found.good is None:
-        console.print("None of these toolchains converts the model within tolerance.")
-    elif bad is None:
-        console.print(f"None is worse than {found.good.toolchain}.")
-    else:
-        assert good is not None
-        console.print(
-            Text(f"First bad: {bad.toolchain} ({bad.date}); ", "red").append(
-                f"last good: {good.toolchain} ({good.date})."
-            ),
-            soft_wrap=True,
-        )
-        for change in bad.changes:
-            if change.worse:
-                console.print(Text(f"  {make_printable(str(change))}"), soft_wrap=True)
-        for step in (good, bad):
-            evidence = found.folder / (step.record.log or step.record.run)
-            console.print(Text(make_printable(f"  {step.toolchain}: {evidence}")), soft_wrap=True)
-    for note in found.notes:
-        console.print(Text(make_printable(note), "dim"), soft_wrap=True)
-
-
-def _describe(found: Bisection, step: Step) -> list[str]:
-    from runner.report.html import figures
-    from runner.suite.wording import OUTCOMES
-
-    record = step.record
-    mark = OUTCOMES[record.outcome]
-    said = f"{mark.sign} {mark.word}"
-    if step is found.first_bad:
-        said += ", first bad"
-    elif step.bad:
-        said += ", bad too"
-    elif step.skipped:
-        said += ", skipped"
-    return [
-        step.date,
-        step.toolchain,
-        said,
-        figures.scientific(record.error),
-        figures.NONE if record.operators is None else figures.count(record.operators),
-        figures.NONE if record.bytes is None else figures.size(record.bytes),
-    ]

@@ -11,6 +11,7 @@ from runner.cli.console import Console
 from runner.cli.suite import SuiteView
 from runner.host.text import make_printable
 from runner.report.html import figures
+from runner.report.side_by_side.wording import format_seconds
 from runner.suite.bisect import Bisection, Step
 from runner.suite.results import Record, find_median, read_results
 from runner.suite.wording import OUTCOMES
@@ -35,8 +36,8 @@ def show_bisection(found: Bisection, console: Console) -> None:
         table.add_column(column)
     latencies = _read_latencies(found)
     for step in found.steps:
-        cells = [*_describe(found, step), latencies.get(step.record.artifact, figures.NONE)]
-        table.add_row(*map(make_printable, cells))
+        latency = latencies.get(step.record.artifact, figures.NONE)
+        table.add_row(*_describe(found, step), latency)
     console.print(table)
     _show_verdict(found, console)
     for step in found.steps:
@@ -67,9 +68,22 @@ def _show_verdict(found: Bisection, console: Console) -> None:
                 _say(console, f"  {change}")
         for image, changes in found.lock_changes.items():
             _say(console, f"  also differs in {image}: {', '.join(changes)}")
+        if found.control is not None:
+            _say(console, f"  {_explain_control(found, found.control)}")
         for step in (good, bad):
             evidence = found.folder / (step.record.log or step.record.run)
             _say(console, f"  {_name(found, step)}: {evidence}")
+
+
+def _explain_control(found: Bisection, control: Step) -> str:
+    """Say whether it is the package itself, or what was published between the two."""
+    assert found.last_good is not None and found.first_bad is not None
+    tried = f"{found.first_bad.release} with the other packages of {found.last_good.release}"
+    if control.skipped:
+        return f"{tried} cannot be had, so these may be to blame too: {control.record.reason}"
+    if control.bad:
+        return f"{tried}: bad too. It is {found.package} itself."
+    return f"{tried}: good. It is what came with it, and not {found.package} alone."
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
@@ -86,7 +100,7 @@ def _read_latencies(found: Bisection) -> dict[str, str]:
         return {}
     files = read_results(found.folder).latency.files
     medians = {sha256: find_median(timing.sessions) for sha256, timing in files.items()}
-    return {sha256: figures.duration(m) for sha256, m in medians.items() if m is not None}
+    return {sha256: format_seconds(m) for sha256, m in medians.items() if m is not None}
 
 
 def _describe(found: Bisection, step: Step) -> list[str]:
@@ -101,7 +115,7 @@ def _describe(found: Bisection, step: Step) -> list[str]:
         said += ", skipped"
     return [
         step.date,
-        step.release or step.toolchain,
+        make_printable(step.release or step.toolchain),
         said,
         figures.scientific(record.error),
         figures.NONE if record.operators is None else figures.count(record.operators),

@@ -81,7 +81,10 @@ def _choose_toolchain(
     if span.toolchain:
         chain = load_toolchain(span.toolchain, kind)
         if chain.accepts != kind:
-            raise BadInput(f"The toolchain '{chain.title}' does not start from such a file.")
+            raise BadInput(
+                f"The toolchain '{chain.title}' does not start from such a file.",
+                f"These do: {', '.join(c.title for c in chains)}.",
+            )
         if chain.title in have:
             return have[chain.title]
         raise BadInput(
@@ -113,7 +116,7 @@ def _list_packages(chains: Sequence[Toolchain]) -> str:
         for line in load_image(image).intent.read_text(encoding="utf-8").splitlines()
         if "==" in line and not line.startswith("#")
     }
-    return f"They pin {', '.join(sorted(names))}, and what these need: runner lock --audit --json."
+    return f"They pin {', '.join(sorted(names))}; their locks, in images, list what these need."
 
 
 def find_targets(chain: Toolchain, package: str) -> list[Target]:

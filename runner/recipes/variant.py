@@ -49,7 +49,8 @@ class ReleaseUnavailable(EnvironmentUnavailable):
 class Variant:
     """A toolchain that was written: its name, and the lock of each image that was changed.
 
-    `as_of` is the date of its packages, '' where they are those of the toolchain that it is of.
+    `as_of` is the date of its packages, '' where the others are held at those of another lock
+    because no index says when the release was published.
     """
 
     name: str
@@ -59,14 +60,22 @@ class Variant:
 
 
 def write_variant(
-    subject: Subject, release: Release, releases: Releases, place: Path, loosen: Sequence[str] = ()
+    subject: Subject,
+    release: Release,
+    releases: Releases,
+    place: Path,
+    loosen: Sequence[str] = (),
+    beside: Variant | None = None,
 ) -> Variant:
     """Write the toolchain with this release into `place`, a folder of toolchains.
 
-    The pins of the packages in `loosen` give way. Raises `ReleaseUnavailable` where the release
-    does not install, or excludes something else; `EnvironmentUnavailable` without an index.
+    The pins of the packages in `loosen` give way. With `beside`, all other packages are those of
+    that variant. Raises `ReleaseUnavailable` where the release does not install, or excludes
+    something else; `EnvironmentUnavailable` without an index.
     """
     ending = _make_slug(f"{subject.targets[0].name}-{release.version}")
+    if beside is not None:
+        ending += _make_slug(f"-beside-{beside.release.version}")
     name = f"{subject.chain.title}-{ending}"
     names = {t.image.name: f"{t.image.name}-{ending}" for t in subject.targets}
     place.mkdir(parents=True, exist_ok=True)
@@ -76,10 +85,10 @@ def write_variant(
         for target in subject.targets:
             folder = draft / "images" / names[target.image.name]
             folder.mkdir(parents=True)
-            image, text = _lock(target, release, releases, folder, loosen)
+            image, text = _lock(target, release, releases, folder, loosen, beside)
             _write_image(target.image, image, text)
             locks[target.image.name] = text
-            days.append(image.as_of[:10])
+            days.append(image.as_of)
         _copy_others(subject, draft)
         (draft / f"{name}.toml").write_text(
             _render_chain(subject, release, names), encoding="utf-8"
@@ -96,7 +105,12 @@ def _make_slug(text: str) -> str:
 
 
 def _lock(
-    target: Target, release: Release, releases: Releases, folder: Path, loosen: Sequence[str]
+    target: Target,
+    release: Release,
+    releases: Releases,
+    folder: Path,
+    loosen: Sequence[str],
+    beside: Variant | None,
 ) -> tuple[Image, str]:
     """Write the intent, and resolve it as of the date of the newest pin in it."""
     image = target.image
@@ -111,6 +125,8 @@ def _lock(
     stand_ins = tuple(stand_in for stand_in in image.stand_ins if stand_in.pin in lines)
     uses = {stand_in.pin: stand_in.use for stand_in in stand_ins}
     as_of = find_day([uses.get(line, line) for line in lines], found, releases)
+    if beside is not None:
+        as_of = max(as_of, beside.as_of) if as_of and beside.as_of else ""
     varied = replace(
         image,
         name=folder.name,
@@ -123,10 +139,11 @@ def _lock(
     )
     varied.intent.write_text("\n".join(lines) + "\n", encoding="utf-8")
     held: list[str] = []
-    if not as_of:  # nothing says what there was on that day, so only this package changes
-        given = {canonicalize_name(name) for name in loosen} | {target.name}
-        pins = parse_lock(image.lock.read_text(encoding="utf-8"))
-        held = [str(pin) for pin in pins if pin.name not in given]
+    # Where nothing says what there was on that day, only this package changes.
+    if beside is not None or not as_of:
+        lock = beside.locks[image.name] if beside else image.lock.read_text(encoding="utf-8")
+        given = {target.name} if beside else {target.name, *map(canonicalize_name, loosen)}
+        held = [str(pin) for pin in parse_lock(lock) if pin.name not in given]
     return varied, _resolve_once(varied, held)
 
 
@@ -227,7 +244,7 @@ def _resolve_once(image: Image, held: Sequence[str]) -> str:
 def _explain(error: EnvironmentUnavailable, image: Image, held: Sequence[str]) -> str:
     lines = image.intent.read_text(encoding="utf-8").splitlines()
     conflict = find_conflict(error.message, [*lines, *held, *(s.use for s in image.stand_ins)])
-    when = f"as of {image.as_of[:10]}" if image.as_of else "beside the toolchain's own packages"
+    when = "with the other packages held" if held else f"as of {image.as_of[:10]}"
     if conflict is not None:
         return f"Does not resolve {when}: {conflict}."
     absent = find_absent(error.message)

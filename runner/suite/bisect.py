@@ -51,6 +51,16 @@ class Step:
     def bad(self) -> bool:
         return any(change.worse for change in self.changes)
 
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "toolchain": self.toolchain,
+            "date": self.date,
+            "bad": self.bad,
+            "skipped": self.skipped,
+            "changes": [str(change) for change in self.changes],
+            "record": self.record.model_dump(),
+        }
+
 
 @dataclass(frozen=True)
 class Bisection:
@@ -58,6 +68,7 @@ class Bisection:
 
     Of the releases of a `package`, the steps are those that were tried, `untried` the others, and
     `lock_changes` says, by image, what else differs between the last good one and the first bad.
+    `control` is then the first bad one beside the other packages of the last good one.
     """
 
     model: str
@@ -68,6 +79,7 @@ class Bisection:
     package: str = ""
     untried: Sequence[str] = ()
     lock_changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    control: Step | None = None
 
     @property
     def first_bad(self) -> Step | None:
@@ -92,6 +104,7 @@ class Bisection:
             "package": self.package,
             "not tried": list(self.untried),
             "also differs": {image: list(found) for image, found in self.lock_changes.items()},
+            "alone": self.control.as_dict() if self.control else None,
         }
         return {
             "model": self.model,
@@ -100,15 +113,7 @@ class Bisection:
             "last good": name(self.last_good),
             "first bad": name(self.first_bad),
             "steps": [
-                {
-                    "toolchain": step.toolchain,
-                    **({"release": step.release} if self.package else {}),
-                    "date": step.date,
-                    "bad": step.bad,
-                    "skipped": step.skipped,
-                    "changes": [str(change) for change in step.changes],
-                    "record": step.record.model_dump(),
-                }
+                {**step.as_dict(), **({"release": step.release} if self.package else {})}
                 for step in self.steps
             ],
             "notes": list(self.notes),

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from runner.errors import ExitCode
+from runner.errors import ExitCode, RunnerError
 from runner.formats.identify import read_file
 from runner.formats.kinds import KINDS
 from runner.host.files import hash_file
@@ -33,7 +33,7 @@ from runner.suite.request import Setting, describe_code
 from runner.suite.results import Record, Results, make_record, read_results, write_table
 from runner.suite.run import Watcher
 from runner.suite.search import Verdict, search
-from runner.suite.settings import LatencyTable, Options, Suite, SuiteFile
+from runner.suite.settings import PLAIN, LatencyTable, Options, Suite, SuiteFile
 from runner.toolchains.load import forget_toolchains
 from runner.toolchains.model import Toolchain
 
@@ -85,6 +85,7 @@ def bisect_releases(
                 trials.judge(place)
         else:
             search(len(subject.candidates), trials.judge)
+        trials.try_alone()
         write_table(read_results(results.folder))
         return trials.conclude()
 
@@ -95,7 +96,11 @@ def _name(release: Release) -> str:
 
 @dataclass
 class _Trials:
-    """The releases that were tried so far: what was written for each, and what came of it."""
+    """The releases that were tried so far: what was written for each, and what came of it.
+
+    `control` is the first bad release with all other packages of the last good one, or why there is
+    no such thing.
+    """
 
     path: Path
     subject: Subject
@@ -106,66 +111,93 @@ class _Trials:
     watcher: Watcher
     variants: dict[int, Variant] = field(default_factory=dict)
     skipped: dict[int, Step] = field(default_factory=dict)
+    control: Variant | Step | None = None
 
     def judge(self, place: int) -> Verdict:
         """Convert the model with a release, and tell whether it is worse than the oldest good."""
         release = self.subject.candidates[place]
         self.watcher.say(f"{release.name} {_name(release)}")
         try:
-            self.variants[place] = write_variant(
-                self.subject, release, self.releases, self.folder, self.way.loosen
-            )
+            self.variants[place] = self._write(release)
         except ReleaseUnavailable as error:
             self.skipped[place] = self._skip(release, error.message)
-            self.watcher.finished(self.skipped[place].record)
             return "skip"
-        with _offer(self.folder):
-            self._convert(place)
-        self._measure(place)
+        self._try(self.variants[place])
         found = self.conclude()
         step = next(s for s in found.steps if s.release == str(release.version))
         if step.skipped:
             return "skip"
         return "bad" if step.bad or found.good is None else "good"
 
+    def try_alone(self) -> None:
+        """Try the first bad release beside the packages of the last good one.
+
+        What was published between the two could be to blame as well.
+        """
+        found = self.conclude()
+        if not (found.first_bad and found.last_good and found.lock_changes):
+            return
+        places = {str(v.release.version): v for v in self.variants.values()}
+        bad, good = places[found.first_bad.release], places[found.last_good.release]
+        self.watcher.say(
+            f"{bad.release.name} {bad.release.version}, with the other packages of "
+            f"{good.release.version}"
+        )
+        try:
+            self.control = self._write(bad.release, beside=good)
+        except ReleaseUnavailable as error:
+            self.control = self._skip(bad.release, error.message)
+            return
+        self._try(self.control)
+
     @property
     def folder(self) -> Path:
         """The folder of the toolchains, for RUNNER_TOOLCHAINS."""
         return self.results.folder / TOOLCHAINS
+
+    def _write(self, release: Release, beside: Variant | None = None) -> Variant:
+        return write_variant(
+            self.subject, release, self.releases, self.folder, self.way.loosen, beside
+        )
 
     def _skip(self, release: Release, reason: str) -> Step:
         record = Record(
             key="",
             model=self.path.stem,
             toolchain=f"{self.subject.chain.title}-{release.name}-{release.version}",
-            variant="default",
+            variant=PLAIN,
             outcome="unavailable",
             reason=make_printable(reason),
             exit_code=int(ExitCode.ENVIRONMENT),
         )
+        self.watcher.finished(record)
         return Step(record.toolchain, release.day, record, release=str(release.version))
 
+    def _list_tried(self) -> list[Variant]:
+        """List what was written, in order of version; the control last."""
+        tried = [variant for _, variant in sorted(self.variants.items())]
+        return [*tried, *([self.control] if isinstance(self.control, Variant) else [])]
+
     def _plan(self) -> SuitePlan:
-        """Plan the conversions of all releases that were tried, in their order."""
         file = SuiteFile(
             name=f"{self.path.name} by {self.subject.targets[0].name}",
             models=[glob.escape(self.path.name)],
-            toolchains=[self.variants[place].name for place in sorted(self.variants)],
+            toolchains=[variant.name for variant in self._list_tried()],
             defaults=self.options,
         )
         return make_suite_plan(Suite(self.path.absolute().parent, file))
 
-    def _convert(self, place: int) -> None:
-        """Convert with a release, unless that run is there."""
-        plan = self._plan()
-        conversion = plan.conversions[sorted(self.variants).index(place)]
-        if conversion.refusal is not None:  # it is about the model, and every release's
-            raise conversion.refusal
-        self.results.write_index(plan, describe_code())
-        record = self.results.find(conversion)
-        if record is None:
-            record = self._run(conversion)
-        self.watcher.finished(record)
+    def _try(self, variant: Variant) -> None:
+        """Convert the model and measure it, unless that is done."""
+        with _offer(self.folder):
+            plan = self._plan()
+            conversion = plan.conversions[self._list_tried().index(variant)]
+            if conversion.refusal is not None:  # it is about the model, and every release's
+                raise conversion.refusal
+            self.results.write_index(plan, describe_code())
+            record = self.results.find(conversion) or self._run(conversion)
+            self.watcher.finished(record)
+        self._measure(record)
 
     def _run(self, conversion: Conversion) -> Record:
         assert conversion.request is not None
@@ -183,58 +215,61 @@ class _Trials:
         self.results.place(draft, record)
         return record
 
-    def _measure(self, place: int) -> None:
+    def _measure(self, record: Record) -> None:
         """Measure the latency of what was made, in turns with what it is compared with."""
         table = self.way.latency
-        if "latency" not in self.way.whats or not table.sessions:
-            return
         found = read_results(self.results.folder)
-        new = found.records[sorted(self.variants).index(place)]
-        known = found.latency.files
-        if not new.artifact or new.artifact in known:
+        wanted = "latency" in self.way.whats and table.sessions
+        if not (wanted and record.artifact) or record.artifact in found.latency.files:
             return
         good = judge(found, self._list_chains(), self.way.whats).good
         files = {
-            record.artifact: path
-            for record in (new, *((good.record,) if good else ()))
-            for path in (self.results.folder / record.run).glob("*.tflite")
-            if hash_file(path) == record.artifact
+            made.artifact: path
+            for made in (record, *((good.record,) if good else ()))
+            for path in (self.results.folder / made.run).glob("*.tflite")
+            if hash_file(path) == made.artifact
         }
-        measured = measure_latency(files, table, self.way.setting.engine)
+        try:
+            measured = measure_latency(files, table, self.way.setting.engine)
+        except RunnerError as error:
+            self.watcher.say(f"The latency could not be measured: {error.message}")
+            return
         self.results.write_latency(merge_latency(found.latency, measured))
 
     def _list_chains(self) -> list[Toolchain]:
         return [
             replace(self.subject.chain, name=v.name, short="", date=v.release.day)
-            for _, v in sorted(self.variants.items())
+            for v in self._list_tried()
         ]
 
     def conclude(self) -> Bisection:
         """Say what is known after the releases that were tried."""
-        places = sorted([*self.variants, *self.skipped])
-        found = _judge_none(self.path, self.results.folder)
+        found = Bisection(self.path.stem, self.results.folder, [], None)
         if self.variants:
             found = judge(read_results(self.results.folder), self._list_chains(), self.way.whats)
         named = {variant.name: place for place, variant in self.variants.items()}
         steps: dict[int, Step] = {**self.skipped}
+        control = self.control if isinstance(self.control, Step) else None
         for step in found.steps:
-            place = named[step.toolchain]
-            steps[place] = replace(step, release=str(self.subject.candidates[place].version))
-        good = next(
-            (s for s in steps.values() if found.good and s.record is found.good.record), None
-        )
-        found = replace(found, steps=[steps[place] for place in places], good=good)
-        return replace(
+            if step.toolchain in named:
+                place = named[step.toolchain]
+                steps[place] = replace(step, release=str(self.subject.candidates[place].version))
+            else:
+                control = step
+        found = replace(
             found,
+            steps=[steps[place] for place in sorted(steps)],
+            good=steps[named[found.good.toolchain]] if found.good else None,
             package=self.subject.targets[0].name,
             untried=[
                 str(release.version)
                 for place, release in enumerate(self.subject.candidates)
                 if place not in steps
             ],
-            lock_changes=self._compare_locks(found, named),
             notes=[*found.notes, *self._note_held()],
+            control=control,
         )
+        return replace(found, lock_changes=self._compare_locks(found, named))
 
     def _compare_locks(
         self, found: Bisection, named: Mapping[str, int]
@@ -244,14 +279,15 @@ class _Trials:
         if good is None or bad is None:
             return {}
         before, after = (self.variants[named[step.toolchain]] for step in (good, bad))
-        names = {target.image.name: target.name for target in self.subject.targets}
         changes = {
-            image: [
+            target.image.name: [
                 change
-                for change in compare_locks(before.locks[image], after.locks[image])
-                if not change.startswith(f"{name} ")
+                for change in compare_locks(
+                    before.locks[target.image.name], after.locks[target.image.name]
+                )
+                if not change.startswith(f"{target.name} ")
             ]
-            for image, name in names.items()
+            for target in self.subject.targets
         }
         return {image: found for image, found in changes.items() if found}
 
@@ -262,10 +298,6 @@ class _Trials:
                 f"No index says when {', '.join(held)} came out: the other packages are those of "
                 f"the toolchain {self.subject.chain.title}, whatever the date."
             )
-
-
-def _judge_none(path: Path, folder: Path) -> Bisection:
-    return Bisection(path.stem, folder, [], None)
 
 
 @contextmanager

@@ -52,9 +52,13 @@ def show_bisection(found: Bisection, console: Console) -> None:
 
 def _show_verdict(found: Bisection, console: Console) -> None:
     bad, good = found.first_bad, found.last_good
-    if found.good is None:
-        what = "releases" if found.package else "toolchains"
-        _say(console, f"None of these {what} converts the model within tolerance.")
+    if found.good is None and found.package:
+        tried = next((step for step in found.steps if not step.skipped), None)
+        if tried is not None:
+            said = OUTCOMES[tried.record.outcome].word
+            _say(console, f"{_name(found, tried)} is {said} already: name an older --from.", "red")
+    elif found.good is None:
+        _say(console, "None of these toolchains converts the model within tolerance.")
     elif bad is None:
         rest = " Only these were tried: --every tries each release." if found.untried else ""
         _say(console, f"None is worse than {_name(found, found.good)}.{rest}")

@@ -86,7 +86,8 @@ def bisect_releases(
         else:
             search(len(subject.candidates), trials.judge)
         trials.try_alone()
-        write_table(read_results(results.folder))
+        if trials.variants:
+            write_table(read_results(results.folder))
         return trials.conclude()
 
 

@@ -24,7 +24,7 @@ from runner.cli.options import (
     make_console,
     parse_json_object,
 )
-from runner.errors import ExitCode, UsageError
+from runner.errors import EnvironmentUnavailable, ExitCode, UsageError
 
 
 def bisect(
@@ -140,5 +140,11 @@ def bisect(
     if as_json:
         print(json.dumps(found.as_dict(), indent=1))
     show_bisection(found, console)
+    if package and all(step.skipped for step in found.steps):
+        raise EnvironmentUnavailable(
+            f"None of these releases of {found.package} could be tried.",
+            "Where another pin excludes them, let it give way: --loosen NAME. Or name another "
+            "--toolchain.",
+        )
     if found.first_bad is not None or found.good is None:
         raise typer.Exit(ExitCode.WORSE)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.table import Table
 from rich.text import Text
 
@@ -13,7 +11,7 @@ from runner.host.text import make_printable
 from runner.report.html import figures
 from runner.report.side_by_side.wording import format_seconds
 from runner.suite.bisect import Bisection, Step
-from runner.suite.results import Record, find_median, read_results
+from runner.suite.results import find_median, read_results
 from runner.suite.wording import OUTCOMES
 
 # Where more were left out, only their number is said.
@@ -23,8 +21,8 @@ _MOST_NAMED = 12
 class ReleaseView(SuiteView):
     """A view of conversions of which nobody knows how many there will be."""
 
-    def planned(self, total: int, there: Sequence[Record]) -> None:
-        pass
+    def _summarize(self) -> Text:
+        return Text(f"{self._done.total()} tried")
 
 
 def show_bisection(found: Bisection, console: Console) -> None:

@@ -10,6 +10,7 @@ from runner.host.paths import ROOT
 from runner.packages.lockfile import (
     applies_here,
     choose_file,
+    compare_locks,
     filter_release,
     list_host_tags,
     list_stage_tags,
@@ -84,3 +85,10 @@ def test_markers() -> None:
     text = "a==1 ; sys_platform == 'win32'\nb==1 ; python_full_version >= '3.8'\nc==1\n"
     assert [str(pin) for pin in parse_lock(text) if applies_here(pin)] == ["b==1", "c==1"]
     assert choose_file([File("c-1-py3-none-any.whl")], list_host_tags()) is not None
+
+
+def test_what_differs_between_two_locks() -> None:
+    old = "# A lock.\n\na==1.0 \\\n    --hash=sha256:00\nb==2.0\n    # via a\ngone==1\n"
+    new = "a==1.1 \\\n    --hash=sha256:01\nb==2.0\ncame==3\n"
+    assert compare_locks(old, new) == ["a 1.0 → 1.1", "came none → 3", "gone 1 → none"]
+    assert compare_locks(old, old) == []

@@ -10,7 +10,7 @@ from runner.cli.suite import SuiteView
 from runner.host.text import make_printable
 from runner.report.html import figures
 from runner.report.side_by_side.wording import format_seconds
-from runner.suite.bisect import Bisection, Step
+from runner.suite.bisection.toolchains import Bisection, Step
 from runner.suite.results import find_median, read_results
 from runner.suite.wording import OUTCOMES
 

@@ -34,7 +34,7 @@ def bisect(
     ] = "",
     last: Annotated[str, typer.Option("--to", help="The last one.")] = "",
     package: Annotated[
-        str, typer.Option(help="Try the releases of this package, and not toolchains.")
+        str, typer.Option(help="Try the releases of this package, in one toolchain.")
     ] = "",
     toolchain: Annotated[
         str,
@@ -84,13 +84,10 @@ def bisect(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Name the first toolchain that fails, drifts or slows down, with evidence; then exit 10.
-
-    With --package, it is the first release of that package, in one toolchain.
-    """
+    """Name the first toolchain that fails, drifts or slows down, with evidence; then exit 10."""
     from runner.cli.bisection import ReleaseView, show_bisection
     from runner.cli.suite import SuiteView
-    from runner.suite.bisect import DEFAULT_WHATS, bisect_model, list_dated
+    from runner.suite.bisection.toolchains import DEFAULT_WHATS, bisect_model, list_dated
     from runner.suite.cluster import Connection
     from runner.suite.output.page import write_page
     from runner.suite.request import Setting
@@ -124,7 +121,7 @@ def bisect(
     if package:
         from runner.packages.index import PackageIndexes
         from runner.recipes.candidates import Span
-        from runner.suite.bisect_releases import Way, bisect_releases
+        from runner.suite.bisection.releases import Way, bisect_releases
 
         span = Span(package, first, last, toolchain, image or (), pre_releases, yanked)
         way = Way(setting, latency, whats, loosen or (), every)

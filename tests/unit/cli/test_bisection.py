@@ -11,7 +11,7 @@ from suites import record
 
 from runner.cli.bisection import show_bisection
 from runner.cli.console import Console
-from runner.suite.bisect import Bisection, Step
+from runner.suite.bisection.toolchains import Bisection, Step
 from runner.suite.compare import Change
 
 FAILED: dict[str, Any] = {"outcome": "failed", "error": None, "bytes": None, "operators": None}

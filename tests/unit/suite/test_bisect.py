@@ -10,7 +10,7 @@ from suites import record, results
 
 from runner.errors import BadInput
 from runner.host.paths import ROOT
-from runner.suite.bisect import judge, list_dated
+from runner.suite.bisection.toolchains import judge, list_dated
 from runner.suite.results import Timing
 from runner.toolchains.load import load_toolchains
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.suite.search import Found, Verdict, search
+from runner.suite.bisection.search import Found, Verdict, search
 
 WORDS: dict[str, Verdict] = {"g": "good", "b": "bad", "-": "skip"}
 

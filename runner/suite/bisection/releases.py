@@ -24,15 +24,15 @@ from runner.packages.lockfile import compare_locks
 from runner.recipes.candidates import Span, Subject, choose_subject
 from runner.recipes.releases import Projects, Release, Releases
 from runner.recipes.variant import ReleaseUnavailable, Variant, write_variant
-from runner.suite.bisect import DEFAULT_WHATS, Bisection, Step, judge
+from runner.suite.bisection.search import Verdict, search
+from runner.suite.bisection.toolchains import DEFAULT_WHATS, Bisection, Step, judge
 from runner.suite.job import Job, Share
 from runner.suite.latency import measure_latency, merge_latency
-from runner.suite.launch import run_job
+from runner.suite.launch import follow_job
 from runner.suite.plan import Conversion, SuitePlan, make_suite_plan
 from runner.suite.request import Setting, describe_code
 from runner.suite.results import Record, Results, make_record, read_results, write_table
 from runner.suite.run import Watcher
-from runner.suite.search import Verdict, search
 from runner.suite.settings import PLAIN, LatencyTable, Options, Suite, SuiteFile
 from runner.toolchains.load import forget_toolchains
 from runner.toolchains.model import Toolchain
@@ -208,7 +208,7 @@ class _Trials:
         self.watcher.started(cell, "")
         begin = time.monotonic()
         job = Job(conversion.request, self.way.setting, Share(), draft)
-        code, failure = run_job(job, lambda stage: self.watcher.stage(cell, stage))
+        code, failure = follow_job(job, lambda stage: self.watcher.stage(cell, stage))
         seconds = time.monotonic() - begin
         record = make_record(
             conversion, draft, exit_code=code, failure=failure, seconds=seconds, attempts=1

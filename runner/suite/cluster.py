@@ -79,6 +79,8 @@ def open_client(connection: Connection) -> Iterator[Any]:
         # A worker has one conversion, and none in waiting that would be blamed for its end.
         "distributed.scheduler.worker-saturation": 1.0,
         "distributed.comm.timeouts.connect": "60s",
+        # It would take samples of the workers' threads, which only wait, a hundred times a second.
+        "distributed.worker.profile.enabled": False,
     }
     with (
         dask.config.set(settings),

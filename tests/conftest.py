@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import Browser, find_chromium
 from foreign import make as make_foreign
 from foreign import make_newer
 from harness import (
@@ -140,3 +141,14 @@ def volume(tmp_path: Path) -> Path:
     folder = tmp_path / "volume"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = find_chromium()
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("There is no Chromium, and CI has to have one: .ci/browser installs it.")
+        pytest.skip("no Chromium; set CI=true to make that a failure")
+    with Browser(program) as opened:
+        yield opened

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Browser, find_chromium
+from browser import Browser
 from harness import Convert, run_cli
 from sample_reports import failed, output, report, stage, validated
 
@@ -41,17 +40,6 @@ COLLIDING = """
   ).map(([b]) => a.textContent + " / " + b.textContent));
 })
 """
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = find_chromium()
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("There is no Chromium, and CI has to have one: .ci/browser installs it.")
-        pytest.skip("no Chromium; set CI=true to make that a failure")
-    with Browser(program) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser, find_chromium
+from browser import Browser
 from suites import measure, record, results
 
 from runner.suite.compare import compare_results
@@ -18,17 +16,6 @@ from runner.suite.results import ResultSet
 CHAINS = ("2020-09", "2022", "2026-onnx2tf")
 OUTCOMES = ("passed", "passed", "passed", "rounding", "out-of-tolerance", "failed", "refused")
 WIDTHS = (1280, 390)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = find_chromium()
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("There is no Chromium, and CI has to have one: .ci/browser installs it.")
-        pytest.skip("no Chromium; set CI=true to make that a failure")
-    with Browser(program) as opened:
-        yield opened
 
 
 def make_set(models: int, seed: int, folder: Path) -> ResultSet:

@@ -84,14 +84,20 @@ class Browser:
         os.close(self._in)
         self._profile.cleanup()
 
-    def open(self, page: Path, *, width: int, height: int = 900, scheme: str = "light") -> None:
-        """Show a page; `requests` and `messages` then hold what it asked for and complained of."""
+    def open(
+        self, page: Path | str, *, width: int, height: int = 900, scheme: str = "light"
+    ) -> None:
+        """Show a page, a file or an address.
+
+        `requests` and `messages` then hold what it asked for and what it complained of.
+        """
         self.requests, self.messages, self._loaded = [], [], False
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self.call("Emulation.setEmulatedMedia", features=[feature])
-        self.call("Page.navigate", url=page.resolve().as_uri())
+        address = page if isinstance(page, str) else page.resolve().as_uri()
+        self.call("Page.navigate", url=address)
         until = time.monotonic() + _PATIENCE
         while not self._loaded:
             self._receive(until)

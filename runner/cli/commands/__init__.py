@@ -25,6 +25,10 @@ COMMANDS = {
         "inspect:inspect",
         "Say what a file is, who wrote it, what is in it, and whether it can be converted.",
     ),
+    "view": (
+        "view:view",
+        "Look at a model's graph in the browser, drawn by Netron, until Ctrl-C.",
+    ),
     "reproduce": (
         "reproduce:reproduce",
         "Run a recorded conversion again, and compare the artifacts with the recorded ones.",

@@ -17,7 +17,7 @@ from runner.conversion.settings import DEFAULT_SAMPLES
 from runner.conversion.stage_log import stream_output
 from runner.engines.base import Volume
 from runner.errors import RunnerError
-from runner.schemas.diagnosis import Culprit, Diagnosis, StageTrace, TracePoint
+from runner.schemas.diagnosis import Culprit, Diagnosis, Named, StageTrace, TracePoint
 from runner.schemas.report import StageRecord, StageReport
 from runner.schemas.stage_reports import read_report
 from runner.toolchains.model import Stage, Toolchain
@@ -185,6 +185,7 @@ def judge(
         diagnosis.verdict, diagnosis.summary = "found", _describe_culprit(culprit)
     elif ill is not None:
         diagnosis.verdict = "reference"
+        diagnosis.named = Named(stage=ill[0].stage, tensor=ill[1].tensor)
         diagnosis.summary = (
             f"The reference itself holds NaN or infinity from '{_name_layer(ill[1])}' on "
             f"({', '.join(ill[1].operators)})."
@@ -194,10 +195,16 @@ def judge(
         diagnosis.summary = "No operator that could be compared is wrong; some could not be."
     elif noise_floors is not None and noise_floors > _MOST_NOISE_FLOORS:
         diagnosis.verdict = "cancellation"
+        step = _find_largest_step(traces)
+        grows = ""
+        if step is not None:
+            growth, trace, point = step
+            diagnosis.named = Named(stage=trace.stage, tensor=point.tensor)
+            grows = f" It grows most, {growth:.3g} times, at '{_name_layer(point)}'."
         diagnosis.summary = (
             f"No operator is wrong by itself, yet the error is {noise_floors:.3g} times float32 "
             "rounding: operators lose digits together, as where nearly equal numbers are "
-            f"subtracted.{_describe_largest_step(traces)}"
+            f"subtracted.{grows}"
         )
     else:
         diagnosis.summary = (
@@ -207,22 +214,21 @@ def judge(
     return diagnosis
 
 
-def _describe_largest_step(traces: Sequence[StageTrace]) -> str:
-    """Name the layer whose error, relative to its tensor, is most times that of the one before it.
+def _find_largest_step(
+    traces: Sequence[StageTrace],
+) -> tuple[float, StageTrace, TracePoint] | None:
+    """Find the point whose error, relative to its tensor, is most times that of the one before it.
 
-    One before it in depth, within a stage.
+    One before it in depth, within a stage. Return how many times, too; None if none grows.
     """
-    curves = [trace.trace.points for trace in traces if trace.trace]
     steps = [
-        (after.error / before.error, after)
-        for points in curves
-        for before, after in itertools.pairwise(points)
+        (after.error / before.error, trace, after)
+        for trace in traces
+        if trace.trace
+        for before, after in itertools.pairwise(trace.trace.points)
         if 0 < before.error < after.error
     ]
-    if not steps:
-        return ""
-    growth, point = max(steps, key=lambda step: step[0])
-    return f" It grows most, {growth:.3g} times, at '{_name_layer(point)}'."
+    return max(steps, key=lambda step: step[0], default=None)
 
 
 def _make_culprit(trace: StageTrace, point: TracePoint) -> Culprit:

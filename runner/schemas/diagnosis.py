@@ -26,6 +26,7 @@ class Place(_Model):
 class TracePoint(_Model):
     """A tensor of an artifact beside its counterpart in what the artifact was made from.
 
+    `inputs` are the tensors of other points that it is computed from.
     `error` is how far they differ in plain runs: the root mean square, relative to the reference's.
     `own_error` is what the tensor's own operators add, run on the reference's values: its largest
     one, relative to the reference's largest value. `limit` is what rounding explains of it, `ratio`
@@ -35,6 +36,7 @@ class TracePoint(_Model):
     tensor: str
     reference: str
     shape: list[Integer]
+    inputs: list[str] = []
     operators: list[str]
     nodes: list[str]
     modules: list[str]
@@ -78,19 +80,28 @@ class Culprit(_Model):
     wrong: str
 
 
+class Named(_Model):
+    """A tensor of a stage's trace that a summary names, though its operators are right."""
+
+    stage: str
+    tensor: str
+
+
 class QuantizedPoint(_Model):
     """A tensor of the float model beside its counterpart in a quantised one; ratios are in dB.
 
     `sqnr` is of plain runs; `own_sqnr` of the layer's own noise, `quiet_sqnr` that of the channel
     at the first quartile; `output_sqnr` what the outputs would have if only this layer were
     quantised. `levels` is the range that integers stand for (None in float), `seen` what the
-    samples reach, and `outside` the share of their values outside of it.
+    samples reach, and `outside` the share of their values outside of it. `inputs` are the tensors
+    of other points that it is computed from.
     """
 
     tensor: str
     operators: list[str]
     modules: list[str]
     shape: list[Integer]
+    inputs: list[str] = []
     sqnr: float
     own_sqnr: float
     quiet_sqnr: float
@@ -146,12 +157,14 @@ class Diagnosis(_Model):
     'cancellation' where each is, and the result's error is still many times rounding; 'reference'
     where the reference itself holds NaN or infinity; 'incomplete' where a part of the chain could
     not be traced and the rest is right; 'quantization' where the float model is right, and a layer
-    of a quantised one is at fault. `samples` are the numbers of the samples.
+    of a quantised one is at fault. `named` is where NaN or infinity begins, or where digits are
+    lost. `samples` are the numbers of the samples.
     """
 
     verdict: Literal["found", "rounding", "cancellation", "reference", "incomplete", "quantization"]
     summary: str
     culprit: Culprit | None
+    named: Named | None = None
     others: list[Culprit] = Field(max_length=20)
     samples: list[Integer]
     notes: list[str]

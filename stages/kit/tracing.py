@@ -169,6 +169,7 @@ class _Statistics:
             "tensor": self.pair.name,
             "reference": self.pair.reference,
             "shape": list(self.shape),
+            "inputs": [name for name in piece.inputs if name != self.pair.name],
             "operators": deduplicate(piece.operators),
             "nodes": deduplicate(piece.nodes),
             "modules": deduplicate(modules),

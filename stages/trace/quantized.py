@@ -108,6 +108,7 @@ def _describe(layer: Layer, modules: Sequence[str]) -> Dict[str, Any]:
         "operators": deduplicate(layer.operators),
         "modules": list(modules),
         "shape": list(layer.shape),
+        "inputs": list(layer.inputs),
         "sqnr": to_decibels(layer.ratio),
         "own_sqnr": to_decibels(layer.own_ratio),
         "quiet_sqnr": to_decibels(layer.quiet_ratio),

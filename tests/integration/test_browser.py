@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from browser import Browser
 from harness import Convert, run_cli
-from sample_reports import failed, output, report, stage, validated
+from sample_reports import culprit, diagnosis, failed, output, point, report, stage, validated
 
 from runner.report.html.depth import DepthCurve
 from runner.report.html.render import render_run
@@ -75,6 +75,17 @@ def full_page() -> str:
     made["model"]["name"] = "model_" * 20 + ".pt"
     made["notes"] = ["z" * 400]
     made["gate"]["tolerance"] = 1e-13
+    residual = [
+        point("stem"),
+        point("one", "stem"),
+        point("two", "one"),
+        point("add", "stem", "two"),
+    ]
+    wide = [point(f"{i}_{'w' * 60}", "add", modules=["deep." * 12 + "MMW"]) for i in range(5)]
+    joined = point("cat", *(each["tensor"] for each in wide), operators=["Operator" * 9, "Relu"])
+    traced = [*residual, *wide, joined, point("head", "cat", shape=[1, 123456, 1234, 1234])]
+    named = [culprit("torch", each) for each in (residual[3], joined, wide[4])]
+    made["diagnosis"] = diagnosis({"torch": traced}, *named)
     points = tuple((f"features.{i}." + "deep." * 20, 10.0 ** (i / 40 - 8)) for i in range(400))
     return render_run(validated(made), "r" * 100, [DepthCurve("TFLite", points, points[300][0])])
 

@@ -158,6 +158,22 @@ def test_the_culprit_is_the_first(diagnoses: Callable[[str], Any]) -> None:
         assert word in diagnosis["summary"]
 
 
+@pytest.mark.parametrize("artifact", IMAGES)
+def test_each_tensor_names_those_it_is_computed_from(
+    diagnoses: Callable[[str], Any], artifact: str
+) -> None:
+    traces = [stage["trace"] for stage in diagnoses(artifact)["stages"] if stage["trace"]]
+    assert len(traces) == 3
+    for trace in traces:
+        known: set[str] = set()
+        for point in trace["points"]:
+            assert known.issuperset(point["inputs"]), point
+            known.add(point["tensor"])
+        read = {name for point in trace["points"] for name in point["inputs"]}
+        # All but the outputs are read by others that were compared.
+        assert len(known - read) <= 3 and len(known) > 10
+
+
 @pytest.mark.parametrize("name", ["onnx_epsilon", "lite_scaled_channel"])
 def test_a_fault_alone(plant: Any, name: str) -> None:
     artifact, layer, _ = FAULTS[name]

@@ -98,6 +98,10 @@ def test_a_planted_fault_is_named_at_its_layer(quantize: Quantize, fault: str) -
     assert layer in run.report["diagnosis"]["summary"]
     page = html.unescape((run.folder / "report.html").read_text())
     assert named[0][2] in page and "int8 by layer" in page
+    # Its row links to what is around it in the graph.
+    assert f'<a href="#graph-1">{named[0][0]}</a>' in page
+    drawing = page.partition('<figure id="graph-1"')[2].partition("</figure>")[0]
+    assert drawing.count('class="box fail"') == 1 and drawing.count('class="edge"') >= 1
 
 
 def test_a_depthwise_convolution_with_one_scale_is_named(

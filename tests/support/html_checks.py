@@ -124,7 +124,7 @@ def _stands_alone(page: Page) -> None:
             assert name not in {"src", "srcset", "data", "action", "xlink:href", "ping"}, name
             if name == "href":
                 assert element.name == "a", element.name
-                assert re.fullmatch(r"#[a-z-]+|https://\S+|[A-Za-z0-9][\w./-]*", value), value
+                assert re.fullmatch(r"#[a-z0-9-]+|https://\S+|[A-Za-z0-9][\w./-]*", value), value
             if name == "style":
                 assert re.fullmatch(r"((left|width):[\d.]+%;?)+", value), value
     for sheet in page.all("style"):

@@ -137,6 +137,67 @@ def report(**changes: Any) -> dict[str, Any]:
     }
 
 
+def point(tensor: str, *inputs: str, **changes: Any) -> dict[str, Any]:
+    """A tensor of a trace, computed from others, of which nothing is wrong."""
+    return {
+        "tensor": tensor,
+        "reference": tensor,
+        "shape": [1, 8, 16, 16],
+        "inputs": list(inputs),
+        "operators": ["Conv", "Relu"],
+        "nodes": [f"node_{tensor}"],
+        "modules": [f"features.{tensor}"],
+        "error": 1e-7,
+        "own_error": 1e-8,
+        "limit": 1e-6,
+        "ratio": 0.01,
+        "wrong": "",
+        "reference_nonfinite": False,
+        **changes,
+    }
+
+
+def culprit(stage: str, found: dict[str, Any]) -> dict[str, Any]:
+    """What a diagnosis says of a point that is wrong."""
+    keys = ("tensor", "operators", "nodes", "modules", "own_error", "limit")
+    wrong = {"stage": stage, "artifact": _ARTIFACTS[stage], "wrong": "error"}
+    return {**wrong, **{key: found[key] for key in keys}}
+
+
+def diagnosis(
+    traces: dict[str, list[dict[str, Any]]], *culprits: dict[str, Any], **changes: Any
+) -> dict[str, Any]:
+    """A diagnosis of these points by stage, which names these culprits, the first one first."""
+    stages = [
+        {
+            "stage": name,
+            "artifact": _ARTIFACTS[name],
+            "seconds": 1.0,
+            "trace": {
+                "samples": 8,
+                "tensors": len(points),
+                "matched": len(points),
+                "points": points,
+                "notes": [],
+            }
+            if points
+            else None,
+        }
+        for name, points in traces.items()
+    ]
+    return {
+        "verdict": "found" if culprits else "rounding",
+        "summary": "What is wrong, in words.",
+        "culprit": culprits[0] if culprits else None,
+        "others": list(culprits[1:]),
+        "samples": [0, 1],
+        "notes": [],
+        "seconds": 2.0,
+        "stages": stages,
+        **changes,
+    }
+
+
 def exceeded() -> dict[str, Any]:
     """A run whose error is beyond the tolerance."""
     made = report(outcome="out-of-tolerance", exit_code=4)

@@ -8,6 +8,8 @@ from typing import Any
 
 from runner.report.html import figures
 from runner.report.html.charts import Curve, LogScale, make_curve, make_log_scale
+from runner.report.html.neighbourhood import Drawings
+from runner.schemas.diagnosis import Culprit, Named
 from runner.schemas.report import Report
 
 _MOST_ROWS, _LABEL = 60, 24
@@ -46,6 +48,40 @@ def summarize_depth(report: Report) -> str:
     """Return the diagnosis's own summary, clipped; '' without a diagnosis."""
     diagnosis = report.diagnosis
     return "" if diagnosis is None else figures.clip(diagnosis.summary, 500)
+
+
+@dataclass(frozen=True)
+class NamedOperator:
+    """An operator that the diagnosis names, and the anchor of its drawing, if it has one."""
+
+    label: str
+    stage: str
+    anchor: str
+
+
+def list_culprits(report: Report, drawings: Drawings) -> list[NamedOperator]:
+    """List what the diagnosis of the float model names, what is at fault first."""
+    diagnosis = report.diagnosis
+    if diagnosis is None:
+        return []
+    found: list[Culprit | Named | None] = [diagnosis.culprit, *diagnosis.others, diagnosis.named]
+    points = {
+        (stage.stage, point.tensor): point
+        for stage in diagnosis.stages
+        for point in (stage.trace.points if stage.trace else ())
+    }
+    named = []
+    for item in found:
+        if item is not None:
+            place = (item.stage, item.tensor)
+            point = points.get(place) or item
+            label = _make_label(point) if not isinstance(point, Named) else item.tensor
+            named.append(
+                NamedOperator(
+                    figures.clip(label, 120), figures.clip(item.stage, 60), drawings.find(*place)
+                )
+            )
+    return named
 
 
 def _make_label(point: Any) -> str:

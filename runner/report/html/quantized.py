@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from runner.report.elsewhere import list_places
 from runner.report.html import figures
 from runner.report.html.marks import make_link
+from runner.report.html.neighbourhood import Drawings
 from runner.report.html.pictures import make_image_source
 from runner.report.quantized import is_below_gate, name_layer, summarize
 from runner.report.wording import (
@@ -149,6 +150,8 @@ class LayerRow:
     output: str
     outside: str
     why: str
+    # The drawing of what is around it in the graph, if there is one.
+    anchor: str
 
 
 @dataclass(frozen=True)
@@ -159,16 +162,18 @@ class LayerTable:
     summary: str
     rows: list[LayerRow]
     left_out: int
+    # The layers that the summary names, with their drawings.
+    named: tuple[tuple[str, str], ...]
 
 
-def list_layer_tables(report: Report) -> list[LayerTable]:
+def list_layer_tables(report: Report, drawings: Drawings) -> list[LayerTable]:
     """List the tables of the quantised models that the run's diagnosis has traced."""
     traces = report.diagnosis.quantized if report.diagnosis else []
     below = {record.name for record in report.quantized if is_below_gate(record)}
-    return [_make_table(trace, trace.mode in below) for trace in traces if trace.points]
+    return [_make_table(trace, trace.mode in below, drawings) for trace in traces if trace.points]
 
 
-def _make_table(trace: QuantizedTrace, below: bool) -> LayerTable:
+def _make_table(trace: QuantizedTrace, below: bool, drawings: Drawings) -> LayerTable:
     faults = {fault.tensor: fault for fault in trace.faults}
     order = sorted(trace.points, key=lambda point: (point.tensor not in faults, point.output_sqnr))
     chosen = {id(point) for point in order[:_MOST_LAYERS]}
@@ -181,12 +186,19 @@ def _make_table(trace: QuantizedTrace, below: bool) -> LayerTable:
             output=_format_ratio(point.output_sqnr),
             outside=f"{point.outside:.1%}" if point.levels else "",
             why=figures.clip(faults[point.tensor].reason, 500) if point.tensor in faults else "",
+            anchor=drawings.find(trace.mode, point.tensor),
         )
         for point in trace.points
         if id(point) in chosen
     ]
     summary = figures.clip(summarize(trace, below), 900)
-    return LayerTable(figures.clip(trace.mode, 40), summary, rows, len(trace.points) - len(rows))
+    named = tuple(
+        (figures.clip(name_layer(point), 80), anchor)
+        for point in trace.points
+        if (anchor := drawings.find(trace.mode, point.tensor))
+    )
+    left_out = len(trace.points) - len(rows)
+    return LayerTable(figures.clip(trace.mode, 40), summary, rows, left_out, named)
 
 
 def _format_ratio(ratio: float) -> str:

@@ -21,11 +21,13 @@ from runner.host.paths import cache_folder
 from runner.report.html import errors, failures, figures, records, story, verdict
 from runner.report.html.depth import (
     DepthCurve,
+    list_culprits,
     make_depth_charts,
     make_depth_curves,
     summarize_depth,
 )
 from runner.report.html.marks import list_checks, make_link
+from runner.report.html.neighbourhood import make_drawings
 from runner.report.html.quantized import list_layer_tables, list_quantized
 from runner.report.wording import Mark, explain_accuracy
 from runner.schemas.report import Report
@@ -104,6 +106,7 @@ def _list_sections(context: dict[str, Any]) -> list[tuple[str, str, bool]]:
         ("quantized", "Quantised", bool(context["quantized"])),
         ("errors", "Errors", bool(context["rows"])),
         ("depth", "By depth", bool(context["curves"])),
+        ("graph", "In the graph", bool(context["drawings"])),
         ("spread", "Histograms", bool(context["spreads"])),
         ("worst", "Worst samples", bool(context["worst"])),
         ("operators", "Operators", bool(context["operators"])),
@@ -115,6 +118,7 @@ def _list_sections(context: dict[str, Any]) -> list[tuple[str, str, bool]]:
 def _make_context(report: Report, folder: str, curves: Sequence[DepthCurve]) -> dict[str, Any]:
     """Collect everything that the template of a run names."""
     spreads = errors.make_spreads(report)
+    drawings = make_drawings(report.diagnosis)
     last = report.stages[-1] if report.stages else None
     made = last.report.artifact if last and last.status == "ok" and last.report else None
     seed = None if "inputs" in report.options else report.options.get("seed")
@@ -132,7 +136,7 @@ def _make_context(report: Report, folder: str, curves: Sequence[DepthCurve]) -> 
         "seconds": figures.duration(report.seconds),
         "journey": story.list_steps(report),
         "quantized": list_quantized(report),
-        "layers": list_layer_tables(report),
+        "layers": list_layer_tables(report, drawings),
         "accuracy": explain_accuracy(report),
         "rows": errors.make_error_rows(report),
         "ladder": errors.make_ladder(report),
@@ -140,6 +144,8 @@ def _make_context(report: Report, folder: str, curves: Sequence[DepthCurve]) -> 
         "samples": next((figures.count(check.samples) for check in list_checks(report)), ""),
         "curves": make_depth_charts(curves),
         "diagnosis": summarize_depth(report),
+        "drawings": drawings.all,
+        "culprits": list_culprits(report, drawings),
         "spreads": spreads,
         "tolerance_drawn": any(spread.tolerance is not None for spread in spreads),
         "worst": errors.make_worst_tables(report),

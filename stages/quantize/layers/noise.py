@@ -65,6 +65,8 @@ class Layer:
     counterpart: str
     levels: Levels
     operators: Tuple[str, ...] = ()
+    # The layers that it reads, by their names in the float model.
+    inputs: Tuple[str, ...] = ()
     # What a person is told; the user's layer where it is known.
     title: str = ""
     shape: Tuple[int, ...] = ()
@@ -174,7 +176,7 @@ def measure(
 def match_layers(source: Any, quantized: Any) -> List[Layer]:
     """Pair the float model's tensors with the quantised one's, by their names and shapes."""
     found = []
-    cuts = set()
+    cuts: Dict[str, str] = {}
     for name in [*(source.names[i] for i in source.inputs if i is not None), *source.order()]:
         index = source.indices[name]
         if source.dtype(index) != "float32":
@@ -186,10 +188,12 @@ def match_layers(source: Any, quantized: Any) -> List[Layer]:
             levels = read_levels(quantized, place)
             if levels is not None:
                 found.append(Layer(name, counterpart, levels))
-                cuts.add(counterpart)
+                cuts[counterpart] = name
                 break
     for layer in found:
-        layer.operators = quantized.piece(layer.counterpart, cuts - {layer.counterpart}).operators
+        piece = quantized.piece(layer.counterpart, set(cuts) - {layer.counterpart})
+        layer.operators = piece.operators
+        layer.inputs = tuple(cuts[counterpart] for counterpart in piece.inputs)
     return found
 
 

@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +15,17 @@ from html_checks import Page, check
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from sample_reports import KINDS, failed, output, report, stage, validated
+from sample_reports import (
+    KINDS,
+    culprit,
+    diagnosis,
+    failed,
+    output,
+    point,
+    report,
+    stage,
+    validated,
+)
 
 from runner.report.html import figures
 from runner.report.html.charts import LogScale, make_curve, make_histogram_chart, make_log_scale
@@ -127,43 +136,25 @@ class TestVerdict:
         assert "has the shape 10×1" in render(KINDS["shape"]()).text
 
 
-def diagnosis(verdict_at: str) -> Any:
-    """As a run's diagnosis is shaped: traces of the stages, and the tensor that is to blame."""
-
-    def point(number: int, error: float) -> Any:
-        return SimpleNamespace(tensor=f"t{number}", modules=[f"features.{number}"], error=error)
-
-    traces = {
-        "torch": [point(i, 1e-7) for i in range(9)],
-        "onnx-tf": [point(i, 1e-7 if i < 5 else 1e-2) for i in range(9)],
-    }
-    stages = [
-        SimpleNamespace(stage=name, trace=SimpleNamespace(points=points))
-        for name, points in traces.items()
-    ]
-    untraced = SimpleNamespace(stage="tflite", trace=None)
-    culprit = SimpleNamespace(stage="onnx-tf", tensor=verdict_at, modules=["features.5"])
-    return SimpleNamespace(
-        summary="Born in <features.5>.",
-        culprit=culprit,
-        stages=[*stages, untraced],
-        quantized=[],
-    )
-
-
 class TestSections:
     def test_a_diagnosis_is_drawn(self) -> None:
-        made = validated(KINDS["exceeded"]())
-        object.__setattr__(made, "diagnosis", diagnosis("t5"))
-        page = check(render_run(made))
+        exact = [point(f"t{i}") for i in range(9)]
+        wrong = [point(f"t{i}", error=1e-7 if i < 5 else 1e-2) for i in range(9)]
+        made = KINDS["exceeded"]()
+        made["diagnosis"] = diagnosis(
+            {"torch": exact, "onnx-tf": wrong, "tflite": []},
+            culprit("onnx-tf", wrong[5]),
+            summary="Born in <features.t5>.",
+        )
+        page = render(made)
         section = page.with_id("depth")
-        assert "Born in <features.5>." in section.words
+        assert "Born in <features.t5>." in section.words
         captions = [e.words for e in page.all("figcaption") if section in e.ancestors]
         assert captions == [
             "No operator stands out: the error grows as rounding does.",
-            "The error is born at features.5 (t5) .",
+            "The error is born at features.t5 (t5) .",
         ]
-        assert "features.5 (t5) ← born here 0.0100" in section.words
+        assert "features.t5 (t5) ← born here 0.0100" in section.words
         assert section.words.count("born here") == 1
 
     def test_everything_is_there(self) -> None:

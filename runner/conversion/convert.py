@@ -164,7 +164,7 @@ def run_plan(
                 if others and quantized:
                     cached.populate_volume(volume)
                 elsewhere, notes = try_elsewhere(
-                    plan, others, choice.engine, volume, quantized, view
+                    plan, others, choice.engine, volume, records[-1], quantized, view
                 )
                 if settings.diagnose and _is_out_of_tolerance(plan, records, quantized):
                     try:

@@ -70,6 +70,7 @@ class StageRunner:
                 "signature": signature.model_dump() if signature else None,
                 # The float model's layout, which is the quantised one's.
                 "float": final.signature.model_dump() if final.signature else None,
+                "float_file": final.artifact.path if final.artifact else "",
                 # For the cache: the name alone says nothing of the samples.
                 "files": quantization.hashes,
             }

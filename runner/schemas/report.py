@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from runner.host.text import NAME
 from runner.schemas.base import Integer, Natural
+from runner.schemas.benchmark import Latency
 from runner.schemas.diagnosis import Diagnosis, Place, QuantizedTrace, Trace
 
 Verdict = Literal["passed", "rounding", "exceeded", "vacuous", "nonfinite", "shape"]
@@ -254,6 +255,14 @@ class SearchStep(_Model):
     bytes: Integer
 
 
+class LatencyBeside(_Model):
+    """A quantised model's latency and the float model's, in turns in one process of `runtime`."""
+
+    runtime: str = Field(max_length=200)
+    float_model: Latency
+    quantized: Latency
+
+
 class StageReport(_Model):
     """`reports/STAGE.json`: what a stage says of its own run. docs/contract.md explains it."""
 
@@ -284,6 +293,8 @@ class StageReport(_Model):
     quantized: list[QuantizedTrace] = Field([], max_length=20)
     # What a quantising stage found of its calibration samples beside those of the check.
     calibration: CalibrationRecord | None = None
+    # Beside the float model's, of a quantised model.
+    latency: LatencyBeside | None = None
     # What was tried to keep in float (mode `auto`).
     search: list[SearchStep] = Field([], max_length=1000)
 
@@ -400,6 +411,7 @@ class ElsewhereRow(_Model):
     mode: str = Field(max_length=100)
     failure: str = Field("", max_length=500)
     check: CheckRecord | None = None
+    latency: LatencyBeside | None = None
 
 
 class ElsewhereAnswer(_Model):

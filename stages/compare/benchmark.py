@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import json
 import random
-import statistics
-import time
 import traceback
 from typing import Any, Dict, List, Optional, Sequence
-
-import numpy as np
 
 from stages.compare.children import run_in_child
 from stages.compare.few_samples import FewSamples, open_few
@@ -25,8 +21,8 @@ from stages.frameworks.tflite_runtime import (
     make_predict,
     number_tensors,
 )
+from stages.frameworks.timing import feed_sample, fill_inputs, summarize_turns, take_turn
 from stages.kit.contract import (
-    InputError,
     Job,
     Option,
     Signature,
@@ -85,7 +81,7 @@ def _try(
         operators = count_operators(interpreter)
         interpreter.allocate_tensors()
         if few is None:
-            _fill(interpreter)
+            fill_inputs(interpreter)
             interpreter.invoke()
             return {"operators": operators}
         predict = _prepare(job, runtime, file, few)
@@ -120,17 +116,6 @@ def _compare(predict: Any, few: FewSamples) -> Dict[str, Any]:
     }
 
 
-def _fill(interpreter: Any) -> None:
-    """Set every input: standard normal numbers, or zeros where they are whole."""
-    generator = np.random.RandomState(0)
-    for detail in interpreter.get_input_details():
-        shape, dtype = [int(size) for size in detail["shape"]], np.dtype(detail["dtype"])
-        if dtype.kind not in "fiub":
-            raise InputError(f"The input '{detail['name']}' is no tensor of numbers.")
-        drawn = generator.standard_normal(shape) if dtype.kind == "f" else np.zeros(shape)
-        interpreter.set_tensor(detail["index"], drawn.astype(dtype))
-
-
 def _measure(
     job: Job,
     runtime: Runtime,
@@ -145,60 +130,23 @@ def _measure(
         if not row["failure"]:
             interpreter = runtime.open(job.volume / file["path"], threads)
             interpreter.allocate_tensors()
-            _fill(interpreter)
+            fill_inputs(interpreter)
             if few is not None and file.get("signature"):
-                _feed(interpreter, Signature.from_dict(file["signature"]), few)
+                known = Signature.from_dict(file["signature"])
+                feed_sample(interpreter, known, few.input_arrays)
             timed[place] = interpreter
     least = job.options["seconds"]
     times: Dict[int, List[float]] = {place: [] for place in timed}
     # One whose single run takes more than two turns sits some rounds out.
-    every = {place: 1 + int(_turn(found, 0.0) / least / 2) for place, found in timed.items()}
+    every = {place: 1 + int(take_turn(found, 0.0) / least / 2) for place, found in timed.items()}
     order = random.Random(0)
     for number in range(job.options["rounds"]):
         for place in order.sample(list(timed), len(timed)):
             if number % every[place] == 0:
-                times[place].append(_turn(timed[place], least))
+                times[place].append(take_turn(timed[place], least))
         report_progress("measure", number + 1, job.options["rounds"])
     for place, found in times.items():
-        rows[place]["latency"].append({"threads": threads, **_summarize(found)})
-
-
-def _feed(interpreter: Any, known: Signature, few: FewSamples) -> None:
-    """Give the interpreter the first sample: values may change the time, as of subnormals."""
-    sizes = {d["index"]: (list(d["shape"]), d["dtype"]) for d in interpreter.get_input_details()}
-    for tensor, array in zip(number_tensors(interpreter, known).inputs, few.input_arrays):
-        value = array[0].transpose(tensor.axes) if tensor.axes else array[0]
-        shape, dtype = sizes.get(int(tensor.node), ([], None))
-        if list(value.shape) == shape:
-            interpreter.set_tensor(int(tensor.node), np.ascontiguousarray(value.astype(dtype)))
-
-
-def _turn(interpreter: Any, seconds: float) -> float:
-    """Return the median seconds of a run, over `seconds` and at least one; the first is to warm up.
-
-    Another model's turn has emptied the caches in between.
-    """
-    interpreter.invoke()
-    times: List[float] = []
-    end = time.perf_counter() + seconds
-    while not times or time.perf_counter() < end:
-        start = time.perf_counter()
-        interpreter.invoke()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def _summarize(times: Sequence[float]) -> Dict[str, Any]:
-    """Summarize the turns of all rounds: their median, quartiles and extremes, in seconds."""
-    low, high = np.percentile(times, [25, 75])
-    return {
-        "turns": len(times),
-        "least": min(times),
-        "low": float(low),
-        "median": statistics.median(times),
-        "high": float(high),
-        "most": max(times),
-    }
+        rows[place]["latency"].append({"threads": threads, **summarize_turns(found)})
 
 
 STAGE = Stage(

@@ -23,6 +23,7 @@ from stages.kit.contract import (
     write_json,
 )
 from stages.kit.samples import Samples, open_samples
+from stages.quantize.latency import measure_latency
 from stages.quantize.quality import GATE, compare_quality
 
 _LONGEST_MESSAGE = 400
@@ -47,6 +48,7 @@ def convert(job: Job) -> Signature:
                     "mode": file["mode"],
                     "failure": "",
                     "check": None,
+                    "latency": None,
                     **run_in_child(job, lambda file=file: _try(job, runtime, file, few)),  # type: ignore[misc]
                 }
             )
@@ -60,12 +62,11 @@ def _try(job: Job, runtime: Runtime, file: Dict[str, Any], samples: Samples) -> 
     path = job.volume / file["path"]
     try:
         known = number_tensors(runtime.open(path), Signature.from_dict(file["signature"]))
-        own = replace(job, signature=known)
-        return {
-            "check": compare_quality(
-                own, samples, runtime.name, lambda: make_predict(runtime.open(path), known)
-            )
-        }
+        own = replace(job, signature=known, artifact=path)
+        found = compare_quality(
+            own, samples, runtime.name, lambda: make_predict(runtime.open(path), known)
+        )
+        return {"check": found, "latency": measure_latency(own, runtime)}
     except (RuntimeError, ValueError, TypeError, StageError) as error:
         traceback.print_exc()
         return {"failure": " ".join(str(error).split())[:_LONGEST_MESSAGE] or repr(error)}

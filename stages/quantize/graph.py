@@ -15,10 +15,11 @@ import numpy as np
 from stages.convert.graph_to_tflite import find_indices, make_converter
 from stages.fixes.catalogue import resolve
 from stages.frameworks.tensorflow import import_tensorflow
-from stages.frameworks.tflite_runtime import dequantize_end, quantize_end
+from stages.frameworks.tflite_runtime import Runtime, dequantize_end, quantize_end
 from stages.kit.contract import InputError, Job, Option, Signature, Stage, StageError, flag
 from stages.kit.samples import Predict, open_samples
 from stages.quantize.calibration import iterate, write_calibration
+from stages.quantize.latency import measure_latency
 from stages.quantize.quality import GATE, compare_quality
 from stages.quantize.small_ranges import drop_weight_ranges
 from stages.quantize.trained import choose_trained_ranges, convert_trained
@@ -140,4 +141,5 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
 
         return predict
 
+    job.report["latency"] = measure_latency(job, Runtime())
     return compare_quality(job, samples, f"TensorFlow Lite {tf.__version__}", make_predict)

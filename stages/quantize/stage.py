@@ -16,6 +16,7 @@ from stages.frameworks.tflite_runtime import (
 )
 from stages.kit.contract import InputError, Job, Option, Signature, Stage, StageError, flag
 from stages.kit.samples import open_samples
+from stages.quantize.latency import measure_latency
 from stages.quantize.quality import GATE, compare_quality
 
 CALIBRATED = ("int8", "int16x8")
@@ -96,6 +97,7 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
         return None
     assert job.signature is not None
     signature = job.signature
+    job.report["latency"] = measure_latency(job, runtime)
     return compare_quality(
         job, samples, runtime.name, lambda: make_predict(runtime.open(job.artifact), signature)
     )

@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 from browser import Browser
 from harness import Convert, run_cli
-from sample_reports import culprit, diagnosis, failed, output, point, report, stage, validated
+from sample_reports import (
+    culprit,
+    diagnosis,
+    failed,
+    output,
+    point,
+    quantized_point,
+    quantized_trace,
+    report,
+    stage,
+    timed,
+    validated,
+)
 
 from runner.report.html.depth import DepthCurve
 from runner.report.html.render import render_run
@@ -85,7 +97,15 @@ def full_page() -> str:
     joined = point("cat", *(each["tensor"] for each in wide), operators=["Operator" * 9, "Relu"])
     traced = [*residual, *wide, joined, point("head", "cat", shape=[1, 123456, 1234, 1234])]
     named = [culprit("torch", each) for each in (residual[3], joined, wide[4])]
-    made["diagnosis"] = diagnosis({"torch": traced}, *named)
+    depths = [
+        quantized_point(f"features.{i}" + "deep." * 9, sqnr=60.0 - i, own_sqnr=45.0)
+        for i in range(90)
+    ]
+    depths[40]["output_sqnr"] = 1.0
+    made["diagnosis"] = diagnosis(
+        {"torch": traced}, *named, quantized=[quantized_trace(depths), quantized_trace(depths[:1])]
+    )
+    made["quantized"] = [timed("int8", "An interpreter of a long name " * 3, 1e-3, 12.3)]
     points = tuple((f"features.{i}." + "deep." * 20, 10.0 ** (i / 40 - 8)) for i in range(400))
     return render_run(validated(made), "r" * 100, [DepthCurve("TFLite", points, points[300][0])])
 

@@ -75,9 +75,15 @@ def test_all_modes_are_made_and_near_pytorch(
         assert output["top1_agreement"] >= 0.95
         # Real errors: none at all would mean that nothing was quantised.
         assert 0 < output["rms_rel"] < 10 ** (-25 / 20), mode
+        latency = record["report"]["latency"]
+        assert latency["runtime"] == record["report"]["check"]["framework"]
+        for model in ("float_model", "quantized"):
+            assert latency[model]["turns"] == latency["quantized"]["turns"] >= 1
+            assert 0 < latency[model]["least"] <= latency[model]["median"]
     errors = {mode: made[mode]["report"]["check"]["outputs"][0]["rms_rel"] for mode in made}
     assert errors["float16"] < errors["int16x8"] < errors["int8"]
     page = html.unescape((run.folder / "report.html").read_text())
+    assert "Latency, float and quantised" in page
     assert "Quantised models" in page and all(f"model.{mode}.tflite" in page for mode in made)
     assert "signal to noise" in run.stdout and "int16x8" in run.stdout
 

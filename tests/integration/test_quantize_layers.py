@@ -98,6 +98,7 @@ def test_a_planted_fault_is_named_at_its_layer(quantize: Quantize, fault: str) -
     assert layer in run.report["diagnosis"]["summary"]
     page = html.unescape((run.folder / "report.html").read_text())
     assert named[0][2] in page and "int8 by layer" in page
+    assert "Signal to noise by depth, int8" in page
     # Its row links to what is around it in the graph.
     assert f'<a href="#graph-1">{named[0][0]}</a>' in page
     drawing = page.partition('<figure id="graph-1"')[2].partition("</figure>")[0]

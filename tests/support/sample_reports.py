@@ -198,6 +198,46 @@ def diagnosis(
     }
 
 
+def quantized_point(tensor: str, *inputs: str, **changes: Any) -> dict[str, Any]:
+    """A tensor of a quantised model's trace, of which nothing is wrong."""
+    return {
+        "tensor": tensor,
+        "operators": ["CONV_2D"],
+        "modules": [tensor],
+        "shape": [1, 8, 8, 4],
+        "inputs": list(inputs),
+        **dict.fromkeys(("sqnr", "own_sqnr", "quiet_sqnr"), 30.0),
+        "output_sqnr": 60.0,
+        "levels": [-1.0, 1.0],
+        "seen": [-0.9, 0.9],
+        "outside": 0.0,
+        **changes,
+    }
+
+
+def quantized_trace(points: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    """The trace of an int8 model with these points, and no faults."""
+    counts = dict.fromkeys(("samples", "tensors", "matched"), len(points))
+    named = {"mode": "int8", "artifact": "model.int8.tflite"}
+    return {**named, **counts, "points": points, "faults": [], **changes}
+
+
+def latency(median: float) -> dict[str, Any]:
+    """A model's latency of 12 turns, with its quartiles a tenth away."""
+    near = {"least": 0.8 * median, "low": 0.9 * median, "high": 1.1 * median}
+    return {"threads": 1, "turns": 12, "median": median, "most": 2 * median, **near}
+
+
+def timed(mode: str, runtime: str, whole: float, own: float) -> dict[str, Any]:
+    """The record of a quantised model, with the latency of both."""
+    made = stage("tflite")
+    made["report"]["stage"] = made["name"] = mode
+    made["report"]["artifact"]["path"] = f"model.{mode}.tflite"
+    pair = {"float_model": latency(whole), "quantized": latency(own)}
+    made["report"]["latency"] = {"runtime": runtime, **pair}
+    return made
+
+
 def exceeded() -> dict[str, Any]:
     """A run whose error is beyond the tolerance."""
     made = report(outcome="out-of-tolerance", exit_code=4)

@@ -34,15 +34,21 @@ def try_elsewhere(
     images: Sequence[Image],
     engine: Engine,
     volume: Volume,
+    final: StageRecord,
     quantized: Sequence[StageRecord],
     view: Observer,
 ) -> tuple[list[Elsewhere], list[str]]:
     """Run the quantised models in these images; return what was found, and notes on it.
 
+    `final` is the record of the float model, beside which their latency is measured.
     Never raises for what an interpreter does.
     """
     done = [r for r in quantized if r.status == "ok" and r.report and r.report.artifact]
-    found = [_try_in(plan, image, engine, volume, done, view) for image in images] if done else []
+    found = (
+        [_try_in(plan, image, engine, volume, final, done, view) for image in images]
+        if done
+        else []
+    )
     missing = [image for image in plan.quantization.elsewhere if image not in images]
     notes = list_warnings(found, done)
     if missing and done:
@@ -59,6 +65,7 @@ def _try_in(
     image: Image,
     engine: Engine,
     volume: Volume,
+    final: StageRecord,
     done: Sequence[StageRecord],
     view: Observer,
 ) -> Elsewhere:
@@ -71,7 +78,9 @@ def _try_in(
         volume.put(
             {
                 stage.consumes: json.dumps([_describe(entry) for entry in done]).encode(),
-                f"requests/{stage.name}.json": json.dumps(_make_request(plan, stage)).encode(),
+                f"requests/{stage.name}.json": json.dumps(
+                    _make_request(plan, stage, final)
+                ).encode(),
                 f"reports/{stage.name}.json": b"",
                 stage.produces: b"",
             }
@@ -99,13 +108,16 @@ def _describe(record: StageRecord) -> Mapping[str, object]:
     }
 
 
-def _make_request(plan: Plan, stage: Stage) -> Mapping[str, object]:
+def _make_request(plan: Plan, stage: Stage, final: StageRecord) -> Mapping[str, object]:
+    whole = final.report
     gates = next(iter(plan.quantization.options.values()), {})
     return {
         "input": {"path": stage.consumes},
         "options": {name: gates[name] for name in stage.options if name in gates},
         # Labels count all samples, and only the first ones are run.
         "check": {name: value for name, value in plan.check.items() if name != "labels"},
+        "float": whole.signature.model_dump() if whole and whole.signature else None,
+        "float_file": whole.artifact.path if whole and whole.artifact else "",
     }
 
 

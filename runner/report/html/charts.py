@@ -7,7 +7,7 @@ of its column while its text and its marks keep their size, on a phone too, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from runner.report.html import figures
@@ -133,11 +133,44 @@ class Curve:
     marked: tuple[float, float] | None
 
 
-def make_curve(values: Sequence[float], scale: LogScale, marked: int | None = None) -> Curve:
-    """Plot errors in order of depth over a vertical log scale, nonfinite ones at the top.
+@dataclass(frozen=True)
+class RatioScale:
+    """A linear scale of decibels from `low` to `high`, mapped to 0 to 100 per cent."""
 
-    With more than a few hundred values, each stretch is drawn as its largest one: peaks stay.
+    low: int
+    high: int
+
+    def at(self, value: float) -> float:
+        """Return the place of a value; what lies outside goes to the edge."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(100 * min(1.0, max(0.0, share)), 2)
+
+    @property
+    def ticks(self) -> list[Tick]:
+        step = 10 * max(1, math.ceil((self.high - self.low) / 10 / _MOST_TICKS))
+        numbers = range(self.low, self.high + 1, step)
+        return [Tick(self.at(n), f"{n} dB".replace("-", "−").replace(" ", "\xa0")) for n in numbers]
+
+
+def make_ratio_scale(values: Iterable[float]) -> RatioScale:
+    """Make a scale of whole tens around all values, from 0 if that is near."""
+    found = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = math.floor(min(found) / 10), math.ceil(max(found) / 10)
+    return RatioScale(10 * (min(low, 0) if low < 4 else low), 10 * max(high, low + 1))
+
+
+def make_curve(
+    values: Sequence[float],
+    scale: LogScale | RatioScale,
+    marked: int | None = None,
+    worst: Callable[[float], float] | None = None,
+) -> Curve:
+    """Plot figures in order of depth over a vertical scale, NaN at the top.
+
+    With more than a few hundred values, each stretch is drawn as its largest one, or as that for
+    which `worst` is largest: peaks stay.
     """
+    worst = worst or _get_height
     last = max(1, len(values) - 1)
 
     def place(index: int) -> tuple[float, float]:
@@ -148,7 +181,7 @@ def make_curve(values: Sequence[float], scale: LogScale, marked: int | None = No
 
     step = max(1, math.ceil(len(values) / _MOST_POINTS))
     kept = [
-        max(range(start, min(start + step, len(values))), key=lambda i: _get_height(values[i]))
+        max(range(start, min(start + step, len(values))), key=lambda i: worst(values[i]))
         for start in range(0, len(values), step)
     ]
     points = " ".join(f"{x:g},{y:g}" for x, y in map(place, kept))

@@ -106,6 +106,16 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}{SPACE}h {whole % 3600 // 60}{SPACE}min"
 
 
+def latency(seconds: float) -> str:
+    """Format the seconds of one run of a model: `0.213 ms`, `45.1 ms`, `1.23 s`."""
+    if not math.isfinite(seconds) or seconds < 0:
+        return NONE
+    if seconds >= 1:
+        return duration(seconds)
+    milliseconds = 1000 * seconds
+    return f"{milliseconds:.3f}{SPACE}ms" if milliseconds < 1 else f"{milliseconds:.3g}{SPACE}ms"
+
+
 def size(value: int) -> str:
     return format_bytes(value).replace(" ", SPACE)
 
@@ -123,6 +133,11 @@ def times(value: float | None) -> str:
 def multiple(value: float | None) -> str:
     """Format a factor for a column of its own: `1.4×`."""
     return times(value).replace(f"{SPACE}times", "×")
+
+
+def ratio(part: float, whole: float) -> str:
+    """Format a ratio with three digits: `0.646`, `1.04`, `46.1`."""
+    return number(part / whole) if whole else NONE
 
 
 def shape(dimensions: list[int] | None) -> str:

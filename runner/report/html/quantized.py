@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 from runner.report.elsewhere import list_places
 from runner.report.html import figures
+from runner.report.html.charts import Curve, RatioScale, make_curve, make_ratio_scale
 from runner.report.html.marks import make_link
-from runner.report.html.neighbourhood import Drawings
+from runner.report.html.neighbourhood import Drawings, list_named_layers
 from runner.report.html.pictures import make_image_source
 from runner.report.quantized import is_below_gate, name_layer, summarize
 from runner.report.wording import (
@@ -20,11 +22,13 @@ from runner.report.wording import (
     read_least_sqnr,
 )
 from runner.schemas.diagnosis import QuantizedTrace
-from runner.schemas.report import CheckRecord, Report, StageRecord
+from runner.schemas.report import CheckRecord, LatencyBeside, Report, StageRecord
 
 _MOST_LAYERS = 40
 # From so many dB on there is nothing but float32's rounding.
 _NO_NOISE = 150.0
+# A label's letters beside a mark in a chart.
+_LABEL = 24
 # Limits, so that no report makes a page of megabytes, and a picture's larger side in pixels.
 _MOST_PAIRS = 24
 _SIDE = 96
@@ -140,6 +144,82 @@ def _make_figures(check: CheckRecord | None) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class LatencyRow:
+    """A quantised model's latency beside the float one's, with the quartiles, and their ratio."""
+
+    mode: str
+    runtime: str
+    whole: str
+    whole_range: str
+    own: str
+    own_range: str
+    ratio: str
+
+
+def list_latencies(report: Report) -> list[LatencyRow]:
+    """List where each mode was timed beside the float model: in its own interpreter, and others."""
+    rows = []
+    for record in report.quantized:
+        own = record.report if record.status == "ok" else None
+        tried = [row for place in report.elsewhere for row in place.files]
+        found = [own.latency if own else None]
+        found += [row.latency for row in tried if row.mode == record.name]
+        rows += [_make_latency_row(record.name, pair) for pair in found if pair is not None]
+    return rows
+
+
+def _make_latency_row(mode: str, pair: LatencyBeside) -> LatencyRow:
+    whole, own = pair.float_model, pair.quantized
+    return LatencyRow(
+        mode=figures.clip(mode, 40),
+        runtime=figures.clip(pair.runtime, 60),
+        whole=figures.latency(whole.median),
+        whole_range=f"{figures.latency(whole.low)} to {figures.latency(whole.high)}",
+        own=figures.latency(own.median),
+        own_range=f"{figures.latency(own.low)} to {figures.latency(own.high)}",
+        ratio=figures.ratio(own.median, whole.median),
+    )
+
+
+@dataclass(frozen=True)
+class RatioChart:
+    """Signal to noise over depth: of plain runs, and of each layer's own noise."""
+
+    scale: RatioScale
+    plain: Curve
+    own: Curve
+    label: str
+    description: str
+
+
+def _make_chart(trace: QuantizedTrace) -> RatioChart:
+    """Chart a trace, with a mark at the layer that its summary names; what has no noise is on top.
+
+    The trace has a point at least.
+    """
+    points = trace.points
+    known = [v for p in points for v in (p.sqnr, p.own_sqnr) if v < _NO_NOISE]
+    scale = make_ratio_scale(known)
+    tensors = [point.tensor for point in points]
+    named = [tensors.index(t) for t in list_named_layers(trace)[:1] if t in tensors]
+    at = named[0] if named else None
+    label = "" if at is None else figures.clip(name_layer(points[at]), 120)
+    first, last = (_format_ratio(point.sqnr) for point in (points[0], points[-1]))
+    own = min(points, key=lambda point: point.own_sqnr)
+    return RatioChart(
+        scale=scale,
+        plain=make_curve([point.sqnr for point in points], scale, at, operator.neg),
+        own=make_curve([point.own_sqnr for point in points], scale, None, operator.neg),
+        label=label if len(label) <= _LABEL else "…" + label[1 - _LABEL :],
+        description=(
+            f"As the model runs, from {first} at the first of {figures.count(len(points))} tensors "
+            f"to {last} at the last. Of its own, the least has {_format_ratio(own.own_sqnr)}, at "
+            f"{figures.clip(name_layer(own), 120)}."
+        ),
+    )
+
+
+@dataclass(frozen=True)
 class LayerRow:
     """A layer of a traced model: its signal to noise in dB, and what is wrong with it."""
 
@@ -160,6 +240,7 @@ class LayerTable:
 
     mode: str
     summary: str
+    chart: RatioChart
     rows: list[LayerRow]
     left_out: int
     # The layers that the summary names, with their drawings.
@@ -198,7 +279,8 @@ def _make_table(trace: QuantizedTrace, below: bool, drawings: Drawings) -> Layer
         if (anchor := drawings.find(trace.mode, point.tensor))
     )
     left_out = len(trace.points) - len(rows)
-    return LayerTable(figures.clip(trace.mode, 40), summary, rows, left_out, named)
+    mode = figures.clip(trace.mode, 40)
+    return LayerTable(mode, summary, _make_chart(trace), rows, left_out, named)
 
 
 def _format_ratio(ratio: float) -> str:

@@ -28,7 +28,7 @@ from runner.report.html.depth import (
 )
 from runner.report.html.marks import list_checks, make_link
 from runner.report.html.neighbourhood import make_drawings
-from runner.report.html.quantized import list_layer_tables, list_quantized
+from runner.report.html.quantized import list_latencies, list_layer_tables, list_quantized
 from runner.report.wording import Mark, explain_accuracy
 from runner.schemas.report import Report
 from runner.version import __version__
@@ -136,6 +136,7 @@ def _make_context(report: Report, folder: str, curves: Sequence[DepthCurve]) -> 
         "seconds": figures.duration(report.seconds),
         "journey": story.list_steps(report),
         "quantized": list_quantized(report),
+        "latencies": list_latencies(report),
         "layers": list_layer_tables(report, drawings),
         "accuracy": explain_accuracy(report),
         "rows": errors.make_error_rows(report),

@@ -6,11 +6,19 @@ from typing import Any
 
 import pytest
 from html_checks import check
-from sample_reports import culprit, diagnosis, point, report, validated
+from sample_reports import (
+    culprit,
+    diagnosis,
+    point,
+    quantized_point,
+    quantized_trace,
+    report,
+    validated,
+)
 
 from runner.report.html.neighbourhood import Neighbourhood, make_drawings
 from runner.report.html.render import render_run
-from runner.schemas.diagnosis import Diagnosis, QuantizedTrace
+from runner.schemas.diagnosis import Diagnosis
 
 # A residual block: `add` reads `stem` past two others, and `end` reads `add`.
 BLOCK = [
@@ -129,31 +137,14 @@ def test_what_a_summary_names_without_blame_is_drawn_too(verdict: str) -> None:
     assert [box.name for box in drawing.boxes if box.marked] == ["features.two"]
 
 
-def quantized_point(tensor: str, *inputs: str, cost: float = 60.0) -> dict[str, Any]:
-    return {
-        "tensor": tensor,
-        "operators": ["CONV_2D"],
-        "modules": [tensor],
-        "shape": [1, 8, 8, 4],
-        "inputs": list(inputs),
-        **dict.fromkeys(("sqnr", "own_sqnr", "quiet_sqnr"), 30.0),
-        "output_sqnr": cost,
-        "levels": [-1.0, 1.0],
-        "seen": [-0.9, 0.9],
-        "outside": 0.0,
-    }
-
-
 @pytest.mark.parametrize("fault", [True, False])
 def test_the_layers_of_a_quantised_model_are_drawn(fault: bool) -> None:
     """Those at fault, or else the one that costs most."""
-    points = [quantized_point("a"), quantized_point("b", "a", cost=10.0), quantized_point("c", "b")]
+    points = [quantized_point("a"), quantized_point("b", "a"), quantized_point("c", "b")]
+    points[1]["output_sqnr"] = 10.0
     kind = {"kind": "outlier", "reason": "A channel reaches far."}
     found = {key: points[2][key] for key in ("tensor", "operators", "modules")} | kind
-    counts = dict.fromkeys(("samples", "tensors", "matched"), 3)
-    trace = {"mode": "int8", "artifact": "model.int8.tflite", **counts, "points": points}
-    trace["faults"] = [found] if fault else []
-    QuantizedTrace.model_validate(trace)
+    trace = quantized_trace(points, faults=[found] if fault else [])
     made = diagnosis({}, verdict="quantization", quantized=[trace])
     (drawing,) = make_drawings(Diagnosis.model_validate(made)).all
     (marked,) = [box.name for box in drawing.boxes if box.marked]

@@ -7,16 +7,16 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
-
-from rich import box
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from runner.host.files import format_bytes
 from runner.host.text import make_printable
 from runner.report.wording import COLOURS, OUTCOMES, explain_verdict
 from runner.schemas.report import Report
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
 
 # What a spreadsheet would take for the beginning of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -111,6 +111,11 @@ def render_table(table: Sequence[Row], width: int) -> Table:
 
     A column that says the same of every run becomes a caption.
     """
+    # Imported late, here and below: a page counts with this module, and draws without rich.
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     cells = [_format_cells(row) for row in table]
     same = [
         column
@@ -149,6 +154,8 @@ _CAPTION_COLUMNS = ("metric", "tolerance", "Flex", "toolchain", "fixes")
 
 
 def _format_cells(row: Row) -> dict[str, Text]:
+    from rich.text import Text
+
     def format_number(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
 

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from runner.schemas.base import Integer, Natural, Positive
-
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+from runner.schemas.latency import Latency
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid")
-
-
-class Latency(_Model):
-    """The seconds of one run: the median of each turn, and over all turns the order statistics.
-
-    `low` and `high` are the quartiles.
-    """
-
-    threads: Positive
-    turns: Positive
-    least: Seconds
-    low: Seconds
-    median: Seconds
-    high: Seconds
-    most: Seconds
 
 
 class ErrorFigures(_Model):

@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from runner.schemas.base import Integer, Natural
-from runner.schemas.benchmark import Benchmark, Latency
+from runner.schemas.benchmark import Benchmark
+from runner.schemas.latency import Latency
 from runner.schemas.report import EngineRecord, GivenReferenceRecord, ModelRecord
 
 Outcome = Literal[

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from runner.host.text import NAME
 from runner.schemas.base import Integer, Natural
-from runner.schemas.benchmark import Latency
 from runner.schemas.diagnosis import Diagnosis, Place, QuantizedTrace, Trace
+from runner.schemas.latency import Latency
 
 Verdict = Literal["passed", "rounding", "exceeded", "vacuous", "nonfinite", "shape"]
 

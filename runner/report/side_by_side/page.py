@@ -18,8 +18,8 @@ from runner.report.side_by_side.wording import (
     format_threads,
 )
 from runner.report.wording import Mark
-from runner.schemas.benchmark import Latency
 from runner.schemas.comparison import Cell, Comparison, ToolchainResult
+from runner.schemas.latency import Latency
 
 PAGE = "comparison.html"
 _MOST_NOTES = 20

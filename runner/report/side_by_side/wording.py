@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from runner.report.wording import Mark
-from runner.schemas.benchmark import FileResult, Latency
+from runner.schemas.benchmark import FileResult
+from runner.schemas.latency import Latency
 
 # What a toolchain costs against the recommended one; the words are joined by commas.
 COSTS: Mapping[str, str] = {

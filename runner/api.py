@@ -32,6 +32,7 @@ def convert(
     strict: bool = False,
     arch: str = "",
     arch_args: Mapping[str, Any] | None = None,
+    embed_preprocessing: bool = False,
     options: Mapping[str, Any] | None = None,
     wheels: Sequence[str] = (),
     gpu: bool = False,
@@ -54,7 +55,7 @@ def convert(
     if observer is None:
         observer = NotebookView() if is_notebook() else Observer()
     report = convert_source(
-        Source(Path(model), arch, arch_args or {}),
+        Source(Path(model), arch, arch_args or {}, embed_preprocessing),
         Check(
             inputs,
             Path(inputs_file) if inputs_file else None,

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # The keys of an [[input]] table that say how images are prepared.
-IMAGE_KEYS = frozenset({"kind", "scale", "mean", "std", "color", "layout", "resize"})
+IMAGE_KEYS = frozenset({"kind", "scale", "mean", "std", "color", "layout", "resize", "pixels"})
 _SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
 _COLORS = {"rgb": 3, "bgr": 3, "gray": 1}
-_LAYOUTS = ("nchw", "nhwc")
+# The axis of the channels by layout.
+_LAYOUTS = {"nchw": 1, "nhwc": 3}
 _SCALE = 1 / 255
+_PIXEL_TYPES = ("float32", "uint8")
 _HOW_TO_SAY = (
     "Say it in a .toml beside the model, under its [[input]]: shape = [1, 3, 224, 224], "
     'kind = "image", mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225].'
@@ -47,6 +49,25 @@ class Preparation:
     color: str = "rgb"
     layout: str = "nchw"
     resize: int | None = None
+    # The type and the order of the channels of the pixels that a converted model takes, if it is to
+    # prepare them itself.
+    pixel_dtype: str = "float32"
+    pixel_color: str = "rgb"
+
+    def as_option(self) -> dict[str, Any]:
+        """Return what a model does that prepares its pixels itself, as the stages are told it."""
+        return {
+            "dtype": self.pixel_dtype,
+            "scale": self.scale,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "swapped": self.color != self.pixel_color,
+            "axis": _LAYOUTS[self.layout],
+        }
+
+    def take_pixels(self) -> Preparation:
+        """Return how an image becomes pixels for such a model."""
+        return Preparation(1.0, color=self.pixel_color, layout=self.layout, resize=self.resize)
 
 
 def read_preparation(
@@ -90,9 +111,24 @@ def read_preparation(
         raise BadInput(
             f"{where}: resize is the shorter side's pixels, at least {max(height, width)}."
         )
-    return Preparation(
-        scale, _read_numbers(table, "mean", 0.0, channels, where), std, color, layout, resize
-    )
+    mean = _read_numbers(table, "mean", 0.0, channels, where)
+    pixels = _read_pixels(table.get("pixels", {}), channels, where)
+    return Preparation(scale, mean, std, color, layout, resize, *pixels)
+
+
+def _read_pixels(table: Any, channels: int, where: str) -> tuple[str, str]:
+    """Return the type and the color of the pixels that a model takes which prepares them itself."""
+    usual = "rgb" if channels == 3 else "gray"
+    if not isinstance(table, dict) or set(table) - {"dtype", "color"}:
+        form = f'{{dtype = "uint8", color = "{usual}"}}'
+        raise BadInput(f"{where}: pixels is a table such as {form}.")
+    dtype, color = table.get("dtype", "float32"), table.get("color", usual)
+    if dtype not in _PIXEL_TYPES or _COLORS.get(color) != channels:
+        raise BadInput(
+            f"{where}: pixels are of dtype {' or '.join(_PIXEL_TYPES)}, and of a color of "
+            f"{channels} channels."
+        )
+    return dtype, color
 
 
 def _read_numbers(

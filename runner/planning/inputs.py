@@ -46,6 +46,8 @@ class InputSpec:
     # How images become this input, where it takes some.
     image: Preparation | None = None
     dims: tuple[str, ...] = ()
+    # What the converted model does to pixels itself, where `image` makes pixels alone.
+    embedded: Preparation | None = None
 
     def __str__(self) -> str:
         dims = self.dims or ("",) * len(self.shape)
@@ -54,7 +56,7 @@ class InputSpec:
 
     def as_request(self) -> dict[str, Any]:
         request = asdict(self)
-        del request["image"]  # no stage sees an image
+        del request["image"], request["embedded"]  # no stage sees an image
         return request
 
 
@@ -161,9 +163,12 @@ def read_arrays(path: Path, specs: Sequence[InputSpec]) -> list[InputSpec]:
 
 
 def resolve_inputs(
-    model: Path, given: Sequence[str], arrays: Path | None
+    model: Path, given: Sequence[str], arrays: Path | None, embed: bool = False
 ) -> tuple[list[InputSpec], str]:
-    """Return the inputs and where they come from; none if the first stage is to infer them."""
+    """Return the inputs and where they come from; none if the first stage is to infer them.
+
+    With `embed`, inputs of images take pixels. Raises `BadInput`, also if none is of images then.
+    """
     toml = model.with_suffix(".toml")
     if given:
         specs, source = [parse_input(text) for text in given], "--input"
@@ -173,10 +178,34 @@ def resolve_inputs(
         source = toml.name if specs else ""
     else:
         specs, source = [], ""
+    if embed:
+        specs = _embed_preparations(specs, toml)
     if arrays is not None:
         source = source or arrays.name
         specs = read_arrays(arrays, specs)
     return specs, source
+
+
+def _embed_preparations(specs: Sequence[InputSpec], toml: Path) -> list[InputSpec]:
+    """Return the inputs of a model that prepares its pixels, 0 to 255, itself."""
+    found = []
+    for spec in specs:
+        image = spec.image
+        if image is None or spec.dtype == "uint8":
+            found.append(spec)
+            continue
+        if not spec.name and len(specs) > 1:
+            raise BadInput(f"{toml}: with --embed-preprocessing, each input has a name.")
+        high = 256.0 if image.pixel_dtype == "uint8" else 255.0  # not reached by integers
+        pixels = replace(spec, dtype=image.pixel_dtype, low=0.0, high=high)
+        found.append(replace(pixels, image=image.take_pixels(), embedded=image))
+    if not any(spec.embedded for spec in found):
+        raise BadInput(
+            "--embed-preprocessing: no input is of images that are prepared before the model.",
+            f'Say how in {toml.name}, under its [[input]]: kind = "image", mean = ..., std = ...; '
+            "and give no --input.",
+        )
+    return found
 
 
 def _read_headers(path: Path) -> Mapping[str | None, tuple[tuple[int, ...], str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from runner.toolchains.load import list_variants, load_image, load_toolchain, lo
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Toolchain, add_wheels
 
 _MOST_PYTHON_FILES = 200
+# The option of the stages that put the preparation of images into the model.
+_PREPROCESSING = "preprocessing"
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,10 @@ def make_file_plan(
 ) -> Plan:
     """Make the plan for an identified file and a toolchain that takes it. Raises `BadInput`."""
     request = check.as_request()
-    specs, inputs_from = resolve_inputs(model.path, check.inputs, check.inputs_file)
+    embed = source.embed_preprocessing
+    specs, inputs_from = resolve_inputs(model.path, check.inputs, check.inputs_file, embed)
+    if embed:
+        options = {**options, _PREPROCESSING: _describe_preprocessing(chain, specs)}
     if any(spec.dims for spec in specs):
         _check_open_batch(chain)
     arch_file, asked = _find_arch_file(source.arch, {**source.options, **options})
@@ -146,6 +152,23 @@ def make_file_plan(
         options={**request, **{k: v for k, v in asked.items() if v not in ("", None)}},
         extras=extras or {},
     )
+
+
+def _describe_preprocessing(chain: Toolchain, specs: Sequence[InputSpec]) -> str:
+    """Return what the converted model does to its pixels, as a stage is told it.
+
+    Raises `BadInput` if the toolchain has no stage for it.
+    """
+    if not chain.find_takers(_PREPROCESSING):
+        others = [c.title for c in load_toolchains() if c.find_takers(_PREPROCESSING)]
+        same = [c for c in others if load_toolchain(c).accepts == chain.accepts]
+        raise BadInput(
+            f"--embed-preprocessing: the toolchain '{chain.title}' has no stage that does it.",
+            f"Take --toolchain {' or '.join(same)}."
+            if same
+            else "Convert the model that the graph was made of, with --model or --from-onnx.",
+        )
+    return json.dumps({spec.name: spec.embedded.as_option() for spec in specs if spec.embedded})
 
 
 def _check_open_batch(chain: Toolchain) -> None:

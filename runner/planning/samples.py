@@ -53,7 +53,7 @@ def _prepare(
     scratch: Path,
     say: Callable[[str], None],
 ) -> tuple[Check, Quantization]:
-    specs, _ = resolve_inputs(source.path, check.inputs, None)
+    specs, _ = resolve_inputs(source.path, check.inputs, None, source.embed_preprocessing)
     # Checked before images are read, which takes a while.
     replace(check, inputs_file=None, labels=None).as_request()
 
@@ -63,7 +63,8 @@ def _prepare(
         spec = _require_single(specs, folder)
         taken, count = write_images(folder, target, spec.shape, spec.dtype, spec.image, most)
         of = f" of {count:,}" if taken < count else ""
-        say(f"{folder.name}: {taken:,}{of} images, prepared as the model's .toml says.")
+        how = "as pixels" if spec.embedded else "prepared as the model's .toml says"
+        say(f"{folder.name}: {taken:,}{of} images, {how}.")
         return target
 
     if check.inputs_file is not None and check.inputs_file.is_dir():

@@ -25,12 +25,14 @@ _SAVE = "Save the model with torch.save(model, FILE) or torch.jit.save(traced, F
 class Source:
     """What a run is asked to start from: a file, and what builds the model if the file does not.
 
-    `arch` is FILE.py, FILE.py:CALLABLE or MODULE:CALLABLE, `arch_args` its keyword arguments.
+    `arch` is FILE.py, FILE.py:CALLABLE or MODULE:CALLABLE, `arch_args` its keyword arguments. With
+    `embed_preprocessing` the converted model prepares images itself, as the .toml beside it says.
     """
 
     path: Path
     arch: str = ""
     arch_args: Mapping[str, Any] = field(default_factory=dict)
+    embed_preprocessing: bool = False
 
     @property
     def options(self) -> dict[str, str]:

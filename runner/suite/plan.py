@@ -202,7 +202,7 @@ def plan_conversion(chain: Toolchain, path: Path, options: Options) -> Request:
     stage_options = _list_stage_options(options)
     if options.faithful and chain.find_takers("fixes"):
         stage_options["fixes"] = "none"
-    source = Source(path, options.arch, options.arch_args)
+    source = Source(path, options.arch, options.arch_args, options.embed_preprocessing)
     check = Check(
         options.input,
         Path(options.inputs) if options.inputs else None,

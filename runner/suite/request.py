@@ -54,6 +54,7 @@ class Request:
     files: Mapping[str, File]
     limits: Limits = DEFAULTS
     diagnose: bool = True
+    embed_preprocessing: bool = False
 
     def locate(self, folder: Path | None = None) -> tuple[Source, Check, Quantization]:
         """Return what `convert` takes, with the files where they lie: in `folder`, or as given."""
@@ -68,7 +69,7 @@ class Request:
         file, colon, attribute = self.arch.partition(":")
         arch = f"{find(file)}{colon}{attribute}" if file in self.files else self.arch
         return (
-            Source(find(self.model), arch, self.arch_args),
+            Source(find(self.model), arch, self.arch_args, self.embed_preprocessing),
             replace(self.check, inputs_file=find_in(_INPUTS), labels=find_in(_LABELS)),
             replace(self.quantization, calibration=find_in(_CALIBRATION)),
         )
@@ -123,6 +124,7 @@ def make_request(
         files=files,
         limits=limits,
         diagnose=diagnose,
+        embed_preprocessing=source.embed_preprocessing,
     )
 
 

@@ -46,6 +46,7 @@ class Options(_Model):
     fixes: str = ""
     io_layout: str = ""
     signature: bool = False
+    embed_preprocessing: bool = False
     option: dict[str, Any] = {}
     quantize: list[str] = []
     calibration: str = ""

@@ -16,6 +16,7 @@ from stages.frameworks.onnx_files import fix_input_shapes, parse, resolve_inputs
 from stages.frameworks.onnx_runtime import check
 from stages.kit import open_batch
 from stages.kit.contract import InputError, Job, Option, Signature, Stage, Tensor, run_as_program
+from stages.kit.pixels import PREPROCESSING
 
 _EXPORT_AGAIN = (
     "Export it again for opset 11: torch.onnx.export(..., opset_version=11), with dynamo=False in "
@@ -111,6 +112,7 @@ STAGE = Stage(
     options=(
         Option("fixes", str, "all", "repairs to apply: all, none, NAME,... or -NAME,..."),
         Option("inputs", str, "", "inputs as NAME=1x3x224x224:float32, comma-separated"),
+        PREPROCESSING,
     ),
 )
 

@@ -7,6 +7,7 @@ from typing import Any, Dict, Optional, Sequence
 
 from stages.fixes.catalogue import resolve
 from stages.frameworks.onnx_files import name_outputs
+from stages.frameworks.onnx_pixels import embed_file
 from stages.frameworks.onnx_runtime import check
 from stages.frameworks.torch_reference import OPTIONS, OpenedModel, open_model, write_reference
 from stages.kit.contract import (
@@ -43,6 +44,7 @@ def convert(job: Job) -> Signature:
             _export_open(torch, opened, job)
         else:
             export_with_fixes(torch, opened.model, opened.example, opened.inputs, opened.names, job)
+        embed_file(job.output, opened.inputs, opened.preprocessing)
     return write_reference(job, opened)
 
 

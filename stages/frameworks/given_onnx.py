@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from itertools import repeat
 from typing import Any, Optional, Sequence
 
 import numpy as np
 
 from stages.frameworks.onnx_files import make_predict, set_shapes
+from stages.frameworks.onnx_pixels import embed
 from stages.kit import samples
 from stages.kit.contract import InputError, Job, Signature, Tensor
 from stages.kit.given_model import look_at_run
+from stages.kit.pixels import Preprocessing, read_preprocessing
 from stages.kit.samples import QUANTIZED_NOISE_SAMPLES, QUANTIZER_MOVE, Samples
 
 
@@ -56,15 +59,19 @@ def move_quantizers(model: Any) -> Optional[Any]:
     return moved if count else None
 
 
-def _measure_moved(reference: Samples, onnxruntime: Any, moved: Any) -> Samples:
+def _measure_moved(
+    reference: Samples, onnxruntime: Any, moved: Any, preprocessing: Preprocessing
+) -> Samples:
     predict = make_predict(onnxruntime, moved, [tensor.name for tensor in reference.inputs])
 
     def run(values: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         # The floor is asked for in float64, which ONNX Runtime does not have here.
-        wanted = [np.dtype(tensor.dtype) for tensor in reference.inputs]
+        pairs = zip(reference.inputs, preprocessing.inputs or repeat(None))
+        wanted = [np.dtype("float32" if pixels else tensor.dtype) for tensor, pixels in pairs]
         return predict([value.astype(kind) for value, kind in zip(values, wanted)])
 
-    return samples.measure_noise_floor(reference, QUANTIZED_NOISE_SAMPLES, lambda: run)
+    prepared = preprocessing.wrap(run)
+    return samples.measure_noise_floor(reference, QUANTIZED_NOISE_SAMPLES, lambda: prepared)
 
 
 def write_given_onnx(job: Job, model: Any, inputs: Sequence[Tensor]) -> Signature:
@@ -75,6 +82,8 @@ def write_given_onnx(job: Job, model: Any, inputs: Sequence[Tensor]) -> Signatur
     import onnxruntime
 
     names = [value.name for value in model.graph.output]
+    preprocessing = read_preprocessing(job, inputs)
+    inputs = preprocessing.describe(inputs)
     reference = samples.open_given_reference(job)
     if reference is not None:
         _verify_same(reference, inputs, names)
@@ -83,8 +92,10 @@ def write_given_onnx(job: Job, model: Any, inputs: Sequence[Tensor]) -> Signatur
     else:
         with job.phase("samples"):
             draft = samples.make_inputs(job, inputs)
+            preprocessing.verify(draft)
         with job.phase("reference"):
             predict = make_predict(onnxruntime, model, [tensor.name for tensor in inputs])
+            predict = preprocessing.wrap(predict)
             random = look_at_run(predict, draft, job, "model", names)
             reference = samples.write_reference(draft, names, lambda: predict)
             reference = samples.open_outputs(replace(reference, random=random), predict, "model")
@@ -98,7 +109,7 @@ def write_given_onnx(job: Job, model: Any, inputs: Sequence[Tensor]) -> Signatur
         moved = move_quantizers(model)
         if moved is not None:
             with job.phase("noise floor"):
-                reference = _measure_moved(reference, onnxruntime, moved)
+                reference = _measure_moved(reference, onnxruntime, moved, preprocessing)
         job.report["noise_floor"] = reference.noise_floor
         samples.save(job, reference)
         job.note(
@@ -106,6 +117,7 @@ def write_given_onnx(job: Job, model: Any, inputs: Sequence[Tensor]) -> Signatur
             "without its optimizations, not PyTorch."
         )
     set_shapes(model.graph, [*inputs, *reference.outputs])
+    embed(model, inputs, preprocessing)
     job.output.write_bytes(model.SerializeToString(deterministic=True))
     job.report["parameters"] = sum(int(np.prod(t.dims)) for t in model.graph.initializer)
     return Signature(

@@ -25,6 +25,7 @@ from stages.frameworks import load_torch
 from stages.kit import open_batch, samples
 from stages.kit.contract import InputError, Job, Option, Signature, Tensor
 from stages.kit.given_model import parse_inputs
+from stages.kit.pixels import PREPROCESSING, Preprocessing, read_preprocessing
 from stages.kit.samples import Samples, bound_integers, lacks_range
 
 # How often values are drawn that are to tell inputs apart.
@@ -35,6 +36,7 @@ OPTIONS = (
     Option("arch", str, "", "what builds the model of a state_dict: FILE.py:CALLABLE"),
     Option("arch_args", str, "", "keyword arguments for it, as JSON"),
     Option("inputs", str, "", "inputs as NAME=1x3x224x224:float32, comma-separated"),
+    PREPROCESSING,
 )
 
 
@@ -45,7 +47,8 @@ class OpenedModel:
     `example` holds the first sample as tensors, `names` the outputs' names, and `draft` the
     samples, complete with the reference outputs if the run was given them. If the batch is open,
     `trials` are inputs at the two sizes that it is exported at, and `outputs` the outputs by name,
-    with their open axes.
+    with their open axes. `preprocessing` is what the artifacts do to the samples before the model:
+    `example` and `trials` are as the model itself takes them.
     """
 
     model: Any
@@ -55,6 +58,7 @@ class OpenedModel:
     draft: Samples
     trials: Tuple[Tuple[Any, ...], ...] = ()
     outputs: Tuple[Tensor, ...] = ()
+    preprocessing: Preprocessing = Preprocessing()
 
     @property
     def has_reference(self) -> bool:
@@ -78,12 +82,17 @@ def open_model(job: Job) -> OpenedModel:
         inputs = resolve_inputs(job, model)
         with job.phase("samples"):
             draft = samples.make_inputs(job, inputs)
-    example = tuple(_to_tensor(torch, array[0]) for array in draft.input_arrays)
+    preprocessing = read_preprocessing(job, draft.inputs)
+    preprocessing.verify(draft)
+    first = preprocessing.prepare([array[0] for array in draft.input_arrays])
+    example = tuple(_to_tensor(torch, value) for value in first)
     outputs = run_model(torch, model, example)
     names = _make_output_names(outputs, [tensor.name for tensor in draft.inputs])
     if given is not None:
         names = _match_given_outputs(given, outputs)
-    opened = OpenedModel(model, draft.inputs, example, tuple(names), draft)
+    opened = OpenedModel(
+        model, draft.inputs, example, tuple(names), draft, preprocessing=preprocessing
+    )
     return _try_sizes(torch, opened, outputs)
 
 
@@ -99,10 +108,12 @@ def _try_sizes(torch: Any, opened: OpenedModel, outputs: Sequence[Any]) -> Opene
     shapes, trials = [], []
     for size in sorted({*open_batch.CHECKED, *open_batch.TRIALS}):
         rows = open_batch.pick_rows(0, size, count)
-        example = tuple(
-            _to_tensor(torch, open_batch.join(tensor, [array[row] for row in rows]))
+        joined = [
+            open_batch.join(tensor, [array[row] for row in rows])
             for tensor, array in zip(opened.inputs, arrays)
-        )
+        ]
+        prepared = opened.preprocessing.prepare(joined)
+        example = tuple(_to_tensor(torch, value) for value in prepared)
         try:
             with torch.no_grad():
                 found = _flatten(torch, copy_model(torch, opened.model)(*example))
@@ -173,23 +184,21 @@ def write_reference(job: Job, opened: OpenedModel) -> Signature:
     import torch
 
     model, reference = opened.model, opened.draft
+
+    def make_reference() -> samples.Predict:
+        return opened.preprocessing.wrap(make_predict(torch, copy_model(torch, model)))
+
     if opened.has_reference:
         _report_distance(job, opened)
     else:
         with job.phase("reference"):
-            reference = samples.write_reference(
-                opened.draft,
-                opened.names,
-                lambda: make_predict(torch, copy_model(torch, model)),
-            )
+            reference = samples.write_reference(opened.draft, opened.names, make_reference)
         if opened.outputs:
             dims = [tensor.dims for tensor in opened.outputs]
             named = [replace(t, dims=names) for t, names in zip(reference.outputs, dims)]
             reference = replace(reference, outputs=tuple(named))
-            reference = samples.add_sizes(
-                reference, lambda: make_predict(torch, copy_model(torch, model))
-            )
-        reference = _add_noise_floor(job, torch, model, reference)
+            reference = samples.add_sizes(reference, make_reference)
+        reference = _add_noise_floor(job, torch, opened, reference)
         samples.save(job, reference)
     job.report["parameters"] = load_torch.count_parameters(model)
     job.report["noise_floor"] = reference.noise_floor
@@ -199,13 +208,14 @@ def write_reference(job: Job, opened: OpenedModel) -> Signature:
     )
 
 
-def _add_noise_floor(job: Job, torch: Any, model: Any, reference: Samples) -> Samples:
-    if not _is_random(torch, model, reference):
+def _add_noise_floor(job: Job, torch: Any, opened: OpenedModel, reference: Samples) -> Samples:
+    model = opened.model
+    if not _is_random(torch, opened, reference):
         with job.phase("noise floor"):
             trained = load_torch.is_trained_for_integers(model)
             usual = samples.QUANTIZED_NOISE_SAMPLES if trained else 16
             wanted = job.request.get("check", {}).get("noise_samples", usual)
-            return measure_noise_floor(torch, model, reference, wanted)
+            return measure_noise_floor(torch, model, reference, wanted, opened.preprocessing)
     job.note(
         "PyTorch's own outputs differ between two runs on one input: the model is random or "
         "keeps state, and its conversion cannot be checked."
@@ -231,7 +241,7 @@ def _report_distance(job: Job, opened: OpenedModel) -> None:
 
     count = min(opened.draft.count, 16)
     given = opened.draft
-    predict = make_predict(torch, copy_model(torch, opened.model))
+    predict = opened.preprocessing.wrap(make_predict(torch, copy_model(torch, opened.model)))
     results = samples.compare_few(
         predict, given.input_arrays, given.outputs, given.output_arrays, count
     )
@@ -362,9 +372,9 @@ def copy_model(torch: Any, model: Any) -> Any:
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
-def _is_random(torch: Any, model: Any, reference: Any) -> bool:
+def _is_random(torch: Any, opened: OpenedModel, reference: Any) -> bool:
     """Tell whether outputs differ between runs on one input, by randomness or by kept state."""
-    predict = make_predict(torch, copy_model(torch, model))
+    predict = opened.preprocessing.wrap(make_predict(torch, copy_model(torch, opened.model)))
     inputs = reference.input_arrays
     # Run the last sample and the first one before, to catch a model that counts its calls.
     for sample in (reference.count - 1, 0):
@@ -376,19 +386,28 @@ def _is_random(torch: Any, model: Any, reference: Any) -> bool:
     )
 
 
-def measure_noise_floor(torch: Any, model: Any, reference: Any, wanted: int) -> Any:
+def measure_noise_floor(
+    torch: Any,
+    model: Any,
+    reference: Any,
+    wanted: int,
+    preprocessing: Preprocessing = Preprocessing(),
+) -> Any:
     """Compare PyTorch's float32 outputs with its own in float64 on the first `wanted` samples.
 
     Return the samples with what was measured.
     """
     if load_torch.is_trained_for_integers(model):
         return samples.measure_noise_floor(
-            reference, wanted, lambda: _make_moved_predict(torch, model)
+            reference,
+            wanted,
+            lambda: preprocessing.wrap(_make_moved_predict(torch, model)),
         )
 
-    def make_double_predict() -> Callable[[Sequence[np.ndarray]], List[np.ndarray]]:
+    def make_double_predict() -> samples.Predict:
         # The parameters are shared: from now on, those of the model itself are float64 too.
-        return make_predict(torch, copy_model(torch, model).double())
+        predict = make_predict(torch, copy_model(torch, model).double())
+        return preprocessing.wrap(predict, np.float64)
 
     with _compute_in_double(torch):
         return samples.measure_noise_floor(reference, wanted, make_double_predict)

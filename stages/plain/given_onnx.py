@@ -6,6 +6,7 @@ from stages.frameworks.given_onnx import write_given_onnx
 from stages.frameworks.onnx_files import parse, resolve_inputs, set_input_shapes
 from stages.frameworks.onnx_runtime import check
 from stages.kit.contract import InputError, Job, Option, Signature, Stage, run_as_program
+from stages.kit.pixels import PREPROCESSING
 
 
 def convert(job: Job) -> Signature:
@@ -39,7 +40,10 @@ STAGE = Stage(
     packages=("onnx", "onnxruntime", "numpy"),
     convert=convert,
     check=check,
-    options=(Option("inputs", str, "", "inputs as NAME=1x3x224x224:float32, comma-separated"),),
+    options=(
+        Option("inputs", str, "", "inputs as NAME=1x3x224x224:float32, comma-separated"),
+        PREPROCESSING,
+    ),
 )
 
 if __name__ == "__main__":

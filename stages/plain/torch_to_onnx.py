@@ -15,6 +15,7 @@ from typing import Any, Dict
 
 from stages.frameworks.load_torch import get_program
 from stages.frameworks.onnx_files import name_outputs
+from stages.frameworks.onnx_pixels import embed_file
 from stages.frameworks.onnx_runtime import check
 from stages.frameworks.torch_reference import OPTIONS, OpenedModel, open_model, write_reference
 from stages.kit.contract import (
@@ -41,6 +42,7 @@ def convert(job: Job) -> Signature:
             _verify_open(job, opened)
         _export(job, opened)
         name_outputs(job.output, opened.names)
+        embed_file(job.output, opened.inputs, opened.preprocessing)
     return write_reference(job, opened)
 
 

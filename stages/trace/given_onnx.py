@@ -11,6 +11,7 @@ from stages.fixes.catalogue import select
 from stages.fixes.onnx_file.apply import make_older, make_single_precision
 from stages.frameworks import onnx_files
 from stages.kit.contract import Job, Option, Signature, Stage, run_as_program, write_json
+from stages.kit.pixels import PREPROCESSING, read_preprocessing
 from stages.kit.trace_files import Kept
 from stages.kit.trace_samples import open_trace_inputs
 from stages.kit.tracing import Arrays, Comparison, Pair, compare_tensors, read_signature
@@ -29,11 +30,12 @@ def convert(job: Job) -> Signature:
     artifact = OnnxModel(onnx.load(str(job.volume / given_onnx.STAGE.produces)), inputs)
     shared = [name for name in given.order() if name in set(artifact.order())]
     source = given.plain(shared)
+    prepare = read_preprocessing(job, signature.inputs).prepare
     kept = Kept.of(job.volume, artifact, samples)
     samples = [array[: kept.count] for array in samples]
 
     def reference(sample: int, values: Sequence[np.ndarray]) -> Arrays:
-        return dict(zip(shared, source(values)))
+        return dict(zip(shared, source(prepare(values))))
 
     comparison = Comparison(
         artifact,
@@ -67,7 +69,7 @@ STAGE = Stage(
     packages=given_onnx.STAGE.packages,
     convert=convert,
     check=lambda job: None,
-    options=(Option("fixes", str, "all", "the repairs that the stage applied"),),
+    options=(Option("fixes", str, "all", "the repairs that the stage applied"), PREPROCESSING),
 )
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from stages.convert import torch_to_onnx as torch_stage
 from stages.frameworks.torch_reference import copy_model, load_job_model, make_predict
 from stages.kit.contract import Job, Signature, Stage, run_as_program, write_json
 from stages.kit.layers import read_layers
+from stages.kit.pixels import read_preprocessing
 from stages.kit.trace_files import Kept
 from stages.kit.trace_samples import open_trace_inputs
 from stages.kit.tracing import (
@@ -55,7 +56,8 @@ def convert(job: Job) -> Signature:
     signature = read_signature(job)
     model = load_job_model(job, job.input)
     samples = open_trace_inputs(job, signature.inputs)
-    first = [torch.from_numpy(np.array(array[0])) for array in samples]
+    prepare = read_preprocessing(job, signature.inputs).prepare
+    first = [torch.from_numpy(np.array(value)) for value in prepare([a[0] for a in samples])]
     with job.phase("export"):
         recording = _record_export(torch, model, first, signature, job)
     proto = onnx.load(str(job.volume / torch_stage.STAGE.produces))
@@ -77,7 +79,7 @@ def convert(job: Job) -> Signature:
     comparison = Comparison(
         artifact,
         [Pair(name, name) for name in matched],
-        reference,
+        lambda sample, values: reference(sample, prepare(values)),
         lambda pair, piece: [layers.get(name, "") for name in piece.tensors],
         keep=kept.add,
         notes=[*notes, *kept.notes],

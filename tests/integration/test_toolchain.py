@@ -52,7 +52,7 @@ def test_it_is_listed_and_shown(made: Path) -> None:
     assert row["starts from"] == "pytorch, onnx" and "tensorflow-cpu 2.5.0" in row["tools"]
     shown = json.loads(run_cli("toolchain", "show", "mine", "--json", cwd=made).stdout)
     assert [chain["accepts"] for chain in shown] == ["onnx", "pytorch"]
-    assert shown[1]["stages"][0]["options"] == "opset=12, arch, arch_args"
+    assert shown[1]["stages"][0]["options"] == "opset=12, arch, arch_args, preprocessing"
     assert "mine" in run_cli("stages", "--toolchain", "mine", cwd=made).stdout
 
 

@@ -97,6 +97,13 @@ def convert(
         bool,
         typer.Option("--signature", help="Name the inputs and outputs in a SignatureDef."),
     ] = False,
+    embed_preprocessing: Annotated[
+        bool,
+        typer.Option(
+            "--embed-preprocessing",
+            help="The model takes pixels, 0 to 255, and prepares them as its .toml says.",
+        ),
+    ] = False,
     quantize: Annotated[
         Optional[str],
         typer.Option(
@@ -166,7 +173,8 @@ def convert(
     from runner.planning.source import Source
     from runner.side_by_side.candidates import names_several
 
-    source = Source(path, arch, parse_json_object(arch_args, "--arch-args"))
+    arguments = parse_json_object(arch_args, "--arch-args")
+    source = Source(path, arch, arguments, embed_preprocessing)
     check = Check(
         *(input or (), inputs, samples, seed, tolerance, metric, strict or faithful), labels=labels
     )

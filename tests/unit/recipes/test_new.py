@@ -84,7 +84,7 @@ def test_the_files_are_a_toolchain(here: Path) -> None:
     assert 'ENTRYPOINT ["python", "-m", "stages.plain.onnx_to_saved_model"]' in dockerfile
     assert load_image("mine-torch").reads["onnx"].newest == 12
     assert ("matplotlib==3.4.2", "part of no stage") in made.ignored
-    assert describe_stages(chain)[0]["options"] == "opset=12, arch, arch_args"
+    assert describe_stages(chain)[0]["options"] == "opset=12, arch, arch_args, preprocessing"
     assert "torch==1.8.1" in describe_images(chain)[0]["pins that matter"]
     assert "mine-torch does not read torch-export" in list_remarks(chain)
     assert [path.name for path in (here / "toolchains").iterdir()] == ["mine"]

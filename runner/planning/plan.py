@@ -160,8 +160,8 @@ def _describe_preprocessing(chain: Toolchain, specs: Sequence[InputSpec]) -> str
     Raises `BadInput` if the toolchain has no stage for it.
     """
     if not chain.find_takers(_PREPROCESSING):
-        others = [c.title for c in load_toolchains() if c.find_takers(_PREPROCESSING)]
-        same = [c for c in others if load_toolchain(c).accepts == chain.accepts]
+        known = [c for c in load_toolchains() if c.find_takers(_PREPROCESSING)]
+        same = [c.title for c in known if c.accepts == chain.accepts]
         raise BadInput(
             f"--embed-preprocessing: the toolchain '{chain.title}' has no stage that does it.",
             f"Take --toolchain {' or '.join(same)}."

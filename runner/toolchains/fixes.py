@@ -13,7 +13,10 @@ from runner.host.paths import ROOT
 
 @dataclass(frozen=True)
 class Fix:
-    """A fix: the stage it belongs to, its title, and the upstream defect that it repairs."""
+    """A fix: the stage it belongs to, its title, and the upstream defect that it repairs.
+
+    One that is not `by_default` has to be named.
+    """
 
     name: str
     stage: str
@@ -21,6 +24,7 @@ class Fix:
     defect: str
     issue: str
     repaired_in: str
+    by_default: bool = True
 
 
 @cache

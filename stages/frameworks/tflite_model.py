@@ -87,6 +87,13 @@ class TfliteModel(Artifact):
             sum(self._count_terms(position) for position in chosen),
         )
 
+    def find_cuts(self, names: Sequence[str], cuts: Set[str]) -> List[str]:
+        """Return which of the cuts these tensors are computed from; a cut needs itself alone."""
+        return [
+            *dict.fromkeys(name for name in names if name in cuts),
+            *self._find_needed([name for name in names if name not in cuts], cuts)[1],
+        ]
+
     def _find_needed(self, names: Sequence[str], cuts: Set[str]) -> Tuple[List[int], List[str]]:
         """Return the positions of the operators behind these tensors, and the cuts they read."""
         positions: Set[int] = set()
@@ -167,6 +174,7 @@ class TfliteModel(Artifact):
         graph.inputs = np.array([*used, *aliases.values()], np.int32)
         wanted = [self.indices[name] for name in names]
         graph.outputs = np.array(list(dict.fromkeys(wanted)), np.int32)
+        places = _drop_unread(model)
         builder = flatbuffers.Builder(1 << 20)
         builder.Finish(model.Pack(builder), b"TFL3")
         interpreter = self.tf.lite.Interpreter(model_content=bytes(builder.Output()), num_threads=1)
@@ -175,13 +183,42 @@ class TfliteModel(Artifact):
         def run(values: Sequence[np.ndarray], cuts: Arrays) -> List[np.ndarray]:
             for index, value in zip(self.inputs, values):
                 if index is not None and index in used:
-                    interpreter.set_tensor(index, value)
+                    interpreter.set_tensor(places[index], value)
             for name, alias in aliases.items():
-                interpreter.set_tensor(alias, cuts[name])
+                interpreter.set_tensor(places[alias], cuts[name])
             interpreter.invoke()
-            return [interpreter.get_tensor(index) for index in wanted]
+            return [interpreter.get_tensor(places[index]) for index in wanted]
 
         return run
+
+
+def _drop_unread(model: Any) -> Dict[int, int]:
+    """Drop the tensors and constants that a cut model has no use for; return the others' indices.
+
+    They would be written and read again for every piece that a model is cut into.
+    """
+    graph = model.subgraphs[0]
+    read = [t for o in graph.operators for t in (*o.inputs, *o.outputs) if t >= 0]
+    kept = sorted({int(t) for t in (*read, *graph.inputs, *graph.outputs)})
+    places = {old: new for new, old in enumerate(kept)}
+    places[-1] = -1  # an optional input that is not there
+    graph.tensors = [copy.copy(graph.tensors[old]) for old in kept]
+    operators = []
+    for operator in graph.operators:
+        changed = copy.copy(operator)
+        changed.inputs = np.array([places[int(t)] for t in operator.inputs], np.int32)
+        changed.outputs = np.array([places[int(t)] for t in operator.outputs], np.int32)
+        operators.append(changed)
+    graph.operators = operators
+    graph.inputs = np.array([places[int(t)] for t in graph.inputs], np.int32)
+    graph.outputs = np.array([places[int(t)] for t in graph.outputs], np.int32)
+    if len(model.subgraphs) == 1:
+        # The first buffer is the empty one.
+        buffers = [0, *sorted({int(t.buffer) for t in graph.tensors} - {0})]
+        for tensor in graph.tensors:
+            tensor.buffer = buffers.index(int(tensor.buffer))
+        model.buffers = [model.buffers[number] for number in buffers]
+    return places
 
 
 def make_unique_names(graph: Any) -> List[str]:

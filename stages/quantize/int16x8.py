@@ -7,7 +7,7 @@ from typing import Any
 from stages.fixes.catalogue import resolve
 from stages.kit.contract import Job, Signature, run_as_program
 from stages.quantize.graph import FIXES, finish_integers, make_stage
-from stages.quantize.layers.mixed import keep_kinds
+from stages.quantize.layers.mixed import correct_means, keep_kinds
 
 
 def _set_up(tf: Any, converter: Any) -> None:
@@ -18,6 +18,7 @@ def _set_up(tf: Any, converter: Any) -> None:
 
 
 def _finish(job: Job, signature: Signature, content: bytes) -> bytes:
+    content = correct_means(job, signature, content)
     chosen = resolve(job.options, "quantize")
     if "int16-tables" in chosen:
         content = keep_kinds(job, signature, content, ("LOGISTIC", "TANH"))

@@ -33,6 +33,25 @@ FAULTS = {
 }
 # So much that no model has it: each run is diagnosed at once, and only its quantised models.
 UNREACHABLE = ("--min-sqnr", "90")
+# How far the mean outputs of an int8 model, over samples, are from those of the float one.
+MEANS = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+def run(file):
+    interpreter = tf.lite.Interpreter(file)
+    interpreter.allocate_tensors()
+    (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+    for sample in samples:
+        interpreter.set_tensor(given["index"], sample.reshape(given["shape"]))
+        interpreter.invoke()
+        yield interpreter.get_tensor(made["index"])[0].copy()
+
+arrays = np.load(sys.argv[3])
+samples = arrays[arrays.files[0]][:64]
+print(np.abs(np.mean([a - b for a, b in zip(run(sys.argv[1]), run(sys.argv[2]))], 0)).mean())
+"""
 RunIn = Callable[..., "subprocess.CompletedProcess[str]"]
 Quantize = Callable[..., Run]
 
@@ -208,3 +227,22 @@ def test_the_ranges_of_weights_are_left_out(quantize: Quantize) -> None:
     sizes = [(run.folder / "model.int8.tflite").stat().st_size for run in (fixed, plain)]
     assert sizes[0] < sizes[1]
     assert read_sqnr(fixed, "int8") == read_sqnr(plain, "int8")
+
+
+def test_biases_are_corrected_if_it_is_asked_for(
+    quantize: Quantize, nets: Path, in_environment: RunIn
+) -> None:
+    """Over the calibration samples, most of what the outputs are off by in the mean is gone."""
+    plain = quantize("sound", "seen", "--quantize", "int8,auto")
+    fixed = quantize("sound", "seen", "--quantize", "int8,int16x8", "--fixes=all,bias-correction")
+    for mode in ("int8", "int16x8"):
+        (record,) = [r for r in fixed.report["quantized"] if r["name"] == mode]
+        assert "bias-correction" in record["report"]["options"]["fixes"]
+        assert any("biases of" in note for note in record["report"]["notes"])
+    means = []
+    for run in (plain, fixed):
+        names = [run.folder / f"model{ending}.tflite" for ending in ("", ".int8")]
+        done = in_environment("tflite", "-c", MEANS, *names, nets / "seen.npz")
+        assert done.returncode == 0, done.stderr
+        means.append(float(done.stdout.split()[-1]))
+    assert means[1] < 0.5 * means[0]

@@ -7,11 +7,13 @@ from typing import Any, List, Sequence
 import numpy as np
 
 from stages.convert.graph_to_tflite import find_indices, make_converter
+from stages.fixes.catalogue import select
 from stages.frameworks.tensorflow import import_tensorflow
 from stages.frameworks.tflite_model import TfliteModel
 from stages.kit.contract import Job, Signature
 from stages.kit.layers import LayerFinder
 from stages.kit.samples import reorder_axes
+from stages.quantize.bias_correction import correct_biases
 from stages.quantize.calibration import open_calibration
 from stages.quantize.layers.keep_float import keep_in_float
 from stages.quantize.layers.search import Pair, find_named, search
@@ -21,6 +23,24 @@ def keep_layers(job: Job, signature: Signature, content: bytes) -> bytes:
     """Return the int8 model with the layers of the option `keep_float` in float."""
     pair = _open_pair(job, signature, content)
     return keep_in_float(pair.source, pair.quantized, find_named(pair, job.options["keep_float"]))
+
+
+def correct_means(job: Job, signature: Signature, content: bytes) -> bytes:
+    """Return the integer model with corrected biases, if the option `fixes` names the repair."""
+    if "bias-correction" not in [fix.name for fix in select(job.options["fixes"], "quantize")]:
+        return content
+    if job.options.get("trained"):
+        job.note("The fix bias-correction is left out: the model keeps what it was trained to.")
+        return content
+    pair = _open_pair(job, signature, content)
+    with job.phase("bias correction"):
+        corrected, count = correct_biases(pair.source, pair.quantized, _open_rows(job, signature))
+    if corrected is None:
+        job.note("The fix bias-correction found no layer of integers with a bias.")
+        return content
+    job.report["fixes"] = [*job.report.get("fixes", ()), "bias-correction"]
+    job.note(f"The biases of {count} layers were corrected by the means of calibration samples.")
+    return corrected
 
 
 def keep_kinds(job: Job, signature: Signature, content: bytes, kinds: Sequence[str]) -> bytes:
@@ -47,13 +67,18 @@ def keep_kinds(job: Job, signature: Signature, content: bytes, kinds: Sequence[s
 def search_layers(job: Job, signature: Signature, content: bytes) -> bytes:
     """Return the int8 model with as few layers in float as its gate takes."""
     pair = _open_pair(job, signature, content)
-    arrays = [
-        np.stack([reorder_axes(row, tensor.axes) for row in array])
-        for array, tensor in zip(open_calibration(job, signature.inputs), signature.inputs)
-    ]
+    arrays = _open_rows(job, signature)
     with job.phase("search"):
         kept = search(job, pair, arrays, job.options["min_sqnr"], job.options["min_top1"])
     return keep_in_float(pair.source, pair.quantized, kept) if kept else content
+
+
+def _open_rows(job: Job, signature: Signature) -> List[np.ndarray]:
+    """Open the calibration samples in the graph's order of axes: an array per input."""
+    return [
+        np.stack([reorder_axes(row, tensor.axes) for row in array])
+        for array, tensor in zip(open_calibration(job, signature.inputs), signature.inputs)
+    ]
 
 
 def _open_pair(job: Job, signature: Signature, content: bytes) -> Pair:

@@ -11,7 +11,7 @@ import pytest
 from runner.errors import BadInput
 from runner.planning.check import Check
 from runner.planning.images import prepare_image
-from runner.planning.inputs import read_toml
+from runner.planning.inputs import read_toml, resolve_inputs
 from runner.planning.quantization import Quantization
 from runner.planning.samples import prepare_samples
 from runner.planning.source import Source
@@ -45,6 +45,20 @@ def test_values_are_scaled_and_normalised_by_channel(tmp_path: Path) -> None:
     assert np.array_equal(raw, COLORS.transpose(2, 0, 1))
 
 
+def test_a_model_that_prepares_images_takes_pixels(tmp_path: Path) -> None:
+    model = tmp_path / "model.pt"
+    lines = 'shape=[1,3,2,2]\nkind="image"\nmean=[1,2,3]\ncolor="bgr"\npixels={dtype="uint8"}\n'
+    (tmp_path / "model.toml").write_text(f"[[input]]\n{lines}")
+    ((spec,), _) = resolve_inputs(model, (), None, embed=True)
+    assert spec.image is not None and spec.embedded is not None
+    made = prepare_image(PIL.Image.fromarray(COLORS), spec.shape, spec.image)
+    assert np.array_equal(made, COLORS.transpose(2, 0, 1))
+    assert (spec.dtype, spec.low, spec.high) == ("uint8", 0, 256)
+    assert spec.embedded.as_option()["swapped"] and spec.embedded.mean == (1, 2, 3)
+    with pytest.raises(BadInput, match="no input is of images"):
+        resolve_inputs(model, ("1x3x2x2",), None, embed=True)
+
+
 def test_the_middle_is_taken_of_a_resized_image(tmp_path: Path) -> None:
     """As torchvision's Resize(8) and CenterCrop(4): columns 6 to 9 of 16, rows 2 to 5 of 8."""
     ramp = np.repeat(np.arange(16, dtype=np.uint8)[None] * 10, 8, axis=0)
@@ -69,6 +83,8 @@ def test_the_middle_is_taken_of_a_resized_image(tmp_path: Path) -> None:
         ('shape = [1, 3, 8, 8]\nkind = "image"\nresize = 7', "at least 8"),
         ('shape = [1, 3, 8, 8]\nkind = "image"\ndtype = "uint8"\nmean = 1', "as they are"),
         ('shape = [1, 3, 8, 8]\nkind = "image"\ndtype = "int64"', "float32 or uint8"),
+        ('shape = [1, 3, 8, 8]\nkind = "image"\npixels = "uint8"', "pixels is a table"),
+        ('shape = [1, 3, 8, 8]\nkind = "image"\npixels = {color = "gray"}', "3 channels"),
     ],
 )
 def test_what_means_nothing_is_refused(tmp_path: Path, lines: str, said: str) -> None:

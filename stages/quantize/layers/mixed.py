@@ -13,8 +13,8 @@ from stages.frameworks.tflite_model import TfliteModel
 from stages.kit.contract import Job, Signature
 from stages.kit.layers import LayerFinder
 from stages.kit.samples import reorder_axes
-from stages.quantize.bias_correction import correct_biases
 from stages.quantize.calibration import open_calibration
+from stages.quantize.layers.bias_correction import correct_biases
 from stages.quantize.layers.keep_float import keep_in_float
 from stages.quantize.layers.search import Pair, find_named, search
 

@@ -80,7 +80,7 @@ class FileStore:
     def prune(self) -> None:
         """Remove what has lain longest unused, above the bound; and what was never completed."""
         found = []
-        for path in self.folder.glob("files/*"):
+        for path in (*self.folder.glob("files/*"), *self.folder.glob("images/*")):
             with suppress(OSError):
                 found.append((path.stat().st_mtime, path.stat().st_size, path))
         total = 0

@@ -18,6 +18,7 @@ from runner.planning.check import Check
 from runner.planning.plan import make_plan
 from runner.planning.quantization import Quantization
 from runner.planning.source import Source
+from runner.suite.images import keep_arrays
 from runner.suite.request import Request, make_request
 from runner.suite.settings import (
     PLAIN,
@@ -196,9 +197,6 @@ def _choose_toolchain(title: str, path: Path) -> Toolchain:
 
 def plan_conversion(chain: Toolchain, path: Path, options: Options) -> Request:
     """Check one conversion as `runner convert` does, and make its request. Raises `BadInput`."""
-    for given in (options.inputs, options.calibration):
-        if given and Path(given).is_dir():
-            raise BadInput(f"{given} is a folder.", "A suite takes samples from a file, an .npz.")
     stage_options = _list_stage_options(options)
     if options.faithful and chain.find_takers("fixes"):
         stage_options["fixes"] = "none"
@@ -224,6 +222,7 @@ def plan_conversion(chain: Toolchain, path: Path, options: Options) -> Request:
         trained=options.trained_ranges,
         runtimes=options.runtimes,
     )
+    check, quantization = keep_arrays(source, check, quantization)
     plan = make_plan(
         source, check, toolchain=chain.name, options=stage_options, quantization=quantization
     )

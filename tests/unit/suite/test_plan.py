@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 
 from runner.errors import BadInput
 from runner.host.paths import ROOT
+from runner.suite import images
 from runner.suite.plan import Cell, Conversion, make_suite_plan
 from runner.suite.settings import Options, merge_options, read_suite
 
@@ -155,3 +159,48 @@ def test_options_are_those_of_convert() -> None:
         *("trust_model", "sign", "cache", "as_json", "quiet", "verbose"),
     }
     assert set(inspect.signature(convert).parameters) - elsewhere == set(Options.model_fields)
+
+
+def test_folders_of_images_become_arrays_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNNER_CACHE_DIR", str(folder / "cache"))
+    made: list[Path] = []
+    prepare = images.prepare_samples
+
+    def count(*arguments: Any) -> Any:
+        made.append(arguments[0].path)
+        return prepare(*arguments)
+
+    monkeypatch.setattr(images, "prepare_samples", count)
+    (folder / "seen").mkdir()
+    for number in range(4):
+        pixels = np.full((32, 32, 3), 50 * number, np.uint8)
+        PIL.Image.fromarray(pixels).save(folder / f"seen/{number}.png")
+    for place in ("a/one", "b/two"):
+        toml = '[[input]]\nname = "x"\nshape = [1, 3, 32, 32]\nkind = "image"\n'
+        (folder / f"models/{place}.toml").write_text(toml)
+    text = (
+        'models = ["models/**/*.pt"]\ntoolchains = ["2020-09", "2022"]\n[defaults]\nsamples = 3\n'
+        'inputs = "seen"\ncalibration = "seen"\n[variants.plain]\n'
+        '[variants.int8]\nquantize = ["int8"]\n'
+    )
+    found = plan(folder, text)
+    taken = []
+    for conversion in found:
+        assert conversion.request is not None, conversion.refusal
+        _, check, quantization = conversion.request.locate()
+        assert check.inputs_file is not None and not check.made
+        assert np.load(check.inputs_file).shape == (3, 1, 3, 32, 32)
+        wanted = conversion.cell.variant == "int8"
+        assert (quantization.calibration is not None) == wanted
+        if quantization.calibration is not None:
+            assert len(np.load(quantization.calibration)) == 4
+        taken.append(conversion.request.key)
+    # Both models take the same pixels, since their files say the same: the array is theirs both.
+    assert len(made) == 2
+    assert [c.request.key for c in plan(folder, text) if c.request] == taken
+    assert len(made) == 2
+    PIL.Image.new("RGB", (32, 32), (9, 9, 9)).save(folder / "seen/0.png")
+    changed = [c.request.key for c in plan(folder, text) if c.request]
+    assert len(made) == 4 and not set(changed) & set(taken)

@@ -29,6 +29,9 @@ _PROGRAM = "_program_of_this_file"
 # A larger file of code is not looked into.
 _MOST_CODE = 1 << 24
 
+# In bytes; what is left of 2 GiB is for the graph.
+_MOST_WEIGHTS = (1 << 31) - (1 << 20)
+
 Note = Callable[[str], None]
 
 
@@ -135,6 +138,22 @@ def _stop_observers(model: Any, note: Note) -> None:
 
 def count_parameters(model: Any) -> int:
     return sum(int(parameter.numel()) for parameter in model.parameters())
+
+
+def refuse_large(model: Any) -> None:
+    """Raise `InputError` for weights that no artifact can hold.
+
+    Protobuf (an ONNX file, a frozen graph) and FlatBuffers (a .tflite) end at 2 GiB; the exporter
+    says so only after it has worked for minutes.
+    """
+    weights = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    size = sum(int(tensor.numel()) * tensor.element_size() for tensor in weights.values())
+    if size >= _MOST_WEIGHTS:
+        raise InputError(
+            f"The model's weights are {size / 1e9:.1f} GB, and an ONNX file, a frozen graph or a "
+            ".tflite holds 2 GB at the most.",
+            "Convert it in parts, each a module of its own with less than 2 GB of weights.",
+        )
 
 
 def list_forward_names(model: Any) -> Sequence[str]:

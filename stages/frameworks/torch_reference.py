@@ -170,6 +170,7 @@ def load_job_model(job: Job, file: Path) -> Any:
         arch = str(job.volume / arch)
     arch_args = json.loads(job.options["arch_args"] or "{}")
     model = load_torch.load_model(file, arch, arch_args, job.note)
+    load_torch.refuse_large(model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model

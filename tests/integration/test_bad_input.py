@@ -372,6 +372,7 @@ IN_THE_STAGE: dict[str, tuple[str, list[str], str]] = {
         "'timm.models' is not in this image.*FILE.py:CALLABLE",
     ),
     "class not in the file": ("own", ["--arch", "EMPTY"], "user_code.*--arch FILE.py"),
+    "weights above 2 GB": ("huge", ["--input", "1x20000"], "2.4 GB.*2 GB at the most.*in parts"),
     "opset in words": (
         "cnn",
         ["--option", "torch.opset=eleven"],

@@ -184,6 +184,13 @@ def mobilenet_v2():
     return calibrated(mobilenet_v2(), (1, 3, 224, 224))
 
 
+def huge():
+    """2.4 GB of weights in a small file: they are all the same number."""
+    linear = nn.Linear(1, 1)
+    linear.weight = nn.Parameter(torch.zeros(1).expand(30_000, 20_000))
+    return linear
+
+
 def mapping():
     """A dictionary with neither weights nor a model."""
     return {"epoch": 3, "learning_rate": 0.1}
@@ -215,6 +222,7 @@ MODELS = (
     branches,
     dies,
     mobilenet_v2,
+    huge,
     mapping,
     tensor,
 )

@@ -105,11 +105,6 @@ def make_plan(
     )
     if not quantized.stages:
         return plan
-    if any(spec.dims for spec in plan.inputs):
-        raise BadInput(
-            "A quantised model is made and judged at one batch size.",
-            "Give a number in place of the open size, or leave out --quantize.",
-        )
     told = {"quantize": ",".join(stage.name for stage in quantized.stages)}
     return replace(plan, quantization=quantized, options={**plan.options, **told})
 

@@ -15,7 +15,12 @@ import numpy as np
 from stages.convert.graph_to_tflite import find_indices, make_converter
 from stages.fixes.catalogue import resolve
 from stages.frameworks.tensorflow import import_tensorflow
-from stages.frameworks.tflite_runtime import Runtime, dequantize_end, quantize_end
+from stages.frameworks.tflite_runtime import (
+    Runtime,
+    dequantize_end,
+    make_resizer,
+    quantize_end,
+)
 from stages.kit.contract import InputError, Job, Option, Signature, Stage, StageError, flag
 from stages.kit.samples import Predict, open_samples
 from stages.quantize.calibration import iterate, write_calibration
@@ -131,8 +136,10 @@ def check(job: Job) -> Optional[Dict[str, Any]]:
         details = {detail["index"]: detail for detail in (*given, *made)}
         inputs = find_indices(given, signature.inputs, may_be_dropped=True)
         outputs = find_indices(made, signature.outputs)
+        resize = make_resizer(interpreter, inputs, signature.inputs)
 
         def predict(values: Sequence[np.ndarray]) -> List[np.ndarray]:
+            resize(values)
             for index, value in zip(inputs, values):
                 if index is not None:
                     interpreter.set_tensor(index, quantize_end(value, details[index]))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from harness import BAD_INPUT, DOCKER, OUT_OF_TOLERANCE, PASSED, Run, run_cli, run_here
 
@@ -182,6 +183,27 @@ def test_a_share_of_the_batch_is_refused_by_its_layer(nets: Path, tmp_path: Path
     assert "x.size(0)" in said["remedy"]
 
 
+def test_quantised_models_keep_the_batch_open(nets: Path, tmp_path: Path) -> None:
+    for name, seed in (("seen", 1), ("held", 2)):
+        images = np.random.default_rng(seed).standard_normal((100, 1, 3, 8, 8), np.float32)
+        np.save(tmp_path / f"{name}.npy", images)
+    run = convert(
+        *(nets, tmp_path / "run", "--input", "Nx3x8x8", "--engine", "process"),
+        *("--quantize", "float16,int8", "--runtimes", "litert"),
+        *("--calibration", f"{tmp_path}/seen.npy", "--inputs", f"{tmp_path}/held.npy"),
+    )
+    assert run.code == PASSED, run.stdout + run.stderr
+    for record in run.report["quantized"]:
+        check = record["report"]["check"]
+        assert [at["size"] for at in check["sizes"]] == [2, 7]
+        assert {at["verdict"] for at in check["sizes"]} == {"passed"}
+        assert record["report"]["signature"]["inputs"][0]["dims"][0] == "N"
+    (elsewhere,) = (found["files"] for found in run.report["elsewhere"])
+    assert {found["mode"] for found in elsewhere} == {"float16", "int8"}
+    assert all(found["check"]["verdict"] == "passed" for found in elsewhere)
+    assert all(len(found["check"]["sizes"]) == 2 for found in elsewhere)
+
+
 def test_a_model_for_one_image_is_refused_by_its_line(nets: Path, tmp_path: Path) -> None:
     run = convert(
         *(nets, tmp_path / "run", "--input", "Nx3x8x8", "--engine", "process"),
@@ -199,7 +221,6 @@ def test_a_model_for_one_image_is_refused_by_its_line(nets: Path, tmp_path: Path
     [
         (("--input", "NxCx8x8"), "only the batch"),
         (("--input", "Nx3x8x8", "--toolchain", "2019"), "cannot leave the batch size open"),
-        (("--input", "Nx3x8x8", "--quantize", "float16"), "one batch size"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(

@@ -128,7 +128,7 @@ def make_certificates(folder: Path) -> list[str]:
 
 
 def does_jobs(process: psutil.Process) -> bool:
-    return "runner.suite.job" in process.cmdline()
+    return "runner.suite.jobs.job" in process.cmdline()
 
 
 class Trial:

@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.machine import count_cores, read_available_memory, read_machine_memory
-from runner.suite.job import Share
+from runner.suite.jobs.job import Share
 
 # What one conversion gets at least, in bytes: TensorFlow and torch take half of it by themselves.
 _MEMORY = 2 << 30

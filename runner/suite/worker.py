@@ -31,9 +31,9 @@ from runner.host.machine import read_machine_memory
 from runner.host.process_identity import make_scratch_folder
 from runner.schemas.base import Invalid, validate_json
 from runner.suite.files import PIECE, FileStore, SharedStore, read_piece
-from runner.suite.job import Job, Share
+from runner.suite.jobs.follow import follow_job
+from runner.suite.jobs.job import Job, Share
 from runner.suite.latency import measure_latency
-from runner.suite.launch import follow_job
 from runner.suite.request import File, Request, Setting, describe_code
 from runner.suite.results import LatencyRecord
 from runner.suite.settings import LatencyTable

@@ -23,8 +23,8 @@ from stages.kit.contract import (
     write_json,
 )
 from stages.kit.samples import Samples, open_samples
-from stages.quantize.latency import measure_latency
-from stages.quantize.quality import GATE, compare_quality
+from stages.quantize.check.latency import measure_latency
+from stages.quantize.check.quality import GATE, compare_quality
 
 _LONGEST_MESSAGE = 400
 # What is computed wrongly shows at once; and int16x8 takes thirty times as long as int8.

@@ -24,8 +24,8 @@ from stages.frameworks.tflite_runtime import (
 from stages.kit.contract import InputError, Job, Option, Signature, Stage, StageError, flag
 from stages.kit.samples import Predict, open_samples
 from stages.quantize.calibration import iterate, write_calibration
-from stages.quantize.latency import measure_latency
-from stages.quantize.quality import GATE, compare_quality
+from stages.quantize.check.latency import measure_latency
+from stages.quantize.check.quality import GATE, compare_quality
 from stages.quantize.small_ranges import drop_weight_ranges
 from stages.quantize.trained import choose_trained_ranges, convert_trained
 

@@ -16,8 +16,8 @@ from stages.frameworks.tflite_runtime import (
 )
 from stages.kit.contract import InputError, Job, Option, Signature, Stage, StageError, flag
 from stages.kit.samples import open_samples
-from stages.quantize.latency import measure_latency
-from stages.quantize.quality import GATE, compare_quality
+from stages.quantize.check.latency import measure_latency
+from stages.quantize.check.quality import GATE, compare_quality
 
 CALIBRATED = ("int8", "int16x8")
 

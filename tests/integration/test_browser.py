@@ -24,7 +24,7 @@ from sample_reports import (
     validated,
 )
 
-from runner.report.html.depth import DepthCurve
+from runner.report.html.drawing.depth import DepthCurve
 from runner.report.html.render import render_run
 
 WIDTHS = (1280, 390)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runner.report.html import figures
-from runner.report.html.charts import (
+from runner.report.html.drawing.charts import (
     HistogramChart,
     LogScale,
     make_histogram_chart,

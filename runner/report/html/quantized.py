@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from runner.report.elsewhere import list_places
 from runner.report.html import figures
-from runner.report.html.charts import Curve, RatioScale, make_curve, make_ratio_scale
+from runner.report.html.drawing.charts import Curve, RatioScale, make_curve, make_ratio_scale
+from runner.report.html.drawing.neighbourhood import Drawings, list_named_layers
 from runner.report.html.marks import make_link
-from runner.report.html.neighbourhood import Drawings, list_named_layers
 from runner.report.html.pictures import make_image_source
 from runner.report.quantized import is_below_gate, name_layer, summarize
 from runner.report.wording import (

@@ -19,15 +19,15 @@ from markupsafe import Markup
 from runner.host.files import atomic_write, write_text
 from runner.host.paths import cache_folder
 from runner.report.html import errors, failures, figures, records, story, verdict
-from runner.report.html.depth import (
+from runner.report.html.drawing.depth import (
     DepthCurve,
     list_culprits,
     make_depth_charts,
     make_depth_curves,
     summarize_depth,
 )
+from runner.report.html.drawing.neighbourhood import make_drawings
 from runner.report.html.marks import list_checks, make_link
-from runner.report.html.neighbourhood import make_drawings
 from runner.report.html.quantized import list_latencies, list_layer_tables, list_quantized
 from runner.report.wording import Mark, explain_accuracy
 from runner.schemas.report import Report

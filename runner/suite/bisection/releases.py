@@ -26,9 +26,9 @@ from runner.recipes.releases import Projects, Release, Releases
 from runner.recipes.variant import ReleaseUnavailable, Variant, write_variant
 from runner.suite.bisection.search import Verdict, search
 from runner.suite.bisection.toolchains import DEFAULT_WHATS, Bisection, Step, judge
-from runner.suite.job import Job, Share
+from runner.suite.jobs.follow import follow_job
+from runner.suite.jobs.job import Job, Share
 from runner.suite.latency import measure_latency, merge_latency
-from runner.suite.launch import follow_job
 from runner.suite.plan import Conversion, SuitePlan, make_suite_plan
 from runner.suite.request import Setting, describe_code
 from runner.suite.results import Record, Results, make_record, read_results, write_table

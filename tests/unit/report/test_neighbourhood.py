@@ -16,7 +16,7 @@ from sample_reports import (
     validated,
 )
 
-from runner.report.html.neighbourhood import Neighbourhood, make_drawings
+from runner.report.html.drawing.neighbourhood import Neighbourhood, make_drawings
 from runner.report.html.render import render_run
 from runner.schemas.diagnosis import Diagnosis
 

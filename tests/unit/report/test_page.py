@@ -28,8 +28,13 @@ from sample_reports import (
 )
 
 from runner.report.html import figures
-from runner.report.html.charts import LogScale, make_curve, make_histogram_chart, make_log_scale
-from runner.report.html.depth import DepthCurve
+from runner.report.html.drawing.charts import (
+    LogScale,
+    make_curve,
+    make_histogram_chart,
+    make_log_scale,
+)
+from runner.report.html.drawing.depth import DepthCurve
 from runner.report.html.render import render_run, write_page
 from runner.schemas.report import Histogram, KnownFailure, Report
 from runner.toolchains.fixes import load_fixes

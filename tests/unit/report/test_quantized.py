@@ -13,8 +13,8 @@ from sample_reports import (
     validated,
 )
 
-from runner.report.html.charts import make_ratio_scale
-from runner.report.html.neighbourhood import make_drawings
+from runner.report.html.drawing.charts import make_ratio_scale
+from runner.report.html.drawing.neighbourhood import make_drawings
 from runner.report.html.quantized import list_latencies, list_layer_tables
 from runner.report.html.render import render_run
 

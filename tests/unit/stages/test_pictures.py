@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from runner.report.html.pictures import encode_png, make_image_source
 from runner.schemas.report import Picture
-from stages.quantize.pictures import draw
+from stages.quantize.check.pictures import draw
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.files import hash_file
 from runner.suite.cluster import compute_share, compute_width
 from runner.suite.files import PIECE, FileStore, SharedStore, read_piece
-from runner.suite.job import claim_cores
+from runner.suite.jobs.job import claim_cores
 
 
 def test_a_file_that_is_sent_in_pieces_appears_whole(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_two_conversions_do_not_share_a_core(
     monkeypatch.setenv("RUNNER_CACHE_DIR", str(tmp_path))
     before = os.sched_getaffinity(0)
     other = (
-        "import os; from runner.suite.job import claim_cores\n"
+        "import os; from runner.suite.jobs.job import claim_cores\n"
         "with claim_cores(1): print(sorted(os.sched_getaffinity(0)))"
     )
     with claim_cores(1):

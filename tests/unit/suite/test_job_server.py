@@ -13,9 +13,9 @@ import pytest
 from runner.errors import ExitCode
 from runner.planning.check import Check
 from runner.planning.quantization import Quantization
-from runner.suite import job_server
-from runner.suite.job import Job, Share
-from runner.suite.job_server import run_job
+from runner.suite.jobs import server as job_server
+from runner.suite.jobs.job import Job, Share
+from runner.suite.jobs.server import run_job
 from runner.suite.request import File, Request, Setting
 
 

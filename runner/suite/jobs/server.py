@@ -1,4 +1,4 @@
-"""The programs that a worker keeps for its conversions: see `runner.suite.job`.
+"""The programs that a worker keeps for its conversions: see `runner.suite.jobs.job`.
 
 To import what a conversion needs takes a tenth of a small one's time, and it is the same for all.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from runner.host.paths import PACKAGE
 from runner.host.process_identity import make_death_signal
 from runner.host.subprocesses import kill
-from runner.suite.job import ENDED
+from runner.suite.jobs.job import ENDED
 
 _idle: list[subprocess.Popen[str]] = []
 _lock = threading.Lock()
@@ -48,7 +48,7 @@ def run_job(file: Path, on_line: Callable[[str], None]) -> int:
 def _start() -> subprocess.Popen[str]:
     found = (str(PACKAGE.parent), os.environ.get("PYTHONPATH", ""))
     return subprocess.Popen(
-        [sys.executable, "-m", "runner.suite.job"],
+        [sys.executable, "-m", "runner.suite.jobs.job"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, found))},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

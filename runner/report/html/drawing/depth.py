@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.report.html import figures
-from runner.report.html.charts import Curve, LogScale, make_curve, make_log_scale
-from runner.report.html.neighbourhood import Drawings
+from runner.report.html.drawing.charts import Curve, LogScale, make_curve, make_log_scale
+from runner.report.html.drawing.neighbourhood import Drawings
 from runner.schemas.diagnosis import Culprit, Named
 from runner.schemas.report import Report
 

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict
 
 from stages.kit.contract import InputError, Job, Option
 from stages.kit.samples import Predict, Samples, compare
-from stages.quantize.pictures import draw_pictures
+from stages.quantize.check.pictures import draw_pictures
 
 GATE = (
     Option("min_sqnr", float, 20.0, "the least signal-to-noise ratio of an output, in dB"),

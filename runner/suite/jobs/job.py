@@ -1,4 +1,4 @@
-"""Conversions in processes of their own: `python -m runner.suite.job` makes one for each job.
+"""Conversions in processes of their own: `python -m runner.suite.jobs.job` makes one for each job.
 
 It reads the names of files that hold a pickled `Job`, a line each, and forks for it what has
 imported all that a conversion needs. A conversion calls what `runner convert` calls. It ends its

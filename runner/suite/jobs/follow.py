@@ -9,8 +9,8 @@ from collections.abc import Callable
 from runner.errors import ExitCode
 from runner.host.files import write_text
 from runner.host.process_identity import make_scratch_folder
-from runner.suite.job import Job
-from runner.suite.job_server import run_job
+from runner.suite.jobs.job import Job
+from runner.suite.jobs.server import run_job
 from runner.suite.results import LOG
 
 _MOST_LOG_LINES = 400

@@ -1,0 +1,1 @@
+"""One conversion of many, in a process of its own."""

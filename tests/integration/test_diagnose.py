@@ -215,16 +215,16 @@ def test_a_fault_in_the_chain_of_the_tools_alone(made: Made, plant: Any, fault: 
 
 
 CLEAN = [
-    ("planted", ()),
     ("residual", ()),
     ("large", ()),
     ("attention", ()),
-    ("recurrent", ()),
-    ("two", ()),
-    ("attention", ("--faithful",)),
     ("recurrent", ("--faithful",)),
-    ("two", ("--faithful",)),
     ("moved", ("--faithful",)),
+    pytest.param("planted", (), marks=pytest.mark.years),
+    pytest.param("recurrent", (), marks=pytest.mark.years),
+    pytest.param("two", (), marks=pytest.mark.years),
+    pytest.param("attention", ("--faithful",), marks=pytest.mark.years),
+    pytest.param("two", ("--faithful",), marks=pytest.mark.years),
 ]
 
 

@@ -196,6 +196,7 @@ def test_all_fixes_handle_what_they_are_said_to(net: str, mended: Path) -> None:
     assert outcome(mended / net) == ""
 
 
+@pytest.mark.years  # each net twice more
 @pytest.mark.parametrize("net", ONE_FIX)
 def test_the_fix_that_is_named_handles_it(net: str, without: Path, alone: Path) -> None:
     """Without it the net fails though all others are on, or with it alone the net converts."""

@@ -34,7 +34,9 @@ class Disk:
             return
         path, _, flags = arguments
         below = isinstance(path, str) and path.startswith(f"{self.folder}/")
-        if below and flags & (os.O_WRONLY | os.O_RDWR) and not has_content(path):
+        if not below or not flags & (os.O_WRONLY | os.O_RDWR):
+            return
+        if flags & os.O_TRUNC or not has_content(path):
             self.writes += 1
             if self.writes == self.full_at:
                 self.fill()

@@ -1,9 +1,9 @@
 """Conversions in processes of their own: `python -m runner.suite.jobs.job` makes one for each job.
 
-It reads the names of files that hold a pickled `Job`, a line each, and forks for it what has
-imported all that a conversion needs. A conversion calls what `runner convert` calls. It ends its
-stages and removes its volume when it is ended, as any run does, also where the worker that started
-this program is killed.
+It reads lines of JSON, each the name of a file that holds a pickled `Job` and the environment to do
+it in, and forks for it what has imported all that a conversion needs. A conversion calls what
+`runner convert` calls. It ends its stages and removes its volume when it is ended, as any run does,
+also where the worker that started this program is killed.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def main() -> None:
     """Do the jobs that standard input names, one after the other; say how each process ended."""
     end_with_us = make_death_signal()
     for line in sys.stdin:
+        file, environment = json.loads(line)
         child = os.fork()
         if child == 0:
             os.setsid()  # its own group, so that what it leaves running can be ended
@@ -67,7 +68,9 @@ def main() -> None:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             status = int(ExitCode.INTERNAL)
             try:
-                status = do(line.rstrip("\n"))
+                os.environ.clear()
+                os.environ.update(environment)
+                status = do(file)
             except BaseException:
                 traceback.print_exc(file=sys.stdout)
             finally:

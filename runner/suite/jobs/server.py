@@ -29,9 +29,9 @@ def run_job(file: Path, on_line: Callable[[str], None]) -> int:
     The status is negative if a signal ended the process.
     """
     with _lock:
-        server = next((found for found in _idle if found.poll() is None), None)
-        _idle[:] = [found for found in _idle if found is not server]
-    server = server or _start()
+        server = _idle.pop() if _idle else None
+    if server is None or server.poll() is not None:
+        server = _start()
     try:
         status = _ask(server, file, on_line)
     except BaseException:
@@ -65,7 +65,8 @@ def _ask(server: subprocess.Popen[str], file: Path, on_line: Callable[[str], Non
     """Return the status of the job's process; None if the server itself has ended."""
     assert server.stdin is not None and server.stdout is not None
     with suppress(BrokenPipeError):
-        server.stdin.write(f"{file}\n")
+        # As it is now: the server has that of its own start.
+        server.stdin.write(json.dumps([str(file), dict(os.environ)]) + "\n")
         server.stdin.flush()
     for line in server.stdout:
         line = line.rstrip("\n")

@@ -53,6 +53,26 @@ def test_jobs_of_one_server(job: Path) -> None:
     assert job_server._idle == [server]
 
 
+class Tell:
+    """Tells its environment to whoever unpickles it."""
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return eval, ("print(__import__('os').environ.get('RUNNER_TOOLCHAINS'))",)
+
+
+def test_a_job_has_the_environment_of_its_caller(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that of the server's start: a bisection's toolchains are in it."""
+    telling = job.with_name("telling")
+    telling.write_bytes(pickle.dumps(Tell()))
+    for place in ("one", "another"):
+        monkeypatch.setenv("RUNNER_TOOLCHAINS", place)
+        lines: list[str] = []
+        run_job(telling, lines.append)
+        assert lines[0] == place
+
+
 class Kill:
     """Ends the process that unpickles it, or the one that this was forked from."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -30,8 +32,6 @@ from runner.planning.plan import Plan, list_initial_files, make_plan
 from runner.planning.quantization import Quantization
 from runner.planning.samples import prepare_samples
 from runner.planning.source import Source
-from runner.provenance.write import write_records
-from runner.report.html.render import write_page
 from runner.schemas.base import find_first_error
 from runner.schemas.diagnosis import Diagnosis
 from runner.schemas.report import Elsewhere, Report, StageRecord
@@ -40,6 +40,9 @@ from runner.trust.scan import make_trust_check
 
 if TYPE_CHECKING:
     from runner.provenance.signing import PrivateKey
+
+# What the end of a run needs, and its stages do not: imported while they work.
+_NEEDED_LATE = ("runner.report.html.render", "runner.provenance.write")
 
 # A hook that runs after the stages, while the volume is still there.
 AfterStages = Callable[[Volume, Sequence[StageRecord]], None]
@@ -142,6 +145,7 @@ def run_plan(
     diagnosis: Diagnosis | None = None
     interrupted = False
     notes: list[str] = []
+    threading.Thread(target=_import_late_needs, daemon=True).start()
     with note_active_run(folder):
         try:
             plan = _keep_arrays(plan)
@@ -194,6 +198,11 @@ def run_plan(
         finally:
             view.finished(report, folder)
     return report
+
+
+def _import_late_needs() -> None:
+    for name in _NEEDED_LATE:
+        importlib.import_module(name)
 
 
 def _is_out_of_tolerance(
@@ -251,6 +260,9 @@ def _keep_arrays(plan: Plan) -> Plan:
 
 def _write_report(plan: Plan, report: Report, key: PrivateKey | None) -> None:
     """Write the report, its page and the record. Raises `EnvironmentUnavailable` or `BadInput`."""
+    from runner.provenance.write import write_records
+    from runner.report.html.render import write_page
+
     try:
         write_text(plan.output / "report.json", report.to_json())
         write_page(report, plan.output)

@@ -22,6 +22,10 @@ from runner.schemas.report import FileRecord, StageRecord, StageReport
 from runner.schemas.stage_reports import read_report
 from runner.toolchains.model import Stage
 
+# How many stages to come are started while one works. More gain nothing on two cores: the imports
+# of two are longer than most stages' own work.
+_AHEAD = 1
+
 
 @dataclass(frozen=True)
 class StageRunner:
@@ -36,8 +40,11 @@ class StageRunner:
     def run_all(self, records: list[StageRecord]) -> None:
         """Run the stages in order until one fails, and append a record of each to `records`."""
         previous: StageReport | None = None
-        for stage in self.plan.toolchain.stages:
-            record = self._record_stage(stage, self._make_request(stage, previous), records)
+        stages = self.plan.toolchain.stages
+        later = [*stages, *self.plan.quantization.stages]
+        for number, stage in enumerate(stages, 1):
+            request = self._make_request(stage, previous)
+            record = self._record_stage(stage, request, records, following=later[number:])
             if record.status != "ok":
                 return
             previous = record.report
@@ -59,7 +66,7 @@ class StageRunner:
                 made = record.report.artifact
                 known[made.path], signatures[made.path] = made.sha256, record.report.signature
         quantization = self.plan.quantization
-        for stage in quantization.stages:
+        for number, stage in enumerate(quantization.stages, 1):
             signature = signatures[stage.consumes]
             request: dict[str, Any] = {
                 "input": {"path": stage.consumes, "sha256": known[stage.consumes]},
@@ -74,7 +81,8 @@ class StageRunner:
                 # For the cache: the name alone says nothing of the samples.
                 "files": quantization.hashes,
             }
-            self._record_stage(stage, request, records, quantization.files)
+            later = quantization.stages[number:]
+            self._record_stage(stage, request, records, quantization.files, later)
 
     def _record_stage(
         self,
@@ -82,8 +90,13 @@ class StageRunner:
         request: Mapping[str, Any],
         records: list[StageRecord],
         files: Mapping[str, Path] = MappingProxyType({}),
+        following: Sequence[Stage] = (),
     ) -> StageRecord:
-        """Take a stage from the cache or run it, with these further files; append its record."""
+        """Take a stage from the cache or run it, with these further files; append its record.
+
+        `following` are the stages to come. One that is taken from the cache starts none ahead,
+        since most likely those are there too.
+        """
         record = StageRecord(
             name=stage.name,
             title=stage.title,
@@ -98,7 +111,7 @@ class StageRunner:
             if not self.cached.load_stage(stage, self.engine.name, request, record):
                 self.cached.populate_volume(self.volume)
                 self.volume.put(dict(files))
-                self._run_stage(stage, request, record)
+                self._run_stage(stage, request, record, following[:_AHEAD])
                 self.cached.store_stage(stage, self.volume, record)
         except (RunnerError, OSError) as error:  # from the engine or the disk
             record.status, record.blame, record.failure = "failed", "environment", str(error)
@@ -127,7 +140,13 @@ class StageRunner:
             else None,
         }
 
-    def _run_stage(self, stage: Stage, request: Mapping[str, Any], record: StageRecord) -> None:
+    def _run_stage(
+        self,
+        stage: Stage,
+        request: Mapping[str, Any],
+        record: StageRecord,
+        following: Sequence[Stage],
+    ) -> None:
         """Run one stage and complete its record; never raise for what the stage does."""
         self.volume.put(
             {
@@ -138,7 +157,7 @@ class StageRunner:
         )
         log = self.plan.output / f"logs/{stage.name}.log"
         with stream_output(stage, self.observer, log, self.volume.limits.log) as on_line:
-            ended = self.volume.run(stage, on_line)
+            ended = self.volume.run(stage, on_line, following)
         record.exit_status = ended.status
         record.status, record.blame = "failed", "stage"
         text = self.volume.read(f"reports/{stage.name}.json")

@@ -52,8 +52,12 @@ class Volume(Protocol):
     def put(self, files: Mapping[str, Path | bytes]) -> None:
         """Copy files into the volume, under names relative to it."""
 
-    def run(self, stage: Stage, on_line: OnLine) -> StageExit:
-        """Run a stage to completion, passing each line of its output to `on_line`."""
+    def run(self, stage: Stage, on_line: OnLine, following: Sequence[Stage] = ()) -> StageExit:
+        """Run a stage to completion, passing each line of its output to `on_line`.
+
+        Those that are `following` may be started meanwhile, to do their imports: see
+        `runner.engines.ahead`.
+        """
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a small file, or None if there is none."""

@@ -54,19 +54,17 @@ class Programs:
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
         descriptors: Sequence[int] = (),
-        on_start: Callable[[subprocess.Popen[bytes]], None] | None = None,
     ) -> Finished:
         """Run a program and pass its lines on; whatever interrupts the caller ends it too.
 
         `descriptors` are file descriptors that it inherits.
         """
+        return self.follow(self.start(command, environment, folder, descriptors), on_line)
+
+    def follow(self, process: subprocess.Popen[bytes], on_line: Callable[[str], None]) -> Finished:
+        """Pass on the lines of a program that `start` has started, until it ends."""
         lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        process = self._start(command, environment, folder, descriptors)
-        # Its background processes would otherwise hold its output open, and outlive it.
-        threading.Thread(target=_sweep, args=(process,), daemon=True).start()
         try:
-            if on_start is not None:
-                on_start(process)
             for line in split_lines(_read_output(process)):
                 lines.append(line)
                 on_line(line)
@@ -91,13 +89,14 @@ class Programs:
             running = tuple(self._running)
         _end(*running)
 
-    def _start(
+    def start(
         self,
         command: Sequence[str],
-        environment: Mapping[str, str] | None,
-        folder: Path | None,
-        descriptors: Sequence[int],
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+        descriptors: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
+        """Start a program, for `follow`; it is ended by `end`, and with this process."""
         with self._lock:
             if self._ended:
                 raise EnvironmentUnavailable(f"'{command[0]}' was not started any more.")
@@ -121,7 +120,9 @@ class Programs:
                     "Install it, or see runner doctor.",
                 ) from None
             self._running.add(process)
-            return process
+        # Its background processes would otherwise hold its output open, and outlive it.
+        threading.Thread(target=_sweep, args=(process,), daemon=True).start()
+        return process
 
 
 def run_together(jobs: Sequence[Callable[[Programs], None]], width: int) -> None:

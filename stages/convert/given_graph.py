@@ -349,6 +349,7 @@ STAGE = Stage(
     packages=("tensorflow", "numpy"),
     convert=convert,
     check=check,
+    imports=("tensorflow",),
     options=(
         Option("fixes", str, "all", "repairs to apply: all, none, NAME,... or -NAME,..."),
         IO_LAYOUT,

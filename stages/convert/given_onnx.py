@@ -109,6 +109,7 @@ STAGE = Stage(
     packages=("onnx", "onnxruntime", "numpy"),
     convert=convert,
     check=check,
+    imports=("onnx", "onnxruntime"),
     options=(
         Option("fixes", str, "all", "repairs to apply: all, none, NAME,... or -NAME,..."),
         Option("inputs", str, "", "inputs as NAME=1x3x224x224:float32, comma-separated"),

@@ -276,6 +276,7 @@ STAGE = Stage(
     packages=("onnx-tf", "tensorflow", "tensorflow-addons", "onnx", "numpy"),
     convert=convert,
     check=check_graph,
+    imports=("onnx", "tensorflow", "onnx_tf.backend"),
     options=(
         Option("fixes", str, "all", "repairs to apply: all, none, NAME,... or -NAME,..."),
         Option(

@@ -184,6 +184,7 @@ STAGE = Stage(
     packages=("torch", "torchvision", "onnx", "onnxruntime", "numpy"),
     convert=convert,
     check=check,
+    imports=("torch", "onnx", "onnxruntime"),
     options=(
         Option("fixes", str, "all", "repairs to apply: all, none, NAME,... or -NAME,..."),
         Option("opset", int, 11, "the ONNX operator set to export"),

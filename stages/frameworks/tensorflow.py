@@ -1,4 +1,4 @@
-"""A quiet import of TensorFlow, and frozen graphs, for the TensorFlow stages."""
+"""The import of TensorFlow, and frozen graphs, for the TensorFlow stages."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from stages.kit.samples import compare, open_samples
 
 FLEX = Option("flex", flag, True, "use TensorFlow's own kernels where there is no builtin")
 
+# No log lines on CPU features and missing CUDA libraries: TensorFlow reads this when imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
 # Operations that are no outputs of a graph although nothing consumes them.
 _NOT_OUTPUTS = ("Const", "Placeholder", "NoOp", "Assert", "Assign")
 
 
 def import_tensorflow() -> Any:
-    """Import TensorFlow without its log lines on CPU features and missing CUDA libraries."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    """Import TensorFlow late, so that a stage can say what is wrong with its input without it."""
     import tensorflow
 
     return tensorflow

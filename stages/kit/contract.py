@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
 from stages.kit.progress import watch_progress
+from stages.kit.turn import wait_for_turn
 
 # Samples are spread over the cores, and each is computed in one thread (see stages.kit.samples).
 # OpenMP reads this once, when the first framework is imported, which happens after this module.
@@ -129,7 +130,9 @@ class Stage:
     """What a stage module declares; `main` does the rest.
 
     `convert` writes the artifact to `job.output` and returns its signature. `check` compares the
-    published artifact with the reference outputs, and returns None if there are none.
+    published artifact with the reference outputs, and returns None if there are none. `imports` are
+    the modules that every conversion imports anyway, in its own order: a stage that waits for its
+    turn imports them meanwhile.
     """
 
     name: str
@@ -140,6 +143,7 @@ class Stage:
     convert: Callable[[Job], Signature]
     check: Callable[[Job], Optional[Dict[str, Any]]]
     options: Tuple[Option, ...] = ()
+    imports: Tuple[str, ...] = ()
 
 
 @dataclass
@@ -148,7 +152,7 @@ class Job:
 
     To compare two artifacts, the outputs of one are kept in the folder `keep`, and the other is
     then checked against that folder, its `reference`. `prepared` is whatever a stage's `convert`
-    hands on to its `check`.
+    hands on to its `check`. `started` is when its turn came, in seconds since the epoch.
     """
 
     stage: Stage
@@ -158,6 +162,7 @@ class Job:
     artifact: Path
     options: Dict[str, Any]
     request: Dict[str, Any]
+    started: float = 0.0
     signature: Optional[Signature] = None
     report: Dict[str, Any] = field(default_factory=dict)
     keep: Optional[Path] = None
@@ -258,6 +263,12 @@ def main(stage: Stage, argv: Optional[Sequence[str]] = None) -> int:
     """Run a stage from its command line and return its exit status."""
     arguments = _make_parser(stage).parse_args(argv)
     volume = Path(arguments.volume).resolve()
+    started = _get_process_start()
+    phases = {}
+    if arguments.wait_for:
+        turn, done = wait_for_turn(stage.imports, volume / arguments.wait_for)
+        phases["ahead"] = round(min(turn, done) - started, 3)
+        started = turn
     request_file = volume / "requests" / f"{stage.name}.json"
     request = json.loads(request_file.read_text()) if request_file.is_file() else {}
     requested = request.get("options", {})
@@ -277,19 +288,20 @@ def main(stage: Stage, argv: Optional[Sequence[str]] = None) -> int:
         artifact=artifact,
         options=options,
         request=request,
+        started=started,
     )
-    return _run(job)
+    return _run(job, phases)
 
 
-def _run(job: Job) -> int:
+def _run(job: Job, phases: Dict[str, float]) -> int:
     report = job.report
     report.update(
         schema=SCHEMA,
         stage=job.stage.name,
         status="failed",
-        started=_format_utc(_get_process_start()),
+        started=_format_utc(job.started),
         seconds=0.0,
-        phases={},
+        phases=phases,
         phase="start",
         peak_memory_bytes=0,
         platform={"python": platform.python_version(), "machine": platform.machine()},
@@ -337,7 +349,7 @@ def _finish(job: Job) -> None:
         job.output.unlink()
     phase = report.pop("phase")
     report["versions"] = _list_imported_versions(job.stage.packages)
-    report["seconds"] = round(time.time() - _get_process_start(), 3)
+    report["seconds"] = round(time.time() - job.started, 3)
     report["peak_memory_bytes"] = _read_peak_memory()
     path = job.volume / "reports" / f"{job.stage.name}.json"
     try:
@@ -425,6 +437,11 @@ def _make_parser(stage: Stage) -> argparse.ArgumentParser:
         "--volume",
         default=os.environ.get("ARTIFACTS", "/artifacts"),
         help="the folder that holds the artifacts (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--wait-for",
+        metavar="NAME",
+        help="import what every conversion needs, and begin when the volume has this file",
     )
     parser.add_argument("--input", help=f"the input artifact there (default: {stage.consumes})")
     parser.add_argument("--output", help=f"the artifact to write (default: {stage.produces})")

@@ -44,6 +44,7 @@ STAGE = Stage(
     packages=("tensorflow", "numpy"),
     convert=convert,
     check=check,
+    imports=("tensorflow",),
     options=(FLEX,),
 )
 

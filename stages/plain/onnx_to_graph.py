@@ -74,6 +74,7 @@ STAGE = Stage(
     packages=("onnx-tf", "tensorflow", "onnx", "numpy"),
     convert=convert,
     check=check_graph,
+    imports=("onnx", "onnx_tf.backend", "tensorflow"),
 )
 
 if __name__ == "__main__":

@@ -127,6 +127,7 @@ STAGE = Stage(
     packages=("onnx-tf", "tensorflow", "onnx", "numpy"),
     convert=convert,
     check=check,
+    imports=("tensorflow", "onnx", "onnx_tf.backend"),
 )
 
 if __name__ == "__main__":

@@ -120,6 +120,7 @@ STAGE = Stage(
     packages=("onnx2tf", "onnx", "tensorflow", "ai-edge-litert", "numpy"),
     convert=convert,
     check=check,
+    imports=("onnx", "tensorflow"),
     options=(Option("io_layout", str, "nchw", "nchw: images as in PyTorch; nhwc: channels last"),),
 )
 

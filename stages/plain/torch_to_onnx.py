@@ -123,6 +123,7 @@ STAGE = Stage(
     packages=("torch", "torchvision", "onnx", "onnxruntime", "numpy"),
     convert=convert,
     check=check,
+    imports=("onnx", "torch", "onnxruntime"),
     options=(Option("opset", int, 11, "the ONNX operator set to export"), *OPTIONS),
 )
 

@@ -95,6 +95,7 @@ STAGE = Stage(
     packages=("torch", "torchvision", "litert-torch", "ai-edge-litert", "numpy"),
     convert=convert,
     check=check,
+    imports=("litert_torch", "torch"),
     options=OPTIONS,
 )
 

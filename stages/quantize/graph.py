@@ -80,6 +80,7 @@ def make_stage(
         packages=("tensorflow", "numpy"),
         convert=convert,
         check=check,
+        imports=("tensorflow",),
         options=options,
     )
 

@@ -30,8 +30,9 @@ def make_stage(
     consumes: str,
     packages: Sequence[str],
     ends: Sequence[str] = (),
+    imports: Sequence[str] = (),
 ) -> Stage:
-    """Make the stage of a mode; `make` returns the quantised model.
+    """Make the stage of a mode; `make` returns the quantised model, and always imports `imports`.
 
     `ends` are the types that an int8 model's inputs and outputs may have besides float.
     """
@@ -65,6 +66,7 @@ def make_stage(
         packages=tuple(packages),
         convert=convert,
         check=check,
+        imports=tuple(imports),
         options=options,
     )
 

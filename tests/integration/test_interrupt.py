@@ -23,7 +23,7 @@ def start(model: Path, folder: Path, engine: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "runner", "convert", "--model", str(model)),
-            *("--output", str(folder), "--engine", engine, "--samples", "4"),
+            *("--output", str(folder), "--engine", engine, "--samples", "3000"),
         ],
         text=True,
         stdout=subprocess.PIPE,
@@ -46,7 +46,7 @@ def interrupt(
             break
     else:
         pytest.fail("the stage never began:\n" + "".join(seen))
-    # Every stage takes longer than this to import its framework.
+    # Every stage takes longer than this for its samples, if not for its imports.
     time.sleep(delay)
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)

@@ -15,6 +15,7 @@ import docker.errors
 import docker.types
 import requests.exceptions
 
+from runner.engines.ahead import make_word, may_start_ahead
 from runner.engines.base import MOST_READ, OnLine, Progress, StageExit, make_out_of_memory_exit
 from runner.engines.docker.client import translate_errors
 from runner.engines.docker.images import (
@@ -64,6 +65,7 @@ class DockerEngine:
             "kernel": str(info.get("KernelVersion", "")),
         }
         self.cores = _list_own_cores(info)
+        self.core_count = len(self.cores.split(",")) if self.cores else int(info.get("NCPU") or 1)
         self.memory = limits.compute_stage_memory(int(info.get("MemTotal") or 4 << 30))
         # The images that `prepare` has built, since they were not here.
         self.built: list[str] = []
@@ -169,16 +171,20 @@ class DockerEngine:
         finally:
             remove_run(self.client, run)
 
-    def create(self, stage: Stage, volume: str, labels: dict[str, str]) -> Any:
-        """Create a container for a stage, as locked down as possible, without starting it."""
+    def start(self, stage: Stage, volume: str, labels: dict[str, str], word: str = "") -> Any:
+        """Start a stage's container, as locked down as possible.
+
+        With a `word` it is started ahead of its turn: see `runner.engines.ahead`.
+        """
         image = self._images[stage.image]
+        command = ["python", "-m", stage.module, "--volume", _VOLUME]
         devices = []
         if image.variant == CUDA_VARIANT:
             wanted = [["gpu", "compute", "utility"]]
             devices = [docker.types.DeviceRequest(count=1, capabilities=wanted)]
-        return self.client.containers.create(
+        container = self.client.containers.create(
             self._records[stage.image].id,
-            entrypoint=["python", "-m", stage.module, "--volume", _VOLUME],
+            entrypoint=[*command, "--wait-for", word] if word else command,
             volumes={volume: {"bind": _VOLUME, "mode": "rw"}},
             environment={"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", "RUNNER_PROGRESS": "1"},
             labels={**labels, "org.runner.stage": stage.name},
@@ -202,6 +208,12 @@ class DockerEngine:
             init=True,
             device_requests=devices,
         )
+        try:
+            container.start()
+        except BaseException:
+            _remove(container)
+            raise
+        return container
 
 
 class DockerVolume:
@@ -221,6 +233,8 @@ class DockerVolume:
         self._keeper = keeper
         self._labels = labels
         self._watcher = watcher
+        # Containers that wait for their turn, and the words that they wait for.
+        self._waiting: dict[str, tuple[Any, str]] = {}
 
     def put(self, files: Mapping[str, Path | bytes]) -> None:
         # Through a file: a model may be too large to hold in memory.
@@ -247,10 +261,10 @@ class DockerVolume:
                 return False
             return _extract(chunks, target, most)
 
-    def run(self, stage: Stage, on_line: OnLine) -> StageExit:
+    def run(self, stage: Stage, on_line: OnLine, following: Sequence[Stage] = ()) -> StageExit:
         memory = self._engine.memory
         with translate_errors():
-            container = self._engine.create(stage, self._name, self._labels)
+            container = self._take_waiting(stage) or self._start(stage)
 
             def end() -> None:
                 with suppress(docker.errors.DockerException, requests.exceptions.RequestException):
@@ -264,8 +278,9 @@ class DockerVolume:
                     on_line(line)
 
             try:
-                container.start()
                 with watch.run_in_background():
+                    for later in following:
+                        self._start_ahead(later)
                     for line in split_lines(container.logs(stream=True, follow=True)):
                         handle_line(line)
                         if watch.exceeded is not None:
@@ -275,8 +290,7 @@ class DockerVolume:
                 container.reload()
                 state = container.attrs["State"]
             finally:
-                with suppress(docker.errors.DockerException, requests.exceptions.RequestException):
-                    container.remove(force=True)
+                _remove(container)
         if watch.exceeded is not None:
             return StageExit(status, watch.exceeded.reason, watch.exceeded.remedy)
         if state.get("OOMKilled") and status:
@@ -284,6 +298,39 @@ class DockerVolume:
         if status > 128:
             return StageExit(status, f"The stage was ended by signal {status - 128}.")
         return StageExit(status)
+
+    def _start(self, stage: Stage, word: str = "") -> Any:
+        return self._engine.start(stage, self._name, self._labels, word)
+
+    def _start_ahead(self, stage: Stage) -> None:
+        # The memory that an engine elsewhere has left is unknown.
+        if stage.name not in self._waiting and may_start_ahead(self._engine.core_count, None):
+            word = make_word()
+            with suppress(docker.errors.DockerException):  # its turn comes, and says what is wrong
+                self._waiting[stage.name] = self._start(stage, word), word
+
+    def _take_waiting(self, stage: Stage) -> Any:
+        """Let a stage that was started ahead go on; return its container, or None."""
+        container, word = self._waiting.pop(stage.name, (None, ""))
+        if container is None:
+            return None
+        try:
+            container.reload()
+            if container.status == "running":
+                self.put({word: b""})
+                return container
+        except docker.errors.NotFound:
+            return None
+        except BaseException:
+            _remove(container)
+            raise
+        _remove(container)
+        return None
+
+
+def _remove(container: Any) -> None:
+    with suppress(docker.errors.DockerException, requests.exceptions.RequestException):
+        container.remove(force=True)
 
 
 def _list_own_cores(info: Mapping[str, Any]) -> str | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from runner.engines.ahead import make_word, may_start_ahead
 from runner.engines.base import MOST_READ, OnLine, Progress, StageExit
 from runner.engines.limits import DEFAULTS, Limits
 from runner.engines.process import volume as volume_folder
@@ -19,12 +20,12 @@ from runner.engines.process.environments import (
     locate_environment,
     locate_environment_python,
 )
-from runner.engines.process.launch import StageProgram, run_stage_program
+from runner.engines.process.launch import StageProcess, StageProgram
 from runner.engines.process.precompile import precompile
-from runner.errors import EnvironmentUnavailable
+from runner.errors import EnvironmentUnavailable, RunnerError
 from runner.host.files import atomic_write, remove_tree
+from runner.host.machine import count_cores, read_available_memory
 from runner.host.paths import ROOT, cache_folder
-from runner.host.process_identity import make_scratch_folder
 from runner.packages.cpython import find_cpython
 from runner.schemas.report import EnvironmentRecord
 from runner.toolchains.model import DEFAULT_VARIANT, Image, Stage
@@ -72,9 +73,11 @@ class ProcessEngine:
     @contextmanager
     def volume(self, run: str, folder: Path) -> Iterator[ProcessVolume]:
         folder.mkdir(parents=True)
+        volume = ProcessVolume(folder, self._images, self._limits, self.sandbox)
         try:
-            yield ProcessVolume(folder, self._images, self._limits, self.sandbox)
+            yield volume
         finally:
+            volume.end_waiting()
             remove_tree(folder)
 
 
@@ -92,6 +95,7 @@ class ProcessVolume:
         self._images = images
         self.limits = limits
         self._sandbox = sandbox
+        self._waiting: dict[str, StageProcess] = {}
 
     def put(self, files: Mapping[str, Path | bytes]) -> None:
         for name, content in files.items():
@@ -105,7 +109,30 @@ class ProcessVolume:
             if not volume_folder.copy_out(self._folder, name, file, self.limits.disk):
                 raise FileNotFoundError(f"the volume holds no regular file '{name}'")
 
-    def run(self, stage: Stage, on_line: OnLine) -> StageExit:
+    def run(self, stage: Stage, on_line: OnLine, following: Sequence[Stage] = ()) -> StageExit:
+        waiting = self._waiting.pop(stage.name, None)
+        if waiting is not None and not waiting.is_running():
+            waiting.end()
+            waiting = None
+        with waiting or self._start(stage) as process:
+            if waiting is not None:
+                self.put({waiting.word: b""})
+            for later in following:
+                if may_start_ahead(count_cores(), read_available_memory()):
+                    self._start_ahead(later)
+            return process.follow(on_line)
+
+    def end_waiting(self) -> None:
+        """End the processes of stages whose turn has not come."""
+        while self._waiting:
+            self._waiting.popitem()[1].end()
+
+    def _start_ahead(self, stage: Stage) -> None:
+        if stage.name not in self._waiting:
+            with suppress(RunnerError, OSError):  # its turn comes, and says why it cannot start
+                self._waiting[stage.name] = self._start(stage, make_word())
+
+    def _start(self, stage: Stage, word: str = "") -> StageProcess:
         image = self._images[stage.image]
         python = locate_environment_python(image)
         if not python.exists():
@@ -113,21 +140,16 @@ class ProcessVolume:
                 f"The environment '{image.title}' is no longer in {locate_environment(image)}.",
                 "It was removed in the meantime: run the command again, which makes it.",
             )
-        with make_scratch_folder("home") as home:
-            return run_stage_program(
-                StageProgram(
-                    python=python,
-                    module=stage.module,
-                    code=ROOT,
-                    volume=self._folder,
-                    home=home,
-                    variables=_make_stage_environment(),
-                    gpu=image.variant != DEFAULT_VARIANT,
-                ),
-                self.limits,
-                self._sandbox,
-                on_line,
-            )
+        program = StageProgram(
+            python=python,
+            module=stage.module,
+            code=ROOT,
+            volume=self._folder,
+            variables=_make_stage_environment(),
+            gpu=image.variant != DEFAULT_VARIANT,
+            word=word,
+        )
+        return StageProcess(program, self.limits, self._sandbox)
 
 
 def _make_stage_environment() -> dict[str, str]:

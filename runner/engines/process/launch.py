@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from runner.engines.process.procfs import count_threads_of_user, measure_tree
 from runner.engines.process.seccomp import open_seccomp_filter
 from runner.engines.watchdog import ResourceUsage, Watch, measure_disk
 from runner.host.machine import read_available_memory, read_machine_memory
+from runner.host.process_identity import make_scratch_folder
 from runner.host.subprocesses import Programs, kill
 
 # The PATH inside the sandbox: system folders only.
@@ -27,102 +27,131 @@ _PATH = "/usr/local/bin:/usr/bin:/bin"
 
 @dataclass(frozen=True)
 class StageProgram:
-    """What to start: a stage's module on an environment's Python, and the stage's two folders.
+    """What to start: a stage's module on an environment's Python, and its volume.
 
-    `code` is the folder that holds the package `stages`.
+    `code` is the folder that holds the package `stages`. With a `word` it is started ahead of its
+    turn: see `runner.engines.ahead`.
     """
 
     python: Path
     module: str
     code: Path
     volume: Path
-    home: Path
     variables: Mapping[str, str]
     gpu: bool = False
+    word: str = ""
 
 
-def run_stage_program(
-    program: StageProgram, limits: Limits, sandbox: Sandbox | None, on_line: OnLine
-) -> StageExit:
-    """Run a stage until it ends or reaches a limit."""
-    memory = limits.compute_stage_memory(read_machine_memory())
-    running: list[subprocess.Popen[bytes]] = []
-    with ExitStack() as stack:
-        group = stack.enter_context(open_control_group(memory, limits.processes))
+class StageProcess:
+    """A stage's process, in the sandbox where there is one, and within its limits.
 
-        def look() -> ResourceUsage:
-            use = measure_disk((str(program.volume), str(program.home)), limits.files)
-            if group is None and running:
-                found = measure_tree(running[0].pid)
-                return replace(
-                    use,
-                    memory=found.memory,
-                    processes=found.processes,
-                    # Shared memory that no process maps at the moment is charged to none.
-                    available=read_available_memory(),
-                )
-            return use
+    It runs from the moment that this is made until `end`, which leaving a `with` block calls.
+    """
 
-        def end() -> None:
-            for process in running:
-                if process.poll() is None:
-                    kill(process)
-            if group is not None:
-                group.end()
+    def __init__(self, program: StageProgram, limits: Limits, sandbox: Sandbox | None) -> None:
+        self.word = program.word
+        self._limits, self._sandboxed = limits, sandbox is not None
+        self._memory = limits.compute_stage_memory(read_machine_memory())
+        self._programs = Programs()
+        with ExitStack() as stack:
+            home = stack.enter_context(make_scratch_folder("home"))
+            self._folders = (str(program.volume), str(home))
+            self._group = stack.enter_context(open_control_group(self._memory, limits.processes))
+            command, descriptors = (
+                _make_sandboxed_command(program, home, sandbox)
+                if sandbox
+                else (_make_python_command(program, str(program.volume)), [])
+            )
+            for descriptor in descriptors:
+                stack.callback(os.close, descriptor)
+            command = _add_rlimits(command, limits, self._memory)
+            if self._group is not None:
+                command = self._group.wrap_command(command)
+            self._process = self._programs.start(
+                command,
+                _make_variables(program, home),
+                # Not the volume: Python imports modules from the folder that it starts in.
+                home,
+                descriptors,
+            )
+            self._opened = stack.pop_all()
 
-        watch = Watch(limits, memory, look, end)
+    def __enter__(self) -> StageProcess:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
+
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def follow(self, on_line: OnLine) -> StageExit:
+        """Pass on the stage's output until it ends or reaches a limit."""
+        watch = Watch(self._limits, self._memory, self._look, self._kill)
 
         def handle_line(line: str) -> None:
             watch.count_output(line)
             if watch.exceeded is None:
                 on_line(line)
 
-        command, descriptors = (
-            _make_sandboxed_command(program, sandbox) if sandbox else _make_bare_command(program)
-        )
-        for descriptor in descriptors:
-            stack.callback(os.close, descriptor)
-        command = _add_rlimits(command, limits, memory)
-        if group is not None:
-            command = group.wrap_command(command)
         with watch.run_in_background():
-            finished = Programs().run(
-                command,
-                handle_line,
-                environment=_make_variables(program),
-                # Not the volume: Python imports modules from the folder that it starts in.
-                folder=program.home,
-                descriptors=descriptors,
-                on_start=running.append,
+            finished = self._programs.follow(self._process, handle_line)
+            return _describe_exit(
+                finished.status, watch, self._group, self._memory, sandboxed=self._sandboxed
             )
-        return _describe_exit(finished.status, watch, group, memory, sandboxed=sandbox is not None)
+
+    def end(self) -> None:
+        """End it if it runs, and remove what it was given."""
+        with self._opened:
+            self._kill()
+            self._process.wait()
+            assert self._process.stdout is not None
+            self._process.stdout.close()
+
+    def _look(self) -> ResourceUsage:
+        use = measure_disk(self._folders, self._limits.files)
+        if self._group is not None:
+            return use
+        found = measure_tree(self._process.pid)
+        return replace(
+            use,
+            memory=found.memory,
+            processes=found.processes,
+            # Shared memory that no process maps at the moment is charged to none.
+            available=read_available_memory(),
+        )
+
+    def _kill(self) -> None:
+        if self.is_running():
+            kill(self._process)
+        if self._group is not None:
+            self._group.end()
 
 
-def _make_variables(program: StageProgram) -> dict[str, str]:
-    home = str(program.home)
+def _make_variables(program: StageProgram, home: Path | str) -> dict[str, str]:
     return {
         **program.variables,
-        "HOME": home,
-        "TMPDIR": home,
+        "HOME": str(home),
+        "TMPDIR": str(home),
         "PYTHONPATH": str(program.code),
     }
 
 
-def _make_bare_command(program: StageProgram) -> tuple[list[str], list[int]]:
+def _make_python_command(program: StageProgram, volume: str) -> list[str]:
     # -s leaves out the user's own packages; the stage's code is found through PYTHONPATH.
-    python = [str(program.python), "-s", "-m", program.module]
-    return [*python, "--volume", str(program.volume)], []
+    python = [str(program.python), "-s", "-m", program.module, "--volume", volume]
+    return [*python, "--wait-for", program.word] if program.word else python
 
 
-def _make_sandboxed_command(program: StageProgram, sandbox: Sandbox) -> tuple[list[str], list[int]]:
+def _make_sandboxed_command(
+    program: StageProgram, home: Path, sandbox: Sandbox
+) -> tuple[list[str], list[int]]:
     seccomp = open_seccomp_filter()
     devices, libraries = _find_gpu(program) if program.gpu else ([], [])
     command = sandbox.command(
-        [str(program.python), "-s", "-m", program.module, "--volume", VOLUME],
+        _make_python_command(program, VOLUME),
         environment={
-            **_make_variables(program),
-            "HOME": HOME,
-            "TMPDIR": HOME,
+            **_make_variables(program, HOME),
             "PATH": _PATH,
             "PYTHONDONTWRITEBYTECODE": "1",
         },
@@ -132,7 +161,7 @@ def _make_sandboxed_command(program: StageProgram, sandbox: Sandbox) -> tuple[li
             program.code / "stages",
             *libraries,
         ],
-        writable={program.volume: VOLUME, program.home: HOME},
+        writable={program.volume: VOLUME, home: HOME},
         devices=devices,
         seccomp=seccomp,
     )

@@ -33,6 +33,7 @@ def make_tensorflow_stage(mode: str, summary: str) -> Stage:
         summary=summary,
         consumes="saved_model.zip",
         packages=("tensorflow", "onnx2tf", "numpy"),
+        imports=("tensorflow",),
         ends=("int8", "uint8") if mode == "int8" else (),
     )
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Dict, List, Optional, Sequence, Set
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
 from stages.kit.contract import Job
 from stages.kit.samples import compare, open_samples
 
+# ONNX Runtime's errors: it warns about each unused initializer.
+_SEVERITY = 3
+
 
 def check(job: Job) -> Optional[Dict[str, Any]]:
     """Run the job's ONNX model in ONNX Runtime on every sample and compare its outputs."""
-    import onnx
     import onnxruntime
 
-    model = onnx.load(str(job.artifact))
-    job.report["operators"] = dict(Counter(node.op_type for node in model.graph.node))
     samples = open_samples(job.volume)
     assert samples is not None and job.signature is not None
-    session = open_session(model)
+    session, operators = open_file(job.artifact)
+    job.report["operators"] = operators
     # The exporter drops inputs that no output needs.
     known = {value.name for value in session.get_inputs()}
     names = [tensor.name for tensor in job.signature.inputs]
@@ -43,6 +45,24 @@ def make_plain_settings() -> Any:
     return settings
 
 
+def open_file(path: Path) -> Tuple[Any, Dict[str, int]]:
+    """Open a session for an ONNX file; return it, and the number of operators of each type.
+
+    ONNX Runtime reads the file itself if it can: a large model is not held twice more meanwhile.
+    """
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(str(path))
+    operators = dict(Counter(node.op_type for node in model.graph.node))
+    if _part_casts(model.graph, set()):
+        return open_session(onnx.load(str(path))), operators
+    del model
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = _SEVERITY
+    return onnxruntime.InferenceSession(str(path), settings), operators
+
+
 def open_session(model: Any, settings: Optional[Any] = None) -> Any:
     """Open a session for an ONNX model, a ModelProto.
 
@@ -53,8 +73,7 @@ def open_session(model: Any, settings: Optional[Any] = None) -> Any:
     import onnxruntime
 
     settings = settings or onnxruntime.SessionOptions()
-    # It warns about each unused initializer.
-    settings.log_severity_level = max(3, settings.log_severity_level)
+    settings.log_severity_level = max(_SEVERITY, settings.log_severity_level)
     if _part_casts(model.graph, set()):
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model.SerializeToString(), settings)

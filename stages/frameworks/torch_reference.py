@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+import threading
 import traceback
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ from stages.kit.samples import Samples, bound_integers, lacks_range
 
 # How often values are drawn that are to tell inputs apart.
 _MOST_DRAWS = 20
+# A script has no weights while it is copied.
+_copying = threading.Lock()
 
 # The options that say how the model is opened.
 OPTIONS = (
@@ -366,11 +369,27 @@ def make_predict(torch: Any, model: Any) -> Callable[[Sequence[np.ndarray]], Lis
 def copy_model(torch: Any, model: Any) -> Any:
     """Copy a model for another thread, as forward() may set attributes. Modules share weights."""
     if isinstance(model, torch.jit.ScriptModule):
-        stream = io.BytesIO()
-        torch.jit.save(model, stream)
-        stream.seek(0)
-        return torch.jit.load(stream).eval()
+        return _copy_script(torch, model)
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
+def _copy_script(torch: Any, script: Any) -> Any:
+    """Copy a script by way of an archive, without its weights: a large model's are gigabytes."""
+    with _copying:
+        weights = {name: parameter.data for name, parameter in script.named_parameters()}
+        try:
+            for parameter in script.parameters():
+                parameter.data = torch.empty(0, dtype=parameter.dtype)
+            stream = io.BytesIO()
+            torch.jit.save(script, stream)
+        finally:
+            for name, parameter in script.named_parameters():
+                parameter.data = weights[name]
+    stream.seek(0)
+    copied = torch.jit.load(stream).eval()
+    for name, parameter in copied.named_parameters():
+        parameter.data = weights[name]
+    return copied
 
 
 def _is_random(torch: Any, opened: OpenedModel, reference: Any) -> bool:
@@ -396,7 +415,7 @@ def measure_noise_floor(
 ) -> Any:
     """Compare PyTorch's float32 outputs with its own in float64 on the first `wanted` samples.
 
-    Return the samples with what was measured.
+    Return the samples with what was measured. The model is float64 from then on.
     """
     if load_torch.is_trained_for_integers(model):
         return samples.measure_noise_floor(
@@ -406,9 +425,9 @@ def measure_noise_floor(
         )
 
     def make_double_predict() -> samples.Predict:
-        # The parameters are shared: from now on, those of the model itself are float64 too.
-        predict = make_predict(torch, copy_model(torch, model).double())
-        return preprocessing.wrap(predict, np.float64)
+        with _copying:
+            model.double()  # itself, once: copies of a large model's weights are gigabytes
+        return preprocessing.wrap(make_predict(torch, copy_model(torch, model)), np.float64)
 
     with _compute_in_double(torch):
         return samples.measure_noise_floor(reference, wanted, make_double_predict)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import gc
 import hashlib
 import json
 import math
@@ -376,6 +377,7 @@ def _convert(job: Job) -> None:
         publish(job.output, job.artifact)
     job.report["artifact"] = describe_file(job.artifact)
     job.report["signature"] = asdict(job.signature)
+    gc.collect()  # the model, gigabytes perhaps, refers to itself
     with job.phase("check"):
         job.report["check"] = job.stage.check(job)
 

@@ -1082,6 +1082,26 @@ def _scripted_vision(name: str) -> nn.Module:
 net("scripted_chooser", lambda: torch.jit.script(Chooser()), (1, 4))
 net("scripted_resnet18", lambda: _scripted_vision("resnet18"), (1, 3, 64, 64))
 net("scripted_mobilenet_v2", lambda: _scripted_vision("mobilenet_v2"), (1, 3, 64, 64))
+
+
+# Straight lines of plain operators that need the sizes inside, which an archive does not have.
+def _traced(function: Callable[..., Any], *modules: nn.Module) -> nn.Module:
+    FUNCTIONS["traced"] = function
+    return torch.jit.trace(Fn("traced", *modules).eval(), torch.randn(1, 4, 8, 8))
+
+
+TRACED = {
+    "traced_pool": (lambda m, x: F.adaptive_avg_pool2d(F.max_pool2d(m.a(x), 2), 3).flatten(1)),
+    "traced_flatten": lambda m, x: F.max_pool2d(m.a(x), 2).flatten(2),
+    "traced_divisor": lambda m, x: F.avg_pool2d(m.a(x), 2, divisor_override=3),
+    "traced_weights": lambda m, x: F.conv2d(x, m.a(x).mean((2, 3)).view(1, 4, 1, 1)),
+}
+for _name, _function in TRACED.items():
+    net(
+        _name,
+        lambda function=_function: _traced(function, nn.Conv2d(4, 4, 3)),  # type: ignore[misc]
+        (1, 4, 8, 8),
+    )
 net("traced_lstm", lambda: torch.jit.trace(nn.LSTM(4, 5), torch.zeros(6, 1, 4)), (6, 1, 4))
 vision("resnet50", 64)
 vision("segmentation.fcn_resnet50", 48, pretrained_backbone=False)

@@ -54,9 +54,7 @@ class Repairs:
     def export(self, model: Any, inputs: Sequence[Any], write: Callable[[Any], None]) -> None:
         """Export a model by `write`; a scripted one specialised to its shapes.
 
-        Raises `ScriptError` where that cannot be, and what `write` raises. A straight line of
-        operators is exported as it stands, unless that fails: the exporter loses the sizes inside
-        an archive, which a pool to 7x7, or flatten(2), depends on.
+        Raises `ScriptError` where that cannot be, and what `write` raises.
         """
         if not isinstance(model, torch.jit.ScriptModule):
             if "concrete-sizes" not in self.fixes or not needs_concrete_sizes(model, inputs):
@@ -65,25 +63,14 @@ class Repairs:
             with concrete_sizes():
                 write(model)
             self.used.add("concrete-sizes")
-        elif "specialised-scripts" not in self.fixes:
-            write(model)
-        elif needs_specialising(model):
-            self._export_specialised(model, write)
+        elif "specialised-scripts" in self.fixes and needs_specialising(model):
+            specialised = SpecialisedScript(model)
+            with concrete_sizes():
+                write(specialised)
+            self.used.add("specialised-scripts")
+            self.notes += dict.fromkeys(specialised.notes)
         else:
-            try:
-                write(model)
-            except Exception as error:  # torch raises anything
-                try:
-                    self._export_specialised(model, write)
-                except Exception:
-                    raise error from None
-
-    def _export_specialised(self, script: Any, write: Callable[[Any], None]) -> None:
-        specialised = SpecialisedScript(script)
-        with concrete_sizes():
-            write(specialised)
-        self.used.add("specialised-scripts")
-        self.notes += dict.fromkeys(specialised.notes)
+            write(model)
 
     def finish(self, path: Path, input_names: Sequence[str], inputs: Sequence[Any]) -> None:
         """Repair the exported file in place."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import torch
 from torch import nn
@@ -66,16 +66,35 @@ class ScriptError(StageError):
 def needs_specialising(script: Any) -> bool:
     """Tell whether a script has more than a straight line of plain operators."""
     plain = _PLAIN | {f"aten::{name}" for name in _PLAIN_OPERATORS}
-    return not _collect_kinds(script.inlined_graph) <= plain
+    graph = script.inlined_graph  # a copy, which must outlive the use of its nodes
+    return not all(node.kind() in plain and _is_plain(node) for node in graph.nodes())
 
 
-def _collect_kinds(block: Any) -> Set[str]:
-    kinds = set()
-    for node in block.nodes():
-        kinds.add(node.kind())
-        for inner in node.blocks():
-            kinds |= _collect_kinds(inner)
-    return kinds
+def _is_plain(node: Any) -> bool:
+    """Tell whether a node is exported without the sizes in a script, which the exporter loses."""
+    kind = node.kind()
+    if kind == "aten::adaptive_avg_pool2d":
+        return set(_list_constants(node, 1)) == {1}
+    if kind == "aten::flatten":
+        return _list_constants(node, 1) + _list_constants(node, 2) == [1, -1]
+    if kind == "aten::avg_pool2d":
+        return _list_constants(node, 6) == [None]  # no divisor of its own
+    if kind in ("aten::_convolution", "aten::conv2d"):
+        return list(node.inputs())[1].node().kind() == "prim::GetAttr"
+    return True
+
+
+def _list_constants(node: Any, place: int) -> List[Any]:
+    """Return the value, or the values of the list, that a node has as an input; [] if unknown."""
+    source = list(node.inputs())[place].node()
+    if source.kind() == "prim::ListConstruct":
+        return [
+            value for i in range(len(list(source.inputs()))) for value in _list_constants(source, i)
+        ]
+    if source.kind() != "prim::Constant":
+        return []
+    value = source.output().toIValue()
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 class SpecialisedScript(nn.Module):

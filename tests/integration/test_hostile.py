@@ -29,6 +29,7 @@ from harness import (
     PASSED,
     ROOT,
     STAGE_FAILED,
+    WITH_KEEPER,
     Convert,
     Run,
     docker_leftovers,
@@ -42,6 +43,9 @@ from runner.engines.process.seccomp import open_seccomp_filter
 SECRET = "the secret of the house"
 SANDBOXED = pytest.param("process", marks=pytest.mark.sandbox)
 ENGINES = (SANDBOXED, DOCKER)
+# The process engine whose stages are forked from warm processes, as in a suite.
+WARM = "warm"
+WARMED = pytest.param(WARM, marks=pytest.mark.sandbox)
 # The process engine where no control group can be made, as for most users that are not root.
 WATCHED = "watched"
 NO_CONTROL_GROUP = (
@@ -95,18 +99,20 @@ def attack(tmp_path: Path) -> Attack:
     def run(engine: str, payload: str, *options: str, **values: Any) -> Run:
         model = hostile.hostile_file(tmp_path / "model.pt", payload, **values)
         folder = tmp_path / "out"
-        watched = engine == WATCHED
+        under = [*(NO_CONTROL_GROUP if WATCHED in engine else ())]
+        under += WITH_KEEPER if WARM in engine else ()
         finished = run_cli(
             *("convert", "--model", model, "--output", folder),
-            *("--engine", "process" if watched else engine),
+            *("--engine", engine if engine in ("process", "docker") else "process"),
             *("--samples", "2", "--input", "1x8", *options),
             cwd=tmp_path,
             environment={"RUNNER_TRUST_MODEL": "0"},
-            under=NO_CONTROL_GROUP if watched else (),
+            under=under,
         )
         done = Run(finished.returncode, finished.stdout, finished.stderr, folder)
         assert "through:" not in log_of(done), log_of(done)
         assert "Traceback" not in finished.stderr
+        assert ("warm" in done.report["engine"]["details"]) == (WARM in engine)
         assert leftovers(tmp_path) == []
         assert not list(Path("/tmp").glob("runner-home-*/d"))
         if engine == "docker":
@@ -141,7 +147,7 @@ def said(run: Run) -> str:
 
 
 def record(what: str, engine: str, outcome: str) -> None:
-    if engine == WATCHED:
+    if engine not in ("process", "docker"):
         return
     shortened = re.sub(r"/\S*/", "", outcome).strip().rstrip(".")
     OUTCOMES.setdefault(what, {})[engine] = shortened[:110]
@@ -174,7 +180,7 @@ def listener() -> Iterator[tuple[int, str, list[str]]]:
         server.close()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [*ENGINES, WARMED])
 def test_nothing_can_be_reached(
     attack: Attack,
     engine: str,
@@ -224,12 +230,13 @@ EXHAUSTS: dict[str, tuple[str, list[str], str]] = {
 @pytest.mark.parametrize(
     "what", ["fork without end", "fill the memory", "fill the disk", "make files without end"]
 )
+@pytest.mark.parametrize("engine", [WATCHED, f"{WATCHED} {WARM}"])
 @pytest.mark.sandbox
-def test_watching_is_enough(attack: Attack, what: str) -> None:
-    test_nothing_can_be_used_up(attack, WATCHED, what)
+def test_watching_is_enough(attack: Attack, engine: str, what: str) -> None:
+    test_nothing_can_be_used_up(attack, engine, what)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [*ENGINES, WARMED])
 @pytest.mark.parametrize("what", EXHAUSTS)
 def test_nothing_can_be_used_up(attack: Attack, engine: str, what: str) -> None:
     payload, limits, words = EXHAUSTS[what]
@@ -332,7 +339,7 @@ def test_a_folder_that_became_a_link(attack: Attack, engine: str, tmp_path: Path
     record("a link in a folder's place", engine, run.stage("onnx-tf")["failure"])
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [*ENGINES, WARMED])
 def test_no_daemon_is_left(attack: Attack, engine: str, tmp_path: Path) -> None:
     mark = f"daemon-of-{tmp_path.name}-{os.getpid()}"
     run = attack(engine, hostile.DAEMON, mark=mark)

@@ -33,6 +33,8 @@ ARTIFACTS = ("model.onnx", "model.pb", "model.tflite")
 RECORD = {"report.json", "report.html", "provenance.json", "test-result.json"}
 DOCKER = pytest.param("docker", marks=pytest.mark.docker)
 ENGINES = ("process", DOCKER)
+# To run the command line under: its stages are forked from warm processes, as in a suite.
+WITH_KEEPER = (sys.executable, str(SUPPORT / "warm_cli.py"))
 
 
 # A machine that shows a GPU, as onnx-tf asks for it: through TensorFlow's list of local devices.

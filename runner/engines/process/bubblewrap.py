@@ -49,19 +49,26 @@ class Sandbox:
         writable: Mapping[Path, str],
         devices: Sequence[str] = (),
         seccomp: int | None = None,
+        information: int | None = None,
+        warm: bool = False,
     ) -> list[str]:
         """Build the command line that runs `command` in the sandbox.
 
         `writable` maps folders to their places inside; `seccomp` is a file descriptor to read a
-        filter from.
+        filter from, `information` one to write the id of the sandbox's first process to. A `warm`
+        process shares the machine's list of processes, and may enter sandboxes that were made
+        within its own user namespace: see `runner.engines.process.warm`.
         """
-        arguments = [self.program, *_ISOLATED, *self.options]
+        arguments = [self.program, *(_APART if warm else _ALONE), *_ISOLATED]
+        arguments += ("--cap-add", "CAP_SYS_ADMIN") if warm else self.options
         for folder in _SYSTEM:
             arguments += _bind_system_folder(folder)
         for name in _SETTINGS:
             arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-        arguments += ["--proc", "/proc", "--dev", "/dev", "--ro-bind-try", _CORES, _CORES]
-        arguments += ["--dir", HOME]
+        # Only a process namespace of its own can have a /proc of its own.
+        arguments += ["--ro-bind", "/proc", "/proc"] if warm else ["--proc", "/proc"]
+        arguments += ["--dev", "/dev", "--ro-bind-try", _CORES, _CORES]
+        arguments += ["--tmpfs" if warm else "--dir", HOME]
         # Before the read-only folders, since those may lie below /tmp.
         for path, place in writable.items():
             arguments += ["--bind", str(path), place]
@@ -72,14 +79,19 @@ class Sandbox:
         # These file systems live in memory, and what is written there would not be counted.
         arguments += ["--remount-ro", "/dev", "--remount-ro", "/"]
         arguments += ["--seccomp", str(seccomp)] if seccomp is not None else []
+        arguments += ["--info-fd", str(information)] if information is not None else []
         for name, value in environment.items():
             arguments += ["--setenv", name, value]
         return [*arguments, "--chdir", HOME, "--", *command]
 
 
+_ALONE = ("--unshare-all", "--unshare-user")
+# Not from the processes: those of a sandbox cannot be entered from other ones than their parents'.
+_APART = (
+    *("--unshare-user", "--unshare-ipc", "--unshare-net", "--unshare-uts"),
+    "--unshare-cgroup-try",
+)
 _ISOLATED = (
-    "--unshare-all",
-    "--unshare-user",
     *("--uid", str(_USER), "--gid", str(_USER)),
     *("--cap-drop", "ALL"),
     *("--hostname", "stage"),

@@ -20,8 +20,9 @@ from runner.engines.process.environments import (
     locate_environment,
     locate_environment_python,
 )
-from runner.engines.process.launch import StageProcess, StageProgram
+from runner.engines.process.launch import StageProcess, StageProgram, start_stage
 from runner.engines.process.precompile import precompile
+from runner.engines.process.warm import has_keeper
 from runner.errors import EnvironmentUnavailable, RunnerError
 from runner.host.files import atomic_write, remove_tree
 from runner.host.machine import count_cores, read_available_memory
@@ -73,7 +74,7 @@ class ProcessEngine:
     @contextmanager
     def volume(self, run: str, folder: Path) -> Iterator[ProcessVolume]:
         folder.mkdir(parents=True)
-        volume = ProcessVolume(folder, self._images, self._limits, self.sandbox)
+        volume = ProcessVolume(folder, self._images, self._limits, self.sandbox, self.details)
         try:
             yield volume
         finally:
@@ -82,7 +83,10 @@ class ProcessEngine:
 
 
 class ProcessVolume:
-    """A folder on this machine, whose contents are untrusted once a stage has run."""
+    """A folder on this machine, whose contents are untrusted once a stage has run.
+
+    The stages that were forked from warm processes are noted in the engine's `details`.
+    """
 
     def __init__(
         self,
@@ -90,11 +94,13 @@ class ProcessVolume:
         images: Mapping[str, Image],
         limits: Limits,
         sandbox: Sandbox | None,
+        details: dict[str, str],
     ) -> None:
         self._folder = folder
         self._images = images
         self.limits = limits
         self._sandbox = sandbox
+        self._details = details
         self._waiting: dict[str, StageProcess] = {}
 
     def put(self, files: Mapping[str, Path | bytes]) -> None:
@@ -115,10 +121,13 @@ class ProcessVolume:
             waiting.end()
             waiting = None
         with waiting or self._start(stage) as process:
+            if process.is_warm:
+                self._details["warm"] = f"{self._details.get('warm', '')} {stage.name}".strip()
             if waiting is not None:
                 self.put({waiting.word: b""})
             for later in following:
-                if may_start_ahead(count_cores(), read_available_memory()):
+                # What is warm has done its imports.
+                if not has_keeper() and may_start_ahead(count_cores(), read_available_memory()):
                     self._start_ahead(later)
             return process.follow(on_line)
 
@@ -149,7 +158,7 @@ class ProcessVolume:
             gpu=image.variant != DEFAULT_VARIANT,
             word=word,
         )
-        return StageProcess(program, self.limits, self._sandbox)
+        return start_stage(program, self.limits, self._sandbox)
 
 
 def _make_stage_environment() -> dict[str, str]:

@@ -6,9 +6,10 @@ import os
 import shutil
 import signal
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from runner.engines.base import OnLine, StageExit, make_out_of_memory_exit
 from runner.engines.limits import Limits
@@ -16,8 +17,15 @@ from runner.engines.process.bubblewrap import HOME, VOLUME, Sandbox
 from runner.engines.process.cgroup import ControlGroup, open_control_group
 from runner.engines.process.procfs import count_threads_of_user, measure_tree
 from runner.engines.process.seccomp import open_seccomp_filter
+from runner.engines.process.warm import (
+    Entry,
+    NotWarm,
+    WarmProcess,
+    has_keeper,
+    take_warm_process,
+)
 from runner.engines.watchdog import ResourceUsage, Watch, measure_disk
-from runner.host.machine import read_available_memory, read_machine_memory
+from runner.host.machine import list_own_cores, read_available_memory, read_machine_memory
 from runner.host.process_identity import make_scratch_folder
 from runner.host.subprocesses import Programs, kill
 
@@ -42,29 +50,60 @@ class StageProgram:
     word: str = ""
 
 
+def start_stage(program: StageProgram, limits: Limits, sandbox: Sandbox | None) -> StageProcess:
+    """Start a stage: as a fork of a warm process where there is one, else as a new process."""
+    if has_keeper() and sandbox is not None and not program.gpu and not program.word:
+        command = sandbox.command(
+            [str(program.python), "-s", "-m", "stages.kit.warm", program.module],
+            **_make_view(program),
+            writable={},
+            warm=True,
+        )
+        environment = program.python.parent.parent
+        warm = take_warm_process(command, program.code / "stages", environment)
+        if warm is not None:
+            try:
+                with closing(warm):
+                    return StageProcess(program, limits, sandbox, warm)
+            except NotWarm:
+                warm.refuse()
+    return StageProcess(program, limits, sandbox)
+
+
 class StageProcess:
     """A stage's process, in the sandbox where there is one, and within its limits.
 
-    It runs from the moment that this is made until `end`, which leaving a `with` block calls.
+    It runs from the moment that this is made until `end`, which leaving a `with` block calls. With
+    a `warm` process it is a fork of that; raises `NotWarm` if there can be none.
     """
 
-    def __init__(self, program: StageProgram, limits: Limits, sandbox: Sandbox | None) -> None:
-        self.word = program.word
+    def __init__(
+        self,
+        program: StageProgram,
+        limits: Limits,
+        sandbox: Sandbox | None,
+        warm: WarmProcess | None = None,
+    ) -> None:
+        self.word, self.is_warm = program.word, warm is not None
         self._limits, self._sandboxed = limits, sandbox is not None
         self._memory = limits.compute_stage_memory(read_machine_memory())
         self._programs = Programs()
-        with ExitStack() as stack:
+        with ExitStack() as stack, ExitStack() as until_begun:
             home = stack.enter_context(make_scratch_folder("home"))
             self._folders = (str(program.volume), str(home))
-            self._group = stack.enter_context(open_control_group(self._memory, limits.processes))
+            # What holds a warm stage's sandbox is a process that others do not have.
+            processes = limits.processes + (warm is not None)
+            self._group = stack.enter_context(open_control_group(self._memory, processes))
+            entry = until_begun.enter_context(closing(Entry(warm))) if warm else None
             command, descriptors = (
-                _make_sandboxed_command(program, home, sandbox)
+                _make_sandboxed_command(program, home, sandbox, entry)
                 if sandbox
                 else (_make_python_command(program, str(program.volume)), [])
             )
             for descriptor in descriptors:
-                stack.callback(os.close, descriptor)
-            command = _add_rlimits(command, limits, self._memory)
+                until_begun.callback(os.close, descriptor)
+            bounds = _compute_rlimits(limits, self._memory)
+            command = _add_rlimits(command, bounds)
             if self._group is not None:
                 command = self._group.wrap_command(command)
             self._process = self._programs.start(
@@ -72,9 +111,16 @@ class StageProcess:
                 _make_variables(program, home),
                 # Not the volume: Python imports modules from the folder that it starts in.
                 home,
-                descriptors,
+                [*descriptors, *(entry.descriptors if entry else [])],
             )
+            self._roots = [self._process.pid]
             self._opened = stack.pop_all()
+            if entry is not None:
+                try:
+                    self._begin(program, entry, bounds)
+                except BaseException:
+                    self.end()
+                    raise
 
     def __enter__(self) -> StageProcess:
         return self
@@ -100,6 +146,19 @@ class StageProcess:
                 finished.status, watch, self._group, self._memory, sandboxed=self._sandboxed
             )
 
+    def _begin(self, program: StageProgram, entry: Entry, bounds: Mapping[str, int]) -> None:
+        """Have the stage forked into its sandbox. Raises `NotWarm`."""
+        order = {
+            "module": program.module,
+            "arguments": ["--volume", VOLUME],
+            "folder": HOME,
+            "cores": list_own_cores(),
+            "limits": bounds,
+        }
+        assert self._process.stdout is not None
+        groups = self._group.folders if self._group is not None else ()
+        self._roots.append(entry.begin(order, self._process.stdout.fileno(), groups))
+
     def end(self) -> None:
         """End it if it runs, and remove what it was given."""
         with self._opened:
@@ -112,7 +171,7 @@ class StageProcess:
         use = measure_disk(self._folders, self._limits.files)
         if self._group is not None:
             return use
-        found = measure_tree(self._process.pid)
+        found = measure_tree(*self._roots)
         return replace(
             use,
             memory=found.memory,
@@ -144,28 +203,36 @@ def _make_python_command(program: StageProgram, volume: str) -> list[str]:
 
 
 def _make_sandboxed_command(
-    program: StageProgram, home: Path, sandbox: Sandbox
+    program: StageProgram, home: Path, sandbox: Sandbox, entry: Entry | None
 ) -> tuple[list[str], list[int]]:
     seccomp = open_seccomp_filter()
-    devices, libraries = _find_gpu(program) if program.gpu else ([], [])
     command = sandbox.command(
-        _make_python_command(program, VOLUME),
-        environment={
+        entry.holder if entry else _make_python_command(program, VOLUME),
+        **_make_view(program),
+        writable={program.volume: VOLUME, home: HOME},
+        seccomp=seccomp,
+        information=entry.information if entry else None,
+    )
+    return entry.warm.wrap_command(command) if entry else command, [seccomp]
+
+
+def _make_view(program: StageProgram) -> dict[str, Any]:
+    """Make the arguments of `Sandbox.command` that do not depend on the run."""
+    devices, libraries = _find_gpu(program) if program.gpu else ([], [])
+    return {
+        "environment": {
             **_make_variables(program, HOME),
             "PATH": _PATH,
             "PYTHONDONTWRITEBYTECODE": "1",
         },
-        read_only=[
+        "read_only": [
             program.python.parent.parent,
             *_find_interpreter_folders(program.python),
             program.code / "stages",
             *libraries,
         ],
-        writable={program.volume: VOLUME, home: HOME},
-        devices=devices,
-        seccomp=seccomp,
-    )
-    return command, [seccomp]
+        "devices": devices,
+    }
 
 
 def _find_interpreter_folders(python: Path) -> list[Path]:
@@ -193,15 +260,24 @@ def _find_gpu(program: StageProgram) -> tuple[list[str], list[Path]]:
     ]
 
 
-def _add_rlimits(command: list[str], limits: Limits, memory: int) -> list[str]:
-    """Wrap a command in the limits that the kernel enforces per process (man 1 prlimit)."""
+def _compute_rlimits(limits: Limits, memory: int) -> dict[str, int]:
+    """Compute the limits that the kernel enforces per process, by their names in `resource`."""
+    return {
+        "RLIMIT_CORE": 0,
+        "RLIMIT_FSIZE": limits.disk,
+        "RLIMIT_DATA": memory,
+        # The kernel counts all processes of a user together, on older kernels across namespaces.
+        "RLIMIT_NPROC": limits.processes + count_threads_of_user(os.getuid()),
+    }
+
+
+def _add_rlimits(command: list[str], bounds: Mapping[str, int]) -> list[str]:
+    """Wrap a command in these limits (man 1 prlimit)."""
     prlimit = shutil.which("prlimit")
     if prlimit is None:
         return command
-    # The kernel counts all processes of a user together, on older kernels across namespaces.
-    processes = limits.processes + count_threads_of_user(os.getuid())
-    bounds = {"core": 0, "fsize": limits.disk, "data": memory, "nproc": processes}
-    return [prlimit, *(f"--{name}={value}" for name, value in bounds.items()), "--", *command]
+    options = [f"--{name[len('RLIMIT_') :].lower()}={value}" for name, value in bounds.items()]
+    return [prlimit, *options, "--", *command]
 
 
 def _describe_exit(

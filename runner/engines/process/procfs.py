@@ -9,8 +9,8 @@ from pathlib import Path
 from runner.engines.watchdog import ResourceUsage
 
 
-def measure_tree(root: int) -> ResourceUsage:
-    """Measure the memory and the number of a process and its descendants.
+def measure_tree(*roots: int) -> ResourceUsage:
+    """Measure the memory and the number of processes: these and their descendants.
 
     In a process namespace these are all processes; elsewhere, one that left its parent is not
     counted.
@@ -22,7 +22,7 @@ def measure_tree(root: int) -> ResourceUsage:
         # Not mapped files: the samples are mapped, and cost no memory of their own.
         pages = [status.get("RssAnon", "0"), status.get("RssShmem", "0")]
         memory[number] = sum(int(text.split()[0]) for text in pages) * 1024
-    waiting, seen = [root], set()
+    waiting, seen = list(roots), set()
     while waiting:
         number = waiting.pop()
         if number not in seen:

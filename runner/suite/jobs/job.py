@@ -1,7 +1,8 @@
 """Conversions in processes of their own: `python -m runner.suite.jobs.job` makes one for each job.
 
 It reads lines of JSON, each the name of a file that holds a pickled `Job` and the environment to do
-it in, and forks for it what has imported all that a conversion needs. A conversion calls what
+it in, and forks for it what has imported all that a conversion needs. Stages are forked as well,
+from warm processes that it keeps (`runner.suite.jobs.keeper`). A conversion calls what
 `runner convert` calls. It ends its stages and removes its volume when it is ended, as any run does,
 also where the worker that started this program is killed.
 """
@@ -11,7 +12,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import select
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Iterator
@@ -29,6 +32,7 @@ from runner.host.machine import keep_to_cores, list_own_cores
 from runner.host.paths import cache_folder
 from runner.host.process_identity import make_death_signal
 from runner.side_by_side.schedule import EventWriter
+from runner.suite.jobs.keeper import KIND, Keeper, can_keep
 from runner.suite.request import Request, Setting
 
 
@@ -53,13 +57,17 @@ class Job:
 
 # What says that a job's process has ended; the lines of the job itself have other events.
 ENDED = "ended"
+# How long warm processes are kept for the next job.
+_SECONDS_IDLE = 120
 
 
 def main() -> None:
     """Do the jobs that standard input names, one after the other; say how each process ended."""
     end_with_us = make_death_signal()
-    for line in sys.stdin:
+    keeper = Keeper() if can_keep() else None
+    for line in _read_jobs(keeper):
         file, environment = json.loads(line)
+        requests, asks = socket.socketpair(type=KIND) if keeper else (None, None)
         child = os.fork()
         if child == 0:
             os.setsid()  # its own group, so that what it leaves running can be ended
@@ -70,17 +78,40 @@ def main() -> None:
             try:
                 os.environ.clear()
                 os.environ.update(environment)
+                if requests and asks:
+                    # Imported late: it is for Linux only.
+                    from runner.engines.process.warm import use_keeper
+
+                    requests.close()
+                    use_keeper(asks)
                 status = do(file)
             except BaseException:
                 traceback.print_exc(file=sys.stdout)
             finally:
                 sys.stdout.flush()
                 os._exit(status)
+        if keeper and requests and asks:
+            asks.close()
+            with requests:
+                keeper.serve(child, requests)
         _, ended = os.waitpid(child, 0)
         with suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(ended)
         print(json.dumps({"event": ENDED, "status": status}), flush=True)
+    if keeper:
+        keeper.end()
+
+
+def _read_jobs(keeper: Keeper | None) -> Iterator[str]:
+    """Yield the lines that come, one at a time; keep nothing warm while there are none for long."""
+    while True:
+        if keeper and not select.select([sys.stdin], [], [], _SECONDS_IDLE)[0]:
+            keeper.end()
+        line = sys.stdin.readline()
+        if not line:
+            return
+        yield line
 
 
 def do(file: str) -> int:

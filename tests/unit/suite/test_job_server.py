@@ -13,6 +13,7 @@ import pytest
 from runner.errors import ExitCode
 from runner.planning.check import Check
 from runner.planning.quantization import Quantization
+from runner.suite.jobs import job as job_module
 from runner.suite.jobs import server as job_server
 from runner.suite.jobs.job import Job, Share
 from runner.suite.jobs.server import run_job
@@ -96,3 +97,23 @@ def test_a_process_that_is_killed(job: Path, which: str) -> None:
         assert server not in job_server._idle
         with pytest.raises(ProcessLookupError):
             os.kill(server.pid, 0)
+
+
+def test_nothing_is_kept_warm_without_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[str] = []
+
+    class Kept:
+        def end(self) -> None:
+            ends.append("ended")
+            os.write(lines, b"a job\n")
+
+    source, lines = os.pipe()
+    with open(source) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        monkeypatch.setattr(job_module, "_SECONDS_IDLE", 0.1)
+        read = job_module._read_jobs(Kept())  # type: ignore[arg-type]
+        os.write(lines, b"first\n")
+        assert next(read) == "first\n" and ends == []
+        assert next(read) == "a job\n" and ends == ["ended"]
+        os.close(lines)
+        assert list(read) == []

@@ -1,12 +1,13 @@
 """Three trained nets as int8 by this project's default chain, and by other tools of today.
 
     python benchmarks/quantized.py [--work FOLDER] [--toolchains 2020-09,2024-onnx2tf,2026]
-    python benchmarks/quantized.py --bias-correction [--work FOLDER]
+    python benchmarks/quantized.py --repairs [--work FOLDER]
 
 Trains the nets (benchmarks/quantized_nets; some ten minutes on two cores), converts each by every
 toolchain with the same calibration samples, judges all by the same held-out ones, and times the
 files in turns in one interpreter. Writes benchmarks/quantized.md and benchmarks/quantized.json.
-With --bias-correction it prints what that fix is worth on the same nets, by the default chain.
+With --repairs it prints what the repairs of layers are worth on the same nets, by the default
+chain.
 """
 
 from __future__ import annotations
@@ -50,6 +51,13 @@ TOOLS = {
     "2026": "litert-torch, ai-edge-quantizer 0.10",
 }
 RUNTIME = "litert"
+# The repairs of layers: neither, each alone, both.
+REPAIRS = (
+    "-weight-rounding,-bias-correction",
+    "-weight-rounding",
+    "-bias-correction",
+    "all",
+)
 
 
 def main() -> None:
@@ -57,15 +65,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="keep the nets and runs here")
     parser.add_argument("--toolchains", default=",".join(TOOLS))
     parser.add_argument("--page", action="store_true", help="write the table again, then stop")
-    parser.add_argument("--bias-correction", action="store_true", help="measure this fix alone")
+    parser.add_argument("--repairs", action="store_true", help="measure the repairs of layers")
     arguments = parser.parse_args()
-    if arguments.bias_correction:
+    if arguments.repairs:
         with tempfile.TemporaryDirectory() as scratch:
             work = (arguments.work or Path(scratch)).absolute()
             work.mkdir(parents=True, exist_ok=True)
             train(work)
             for net in NETS:
-                for fixes in ("all", "all,bias-correction"):
+                for fixes in REPAIRS:
                     measure_fixes(net, fixes, work)
         return
     if not arguments.page:
@@ -131,7 +139,7 @@ def measure_fixes(net: str, fixes: str, work: Path) -> None:
     folder = work / f"{net}-{fixes}"
     if not folder.exists():
         run_runner(
-            *("convert", "--model", work / path, "--engine", "process", "--fixes", fixes),
+            *("convert", "--model", work / path, "--engine", "process", f"--fixes={fixes}"),
             *("--input", shape, "--inputs", work / f"{net}-held.npz", "--output", folder),
             *("--quantize", "int8,int16x8", "--calibration", work / f"{net}-seen.npz"),
             *("--min-sqnr", "1", "--min-top1", "0", "--no-diagnose", "--trust-model"),

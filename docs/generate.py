@@ -21,11 +21,10 @@ _FIXES = """\
 Written by `python docs/generate.py` from `stages/fixes/catalogue.json`.
 
 What was wrong in the tools of 2020 is repaired by named fixes: better handlers registered at run
-time, or rewritten graphs. The packages themselves are never edited. All are applied by default but
-those marked *by name*, and each report names those that did something. `--fixes NAME,...` applies
-these alone, `--fixes all,NAME` one more than by default, `--fixes=-NAME,...` all but these, and
-`--faithful` (`--fixes none`) none: then the result is, byte for byte, that of the pinned tools
-alone.
+time, or rewritten graphs. The packages themselves are never edited. All are applied by default, and
+each report names those that did something. `--fixes NAME,...` applies these alone,
+`--fixes=-NAME,...` all but these, and `--faithful` (`--fixes none`) none: then the result is, byte
+for byte, that of the pinned tools alone.
 
 """
 _FAILURES = """\
@@ -56,8 +55,7 @@ def fixes_page() -> str:
     lines.append("|---|---|---|---|\n")
     for fix in load_fixes().values():
         link = f" ([thread]({fix.issue}))" if fix.issue else ""
-        name = f"`{fix.name}`" if fix.by_default else f"`{fix.name}` (*by name*)"
-        row = (name, fix.title, f"{fix.stage}: {fix.defect}{link}", fix.repaired_in)
+        row = (f"`{fix.name}`", fix.title, f"{fix.stage}: {fix.defect}{link}", fix.repaired_in)
         lines.append("| " + " | ".join(row) + " |\n")
     return "".join(lines)
 

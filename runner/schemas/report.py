@@ -263,6 +263,20 @@ class LatencyBeside(_Model):
     quantized: Latency
 
 
+class RepairRecord(_Model):
+    """A repair of an integer model's layers, which was kept if it helped.
+
+    `gain` is by how many dB the noise of a calibration sample falls on the average, of `samples`
+    that the repair was not fitted to, and `error` the standard error of that.
+    """
+
+    name: str = Field(max_length=100)
+    kept: bool
+    samples: Integer
+    gain: float
+    error: float
+
+
 class StageReport(_Model):
     """`reports/STAGE.json`: what a stage says of its own run. docs/contract.md explains it."""
 
@@ -295,6 +309,8 @@ class StageReport(_Model):
     calibration: CalibrationRecord | None = None
     # Beside the float model's, of a quantised model.
     latency: LatencyBeside | None = None
+    # What was tried to bring an integer model nearer to the float one.
+    repairs: list[RepairRecord] = Field([], max_length=100)
     # What was tried to keep in float (mode `auto`).
     search: list[SearchStep] = Field([], max_length=1000)
 

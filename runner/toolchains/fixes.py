@@ -13,10 +13,7 @@ from runner.host.paths import ROOT
 
 @dataclass(frozen=True)
 class Fix:
-    """A fix: the stage it belongs to, its title, and the upstream defect that it repairs.
-
-    One that is not `by_default` has to be named.
-    """
+    """A fix: the stage it belongs to, its title, and the upstream defect that it repairs."""
 
     name: str
     stage: str
@@ -24,7 +21,6 @@ class Fix:
     defect: str
     issue: str
     repaired_in: str
-    by_default: bool = True
 
 
 @cache

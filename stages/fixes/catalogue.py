@@ -15,7 +15,7 @@ class Fix:
     """One repair of one upstream defect, applied in one stage.
 
     `issue` is the upstream thread about the defect, '' if none is known; `repaired_in` is the
-    upstream release that repaired it, or 'never'. One that is not `by_default` has to be named.
+    upstream release that repaired it, or 'never'.
     """
 
     name: str
@@ -24,7 +24,6 @@ class Fix:
     defect: str
     issue: str
     repaired_in: str
-    by_default: bool = True
 
 
 def _read_catalogue() -> Tuple[Fix, ...]:
@@ -38,8 +37,7 @@ FIXES = _read_catalogue()
 def select(text: str, stage: str) -> List[Fix]:
     """Return a stage's fixes selected by `text`: 'all', 'none', 'A,B', or '-A,-B' to exclude some.
 
-    'all' are those that are applied by default; 'all,A' adds another to them. Raises
-    `InputError` if `text` is empty or names a fix that no stage has.
+    Raises `InputError` if `text` is empty or names a fix that no stage has.
     """
     words = [word.strip() for word in text.split(",") if word.strip()]
     known = [fix.name for fix in FIXES]
@@ -49,12 +47,11 @@ def select(text: str, stage: str) -> List[Fix]:
             f"There is no fix named {', '.join(unknown) or 'nothing'}.",
             f"The fixes are: {', '.join(known)}; or say 'all' or 'none'.",
         )
-    usual = {fix.name for fix in FIXES if fix.by_default}
     # A list of exclusions alone starts from all fixes.
-    chosen = set(usual) if all(word.startswith("-") for word in words) else set()
+    chosen = set(known) if all(word.startswith("-") for word in words) else set()
     for word in words:
         if word == "all":
-            chosen |= usual
+            chosen |= set(known)
         elif word == "none":
             chosen = set()
         elif word.startswith("-"):

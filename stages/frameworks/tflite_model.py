@@ -62,6 +62,11 @@ class TfliteModel(Artifact):
         names = vars(self.schema.TensorType).items()
         return next((name.lower() for name, value in names if value == number), "")
 
+    def shape(self, index: int) -> Tuple[int, ...]:
+        """Return the tensor's shape; a scalar's need not be in the file."""
+        shape = self.graph.tensors[index].shape
+        return () if shape is None else tuple(int(size) for size in shape)
+
     def _list_dependent_tensors(self) -> List[str]:
         known = {int(index) for index in self.graph.inputs}
         order = []
@@ -114,16 +119,13 @@ class TfliteModel(Artifact):
     def _count_terms(self, position: int) -> int:
         kind = self.kinds[position].partition("+")[0]
         operator = self.graph.operators[position]
-        shapes = [
-            [int(d) for d in self.graph.tensors[int(t)].shape] if int(t) >= 0 else []
-            for t in operator.inputs
-        ]
+        shapes = [self.shape(int(t)) if int(t) >= 0 else () for t in operator.inputs]
         if kind in ("CONV_2D", "TRANSPOSE_CONV", "CONV_3D"):
             return int(np.prod(shapes[1][1:]))
         if kind == "DEPTHWISE_CONV_2D":
             return int(np.prod(shapes[1][1:3]))
         if kind in ("FULLY_CONNECTED", "BATCH_MATMUL"):
-            return int(max(shapes[1] or [1]))
+            return int(max(shapes[1] or (1,)))
         return 1024 if kind in _GATHERING or "LSTM" in kind else 1
 
     def plain(self, names: Sequence[str]) -> Callable[[Sequence[np.ndarray]], List[np.ndarray]]:

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from stages.convert.graph_to_tflite import find_indices, make_converter
-from stages.fixes.catalogue import resolve
+from stages.fixes.catalogue import resolve, select
 from stages.frameworks.tensorflow import import_tensorflow
 from stages.frameworks.tflite_runtime import (
     Runtime,
@@ -26,6 +26,7 @@ from stages.kit.samples import Predict, open_samples
 from stages.quantize.calibration import iterate, write_calibration
 from stages.quantize.check.latency import measure_latency
 from stages.quantize.check.quality import GATE, compare_quality
+from stages.quantize.pad_values import mend_pads
 from stages.quantize.small_ranges import drop_weight_ranges
 from stages.quantize.trained import choose_trained_ranges, convert_trained
 
@@ -44,6 +45,15 @@ def finish_integers(job: Job, signature: Signature, content: bytes) -> bytes:
         return content
     job.report["fixes"] = [*job.report.get("fixes", ()), "weight-ranges"]
     return drop_weight_ranges(content)
+
+
+def _mend(job: Job, content: bytes) -> bytes:
+    """Apply the fix without which the interpreter refuses the model, if it is selected."""
+    if "integer-pads" in [fix.name for fix in select(job.options["fixes"], "quantize")]:
+        content, count = mend_pads(content)
+        if count:
+            job.report["fixes"] = [*job.report.get("fixes", ()), "integer-pads"]
+    return content
 
 
 def make_stage(
@@ -69,6 +79,8 @@ def make_stage(
 
     def convert(job: Job) -> Signature:
         signature, content = _convert(job, set_up, calibrated)
+        if calibrated:
+            content = _mend(job, content)
         job.output.write_bytes(finish(job, signature, content))
         return signature
 

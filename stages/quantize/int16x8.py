@@ -7,7 +7,8 @@ from typing import Any
 from stages.fixes.catalogue import resolve
 from stages.kit.contract import Job, Signature, run_as_program
 from stages.quantize.graph import FIXES, finish_integers, make_stage
-from stages.quantize.layers.mixed import correct_means, keep_kinds
+from stages.quantize.layers.mixed import keep_kinds
+from stages.quantize.layers.repairs import repair_layers
 
 
 def _set_up(tf: Any, converter: Any) -> None:
@@ -18,10 +19,11 @@ def _set_up(tf: Any, converter: Any) -> None:
 
 
 def _finish(job: Job, signature: Signature, content: bytes) -> bytes:
-    content = correct_means(job, signature, content)
     chosen = resolve(job.options, "quantize")
     if "int16-tables" in chosen:
+        # First, since repairs look at what the interpreter makes of the layers.
         content = keep_kinds(job, signature, content, ("LOGISTIC", "TANH"))
+    content = repair_layers(job, signature, content)
     return finish_integers(job, signature, content)
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from stages.kit.contract import Job, Option, Signature, flag, run_as_program
 from stages.quantize.graph import FIXES, INTEGER_ENDS, finish_integers, make_stage
-from stages.quantize.layers.mixed import correct_means, keep_layers
+from stages.quantize.layers.mixed import keep_layers
+from stages.quantize.layers.repairs import repair_layers
 
 KEEP_FLOAT = Option("keep_float", str, "", "layers that stay in float, comma-separated")
 
@@ -22,7 +23,7 @@ def set_up(tf: Any, converter: Any) -> None:
 
 
 def _finish(job: Job, signature: Signature, content: bytes) -> bytes:
-    content = correct_means(job, signature, content)
+    content = repair_layers(job, signature, content)
     if job.options["keep_float"]:
         content = keep_layers(job, signature, content)
     return finish_integers(job, signature, content)

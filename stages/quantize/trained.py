@@ -30,8 +30,7 @@ def choose_trained_ranges(tf: Any, job: Job) -> bool:
 
     So it does where trained ranges are asked for and the graph has none.
     """
-    graph = tf.compat.v1.GraphDef.FromString(job.input.read_bytes())
-    count = sum(node.op.startswith(_FAKE) for node in graph.node)
+    count = count_fake_quantizers(tf, job)
     if not count:
         if job.options.get("trained"):
             raise InputError(
@@ -54,6 +53,12 @@ def choose_trained_ranges(tf: Any, job: Job) -> bool:
     if job.options["noise"]:
         job.note("The model has trained ranges, so it is not calibrated on noise.")
     return True
+
+
+def count_fake_quantizers(tf: Any, job: Job) -> int:
+    """Count the operators of the job's graph that round to the levels of integers."""
+    graph = tf.compat.v1.GraphDef.FromString(job.input.read_bytes())
+    return sum(node.op.startswith(_FAKE) for node in graph.node)
 
 
 def convert_trained(tf: Any, job: Job, signature: Signature, ends: str) -> bytes:

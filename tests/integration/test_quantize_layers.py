@@ -33,7 +33,9 @@ FAULTS = {
 }
 # So much that no model has it: each run is diagnosed at once, and only its quantised models.
 UNREACHABLE = ("--min-sqnr", "90")
-# How far the mean outputs of an int8 model, over samples, are from those of the float one.
+# Without what makes up for a part of a planted fault.
+UNREPAIRED = ("--fixes=-weight-rounding,-bias-correction",)
+# How far the mean outputs of an integer model, over samples, are from those of the float one.
 MEANS = """
 import sys
 import numpy as np
@@ -162,11 +164,28 @@ def test_the_kernels_of_int16_are_wrong_without_the_fix(quantize: Quantize) -> N
     ]
 
 
+def test_a_padded_max_pool_is_of_integers(quantize: Quantize) -> None:
+    """The converter leaves what it pads with in float, and the interpreter refuses that."""
+    options = ("--quantize", "int8", "--runtimes", "none")
+    fixed = quantize("pooled", "seen", *options)
+    assert fixed.code == PASSED and read_sqnr(fixed, "int8") > 30
+    plain = quantize("pooled", "seen", *options, "--fixes=-integer-pads")
+    (record,) = plain.report["quantized"]
+    assert plain.code != PASSED and "PADV2" in record["failure"]
+
+
+def test_a_recurrent_net_is_traced(quantize: Quantize) -> None:
+    """Its scalars have no shape in the file."""
+    run = quantize("recurrent", "seen", "--quantize", "int8", *UNREACHABLE)
+    assert read_trace(run)["matched"] > 15
+
+
 def test_what_a_layer_costs_is_what_it_gives_back(quantize: Quantize) -> None:
     """Left in float, the fork and what reads it take their noise with them."""
-    whole = quantize("concat", "seen", "--quantize", "int8", *UNREACHABLE)
+    options = ("--quantize", "int8", *UNREPAIRED, *UNREACHABLE)
+    whole = quantize("concat", "seen", *options)
     layers = ("--keep-float", "fork", "--keep-float", "mid")
-    kept = quantize("concat", "seen", "--quantize", "int8", *layers, *UNREACHABLE)
+    kept = quantize("concat", "seen", *layers, *options)
     assert read_sqnr(whole, "int8") < 10 and read_sqnr(kept, "int8") > 30
     assert not read_trace(kept)["faults"]
     sizes = [(run.folder / "model.int8.tflite").stat().st_size for run in (whole, kept)]
@@ -229,19 +248,53 @@ def test_the_ranges_of_weights_are_left_out(quantize: Quantize) -> None:
     assert read_sqnr(fixed, "int8") == read_sqnr(plain, "int8")
 
 
-def test_biases_are_corrected_if_it_is_asked_for(
-    quantize: Quantize, nets: Path, in_environment: RunIn
-) -> None:
+def read_repairs(run: Run, mode: str) -> dict[str, dict[str, Any]]:
+    (record,) = [record for record in run.report["quantized"] if record["name"] == mode]
+    found = {repair["name"]: repair for repair in record["report"]["repairs"]}
+    for name, repair in found.items():
+        # What is kept is told as a fix, and gains more than its error; all of it is in a note.
+        assert repair["kept"] == (name in record["report"]["fixes"])
+        assert not repair["kept"] or repair["gain"] > repair["error"] > 0
+        words = f"The fix {name} was tried and {'kept' if repair['kept'] else 'left out'}"
+        assert any(words in note for note in record["report"]["notes"])
+    return found
+
+
+def test_repairs_are_kept_where_they_help(quantize: Quantize) -> None:
+    """Judged by the check's samples, which no repair has seen."""
+    options = ("--quantize", "int8,int16x8", "--runtimes", "none")
+    plain = quantize("sound", "seen", *options, *UNREPAIRED)
+    fixed = quantize("sound", "seen", *options)
+    files = [(run.folder / "model.int16x8.tflite").read_bytes() for run in (plain, fixed)]
+    # Other weights and biases, and not a byte more.
+    assert files[0] != files[1] and len(files[0]) == len(files[1])
+    assert all(repair["kept"] for repair in read_repairs(fixed, "int16x8").values())
+    assert read_sqnr(fixed, "int16x8") > read_sqnr(plain, "int16x8") + 10
+    # The noise of int8's activations hides what either repair gains.
+    assert list(read_repairs(fixed, "int8")) == ["weight-rounding", "bias-correction"]
+    assert not any(repair["kept"] for repair in read_repairs(fixed, "int8").values())
+    files = [(run.folder / "model.int8.tflite").read_bytes() for run in (plain, fixed)]
+    assert files[0] == files[1]
+    assert not any(read_repairs(plain, mode) for mode in ("int8", "int16x8"))
+
+
+def test_repairs_need_samples_to_be_judged_by(quantize: Quantize, nets: Path) -> None:
+    arrays = np.load(nets / "seen.npz")
+    np.savez(nets / "few.npz", **{name: array[:15] for name, array in dict(arrays).items()})
+    run = quantize("sound", "few", "--quantize", "int8", "--runtimes", "none")
+    assert run.code == PASSED and not read_repairs(run, "int8")
+    assert any("Not tried: weight-rounding and bias-correction" in n for n in run.report["notes"])
+
+
+def test_biases_bring_the_means_back(quantize: Quantize, nets: Path, in_environment: RunIn) -> None:
     """Over the calibration samples, most of what the outputs are off by in the mean is gone."""
-    plain = quantize("sound", "seen", "--quantize", "int8,auto")
-    fixed = quantize("sound", "seen", "--quantize", "int8,int16x8", "--fixes=all,bias-correction")
-    for mode in ("int8", "int16x8"):
-        (record,) = [r for r in fixed.report["quantized"] if r["name"] == mode]
-        assert "bias-correction" in record["report"]["options"]["fixes"]
-        assert any("biases of" in note for note in record["report"]["notes"])
+    options = ("--quantize", "int16x8", "--runtimes", "none")
+    plain = quantize("sound", "seen", *options, *UNREPAIRED)
+    fixed = quantize("sound", "seen", *options, "--fixes=-weight-rounding")
+    assert read_repairs(fixed, "int16x8")["bias-correction"]["kept"]
     means = []
     for run in (plain, fixed):
-        names = [run.folder / f"model{ending}.tflite" for ending in ("", ".int8")]
+        names = [run.folder / f"model{ending}.tflite" for ending in ("", ".int16x8")]
         done = in_environment("tflite", "-c", MEANS, *names, nets / "seen.npz")
         assert done.returncode == 0, done.stderr
         means.append(float(done.stdout.split()[-1]))

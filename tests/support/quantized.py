@@ -62,6 +62,29 @@ class Net(nn.Module):
         return self.head(torch.relu(self.wide(x)))
 
 
+class Pooled(nn.Module):
+    """What every ResNet begins with."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.pool = nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(3, 2, 1)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.head(self.pool(torch.relu(self.stem(x))).mean([2, 3]))
+
+
+class Recurrent(nn.Module):
+    """An LSTM over the rows of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(32, 8, batch_first=True), nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.head(self.lstm(x.mean(1)[:, ::8])[0][:, -1])
+
+
 def draw(seed, count, mean=MEAN):
     """Draw coarse images of shape (count, 3, 32, 32), whose channels have levels of their own."""
     generator = np.random.default_rng(seed)
@@ -109,6 +132,8 @@ FAULTS = (outlier, outlier_norm, sigmoid, tanh, concat)
 
 def main(folder):
     torch.save(make(), folder / "sound.pt")
+    torch.save(Pooled().eval(), folder / "pooled.pt")
+    torch.save(Recurrent().eval(), folder / "recurrent.pt")
     with torch.no_grad():
         for fault in FAULTS:
             net = make()

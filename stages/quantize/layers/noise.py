@@ -183,7 +183,7 @@ def match_layers(source: Any, quantized: Any) -> List[Layer]:
             continue
         for counterpart in (*(name + end for end in INTEGER_ENDS), name):
             place = quantized.indices.get(counterpart)
-            if place is None or not _has_same_shape(source, index, quantized, place):
+            if place is None or source.shape(index) != quantized.shape(place):
                 continue
             levels = read_levels(quantized, place)
             if levels is not None:
@@ -213,11 +213,6 @@ def encode_inputs(model: Any, values: Sequence[np.ndarray]) -> List[np.ndarray]:
     """Return the inputs as the model takes them: as integers, if its ends are of integers."""
     levels = [None if index is None else read_levels(model, index) for index in model.inputs]
     return [v if found is None else found.quantize(v) for v, found in zip(values, levels)]
-
-
-def _has_same_shape(source: Any, index: int, quantized: Any, place: int) -> bool:
-    shapes = [source.graph.tensors[index].shape, quantized.graph.tensors[place].shape]
-    return [int(d) for d in shapes[0]] == [int(d) for d in shapes[1]]
 
 
 def _measure_costs(

@@ -18,7 +18,8 @@ from stages.frameworks.tflite_model import TfliteModel
 from stages.kit.contract import InputError, Job, Signature, report_progress
 from stages.kit.layers import LayerFinder, deduplicate
 from stages.quantize.layers.keep_float import keep_in_float
-from stages.quantize.layers.noise import Layer, encode_inputs, measure, read_levels
+from stages.quantize.layers.noise import Layer, measure
+from stages.quantize.layers.trial import choose, compare_outputs, run_quantized
 
 # Samples to find costly layers with, and to measure a set of layers with.
 _TRACED, _MEASURED = 8, 64
@@ -83,14 +84,15 @@ def search(
     `agreement` is the least share of samples with the float model's class. `samples` are arrays of
     shape (samples, *shape), in the model's order of axes. The steps are in `report["search"]`.
     """
-    batches = _choose(samples, _MEASURED)
+    batches = choose(samples, _MEASURED)
     expected = [pair.source.plain(pair.outputs)(values) for values in batches]
     steps: List[Dict[str, Any]] = []
+    signature = Signature.from_dict(job.request["signature"])
 
     def passes(kept: Set[str]) -> bool:
         content = keep_in_float(pair.source, pair.quantized, kept)
-        found = _run(job, content, pair, batches)
-        ratio, same = _compare(expected, found)
+        found = run_quantized(content, signature, batches)
+        ratio, same = compare_outputs(expected, found)
         ordered = [name for name in pair.source.order() if name in kept]
         steps.append({"kept": pair.describe(ordered), "sqnr": ratio, "bytes": len(content)})
         report_progress("search", len(steps), _MOST_STEPS)
@@ -99,7 +101,7 @@ def search(
     kept: Set[str] = set()
     done = passes(kept)
     if not done:
-        traced = [np.stack(column) for column in zip(*_choose(samples, _TRACED))]
+        traced = [np.stack(column) for column in zip(*choose(samples, _TRACED))]
         layers = measure(pair.source, pair.quantized, traced, pair.outputs)
         for layer in sorted(layers, key=lambda layer: -layer.output_noise):
             group = _list_group(pair.source, layer)
@@ -144,50 +146,3 @@ def _list_group(source: TfliteModel, layer: Layer) -> Set[str]:
                 if source.kinds[position].partition("+")[0] in _CARRYING:
                     pending.append(output)
     return group
-
-
-def _choose(samples: Sequence[np.ndarray], most: int) -> List[List[np.ndarray]]:
-    """Choose samples at equal distances: an array per input each."""
-    count = len(samples[0])
-    numbers = np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
-    return [[np.ascontiguousarray(array[n]) for array in samples] for n in numbers]
-
-
-def _run(
-    job: Job, content: bytes, pair: Pair, batches: Sequence[Sequence[np.ndarray]]
-) -> List[List[np.ndarray]]:
-    """Run a model on samples, and return its outputs as floats."""
-    from stages.convert.graph_to_tflite import find_indices
-    from stages.frameworks.tensorflow import import_tensorflow
-
-    signature = Signature.from_dict(job.request["signature"])
-    interpreter = import_tensorflow().lite.Interpreter(model_content=content, num_threads=1)
-    given = interpreter.get_input_details()
-    inputs = find_indices(given, signature.inputs, may_be_dropped=True)
-    model = TfliteModel(content, inputs)
-    places = find_indices(interpreter.get_output_details(), signature.outputs)
-    outputs = [place for place in places if place is not None]
-    levels = [read_levels(model, place) for place in outputs]
-    run = model.plain([model.names[place] for place in outputs])
-    return [
-        [
-            value if found is None else found.dequantize(value)
-            for value, found in zip(run(encode_inputs(model, values)), levels)
-        ]
-        for values in batches
-    ]
-
-
-def _compare(
-    expected: Sequence[Sequence[np.ndarray]], found: Sequence[Sequence[np.ndarray]]
-) -> Any:
-    """Return the worst output's signal to noise in dB, and the least share of equal classes."""
-    ratios, shares = [], []
-    for right, given in zip(zip(*expected), zip(*found)):
-        wide, error = np.stack(right).astype(np.float64), np.stack(given).astype(np.float64)
-        noise = float(np.square(error - wide).sum())
-        power = float(np.square(wide).sum())
-        ratios.append(10 * np.log10(power / noise) if power and noise else 200.0)
-        if wide.ndim == 3 and wide.shape[1] == 1 and wide.shape[2] > 1:
-            shares.append(float(np.mean(wide.argmax(axis=2) == error.argmax(axis=2))))
-    return float(min(ratios)), min(shares, default=1.0)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import psutil
 import pytest
 from distributed import Client, LocalCluster
@@ -202,6 +204,36 @@ def test_a_cluster_gets_files_by_content(folder: Path, cluster: Cluster, convert
     assert status == 0 and not list_started(events)
     again = read_results(folder / "others").records[0]
     assert (again.outcome, again.artifact) == (record.outcome, record.artifact)
+
+
+def test_folders_of_images_go_to_a_cluster(folder: Path, cluster: Cluster) -> None:
+    """A worker quantises by the arrays that the client makes of them."""
+    (folder / "models/script.pt").unlink()
+    (folder / "models/none.pt").unlink()
+    (folder / "models/cnn.toml").write_text(
+        '[[input]]\nname = "input"\nshape = [1, 3, 32, 32]\nkind = "image"\nscale = 0.01\n'
+    )
+    for name, seed in (("seen", 1), ("held", 2)):
+        (folder / name).mkdir()
+        for number, pixels in enumerate(
+            np.random.default_rng(seed).integers(0, 256, (12, 8, 8, 3))
+        ):
+            image = PIL.Image.fromarray(pixels.astype(np.uint8))
+            image.resize((32, 32)).save(folder / name / f"{number:02d}.png")
+    (folder / "suite.toml").write_text(
+        f'{SUITE}[variants.int8]\nquantize = ["int8"]\ncalibration = "seen"\ninputs = "held"\n'
+    )
+    status, _ = run_suite(folder, "--scheduler", cluster.address)
+    assert status == 0
+    run = folder / "suite-results" / read_results(folder / "suite-results").records[0].run
+    done = run_cli(
+        *("convert", "--model", "models/cnn.pt", "--output", "plain", "--engine", "process"),
+        *("--quantize", "int8", "--calibration", "seen", "--inputs", "held"),
+        cwd=folder,
+    )
+    assert (folder / "plain/model.int8.tflite").is_file(), done.stderr
+    for name in (*ARTIFACTS, "model.int8.tflite"):
+        assert sha256(run / name) == sha256(folder / "plain" / name)
 
 
 def test_a_scheduler_that_is_started_again(folder: Path, cluster: Cluster) -> None:

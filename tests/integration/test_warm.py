@@ -45,6 +45,7 @@ toolchains = ["2020-09"]
 [defaults]
 samples = 8
 quantize = ["float16"]
+runtimes = []
 [latency]
 sessions = 0
 """

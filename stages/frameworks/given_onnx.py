@@ -15,7 +15,7 @@ from stages.kit import samples
 from stages.kit.contract import InputError, Job, Signature, Tensor
 from stages.kit.given_model import look_at_run
 from stages.kit.pixels import Preprocessing, read_preprocessing
-from stages.kit.samples import QUANTIZED_NOISE_SAMPLES, QUANTIZER_MOVE, Samples
+from stages.kit.samples import QUANTIZED_NOISE_SAMPLES, Samples
 
 
 def _verify_same(reference: Samples, inputs: Sequence[Tensor], outputs: Sequence[str]) -> None:
@@ -29,10 +29,10 @@ def _verify_same(reference: Samples, inputs: Sequence[Tensor], outputs: Sequence
         )
 
 
-def move_quantizers(model: Any) -> Optional[Any]:
+def move_quantizers(model: Any, part: float) -> Optional[Any]:
     """Return the model with what its quantisers of activations round moved; None without any.
 
-    As for a PyTorch model with fake quantisation: see `samples.QUANTIZER_MOVE`.
+    It is moved by a part of its range, as in a PyTorch model with fake quantisation.
     """
     from onnx import helper, numpy_helper
 
@@ -48,7 +48,7 @@ def move_quantizers(model: Any) -> Optional[Any]:
             moved.graph.node.add().CopyFrom(node)
             continue
         scale = numpy_helper.to_array(known[node.input[1]])
-        shift = np.array(scale.max() * (255 * QUANTIZER_MOVE), scale.dtype)
+        shift = np.array(scale.max() * (255 * part), scale.dtype)
         names = [f"{node.output[0]}/{part}" for part in ("shift", "moved")]
         moved.graph.initializer.append(numpy_helper.from_array(shift, names[0]))
         moved.graph.node.append(helper.make_node("Add", [node.input[0], names[0]], [names[1]]))
@@ -60,18 +60,30 @@ def move_quantizers(model: Any) -> Optional[Any]:
 
 
 def _measure_moved(
-    reference: Samples, onnxruntime: Any, moved: Any, preprocessing: Preprocessing
+    reference: Samples, onnxruntime: Any, model: Any, preprocessing: Preprocessing
 ) -> Samples:
-    predict = make_predict(onnxruntime, moved, [tensor.name for tensor in reference.inputs])
+    names = [tensor.name for tensor in reference.inputs]
+    return samples.measure_quantized_floor(
+        reference,
+        QUANTIZED_NOISE_SAMPLES,
+        lambda part: preprocessing.wrap(
+            _narrow(
+                make_predict(onnxruntime, move_quantizers(model, part), names),
+                reference,
+                preprocessing,
+            )
+        ),
+    )
 
+
+def _narrow(predict: Any, reference: Samples, preprocessing: Preprocessing) -> Any:
     def run(values: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         # The floor is asked for in float64, which ONNX Runtime does not have here.
         pairs = zip(reference.inputs, preprocessing.inputs or repeat(None))
         wanted = [np.dtype("float32" if pixels else tensor.dtype) for tensor, pixels in pairs]
         return predict([value.astype(kind) for value, kind in zip(values, wanted)])
 
-    prepared = preprocessing.wrap(run)
-    return samples.measure_noise_floor(reference, QUANTIZED_NOISE_SAMPLES, lambda: prepared)
+    return run
 
 
 def write_given_onnx(job: Job, model: Any, inputs: Sequence[Tensor]) -> Signature:
@@ -106,10 +118,9 @@ def write_given_onnx(job: Job, model: Any, inputs: Sequence[Tensor]) -> Signatur
             "float64 convolutions.",
         }
         reference = replace(reference, noise_floor=floor)
-        moved = move_quantizers(model)
-        if moved is not None:
+        if move_quantizers(model, samples.QUANTIZER_MOVE) is not None:
             with job.phase("noise floor"):
-                reference = _measure_moved(reference, onnxruntime, moved, preprocessing)
+                reference = _measure_moved(reference, onnxruntime, model, preprocessing)
         job.report["noise_floor"] = reference.noise_floor
         samples.save(job, reference)
         job.note(

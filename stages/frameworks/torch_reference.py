@@ -418,10 +418,10 @@ def measure_noise_floor(
     Return the samples with what was measured. The model is float64 from then on.
     """
     if load_torch.is_trained_for_integers(model):
-        return samples.measure_noise_floor(
+        return samples.measure_quantized_floor(
             reference,
             wanted,
-            lambda: preprocessing.wrap(_make_moved_predict(torch, model)),
+            lambda part: preprocessing.wrap(_make_moved_predict(torch, model, part)),
         )
 
     def make_double_predict() -> samples.Predict:
@@ -433,12 +433,15 @@ def measure_noise_floor(
         return samples.measure_noise_floor(reference, wanted, make_double_predict)
 
 
-def _make_moved_predict(torch: Any, model: Any) -> Callable[..., List[np.ndarray]]:
-    """Return the forward pass with what fake quantisers of activations round moved a little."""
+def _make_moved_predict(torch: Any, model: Any, part: float) -> Callable[..., List[np.ndarray]]:
+    """Return the forward pass with what fake quantisers of activations round moved a little.
+
+    That is by a part of their range.
+    """
 
     def move(module: Any, values: Tuple[Any, ...]) -> Any:
         steps = module.quant_max - module.quant_min
-        return values[0] + module.scale.max() * (steps * samples.QUANTIZER_MOVE)
+        return values[0] + module.scale.max() * (steps * part)
 
     moved = copy_model(torch, model)
     for name, module in moved.named_modules():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -16,6 +17,7 @@ import zipfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from queue import SimpleQueue
@@ -45,11 +47,17 @@ RunAll = Callable[[Sequence[int]], Iterator[List[np.ndarray]]]
 _MAGNITUDES = (1e-3, 1e2, 1e4)
 _OF_EACH = 2
 
-# For the rounding of a model that rounds to a grid on the way, as fake quantisation does: what it
-# rounds is moved by this part of its range, several times float32's own error, so that values
-# between two steps fall to the other side, as they do from one framework to another. There are few
-# of them, so more samples are run than for another noise floor.
-QUANTIZER_MOVE = 2.0**-20
+# For the rounding of a model that rounds to a grid on the way, as fake quantisation does: values
+# between two steps fall to either side from one framework to another. What is rounded there differs
+# by this part of its range (in a small net, between float32 and float64, by 0.04 to 0.9 times
+# 2^-24, most by the least). That is rare, so what it does is seen with moves so many times as
+# large, and more samples than another noise floor has, and scaled back.
+QUANTIZER_MOVE = 2.0**-26
+_MOVED_TIMES = (1, 8, 64)
+# As many samples have to change by a move, or a larger one is tried.
+_ENOUGH_CHANGED = 8
+# More samples than are allowed for change by chance in a hundredth of all runs.
+_UNLIKELY = 0.01
 QUANTIZED_NOISE_SAMPLES = 256
 
 # How many bytes are generated, and compared, at a time.
@@ -426,12 +434,13 @@ def make_runner(make_predict: Callable[[], Predict], samples: Samples) -> RunAll
 
 
 def measure_noise_floor(
-    reference: Samples, wanted: int, make_predict: Callable[[], Predict]
+    reference: Samples, wanted: int, make_predict: Callable[[], Predict], whole: bool = False
 ) -> Samples:
     """Return the samples with their noise floor: how far float32 outputs are from float64 ones.
 
     The difference is the rounding of float32 arithmetic, below which no conversion is sure to stay.
     `make_predict` makes the float64 model, and may raise: not all of a model need have float64.
+    With `whole`, the floor has all statistics of the outputs.
     """
     count = min(wanted, reference.count)
     arrays = reference.output_arrays
@@ -445,12 +454,18 @@ def measure_noise_floor(
     run_all = make_runner(make_double_predict, reference)
 
     def compare_rows(numbers: range) -> List[Dict[str, Any]]:
-        """Return the statistics of each output, with the float64 one as the reference."""
+        """Return the statistics of each output, with the float64 one as the reference.
+
+        `changed` is the share of the samples whose output is another.
+        """
         statistics = _make_statistics(reference.outputs, arrays)
+        changed = [0] * len(statistics)
         for number, values in zip(numbers, run_all(numbers)):
-            for output, array, value in zip(statistics, arrays, values):
+            for place, (output, array, value) in enumerate(zip(statistics, arrays, values)):
                 output.add(value[None], array[number][None])
-        return [output.result() for output in statistics]
+                changed[place] += not np.array_equal(value, array[number])
+        shares = [number / max(len(numbers), 1) for number in changed]
+        return [{**o.result(), "changed": share} for o, share in zip(statistics, shares)]
 
     def find_floors(stress: Stress) -> Stress:
         try:
@@ -466,13 +481,71 @@ def measure_noise_floor(
         message = (str(error).splitlines() or [""])[0]
         reason = f"{type(error).__name__}: {message}"
         return replace(reference, noise_floor={"samples": 0, "outputs": None, "reason": reason})
-    keys = ("name", "mean_abs", "max_abs", "rms_abs", "p99_abs")
-    floor = {
-        "samples": count,
-        "outputs": [{key: result[key] for key in keys} for result in results],
-        "reason": "",
-    }
+    floor = {"samples": count, "outputs": results if whole else _strip(results), "reason": ""}
     return replace(reference, noise_floor=floor, stress=tuple(map(find_floors, reference.stress)))
+
+
+def _strip(results: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    keys = ("name", "mean_abs", "max_abs", "rms_abs", "p99_abs")
+    return [{key: result[key] for key in keys} for result in results]
+
+
+def measure_quantized_floor(
+    reference: Samples, wanted: int, make_predict: Callable[[float], Predict]
+) -> Samples:
+    """Return the samples with the noise floor of a model that rounds to a grid on the way.
+
+    `make_predict` makes the model with what it rounds moved by a part of its range.
+    """
+    for times in _MOVED_TIMES:
+        predict = partial(make_predict, times * QUANTIZER_MOVE)
+        found = measure_noise_floor(reference, wanted, predict, whole=True)
+        assert found.noise_floor is not None
+        outputs = found.noise_floor["outputs"]
+        if outputs is None:
+            return found
+        least = min(output["changed"] for output in outputs)
+        if least * found.noise_floor["samples"] >= _ENOUGH_CHANGED:
+            break
+    scaled = [_scale_back(output, times, reference.count) for output in outputs]
+    stress = [
+        replace(s, floors=tuple(floor and floor / times for floor in s.floors))
+        for s in found.stress
+    ]
+    floor = {**found.noise_floor, "outputs": scaled}
+    return replace(found, noise_floor=floor, stress=tuple(stress))
+
+
+def _scale_back(output: Dict[str, Any], times: int, count: int) -> Dict[str, Any]:
+    """Return an output's floor for `count` samples, of a run with moves `times` too large.
+
+    Of the samples that change, all are counted that may do so by chance.
+    """
+    share = output["changed"]
+    if not share:
+        return _strip([output])[0]
+    expected = share / times
+    allowed = max(expected, _find_most(expected * count) / count)
+    part = allowed / share
+    is_common = allowed > _UNLIKELY
+    return {
+        "name": output["name"],
+        "mean_abs": output["mean_abs"] * part,
+        "max_abs": output["max_abs"],
+        "rms_abs": output["rms_abs"] * math.sqrt(part),
+        "p99_abs": output["p99_abs"] if is_common else 0.0,
+    }
+
+
+def _find_most(expected: float) -> int:
+    """Return the number that a count of rare events does not exceed, but for unlikely cases."""
+    chance = below = math.exp(-min(expected, 500.0))
+    number = 0
+    while 1 - below > _UNLIKELY and number < 2 * expected + 10:
+        number += 1
+        chance *= expected / number
+        below += chance
+    return number
 
 
 def _make_statistics(

@@ -29,9 +29,11 @@ def converted(trained: Path) -> Run:
 
 def convert(folder: Path, *options: str | Path) -> Run:
     output = folder / f"run-{len(list(folder.iterdir()))}"
+    if "--quantize" not in options:
+        options = (*options, "--quantize", "int8", "--trained-ranges")
     done = run_cli(
         *("convert", *options, "--inputs", folder / "held.npz", "--output", output),
-        *("--calibration", folder / "seen.npz", "--quantize", "int8", "--trained-ranges"),
+        *("--calibration", folder / "seen.npz"),
         *("--trust-model", "--engine", "process"),
         cwd=folder,
     )
@@ -68,6 +70,31 @@ def test_onnx_files_with_quantisers_enter_the_same_way(trained: Path, converted:
     ratio = -20 * math.log10(read_output(made)["rms_rel"])
     (other,) = converted.report["quantized"]
     assert ratio == pytest.approx(-20 * math.log10(read_output(other)["rms_rel"]), abs=1)
+
+
+def test_no_layer_is_blamed_for_the_ranges_that_it_was_trained_to(converted: Run) -> None:
+    """What a range cuts off was cut off in training too: that is no noise of the int8 model."""
+    done = run_cli(
+        *("diagnose", converted.folder, "--engine", "process", "--json", "--trust-model"),
+        cwd=converted.folder.parent,
+    )
+    (trace,) = json.loads(done.stdout)["quantized"]
+    assert not trace["failure"] and not trace["faults"], trace
+    inner = [p for p in trace["points"] if p["levels"] and p["operators"] != ["QUANTIZE"]]
+    assert len(inner) >= 6 and all(point["own_sqnr"] > 25 for point in inner)
+
+
+def test_what_was_trained_is_not_searched(trained: Path) -> None:
+    options = ("--arch", f"{NET}:build", "--quantize", "auto")
+    run = convert(trained, "--model", trained / "trained.pt", *options)
+    (record,) = [r for r in run.report["quantized"] if r["name"] == "auto"]
+    assert run.code == BAD_INPUT and "--quantize int8" in record["remedy"]
+
+
+def test_the_noise_floor_is_a_step_here_and_there(converted: Run) -> None:
+    """Of 200 samples one may change by chance; a move of 2^-20 of the ranges changed two."""
+    (floor,) = converted.report["stages"][0]["report"]["noise_floor"]["outputs"]
+    assert 0 <= floor["mean_abs"] < 2.5e-5 and floor["p99_abs"] == 0
 
 
 @pytest.mark.parametrize("name", ["integers.pt", "integers-state.pt"])

@@ -187,14 +187,35 @@ def match_layers(source: Any, quantized: Any) -> List[Layer]:
                 continue
             levels = read_levels(quantized, place)
             if levels is not None:
-                found.append(Layer(name, counterpart, levels))
-                cuts[counterpart] = name
+                faked = _find_faked(source, index, levels) if levels.scale else name
+                if faked:
+                    found.append(Layer(faked, counterpart, levels))
+                    cuts[counterpart] = faked
                 break
     for layer in found:
         piece = quantized.piece(layer.counterpart, set(cuts) - {layer.counterpart})
         layer.operators = piece.operators
         layer.inputs = tuple(cuts[counterpart] for counterpart in piece.inputs)
     return found
+
+
+def _find_faked(source: Any, index: int, levels: Levels) -> str:
+    """Return the name of a tensor of the float model after the fake quantisation that follows it.
+
+    In a model that was trained for integers, that is what the integers stand for. '' if they have
+    another range, as those have that are concatenated: the float model comes to it further on.
+    """
+    readers = [
+        (kind, operator)
+        for kind, operator in zip(source.kinds, source.graph.operators)
+        if index in [int(t) for t in operator.inputs]
+    ]
+    if [kind for kind, _ in readers] != ["FAKE_QUANT"]:
+        return str(source.names[index])
+    reader = readers[0][1]
+    options = reader.builtinOptions
+    moved = np.abs(np.subtract(levels.range, (options.min, options.max))).max()
+    return str(source.names[int(reader.outputs[0])]) if moved < levels.scale else ""
 
 
 def read_levels(model: Any, index: int) -> Optional[Levels]:

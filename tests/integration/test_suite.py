@@ -168,6 +168,11 @@ class Cluster:
             command = [sys.executable, "-m", module, *options]
             return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
+    def kill(self) -> None:
+        for process in (self._scheduler, self._worker):
+            process.kill()
+            process.wait(60)
+
     def end(self) -> None:
         """End both; the scheduler is killed, and the worker may finish what it does."""
         self._scheduler.kill()
@@ -243,7 +248,7 @@ def test_a_scheduler_that_is_started_again(folder: Path, cluster: Cluster) -> No
     def restart(client: subprocess.Popen[str], event: dict[str, Any]) -> None:
         if event["event"] == "stage" and not begun:
             begun.append(event["conversion"])
-            cluster.end()
+            cluster.kill()
             cluster.start()
 
     status, events = run_suite(folder, "--scheduler", cluster.address, watch=restart)

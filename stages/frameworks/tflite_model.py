@@ -67,6 +67,14 @@ class TfliteModel(Artifact):
         shape = self.graph.tensors[index].shape
         return () if shape is None else tuple(int(size) for size in shape)
 
+    def list_readers(self, index: int) -> List[Tuple[str, Any]]:
+        """List the operators that read a tensor, with their kinds."""
+        return [
+            (kind, operator)
+            for kind, operator in zip(self.kinds, self.graph.operators)
+            if index in [int(t) for t in operator.inputs]
+        ]
+
     def _list_dependent_tensors(self) -> List[str]:
         known = {int(index) for index in self.graph.inputs}
         order = []

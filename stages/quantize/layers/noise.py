@@ -202,20 +202,20 @@ def match_layers(source: Any, quantized: Any) -> List[Layer]:
 def _find_faked(source: Any, index: int, levels: Levels) -> str:
     """Return the name of a tensor of the float model after the fake quantisation that follows it.
 
-    In a model that was trained for integers, that is what the integers stand for. '' if they have
-    another range, as those have that are concatenated: the float model comes to it further on.
+    In a model that was trained for integers, that is what the integers stand for; the converter
+    writes it as QUANTIZE and DEQUANTIZE. '' if they have another range, as those have that are
+    concatenated: the float model comes to it further on.
     """
-    readers = [
-        (kind, operator)
-        for kind, operator in zip(source.kinds, source.graph.operators)
-        if index in [int(t) for t in operator.inputs]
-    ]
-    if [kind for kind, _ in readers] != ["FAKE_QUANT"]:
+    readers = source.list_readers(index)
+    if [kind for kind, _ in readers] != ["QUANTIZE"]:
         return str(source.names[index])
-    reader = readers[0][1]
-    options = reader.builtinOptions
-    moved = np.abs(np.subtract(levels.range, (options.min, options.max))).max()
-    return str(source.names[int(reader.outputs[0])]) if moved < levels.scale else ""
+    place = int(readers[0][1].outputs[0])
+    trained = read_levels(source, place)
+    back = [operator for kind, operator in source.list_readers(place) if kind == "DEQUANTIZE"]
+    if trained is None or not back:
+        return str(source.names[index])
+    moved = np.abs(np.subtract(levels.range, trained.range)).max()
+    return str(source.names[int(back[0].outputs[0])]) if moved < levels.scale else ""
 
 
 def read_levels(model: Any, index: int) -> Optional[Levels]:

@@ -145,7 +145,7 @@ def run_plan(
     diagnosis: Diagnosis | None = None
     interrupted = False
     notes: list[str] = []
-    threading.Thread(target=_import_late_needs, daemon=True).start()
+    threading.Thread(target=import_late_needs, daemon=True).start()
     with note_active_run(folder):
         try:
             plan = _keep_arrays(plan)
@@ -200,7 +200,8 @@ def run_plan(
     return report
 
 
-def _import_late_needs() -> None:
+def import_late_needs() -> None:
+    """Import what the end of a run needs; a process that forks conversions does it before."""
     for name in _NEEDED_LATE:
         importlib.import_module(name)
 

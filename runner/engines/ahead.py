@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import secrets
 
-# The frameworks of a waiting stage take up to half a gigabyte: as much again is left to the others.
-_LEAST_MEMORY = 1 << 30
+# The frameworks of a waiting stage take up to half a gigabyte; the rest is the working one's.
+_LEAST_MEMORY = 2 << 30
 
 
 def may_start_ahead(cores: int, memory: int | None) -> bool:

@@ -387,9 +387,20 @@ def _copy_script(torch: Any, script: Any) -> Any:
                 parameter.data = weights[name]
     stream.seek(0)
     copied = torch.jit.load(stream).eval()
-    for name, parameter in copied.named_parameters():
+    parameters = dict(copied.named_parameters())
+    if parameters.keys() != weights.keys():
+        # A weight of two names, which torch 1.3 tells apart only once the script was saved.
+        return _copy_whole(torch, script)
+    for name, parameter in parameters.items():
         parameter.data = weights[name]
     return copied
+
+
+def _copy_whole(torch: Any, script: Any) -> Any:
+    stream = io.BytesIO()
+    torch.jit.save(script, stream)
+    stream.seek(0)
+    return torch.jit.load(stream).eval()
 
 
 def _is_random(torch: Any, opened: OpenedModel, reference: Any) -> bool:

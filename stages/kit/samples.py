@@ -525,7 +525,7 @@ def _scale_back(output: Dict[str, Any], times: int, count: int) -> Dict[str, Any
     if not share:
         return _strip([output])[0]
     expected = share / times
-    allowed = max(expected, _find_most(expected * count) / count)
+    allowed = min(1.0, max(expected, _find_most(expected * count) / count))
     part = allowed / share
     is_common = allowed > _UNLIKELY
     return {

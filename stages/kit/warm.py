@@ -159,16 +159,11 @@ def _enter_processes(descriptors: Sequence[int]) -> bool:
         _send(reply, {"pid": stage})
         for descriptor in (reply, sandbox, output, filter_):
             os.close(descriptor)
-        while True:
-            ended_one, status = os.waitpid(-1, 0)
-            if ended_one == stage:
-                code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
-                os.write(ended, b"%d\n" % code)
-                os.close(ended)
-            # Then until none is left: a stage can make processes whose parent is its own (clone
-            # with CLONE_PARENT), which end with the sandbox, but are this one's to wait for.
+        _, status = os.waitpid(stage, 0)
+        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+        os.write(ended, b"%d\n" % code)
     except BaseException:
-        pass  # no child is left; or with this process go its descriptors, which tells the runner
+        pass  # with this process go its descriptors, which tells the runner
     os._exit(0)
 
 

@@ -77,6 +77,7 @@ def test_what_is_started_ahead_does_the_same(convert: Convert, engine: str) -> N
     run = convert("cnn", engine=engine)
     ahead = [record["report"]["phases"].get("ahead", 0) for record in run.report["stages"]]
     assert ahead[0] == 0 and min(ahead[1:]) > 0
+    assert run.hashes == convert("cnn").hashes
     for record in run.report["stages"][1:]:
         # Its turn is no part of the time that it waited.
         assert record["report"]["seconds"] <= record["seconds"]

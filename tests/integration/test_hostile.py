@@ -296,6 +296,7 @@ def test_no_answer_is_believed(attack: Attack, engine: str, what: str, secret: P
         ("447, 0", "-1 Operation not permitted"),
         ("56, 0x10000011, 0, 0, 0, 0", "-1 Operation not permitted"),
         ("56, 0x40000011, 0, 0, 0, 0", "-1 Operation not permitted"),
+        ("56, 0x8011, 0, 0, 0, 0", "-1 Operation not permitted"),
         ("29, 0, 9, 0", "-1 Operation not permitted"),
         ("41, 40, 1, 0", "-1 Address family not supported by protocol"),
         ("41, 38, 5, 0", "-1 Address family not supported by protocol"),
@@ -305,6 +306,7 @@ def test_no_answer_is_believed(attack: Attack, engine: str, what: str, secret: P
     ],
     ids=[
         *("memfd_create", "memfd_secret", "clone a user namespace", "clone a network namespace"),
+        "clone for the parent",
         *("shmget", "vsock", "kernel ciphers", "vsock pair", "unix", "internet"),
     ],
 )

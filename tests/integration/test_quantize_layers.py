@@ -299,3 +299,64 @@ def test_biases_bring_the_means_back(quantize: Quantize, nets: Path, in_environm
         assert done.returncode == 0, done.stderr
         means.append(float(done.stdout.split()[-1]))
     assert means[1] < 0.5 * means[0]
+
+
+# Repairs by number: what they make of a model's one output, whose right value is 1 in each sample.
+TRIED = """
+import contextlib, json, sys
+import numpy as np
+from stages.quantize.layers import repairs
+
+class Job:
+    options = {"fixes": "all", "calibration": "some"}
+    report, notes = {}, []
+    note = notes.append
+    phase = staticmethod(lambda name: contextlib.nullcontext())
+
+def fail(*given):
+    raise ValueError("not this one")
+
+def make(content):
+    return lambda *given: content
+
+samples = np.arange(1.0, 10.0)
+right = {"finite": samples, "nan": np.append(samples[1:], np.nan)}[sys.argv[1]]
+repairs.count_fake_quantizers = lambda *given: 0
+repairs.convert_float = lambda *given: b""
+repairs.open_model = lambda signature, content: (None, [])
+repairs._choose_samples = lambda *given: ([0], list(range(9)))
+repairs.run_quantized = lambda content, *given: [
+    [np.array([[1 + sample / content[0]]])] for sample in samples
+]
+repairs._REPAIRS = {"weight-rounding": make(bytes([9])), "bias-correction": fail}
+class Trial(repairs._Trial):
+    def __init__(self, job, signature, content, fitted, judged):
+        self.job, self.signature, self.content = job, signature, content
+        self.source, self.fitted, self.judged = None, fitted, judged
+        self.expected = [[np.array([[value / value]])] for value in right]
+        self.found = repairs.run_quantized(content)
+repairs._Trial = Trial
+content = repairs.repair_layers(Job(), None, bytes([3]))
+print(json.dumps([content[0], Job.report, Job.notes]))
+"""
+
+
+def try_repairs(in_environment: RunIn, samples: str) -> tuple[int, dict[str, Any], list[str]]:
+    done = in_environment("tflite", "-c", TRIED, samples)
+    assert done.returncode == 0, done.stderr
+    content, report, notes = json.loads(done.stdout.splitlines()[-1])
+    return content, report, notes
+
+
+def test_a_repair_that_fails_costs_no_other(in_environment: RunIn) -> None:
+    content, report, notes = try_repairs(in_environment, "finite")
+    assert content == 9 and report["fixes"] == ["weight-rounding"]
+    assert [repair["name"] for repair in report["repairs"]] == ["weight-rounding"]
+    assert any("bias-correction failed, and was left out: not this one" in note for note in notes)
+
+
+def test_what_cannot_be_judged_is_left_out(in_environment: RunIn) -> None:
+    """The float model makes no number of one sample."""
+    content, report, notes = try_repairs(in_environment, "nan")
+    assert content == 3 and not report
+    assert any("weight-rounding was left out" in note and "not finite" in note for note in notes)

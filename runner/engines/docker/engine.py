@@ -306,7 +306,8 @@ class DockerVolume:
         # The memory that an engine elsewhere has left is unknown.
         if stage.name not in self._waiting and may_start_ahead(self._engine.core_count, None):
             word = make_word()
-            with suppress(docker.errors.DockerException):  # its turn comes, and says what is wrong
+            # Its turn comes, and says what is wrong.
+            with suppress(docker.errors.DockerException, requests.exceptions.RequestException):
                 self._waiting[stage.name] = self._start(stage, word), word
 
     def _take_waiting(self, stage: Stage) -> Any:

@@ -22,7 +22,6 @@ from runner.engines.process.environments import (
 )
 from runner.engines.process.launch import StageProcess, StageProgram, start_stage
 from runner.engines.process.precompile import precompile
-from runner.engines.process.warm import has_keeper
 from runner.errors import EnvironmentUnavailable, RunnerError
 from runner.host.files import atomic_write, remove_tree
 from runner.host.machine import count_cores, read_available_memory
@@ -78,8 +77,10 @@ class ProcessEngine:
         try:
             yield volume
         finally:
-            volume.end_waiting()
-            remove_tree(folder)
+            try:
+                volume.end_waiting()
+            finally:
+                remove_tree(folder)
 
 
 class ProcessVolume:
@@ -126,8 +127,10 @@ class ProcessVolume:
             if waiting is not None:
                 self.put({waiting.word: b""})
             for later in following:
-                # What is warm has done its imports.
-                if not has_keeper() and may_start_ahead(count_cores(), read_available_memory()):
+                # What is warm has done its imports, and so will the next one have.
+                if process.is_warm:
+                    break
+                if may_start_ahead(count_cores(), read_available_memory()):
                     self._start_ahead(later)
             return process.follow(on_line)
 

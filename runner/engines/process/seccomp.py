@@ -61,8 +61,9 @@ _REFUSED = {
     "fspick": 433,
 }
 _CLONE, _CLONE3 = 56, 435
-# Every flag of clone that creates a namespace (linux/sched.h).
-_NEW_NAMESPACE = 0x7E020000
+# Every flag of clone that creates a namespace (linux/sched.h), and CLONE_PARENT: a child of the
+# parent's would be looked for below the stage in vain.
+_REFUSED_FLAGS = 0x7E020000 | 0x8000
 
 # Sockets of other families bypass the network namespace (vsock reaches the hypervisor), or lead
 # into parts of the kernel that no framework needs.
@@ -102,7 +103,7 @@ def assemble_filter() -> bytes:
         (_RETURN, 0, 0, _ALLOW),
         (_JUMP_EQUAL, 0, 3, _CLONE),
         (_LOAD, 0, 0, _ARGUMENT_OFFSET),
-        (_JUMP_ANY_BIT, 0, 1, _NEW_NAMESPACE),
+        (_JUMP_ANY_BIT, 0, 1, _REFUSED_FLAGS),
         (_RETURN, 0, 0, _ERROR | _EPERM),
         (_RETURN, 0, 0, _ALLOW),
     ]

@@ -25,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from runner.conversion.convert import convert
+from runner.conversion.convert import convert, import_late_needs
 from runner.conversion.settings import RunSettings
 from runner.errors import ExitCode, RunnerError
 from runner.host.machine import keep_to_cores, list_own_cores
@@ -65,6 +65,7 @@ def main() -> None:
     """Do the jobs that standard input names, one after the other; say how each process ended."""
     end_with_us = make_death_signal()
     keeper = Keeper() if can_keep() else None
+    import_late_needs()
     for line in _read_jobs(keeper):
         file, environment = json.loads(line)
         requests, asks = socket.socketpair(type=KIND) if keeper else (None, None)
@@ -79,7 +80,7 @@ def main() -> None:
                 os.environ.clear()
                 os.environ.update(environment)
                 if requests and asks:
-                    # Imported late: it is for Linux only.
+                    # Imported late, as all of the process engine: only where it is used.
                     from runner.engines.process.warm import use_keeper
 
                     requests.close()

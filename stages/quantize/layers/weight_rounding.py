@@ -32,8 +32,9 @@ from stages.quantize.layers.weighted import (
 # near their own value where samples say little of them. With a tenth of it, the classifier of a
 # MobileNetV2, of 1,280 terms, is fitted to the samples so closely that others lose by it.
 _DAMPING = 0.1
-# Moments are a matrix of terms x terms; a layer of more than this is left as it is.
-_MOST_TERMS = 4608
+# Moments are a matrix of terms x terms, whose inverse takes terms^3. This many take some seconds,
+# and 42 MB; a layer of more is left as it is.
+_MOST_TERMS = 2304
 # Columns that are rounded before the rest of the weights hears of it.
 _BLOCK = 64
 

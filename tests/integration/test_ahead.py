@@ -56,12 +56,18 @@ def start(in_environment: Any, tmp_path: Path) -> Callable[..., subprocess.Popen
     return run
 
 
-def find_waiting(folder: Path, engine: str) -> str:
+def is_of(runner: subprocess.Popen[str], container: str) -> bool:
+    owner = docker("inspect", "--format", '{{index .Config.Labels "org.runner.owner"}}', container)
+    return owner.split()[1] == str(runner.pid)
+
+
+def find_waiting(runner: subprocess.Popen[str], folder: Path, engine: str) -> str:
     """Wait until a stage that waits is there; return the id of its process or container."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         if engine == "docker":
-            found = docker("ps", "--quiet", "--filter", "label=org.runner.stage=onnx-tf").split()
+            waiting = docker("ps", "--quiet", "--filter", "label=org.runner.stage=onnx-tf").split()
+            found = [number for number in waiting if is_of(runner, number)]
         else:
             # The sandbox's command line has both.
             word = set(processes(" --wait-for .start-"))
@@ -104,7 +110,7 @@ def test_with_one_core_none_is_started_ahead(
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_failure_ends_what_waits(start: Any, tmp_path: Path, engine: str) -> None:
     runner = start(engine, 'raise ValueError("not today")')
-    find_waiting(tmp_path, engine)
+    find_waiting(runner, tmp_path, engine)
     output, _ = runner.communicate(timeout=120)
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert [record["status"] for record in report["stages"]] == ["failed", "skipped", "skipped"]
@@ -119,7 +125,7 @@ def test_one_that_ends_while_it_waits_is_started_again(
     start: Any, tmp_path: Path, engine: str
 ) -> None:
     runner = start(engine)
-    waiting = find_waiting(tmp_path, engine)
+    waiting = find_waiting(runner, tmp_path, engine)
     if engine == "docker":
         docker("kill", waiting)
     else:
@@ -135,7 +141,7 @@ def test_one_that_ends_while_it_waits_is_started_again(
 
 def test_a_runner_that_is_killed_leaves_none_waiting(start: Any, tmp_path: Path) -> None:
     runner = start("process")
-    find_waiting(tmp_path, "process")
+    find_waiting(runner, tmp_path, "process")
     runner.kill()
     runner.communicate(timeout=60)
     end = time.monotonic() + 20

@@ -82,7 +82,12 @@ class Place:
         return Run(done.returncode, done.stdout, done.stderr, output)
 
     def start(self, output: Path, *kill_at: str, **more: str) -> subprocess.Popen[str]:
-        """Begin a conversion; with two more arguments, of a runner that is killed there."""
+        """Begin a conversion; with two more arguments, of a runner that is killed there.
+
+        It has one core, so that a stage's process is there only when it has its turn.
+        """
+        cores = sorted(os.sched_getaffinity(0))
+        core = cores[os.getpid() % len(cores)]
         how = ["-c", KILLED_AT, *kill_at] if kill_at else ["-m", "runner"]
         return subprocess.Popen(
             [sys.executable, *how, *map(str, self.arguments(output))],
@@ -91,6 +96,7 @@ class Place:
             stderr=subprocess.PIPE,
             cwd=self.root,
             env={**os.environ, **self.environment, **more},
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
         )
 
     def killed_at(self, output: Path, event: str, part: str) -> None:

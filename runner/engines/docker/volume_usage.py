@@ -45,6 +45,7 @@ class VolumeWatcher:
         self._client, self._image = client, image
         self._volume, self._labels = volume, labels
         self._latest: ResourceUsage | None = None
+        self._failure = ""
         self._thread: threading.Thread | None = None
         self._started = threading.Event()
         self._container: Any = None
@@ -68,20 +69,24 @@ class VolumeWatcher:
             self._thread = threading.Thread(target=self._follow, daemon=True)
             self._thread.start()
         elif not self._thread.is_alive():
-            raise EnvironmentUnavailable("the container that looks at its volume has ended")
+            why = f": {self._failure}" if self._failure else ""
+            raise EnvironmentUnavailable(f"the container that looks at its volume has ended{why}")
         return self._latest
 
     def _follow(self) -> None:
-        # The engine may go away at any time, and the container is removed with its run.
-        with suppress(
-            docker.errors.DockerException, requests.exceptions.RequestException, OSError, ValueError
-        ):
+        try:
             try:
                 self._container = self._start()
             finally:
                 self._started.set()
             for line in split_lines(self._container.logs(stream=True, follow=True)):
                 self._latest = ResourceUsage(**json.loads(line))
+        # The engine may go away at any time, and the container is removed with its run.
+        except (
+            *(docker.errors.DockerException, requests.exceptions.RequestException),
+            *(OSError, ValueError),
+        ) as error:
+            self._failure = str(error)
 
     def _start(self) -> Any:
         return self._client.containers.run(

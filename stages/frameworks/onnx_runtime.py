@@ -51,20 +51,23 @@ def open_file(path: Path) -> Tuple[Any, Dict[str, int]]:
     ONNX Runtime reads the file itself if it can: a large model is not held twice more meanwhile.
     """
     import onnx
-    import onnxruntime
 
     model = onnx.load(str(path))
     operators = dict(Counter(node.op_type for node in model.graph.node))
-    if _part_casts(model.graph, set()):
-        return open_session(onnx.load(str(path))), operators
+    parted = _part_casts(model.graph, set())
+    source = model.SerializeToString() if parted else str(path)
     del model
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = _SEVERITY
-    return onnxruntime.InferenceSession(str(path), settings), operators
+    return _open(source, parted), operators
 
 
 def open_session(model: Any, settings: Optional[Any] = None) -> Any:
-    """Open a session for an ONNX model, a ModelProto.
+    """Open a session for an ONNX model, a ModelProto."""
+    parted = _part_casts(model.graph, set())
+    return _open(model.SerializeToString(), parted, settings)
+
+
+def _open(source: Any, parted: bool, settings: Optional[Any] = None) -> Any:
+    """Open a session for a model's bytes, or its file; `parted` if casts were parted in it.
 
     ONNX Runtime 1.4 makes one cast of two in a row, `x.long().float()`, at any level of
     optimization, so that nothing is cut off any more. An Identity between them prevents it, where
@@ -74,9 +77,9 @@ def open_session(model: Any, settings: Optional[Any] = None) -> Any:
 
     settings = settings or onnxruntime.SessionOptions()
     settings.log_severity_level = max(_SEVERITY, settings.log_severity_level)
-    if _part_casts(model.graph, set()):
+    if parted:
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(model.SerializeToString(), settings)
+    return onnxruntime.InferenceSession(source, settings)
 
 
 def _part_casts(graph: Any, casts: Set[str]) -> bool:

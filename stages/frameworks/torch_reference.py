@@ -380,23 +380,20 @@ def _copy_script(torch: Any, script: Any) -> Any:
         try:
             for parameter in script.parameters():
                 parameter.data = torch.empty(0, dtype=parameter.dtype)
-            stream = io.BytesIO()
-            torch.jit.save(script, stream)
+            copied = _save_and_load(torch, script)
         finally:
             for name, parameter in script.named_parameters():
                 parameter.data = weights[name]
-    stream.seek(0)
-    copied = torch.jit.load(stream).eval()
     parameters = dict(copied.named_parameters())
     if parameters.keys() != weights.keys():
         # A weight of two names, which torch 1.3 tells apart only once the script was saved.
-        return _copy_whole(torch, script)
+        return _save_and_load(torch, script)
     for name, parameter in parameters.items():
         parameter.data = weights[name]
     return copied
 
 
-def _copy_whole(torch: Any, script: Any) -> Any:
+def _save_and_load(torch: Any, script: Any) -> Any:
     stream = io.BytesIO()
     torch.jit.save(script, stream)
     stream.seek(0)

@@ -82,10 +82,7 @@ class VolumeWatcher:
             for line in split_lines(self._container.logs(stream=True, follow=True)):
                 self._latest = ResourceUsage(**json.loads(line))
         # The engine may go away at any time, and the container is removed with its run.
-        except (
-            *(docker.errors.DockerException, requests.exceptions.RequestException),
-            *(OSError, ValueError),
-        ) as error:
+        except (docker.errors.DockerException, OSError, ValueError) as error:
             self._failure = str(error)
 
     def _start(self) -> Any:

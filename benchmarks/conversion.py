@@ -34,9 +34,11 @@ ENGINES = ("process", "docker")
 # The command, whose stages are started ahead or not.
 PROGRAM = """
 import sys
-from runner.conversion import stages
 from runner.cli.app import entry_point
-stages._AHEAD = int(sys.argv.pop(1))
+from runner.engines.docker import engine as docker
+from runner.engines.process import engine as process
+if sys.argv.pop(1) == "0":
+    docker.may_start_ahead = process.may_start_ahead = lambda cores, memory: False
 entry_point()
 """
 SMALL = """

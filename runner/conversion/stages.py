@@ -22,10 +22,6 @@ from runner.schemas.report import FileRecord, StageRecord, StageReport
 from runner.schemas.stage_reports import read_report
 from runner.toolchains.model import Stage
 
-# How many stages to come are started while one works. More gain nothing on two cores: the imports
-# of two are longer than most stages' own work.
-_AHEAD = 1
-
 
 @dataclass(frozen=True)
 class StageRunner:
@@ -41,10 +37,10 @@ class StageRunner:
         """Run the stages in order until one fails, and append a record of each to `records`."""
         previous: StageReport | None = None
         stages = self.plan.toolchain.stages
-        later = [*stages, *self.plan.quantization.stages]
-        for number, stage in enumerate(stages, 1):
+        later = [*stages[1:], *self.plan.quantization.stages[:1], None]
+        for stage, following in zip(stages, later, strict=False):
             request = self._make_request(stage, previous)
-            record = self._record_stage(stage, request, records, following=later[number:])
+            record = self._record_stage(stage, request, records, following)
             if record.status != "ok":
                 return
             previous = record.report
@@ -66,7 +62,8 @@ class StageRunner:
                 made = record.report.artifact
                 known[made.path], signatures[made.path] = made.sha256, record.report.signature
         quantization = self.plan.quantization
-        for number, stage in enumerate(quantization.stages, 1):
+        later = [*quantization.stages[1:], None]
+        for stage, following in zip(quantization.stages, later, strict=False):
             signature = signatures[stage.consumes]
             request: dict[str, Any] = {
                 "input": {"path": stage.consumes, "sha256": known[stage.consumes]},
@@ -81,21 +78,21 @@ class StageRunner:
                 # For the cache: the name alone says nothing of the samples.
                 "files": quantization.hashes,
             }
-            later = quantization.stages[number:]
-            self._record_stage(stage, request, records, quantization.files, later)
+            self._record_stage(stage, request, records, following, quantization.files)
 
     def _record_stage(
         self,
         stage: Stage,
         request: Mapping[str, Any],
         records: list[StageRecord],
+        following: Stage | None,
         files: Mapping[str, Path] = MappingProxyType({}),
-        following: Sequence[Stage] = (),
     ) -> StageRecord:
         """Take a stage from the cache or run it, with these further files; append its record.
 
-        `following` are the stages to come. One that is taken from the cache starts none ahead,
-        since most likely those are there too.
+        `following` is the stage to come. One that is taken from the cache does not start it ahead,
+        since most likely that is there too. More than one ahead gain nothing on two cores: the
+        imports of two are longer than most stages' own work.
         """
         record = StageRecord(
             name=stage.name,
@@ -111,7 +108,7 @@ class StageRunner:
             if not self.cached.load_stage(stage, self.engine.name, request, record):
                 self.cached.populate_volume(self.volume)
                 self.volume.put(dict(files))
-                self._run_stage(stage, request, record, following[:_AHEAD])
+                self._run_stage(stage, request, record, following)
                 self.cached.store_stage(stage, self.volume, record)
         except (RunnerError, OSError) as error:  # from the engine or the disk
             record.status, record.blame, record.failure = "failed", "environment", str(error)
@@ -145,7 +142,7 @@ class StageRunner:
         stage: Stage,
         request: Mapping[str, Any],
         record: StageRecord,
-        following: Sequence[Stage],
+        following: Stage | None,
     ) -> None:
         """Run one stage and complete its record; never raise for what the stage does."""
         self.volume.put(

@@ -52,10 +52,10 @@ class Volume(Protocol):
     def put(self, files: Mapping[str, Path | bytes]) -> None:
         """Copy files into the volume, under names relative to it."""
 
-    def run(self, stage: Stage, on_line: OnLine, following: Sequence[Stage] = ()) -> StageExit:
+    def run(self, stage: Stage, on_line: OnLine, following: Stage | None = None) -> StageExit:
         """Run a stage to completion, passing each line of its output to `on_line`.
 
-        Those that are `following` may be started meanwhile, to do their imports: see
+        The one that is `following` may be started meanwhile, to do its imports: see
         `runner.engines.ahead`.
         """
 

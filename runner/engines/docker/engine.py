@@ -261,7 +261,7 @@ class DockerVolume:
                 return False
             return _extract(chunks, target, most)
 
-    def run(self, stage: Stage, on_line: OnLine, following: Sequence[Stage] = ()) -> StageExit:
+    def run(self, stage: Stage, on_line: OnLine, following: Stage | None = None) -> StageExit:
         memory = self._engine.memory
         with translate_errors():
             container = self._take_waiting(stage) or self._start(stage)
@@ -279,8 +279,8 @@ class DockerVolume:
 
             try:
                 with watch.run_in_background():
-                    for later in following:
-                        self._start_ahead(later)
+                    if following is not None:
+                        self._start_ahead(following)
                     for line in split_lines(container.logs(stream=True, follow=True)):
                         handle_line(line)
                         if watch.exceeded is not None:
@@ -304,7 +304,7 @@ class DockerVolume:
 
     def _start_ahead(self, stage: Stage) -> None:
         # The memory that an engine elsewhere has left is unknown.
-        if stage.name not in self._waiting and may_start_ahead(self._engine.core_count, None):
+        if may_start_ahead(self._engine.core_count, None):
             word = make_word()
             # Its turn comes, and says what is wrong.
             with suppress(docker.errors.DockerException, requests.exceptions.RequestException):

@@ -116,7 +116,7 @@ class ProcessVolume:
             if not volume_folder.copy_out(self._folder, name, file, self.limits.disk):
                 raise FileNotFoundError(f"the volume holds no regular file '{name}'")
 
-    def run(self, stage: Stage, on_line: OnLine, following: Sequence[Stage] = ()) -> StageExit:
+    def run(self, stage: Stage, on_line: OnLine, following: Stage | None = None) -> StageExit:
         waiting = self._waiting.pop(stage.name, None)
         if waiting is not None and not waiting.is_running():
             waiting.end()
@@ -126,12 +126,9 @@ class ProcessVolume:
                 self._details["warm"] = f"{self._details.get('warm', '')} {stage.name}".strip()
             if waiting is not None:
                 self.put({waiting.word: b""})
-            for later in following:
-                # What is warm has done its imports, and so will the next one have.
-                if process.is_warm:
-                    break
-                if may_start_ahead(count_cores(), read_available_memory()):
-                    self._start_ahead(later)
+            # What is warm has done its imports, and so will the next one have.
+            if following is not None and not process.is_warm:
+                self._start_ahead(following)
             return process.follow(on_line)
 
     def end_waiting(self) -> None:
@@ -140,7 +137,7 @@ class ProcessVolume:
             self._waiting.popitem()[1].end()
 
     def _start_ahead(self, stage: Stage) -> None:
-        if stage.name not in self._waiting:
+        if may_start_ahead(count_cores(), read_available_memory()):
             with suppress(RunnerError, OSError):  # its turn comes, and says why it cannot start
                 self._waiting[stage.name] = self._start(stage, make_word())
 

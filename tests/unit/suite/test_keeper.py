@@ -164,3 +164,13 @@ def test_a_job_that_ends_unheard(tmp_path: Path) -> None:
     job.wait()
     made.end()
     requests.close()
+
+
+def test_a_job_that_ends_with_an_answer_unread() -> None:
+    """The socket is reset then: that is the job's end, and not the keeper's."""
+    requests, asks = socket.socketpair(type=KIND)
+    requests.send(b"an answer")
+    asks.close()
+    with subprocess.Popen(["true"]) as job:
+        Keeper().serve(job.pid, requests)
+    requests.close()

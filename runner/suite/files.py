@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,32 @@ def read_piece(path: Path, offset: int) -> bytes:
     with open(path, "rb") as file:
         file.seek(offset)
         return file.read(PIECE)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a run's file, of at most `PIECE` bytes from `offset`; `size` is the file's."""
+
+    name: str
+    sha256: str
+    size: int
+    offset: int
+
+
+def bundle_pieces(files: Mapping[str, tuple[str, int]]) -> Iterator[list[Piece]]:
+    """Split files, each with its hash and its size, into the pieces that one message carries."""
+    bundle: list[Piece] = []
+    room = PIECE
+    for name, (sha256, size) in files.items():
+        for offset in range(0, size, PIECE):
+            length = min(PIECE, size - offset)
+            if length > room:
+                yield bundle
+                bundle, room = [], PIECE
+            bundle.append(Piece(name, sha256, size, offset))
+            room -= length
+    if bundle:
+        yield bundle
 
 
 def _read_bound() -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import BadInput, EnvironmentUnavailable, ExitCode, RunnerError
-from runner.host.files import hash_file, write_text
+from runner.host.files import hash_file, read_bytes, write_text
 from runner.suite.cluster import (
     KILLS,
     Connection,
@@ -32,10 +32,10 @@ from runner.suite.cluster import (
     find_dashboard,
     open_client,
 )
-from runner.suite.files import PIECE, SharedStore, read_piece
+from runner.suite.files import PIECE, Piece, SharedStore, bundle_pieces, read_piece
 from runner.suite.latency import measure_latency, merge_latency
 from runner.suite.plan import Conversion, SuitePlan
-from runner.suite.request import File, Setting, describe_code
+from runner.suite.request import File, Request, Setting, describe_code
 from runner.suite.results import (
     LOG,
     LatencyRecord,
@@ -331,6 +331,7 @@ class _Dispatcher:
                 file.sha256: tuple(self._holders.get(file.sha256, ()))
                 for file in request.files.values()
             },
+            contents={} if self._local or self._store else _read_small(request),
         )
         name = hashlib.sha256(cell.encode()).hexdigest()[:12]
         future = self._client.submit(
@@ -486,8 +487,7 @@ class _Dispatcher:
 
     def _fetch(self, answer: Any, draft: Path) -> None:
         """Fetch a run's files, each by content: what is here is not sent again."""
-        from runner.suite.worker import give_piece
-
+        wanted: dict[str, tuple[str, int]] = {}
         for name, (sha256, size) in answer.files.items():
             target = draft / name
             if not target.resolve().is_relative_to(draft.resolve()):
@@ -500,17 +500,24 @@ class _Dispatcher:
                 continue
             if self._store is not None and self._store.get(sha256, target):
                 continue
-            with open(target, "wb") as file:
-                for offset in range(0, size, PIECE):
-                    data = self._client.run(
-                        *(give_piece, sha256, size, offset),
-                        workers=[answer.worker],
-                    )[answer.worker]
-                    if data is None:
-                        raise ValueError(f"{answer.worker} has not got {name} any more")
-                    file.write(data)
-            if hash_file(target) != sha256:
+            target.write_bytes(b"")
+            wanted[name] = sha256, size
+        for pieces in bundle_pieces(wanted):
+            self._fetch_pieces(answer.worker, pieces, draft)
+        for name, (sha256, _) in wanted.items():
+            if hash_file(draft / name) != sha256:
                 raise ValueError(f"{name} of {answer.worker} came damaged")
+
+    def _fetch_pieces(self, worker: str, pieces: Sequence[Piece], draft: Path) -> None:
+        """Append pieces of a worker's files to those that they belong to."""
+        from runner.suite.worker import give_pieces
+
+        given = self._client.run(give_pieces, pieces, workers=[worker])[worker]
+        for piece, data in zip(pieces, given, strict=True):
+            if data is None:
+                raise ValueError(f"{worker} has not got {piece.name} any more")
+            with open(draft / piece.name, "ab") as file:
+                file.write(data)
 
     def _supply(self, state: _State, missing: Any) -> None:
         self._send(missing.address, missing.hashes)
@@ -564,3 +571,21 @@ class _Dispatcher:
         self._prepare_workers()
         for state in self._states.values():
             self._submit(state)
+
+
+def _read_small(request: Request) -> Mapping[str, bytes]:
+    """Read the files of a request by hash, if they are few enough bytes to come with its task."""
+    from runner.suite.worker import MOST_CARRIED
+
+    if sum(file.bytes for file in request.files.values()) > MOST_CARRIED:
+        return {}
+    found = {}
+    for file in request.files.values():
+        try:
+            content = read_bytes(Path(file.path), file.bytes)
+        except OSError:
+            content = None
+        if content is None:  # it has changed since, which is told when a worker asks for it
+            return {}
+        found[file.sha256] = content
+    return found

@@ -30,7 +30,7 @@ from runner.host.files import write_text
 from runner.host.machine import read_machine_memory
 from runner.host.process_identity import make_scratch_folder
 from runner.schemas.base import Invalid, validate_json
-from runner.suite.files import PIECE, FileStore, SharedStore, read_piece
+from runner.suite.files import PIECE, FileStore, Piece, SharedStore, read_piece
 from runner.suite.jobs.follow import follow_job
 from runner.suite.jobs.job import Job, Share
 from runner.suite.latency import measure_latency
@@ -42,6 +42,8 @@ from runner.toolchains.load import load_image
 # The topic of Dask's events on which workers say what they are doing.
 TOPIC = "runner-suite"
 _HANDLER = "runner_read_piece"
+# What a conversion's files may have in all, to be carried by the task: the scheduler keeps it.
+MOST_CARRIED = 128 << 10
 
 
 class MissingFiles(Exception):
@@ -61,7 +63,8 @@ class Task:
     """A conversion for a worker. `cell` is what it is called, `client` who asks for it.
 
     With `draft`, client and worker are on one machine, and the run is made in that folder; else it
-    is handed over by content. `holders` are the addresses of workers that have a file, by its hash.
+    is handed over by content. `holders` are the addresses of workers that have a file, by its hash;
+    `contents` are files that are small enough to come with the task.
     """
 
     request: Request
@@ -73,6 +76,7 @@ class Task:
     share: Share | None = None
     store: str = ""
     holders: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    contents: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,11 @@ def give_piece(sha256: str, size: int, offset: int) -> bytes | None:
     return read_piece(path, offset) if path is not None else None
 
 
+def give_pieces(pieces: Sequence[Piece]) -> list[bytes | None]:
+    """Return what each of these pieces holds; None of a file that this machine has not got."""
+    return [give_piece(piece.sha256, piece.size, piece.offset) for piece in pieces]
+
+
 def take_piece(sha256: str, size: int, offset: int, data: bytes, sender: str) -> None:
     """Keep a piece of a file that the client sends."""
     FileStore().receive(sha256, size, offset, data, sender)
@@ -253,7 +262,11 @@ def _lay_out(worker: Worker, task: Task, folder: Path) -> None:
     """Lay out the files of a request in a folder. Raises `MissingFiles`."""
     shared = SharedStore(task.store) if task.store else None
     store, missing = FileStore(), []
+    sender = f"{os.getpid()}-{time.monotonic_ns()}"
     for place, file in task.request.files.items():
+        content = task.contents.get(file.sha256)
+        if content is not None and not store.find(file.sha256, file.bytes):
+            store.receive(file.sha256, len(content), 0, content, sender)
         holders = task.holders.get(file.sha256, ())
         found: Path | None = sync(worker.loop, obtain, worker, file, holders)
         if found is None and shared and shared.get(file.sha256, store.locate(file.sha256)):

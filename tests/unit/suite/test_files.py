@@ -15,7 +15,7 @@ from runner.engines.docker.engine import _list_own_cores
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.files import hash_file
 from runner.suite.cluster import compute_share, compute_width
-from runner.suite.files import PIECE, FileStore, SharedStore, read_piece
+from runner.suite.files import PIECE, FileStore, SharedStore, bundle_pieces, read_piece
 from runner.suite.jobs.job import claim_cores
 
 
@@ -34,6 +34,23 @@ def test_a_file_that_is_sent_in_pieces_appears_whole(tmp_path: Path) -> None:
     store.receive(empty, 0, 0, b"", "client")
     assert store.find(empty, 0) is not None
     assert store.clear() == len(content) and not store.folder.exists()
+
+
+def test_small_files_share_a_message_and_large_ones_take_several(tmp_path: Path) -> None:
+    sizes = {"a": 10, "empty": 0, "large": 2 * PIECE + 5, "b": 20, "whole": PIECE, "c": 30}
+    files = {name: ("ab" * 32, size) for name, size in sizes.items()}
+    bundles = [
+        [(piece.name, min(PIECE, piece.size - piece.offset)) for piece in bundle]
+        for bundle in bundle_pieces(files)
+    ]
+    assert bundles == [
+        [("a", 10)],
+        [("large", PIECE)],
+        [("large", PIECE)],
+        [("large", 5), ("b", 20)],
+        [("whole", PIECE)],
+        [("c", 30)],
+    ]
 
 
 def test_a_file_that_is_another_is_not_kept(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from runner.planning.check import Check
 from runner.planning.plan import choose_run_folder, make_run_name
 from runner.planning.source import Source
 from runner.schemas.diagnosis import Diagnosis
+from runner.toolchains.load import aim
 
 
 def convert(
@@ -37,6 +38,7 @@ def convert(
     wheels: Sequence[str] = (),
     gpu: bool = False,
     toolchain: str = "",
+    target: str = "",
     trust_model: bool = False,
     limits: Limits = DEFAULTS,
     sign: str | Path | None = None,
@@ -77,7 +79,7 @@ def convert(
             diagnose=diagnose,
             observer=observer,
         ),
-        toolchain=toolchain,
+        toolchain=aim(toolchain, target),
         options=options,
     )
     return make_shown(report, folder)

@@ -31,7 +31,7 @@ from harness import (
 from runner.conversion.observer import Observer
 from runner.engines.process.engine import ProcessEngine
 from runner.engines.process.environments import locate_environment
-from runner.toolchains.load import load_image, load_toolchain
+from runner.toolchains.load import load_image, load_targets, load_toolchain
 
 # The tests' own models are harmless, and have to convert on machines without bubblewrap too.
 # test_hostile.py takes this back.
@@ -57,7 +57,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def pythons() -> dict[str, Path]:
     """The interpreter of each locked environment, installed first if need be."""
-    images = [load_image(name) for name in load_toolchain().images]
+    targets = [stage.image for stage in load_targets().values()]
+    images = [load_image(name) for name in (*load_toolchain().images, *targets)]
     ProcessEngine().prepare(images, Observer())
     return {image.name: locate_environment(image) / "bin" / "python" for image in images}
 

@@ -164,11 +164,12 @@ def run_plan(
                 )
                 stages = StageRunner(plan, choice.engine, volume, view, cached)
                 stages.run_all(records)
-                stages.run_quantizers(records, quantized)
+                own = records[: len(plan.toolchain.own_stages)]
+                stages.run_quantizers(own, quantized)
                 if others and quantized:
                     cached.populate_volume(volume)
                 elsewhere, notes = try_elsewhere(
-                    plan, others, choice.engine, volume, records[-1], quantized, view
+                    plan, others, choice.engine, volume, own[-1], quantized, view
                 )
                 if settings.diagnose and _is_out_of_tolerance(plan, records, quantized):
                     try:

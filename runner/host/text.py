@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 
 # The name of an image or a toolchain: it becomes a folder's or a file's name.
 NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
+# A toolchain, for its own target or for another one.
+TOOLCHAIN = rf"{NAME}(\+{NAME})?"
 # A longer line is passed on in pieces.
 _LONGEST_LINE = 1 << 16
 # Escape sequences and other control characters could rewrite what the user's terminal shows.

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from runner.errors import BadInput
-from runner.host.text import NAME
+from runner.host.text import TOOLCHAIN
 from runner.schemas.base import Invalid, Natural, Positive, validate_json
 
 # The meaning of the parameters, and the course of a build; a change that breaks old records
@@ -28,7 +28,7 @@ BUILDER = "urn:tflite-runner:engine:"
 MOST_BYTES = 16 << 20
 
 _SHA256 = "^[0-9a-f]{64}$"
-_NAME = f"^{NAME}$"
+_TOOLCHAIN = f"^{TOOLCHAIN}$"
 # A name that stays inside the folder it is relative to.
 _INSIDE = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$"
 
@@ -157,7 +157,7 @@ class ExternalParameters(_Parameters):
     given. `variants` are the images that are not of the default variant.
     """
 
-    toolchain: str = Field(pattern=_NAME)
+    toolchain: str = Field(pattern=_TOOLCHAIN)
     model: ModelParameter
     inputs: list[InputParameter]
     inputs_from: str

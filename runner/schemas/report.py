@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from runner.host.text import NAME
+from runner.host.text import TOOLCHAIN
 from runner.schemas.base import Integer, Natural
 from runner.schemas.diagnosis import Diagnosis, Place, QuantizedTrace, Trace
 from runner.schemas.latency import Latency
@@ -463,7 +463,7 @@ class Report(_Model):
     overhead_seconds: float
     outcome: Literal["passed", "out-of-tolerance", "vacuous", "failed", "interrupted"]
     exit_code: Integer
-    toolchain: str = Field(pattern=f"^{NAME}$", max_length=200)
+    toolchain: str = Field(pattern=f"^{TOOLCHAIN}$", max_length=200)
     reference: str = "PyTorch"
     given_reference: GivenReferenceRecord | None = None
     model: ModelRecord

@@ -94,7 +94,9 @@ def hash_toolchain(
     """
     stages = [*chain.stages, *(stage for stage in chain.quantizers if stage.name in quantizers)]
     modules = [module for stage in stages for module in (stage.module, stage.trace) if module]
-    return {**hash_code(modules, root), f"toolchains/{chain.name}.toml": hash_file(chain.file)}
+    files = [chain.file, chain.target_file] if chain.target_stage else [chain.file]
+    definitions = {f"{path.parent.name}/{path.name}": hash_file(path) for path in files}
+    return {**hash_code(modules, root), **definitions}
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,20 @@ def load_toolchain(name: str = "", accepts: str = "", root: Path = ROOT) -> Tool
     """Return the toolchain of this name or short name, or the default one without a name.
 
     Of several with one short name, `accepts` chooses; without it, the one whose name it is, or the
-    first. Raises `BadInput` if there is none.
+    first. `NAME+TARGET` is the one of this name for another target. Raises `BadInput` if there is
+    none.
     """
+    name, plus, target = name.partition("+")
+    chain = _find_toolchain(name, accepts, root)
+    return _add_target(chain, target, root) if plus else chain
+
+
+def aim(name: str, target: str) -> str:
+    """Return the name of a toolchain for a target, of its own if there is none: `NAME+TARGET`."""
+    return f"{name}+{target}" if target else name
+
+
+def _find_toolchain(name: str, accepts: str, root: Path) -> Toolchain:
     chains = load_toolchains(root)
     if not name:
         return next(chain for chain in chains if accepts in ("", chain.accepts))
@@ -150,6 +163,47 @@ def load_toolchain(name: str = "", accepts: str = "", root: Path = ROOT) -> Tool
         )
     found.sort(key=lambda chain: (chain.accepts != accepts, chain.name != name))
     return found[0]
+
+
+def _add_target(chain: Toolchain, target: str, root: Path) -> Toolchain:
+    """Return the toolchain with what makes its models ones for a target. Raises `BadInput`."""
+    if target == chain.target:
+        return chain
+    targets = load_targets(root)
+    if target not in targets:
+        known = dict.fromkeys(name for name in (chain.target, *targets) if name)
+        raise BadInput(
+            f"The toolchain '{chain.title}' has no target '{target}'.",
+            f"Known: {', '.join(known)}.",
+        )
+    stage, own = targets[target], chain.stages[-1]
+    if stage.consumes != own.produces:
+        raise BadInput(
+            f"The toolchain '{chain.title}' makes a {own.produces}; the target '{target}' takes a "
+            f"{stage.consumes}."
+        )
+    return replace(
+        chain,
+        name=f"{chain.name}+{target}",
+        short=f"{chain.short}+{target}" if chain.short else "",
+        stages=(*chain.stages, stage),
+        target=target,
+        target_stage=stage,
+        target_file=_locate_targets(root) / f"{target}.toml",
+    )
+
+
+@cache
+def load_targets(root: Path = ROOT) -> Mapping[str, Stage]:
+    """Return the stages that make models for another runtime, by its name: `stages/targets/`."""
+    found = {}
+    for path in sorted(_locate_targets(root).glob("*.toml")):
+        (found[path.stem],) = _read_stages(_read_toml(path)["stage"])
+    return found
+
+
+def _locate_targets(root: Path) -> Path:
+    return root / "stages" / "targets"
 
 
 def load_toolchains(root: Path = ROOT) -> tuple[Toolchain, ...]:
@@ -188,6 +242,7 @@ def read_toolchain(path: Path) -> Toolchain:
             short=data.get("short", ""),
             date=data.get("date", ""),
             opens_batch=data.get("opens_batch", False),
+            target=data.get("target", ""),
         )
     except (KeyError, TypeError) as error:
         raise BadInput(f"{path} is not a complete toolchain: {error}.") from None

@@ -191,6 +191,9 @@ class Toolchain:
     of file may share it. `date` (YYYY-MM-DD) orders them. `reference` names whose outputs the check
     compares with. `file` is the definition. `quantizers` are run only if they are asked for, on
     the last stage's input. `opens_batch` tells whether it can leave the batch size open.
+
+    `target` names what runs its models. Where that is another runtime than its own stages' models
+    are for, the last stage is `target_stage`, which follows them, and `target_file` its definition.
     """
 
     name: str
@@ -204,6 +207,14 @@ class Toolchain:
     file: Path = Path()
     quantizers: tuple[Stage, ...] = ()
     opens_batch: bool = False
+    target: str = ""
+    target_stage: Stage | None = None
+    target_file: Path = Path()
+
+    @property
+    def own_stages(self) -> tuple[Stage, ...]:
+        """The stages without the one for another target."""
+        return self.stages[:-1] if self.target_stage else self.stages
 
     @property
     def title(self) -> str:

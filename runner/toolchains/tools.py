@@ -18,7 +18,13 @@ from runner.host.compat import tomllib
 from runner.host.paths import ROOT
 from runner.schemas.inspection import Inspection, Obstacle
 from runner.toolchains.code import list_code
-from runner.toolchains.load import list_image_names, load_image, load_toolchains, read_toolchain
+from runner.toolchains.load import (
+    list_image_names,
+    load_image,
+    load_targets,
+    load_toolchains,
+    read_toolchain,
+)
 from runner.toolchains.model import Image, Stage, Toolchain
 
 
@@ -117,6 +123,7 @@ def list_image_code(name: str, root: Path = ROOT) -> tuple[Path, ...]:
     """List the code, and the data that it reads, of every program that runs in an image."""
     chains = (*load_toolchains(root), load_quantize_chain(root))
     stages = [stage for chain in chains for stage in (*chain.stages, *chain.quantizers)]
+    stages += load_targets(root).values()
     modules = {m for s in stages if s.image == name for m in (s.module, s.trace) if m}
     runs_in = {
         "formats": any(entry.image == name for entry in load_file_formats(root)),

@@ -19,7 +19,7 @@ from stages.frameworks.tensorflow import (
     load_graph,
     strip_output_index,
 )
-from stages.frameworks.tflite_runtime import make_resizer
+from stages.frameworks.tflite_runtime import find_indices, make_resizer
 from stages.kit.contract import (
     InputError,
     Job,
@@ -176,25 +176,6 @@ def _describe(tensor: Any) -> Tensor:
     # An unknown batch size counts as 1; the converter itself refuses any other unknown size.
     fixed = [1 if d is None and i == 0 else -1 if d is None else d for i, d in enumerate(shape)]
     return Tensor(strip_output_index(tensor.name), tuple(fixed), tensor.dtype.name, tensor.name)
-
-
-def find_indices(
-    details: Sequence[Dict[str, Any]], tensors: Sequence[Tensor], may_be_dropped: bool = False
-) -> List[Optional[int]]:
-    """Return the interpreter's index of each tensor, by name if names survived, else by position.
-
-    The converter may drop inputs that no output needs; those get None.
-    """
-    by_name = {strip_output_index(detail["name"]): detail["index"] for detail in details}
-    names = [strip_output_index(tensor.node) for tensor in tensors]
-    if set(by_name) == set(names) or (may_be_dropped and set(by_name) < set(names)):
-        return [by_name.get(name) for name in names]
-    if len(details) != len(tensors):
-        raise StageError(
-            f"The model has {len(details)} tensors ({', '.join(by_name)}) where the graph has "
-            f"{len(tensors)} ({', '.join(names)})."
-        )
-    return [detail["index"] for detail in details]
 
 
 STAGE = Stage(

@@ -13,6 +13,7 @@ import flatbuffers
 import numpy as np
 
 from stages.frameworks.tensorflow import import_tensorflow
+from stages.frameworks.tflite_file import drop_unread
 from stages.kit.tracing import Arrays, Artifact, Piece
 
 _GATHERING = ("MEAN", "SUM", "AVERAGE_POOL_2D", "SOFTMAX", "L2_NORMALIZATION", "LOG_SOFTMAX")
@@ -170,8 +171,8 @@ class TfliteModel(Artifact):
         graph = copy.copy(self.graph)
         graph.tensors = list(self.graph.tensors)
         model.subgraphs = [graph, *self.model.subgraphs[1:]]
-        # Metadata may name outputs that the copy does not have.
-        model.metadata = model.metadataBuffer = None
+        # They may name outputs that the copy does not have.
+        model.metadata = model.metadataBuffer = model.signatureDefs = None
         return model
 
     def _make_runner(
@@ -184,7 +185,8 @@ class TfliteModel(Artifact):
         graph.inputs = np.array([*used, *aliases.values()], np.int32)
         wanted = [self.indices[name] for name in names]
         graph.outputs = np.array(list(dict.fromkeys(wanted)), np.int32)
-        places = _drop_unread(model)
+        # Their tensors would be written and read again for every piece that a model is cut into.
+        places = drop_unread(model)
         builder = flatbuffers.Builder(1 << 20)
         builder.Finish(model.Pack(builder), b"TFL3")
         interpreter = self.tf.lite.Interpreter(model_content=bytes(builder.Output()), num_threads=1)
@@ -200,35 +202,6 @@ class TfliteModel(Artifact):
             return [interpreter.get_tensor(places[index]) for index in wanted]
 
         return run
-
-
-def _drop_unread(model: Any) -> Dict[int, int]:
-    """Drop the tensors and constants that a cut model has no use for; return the others' indices.
-
-    They would be written and read again for every piece that a model is cut into.
-    """
-    graph = model.subgraphs[0]
-    read = [t for o in graph.operators for t in (*o.inputs, *o.outputs) if t >= 0]
-    kept = sorted({int(t) for t in (*read, *graph.inputs, *graph.outputs)})
-    places = {old: new for new, old in enumerate(kept)}
-    places[-1] = -1  # an optional input that is not there
-    graph.tensors = [copy.copy(graph.tensors[old]) for old in kept]
-    operators = []
-    for operator in graph.operators:
-        changed = copy.copy(operator)
-        changed.inputs = np.array([places[int(t)] for t in operator.inputs], np.int32)
-        changed.outputs = np.array([places[int(t)] for t in operator.outputs], np.int32)
-        operators.append(changed)
-    graph.operators = operators
-    graph.inputs = np.array([places[int(t)] for t in graph.inputs], np.int32)
-    graph.outputs = np.array([places[int(t)] for t in graph.outputs], np.int32)
-    if len(model.subgraphs) == 1:
-        # The first buffer is the empty one.
-        buffers = [0, *sorted({int(t.buffer) for t in graph.tensors} - {0})]
-        for tensor in graph.tensors:
-            tensor.buffer = buffers.index(int(tensor.buffer))
-        model.buffers = [model.buffers[number] for number in buffers]
-    return places
 
 
 def make_unique_names(graph: Any) -> List[str]:

@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from stages.frameworks.tensorflow import strip_output_index
 from stages.kit.contract import Job, Signature, StageError, Tensor
 from stages.kit.matching import End, find_fitting_order, format_shape, is_ambiguous, pair
 from stages.kit.samples import Predict, compare, open_samples
@@ -148,6 +149,25 @@ def _narrow(value: np.ndarray, dtype: Any) -> np.ndarray:
 def _widen(value: np.ndarray, dtype: str) -> np.ndarray:
     same_kind = value.dtype.kind == np.dtype(dtype).kind == "i"
     return value.astype(dtype) if same_kind else value
+
+
+def find_indices(
+    details: Sequence[Dict[str, Any]], tensors: Sequence[Tensor], may_be_dropped: bool = False
+) -> List[Optional[int]]:
+    """Return the interpreter's index of each tensor, by name if names survived, else by position.
+
+    The converter may drop inputs that no output needs; those get None.
+    """
+    by_name = {strip_output_index(detail["name"]): detail["index"] for detail in details}
+    names = [strip_output_index(tensor.node) for tensor in tensors]
+    if set(by_name) == set(names) or (may_be_dropped and set(by_name) < set(names)):
+        return [by_name.get(name) for name in names]
+    if len(details) != len(tensors):
+        raise StageError(
+            f"The model has {len(details)} tensors ({', '.join(by_name)}) where the graph has "
+            f"{len(tensors)} ({', '.join(names)})."
+        )
+    return [detail["index"] for detail in details]
 
 
 def number_tensors(interpreter: Any, known: Signature) -> Signature:

@@ -12,12 +12,13 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from stages.convert.graph_to_tflite import find_indices, make_converter
+from stages.convert.graph_to_tflite import make_converter
 from stages.fixes.catalogue import resolve, select
 from stages.frameworks.tensorflow import import_tensorflow
 from stages.frameworks.tflite_runtime import (
     Runtime,
     dequantize_end,
+    find_indices,
     make_resizer,
     quantize_end,
 )

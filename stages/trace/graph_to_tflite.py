@@ -13,6 +13,7 @@ import numpy as np
 
 from stages.convert import graph_to_tflite
 from stages.frameworks.tensorflow import import_tensorflow
+from stages.frameworks.tflite_runtime import find_indices
 from stages.kit.contract import Job, Signature, Stage, run_as_program, write_json
 from stages.kit.layers import FUSED
 from stages.kit.trace_samples import open_trace_inputs
@@ -37,10 +38,8 @@ def convert(job: Job) -> Signature:
     source = FrozenGraph(graph_def, [tensor.node for tensor in signature.inputs])
     path = job.volume / graph_to_tflite.STAGE.produces
     interpreter = tf.lite.Interpreter(model_path=str(path))
-    inputs = graph_to_tflite.find_indices(
-        interpreter.get_input_details(), signature.inputs, may_be_dropped=True
-    )
-    outputs = graph_to_tflite.find_indices(interpreter.get_output_details(), signature.outputs)
+    inputs = find_indices(interpreter.get_input_details(), signature.inputs, may_be_dropped=True)
+    outputs = find_indices(interpreter.get_output_details(), signature.outputs)
     artifact = TfliteModel(path.read_bytes(), inputs)
     pairs = match_tensors(source.graph, source.order(), artifact)
     ends = {artifact.names[index]: t.node for index, t in zip(outputs, signature.outputs)}

@@ -12,6 +12,7 @@ import numpy as np
 
 from stages.convert import graph_to_tflite
 from stages.frameworks.tensorflow import import_tensorflow
+from stages.frameworks.tflite_runtime import find_indices
 from stages.kit.contract import InputError, Job, Signature, Stage, run_as_program, write_json
 from stages.kit.layers import LayerFinder, deduplicate
 from stages.kit.trace_samples import open_trace_inputs
@@ -36,14 +37,14 @@ def convert(job: Job) -> Signature:
         if not path.is_file():
             raise InputError(f"There is no {name} to trace.")
         interpreter = tf.lite.Interpreter(model_path=str(path))
-        inputs = graph_to_tflite.find_indices(
+        inputs = find_indices(
             interpreter.get_input_details(), signature.inputs, may_be_dropped=True
         )
         return TfliteModel(path.read_bytes(), inputs), interpreter
 
     source, interpreter = open_model(graph_to_tflite.STAGE.produces)
     details = interpreter.get_output_details()
-    places = graph_to_tflite.find_indices(details, signature.outputs)
+    places = find_indices(details, signature.outputs)
     outputs = [source.names[place] for place in places if place is not None]
     layers = LayerFinder(job.volume, _read_graph(job, tf))
     found = []

@@ -29,16 +29,18 @@ from runner.toolchains.load import (
     list_image_names,
     load_all_images,
     load_image,
+    load_targets,
     load_toolchain,
     load_toolchains,
 )
 from runner.toolchains.model import Image, Wheel, add_wheels
 
 IMAGES = load_all_images()
-STAGES = tuple(s for chain in load_toolchains() if chain.accepts == "pytorch" for s in chain.stages)
+STAGES = (
+    *(s for chain in load_toolchains() if chain.accepts == "pytorch" for s in chain.stages),
+    *load_targets().values(),
+)
 QUANTIZERS = tuple(s for chain in load_toolchains() for s in chain.quantizers)
-# The interpreter alone, for checks and measurements: no toolchain's stage runs in it.
-RUNTIMES = {"litert"}
 # Those that are built here. `pytest -m years` converts by all toolchains, on both engines.
 BUILT = [*load_toolchain().images, *load_toolchain("2026-onnx2tf").images]
 HARDENED = {
@@ -85,7 +87,7 @@ def test_dockerfile_agrees_with_the_data(name: str) -> None:
     assert argument(text, "LOCK") == image.lock.relative_to(ROOT).as_posix()
     modules = {stage.module for stage in (*STAGES, *QUANTIZERS) if stage.image == name}
     entry = re.search(r'ENTRYPOINT \["python", "-m", "([\w.]+)"\]', text)
-    assert entry and (entry[1] in modules or name in RUNTIMES)
+    assert entry and entry[1] in modules
     assert "# syntax=" not in text, "it would be pulled, and no registry may be reachable"
 
 
@@ -97,9 +99,7 @@ def test_dockerfiles_have_one_shape() -> None:
     assert len({shape(name) for name in list_image_names()}) == 1
 
 
-@pytest.mark.parametrize(
-    "image", [i for i in IMAGES if i.name not in RUNTIMES], ids=lambda image: image.title
-)
+@pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.title)
 def test_compose_builds_what_the_runner_builds(image: Image) -> None:
     recipe = read_recipe()
     tag = f"runner-{image.title}:latest"

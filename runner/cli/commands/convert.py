@@ -41,7 +41,7 @@ from runner.cli.options import (
 from runner.engines.limits import parse_limits
 from runner.errors import BadInput, UsageError
 from runner.formats.kinds import STARTS
-from runner.toolchains.load import load_toolchain, load_toolchains
+from runner.toolchains.load import aim, load_toolchain, load_toolchains
 
 if TYPE_CHECKING:
     from runner.conversion.settings import RunSettings
@@ -144,6 +144,10 @@ def convert(
             "comma-separated, or 'all' run side by side."
         ),
     ] = None,
+    target: Annotated[
+        str,
+        typer.Option(help="What is to run the model: litert, for the operators of today's LiteRT."),
+    ] = "",
     jobs: Annotated[
         int, typer.Option(help="Toolchains at a time (default: one for 2 cores and 4 GiB).")
     ] = 0,
@@ -210,10 +214,10 @@ def convert(
                 "Name one --toolchain with --quantize.",
             )
         _convert_side_by_side(
-            *(source, check, settings, kind, toolchain, options, faithful, jobs),
+            *(source, check, settings, kind, toolchain, target, options, faithful, jobs),
             *(as_json, quiet, verbose),
         )
-    chain = _choose_toolchain(kind, toolchain or "")
+    chain = _choose_toolchain(kind, aim(toolchain or "", target))
     if faithful and chain.find_takers("fixes"):
         options["fixes"] = "none"
     report = convert_model(
@@ -233,6 +237,7 @@ def _convert_side_by_side(
     settings: RunSettings,
     kind: str,
     toolchains: str,
+    target: str,
     options: dict[str, Any],
     faithful: bool,
     jobs: int,
@@ -242,10 +247,15 @@ def _convert_side_by_side(
 ) -> NoReturn:
     """Convert with several toolchains, show the comparison, and exit with its exit code."""
     from runner.cli.side_by_side import SideBySideView, render_comparison
-    from runner.side_by_side.candidates import split_names
+    from runner.side_by_side.candidates import ALL, split_names
     from runner.side_by_side.run import choose_output, convert_side_by_side
 
     names = split_names(toolchains)
+    if target and names == [ALL]:
+        raise UsageError(
+            "--target goes with named toolchains.", "Such as --toolchain 2020-09,2022."
+        )
+    names = [aim(name, target) for name in names]
     if faithful and any(chain.find_takers("fixes") for chain in load_toolchains()):
         options["fixes"] = "none"
     console = make_console(quiet=as_json or quiet)

@@ -6,9 +6,10 @@ from typing import List, Sequence, Tuple
 
 import numpy as np
 
-from stages.convert.graph_to_tflite import find_indices, make_converter
+from stages.convert.graph_to_tflite import make_converter
 from stages.frameworks.tensorflow import import_tensorflow
 from stages.frameworks.tflite_model import TfliteModel
+from stages.frameworks.tflite_runtime import find_indices
 from stages.kit.contract import Job, Signature
 from stages.kit.layers import LayerFinder
 from stages.kit.samples import reorder_axes

@@ -55,8 +55,8 @@ def run_quantized(
 
     `signature` is the graph's.
     """
-    from stages.convert.graph_to_tflite import find_indices
     from stages.frameworks.tensorflow import import_tensorflow
+    from stages.frameworks.tflite_runtime import find_indices
 
     interpreter = import_tensorflow().lite.Interpreter(model_content=content, num_threads=1)
     given = interpreter.get_input_details()

@@ -154,7 +154,9 @@ def test_options_are_those_of_convert() -> None:
 
     from runner.cli.commands.convert import convert
 
+    # A target goes with a toolchain's name there: 2020-09+litert.
     elsewhere = {
+        "target",
         *("model", "from_onnx", "from_pb", "output", "engine", "gpu", "wheel", "toolchain", "jobs"),
         *("trust_model", "sign", "cache", "as_json", "quiet", "verbose"),
     }

@@ -26,13 +26,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where `runner` i
 
 from peers.environments import Environment, environments, install, write_lock
 from peers.page import page
-from peers.tools import TOOLS, Tool, Work
+from peers.tools import TOOLS, Tool, Work, list_tools
 
 from runner.conversion.observer import Observer
 from runner.engines.process.engine import ProcessEngine
 from runner.engines.process.environments import locate_environment
 from runner.host.subprocesses import run_showing_lines
-from runner.toolchains.load import load_image
+from runner.toolchains.load import load_image, load_toolchain
 
 HERE = Path(__file__).resolve().parent / "peers"
 DOCS = HERE.parents[1] / "docs"
@@ -41,6 +41,7 @@ SHAPES = {
     "resnet18": (1, 3, 224, 224),
     "mobilenet_v3": (1, 3, 224, 224),
     "shufflenet_v2_x1_0": (1, 3, 224, 224),
+    "resnext50_32x4d": (1, 3, 224, 224),
     "unet": (1, 3, 128, 128),
 }
 # The faithful chain takes minutes, and its time is no one's target.
@@ -67,8 +68,9 @@ def main() -> None:
         for environment in environments():
             say(f"environment {environment.name}")
             install(environment)
-        images = [load_image(name) for name in ("torch", "onnx-tf", "tflite")]
-        ProcessEngine().prepare(images, Observer())
+        chains = [load_toolchain(tool.toolchain) for tool in TOOLS if tool.ours]
+        names = dict.fromkeys(image for chain in chains for image in chain.images)
+        ProcessEngine().prepare([load_image(name) for name in names], Observer())
         with tempfile.TemporaryDirectory() as scratch:
             measure_all(arguments, arguments.work or Path(scratch), results)
     text = page(json.loads(results.read_text()))
@@ -122,14 +124,15 @@ def measure_all(arguments: argparse.Namespace, folder: Path, results: Path) -> N
 
 def convert_all(work: Work, count: int) -> dict[str, dict[str, Any]]:
     """Convert with every tool, `count` times in turn; a row a tool."""
-    runs: dict[str, list[dict[str, Any]]] = {tool.name: [] for tool in TOOLS}
+    tools = list_tools(work.name)
+    runs: dict[str, list[dict[str, Any]]] = {tool.name: [] for tool in tools}
     for number in range(count):
-        for tool in TOOLS:
+        for tool in tools:
             if "--faithful" in tool.options and number >= FAITHFUL_CONVERSIONS:
                 continue
             say(f"{work.name}: conversion {number + 1} of {count} by {tool.title}")
             runs[tool.name].append(convert(tool, work))
-    return {tool.name: summary(tool, work, runs[tool.name]) for tool in TOOLS}
+    return {tool.name: summary(tool, work, runs[tool.name]) for tool in tools}
 
 
 def convert(tool: Tool, work: Work) -> dict[str, Any]:
@@ -175,7 +178,11 @@ def measure(
 ) -> dict[str, Any]:
     """Measure the files that there are in one runtime."""
     request = {
-        "models": {t.name: str(t.result(work)) for t in TOOLS if "failure" not in rows[t.name]},
+        "models": {
+            tool.name: str(tool.result(work))
+            for tool in list_tools(work.name)
+            if "failure" not in rows[tool.name]
+        },
         "inputs": str(work.folder / "inputs.npy"),
         "reference": str(work.folder / "reference.npy"),
         "rounds": arguments.rounds,
@@ -210,12 +217,12 @@ def add_ratios(rows: dict[str, dict[str, Any]]) -> None:
         for runtime, by_threads in times[name].items():
             for threads, own in by_threads.items():
                 rivals = [times[p][runtime][threads] for p in peers if runtime in times[p]]
-                best = min(rivals, key=lambda times: median(filter(None, times)))
-                pairs = zip(own, best, strict=True)
-                row["latency"][f"{runtime}, {threads}"] = {
-                    "ms": round(median(filter(None, own)), 3),
-                    "ratio": round(median(a / b for a, b in pairs if a and b), 3),
-                }
+                found: dict[str, float] = {"ms": round(median(filter(None, own)), 3)}
+                if rivals:  # where any peer's file runs there
+                    best = min(rivals, key=lambda times: median(filter(None, times)))
+                    pairs = zip(own, best, strict=True)
+                    found["ratio"] = round(median(a / b for a, b in pairs if a and b), 3)
+                row["latency"][f"{runtime}, {threads}"] = found
 
 
 def describe(tool: Tool) -> dict[str, Any]:

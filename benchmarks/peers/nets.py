@@ -1,6 +1,6 @@
 """The benchmark's networks, written to run under torch 1.5.1 and under today's torch.
 
-The first three have torchvision's structure and parameter names (make_model.py checks it): peers
+Those that torchvision has are of its structure and parameter names (make_model.py checks it): peers
 get the very weights, and no environment but the project's needs torchvision.
 """
 
@@ -105,6 +105,52 @@ class ResNet18(nn.Module):
             self.add_module(f"layer{index}", nn.Sequential(*blocks))
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(512, 1000)
+
+    def forward(self, x):
+        x = self.maxpool(functional.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+class Bottleneck(nn.Module):
+    """ResNeXt's block: the middle convolution has 32 groups."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        width = outputs // 2
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, groups=32, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample = conv_bn(inputs, outputs, 1, stride) if inputs != outputs else None
+
+    def forward(self, x):
+        y = functional.relu(self.bn1(self.conv1(x)))
+        y = functional.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return functional.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNeXt50(nn.Module):
+    """resnext50_32x4d of torchvision."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        inputs = 64
+        for index, (outputs, count) in enumerate(((256, 3), (512, 4), (1024, 6), (2048, 3))):
+            blocks = []
+            for number in range(count):
+                stride = 2 if index > 0 and number == 0 else 1
+                blocks.append(Bottleneck(inputs, outputs, stride))
+                inputs = outputs
+            self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(2048, 1000)
 
     def forward(self, x):
         x = self.maxpool(functional.relu(self.bn1(self.conv1(x))))
@@ -273,6 +319,7 @@ NETS = OrderedDict(
     resnet18=(ResNet18, (1, 3, 224, 224)),
     mobilenet_v3=(MobileNetV3, (1, 3, 224, 224)),
     shufflenet_v2_x1_0=(ShuffleNetV2, (1, 3, 224, 224)),
+    resnext50_32x4d=(ResNeXt50, (1, 3, 224, 224)),
     unet=(UNet, (1, 3, 128, 128)),
     example=(DigitNet, (1, 3, 32, 32)),
 )

@@ -14,7 +14,7 @@ def main() -> None:
     weights, folder, name, shape, *options = sys.argv[1:]
     model = ["--model", weights, "--arch", f"{HERE}/nets.py:build"]
     model += ["--arch-args", f'{{"name": "{name}"}}', "--input", shape, *options]
-    run = ["--engine", "process", "--samples", "1", "--quiet", "--output", folder]
+    run = ["--engine", "process", "--samples", "1", "--quiet", "--no-cache", "--output", folder]
     os.chdir(HERE.parents[1])
     os.execv(sys.executable, [sys.executable, "-m", "runner", "convert", *model, *run])
 

@@ -33,13 +33,19 @@ class Work:
 
 @dataclass(frozen=True)
 class Tool:
-    """A converter. `environment` is None for this project's own command."""
+    """A converter. `environment` is None for this project's own command.
+
+    `toolchain` is the one that this takes, `only` the networks that it is measured with (none: all).
+    """
 
     name: str
     title: str
     starts_from: str
     environment: Environment | None = None
     options: tuple[str, ...] = ()
+    toolchain: str = ""
+    artifact: str = "model.tflite"
+    only: tuple[str, ...] = ()
 
     @property
     def ours(self) -> bool:
@@ -48,7 +54,7 @@ class Tool:
     def result(self, work: Work) -> Path:
         """Where the tool's .tflite of a network is."""
         if self.ours:
-            return work.folder / self.name / "model.tflite"
+            return work.folder / self.name / self.artifact
         return work.folder / f"{self.name}.tflite"
 
     def command(self, work: Work) -> list[str]:
@@ -56,7 +62,8 @@ class Tool:
             shape = "x".join(map(str, work.shape))
             folder = self.result(work).parent
             script = [sys.executable, HERE / "ours.py", work.weights, folder]
-            return [*map(str, script), work.name, shape, *self.options]
+            year = ("--toolchain", self.toolchain) if self.toolchain else ()
+            return [*map(str, script), work.name, shape, *self.options, *year]
         source = work.onnx if self.starts_from == "ONNX" else work.weights
         script = [self.environment.python, HERE / self.name / "convert.py"]
         return [*map(str, script), str(source), str(self.result(work)), work.name]
@@ -74,6 +81,28 @@ TOOLS = (
         "PyTorch",
         options=("--io-layout", "nhwc"),
     ),
+    Tool(
+        "runner_litert",
+        f"runner {runner.__version__} --target litert",
+        "PyTorch",
+        toolchain="2020-09+litert",
+        artifact="model.litert.tflite",
+        only=("resnext50_32x4d",),
+    ),
+    *(
+        Tool(
+            f"runner_{year}",
+            f"runner {runner.__version__} --toolchain {year}",
+            "PyTorch",
+            toolchain=year,
+        )
+        for year in ("2022", "2024-onnx2tf", "2026-onnx2tf", "2026")
+    ),
     Tool("onnx2tf", f"onnx2tf {_ONNX2TF.version_of('onnx2tf')}", "ONNX", _ONNX2TF),
     Tool("litert_torch", f"litert-torch {_LITERT.version_of('litert-torch')}", "PyTorch", _LITERT),
 )
+
+
+def list_tools(network: str) -> list[Tool]:
+    """List the tools that are measured with a network."""
+    return [tool for tool in TOOLS if not tool.only or network in tool.only]

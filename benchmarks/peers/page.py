@@ -90,7 +90,9 @@ def _targets(results: Mapping[str, Any]) -> str:
             and "failure" not in row
         )
         # Where no peer's file runs there is no ratio; and a file for LiteRT is for LiteRT alone.
-        asked = [s for s in _SETTINGS if s[0] == "LiteRT" or not name.endswith(kinds["runner_litert"])]
+        asked = [
+            s for s in _SETTINGS if s[0] == "LiteRT" or not name.endswith(kinds["runner_litert"])
+        ]
         fast = all(f"{r}, {t}" in ours["latency"] for r, t in asked)
         fast = fast and all(ratio <= MOST_LATENCY for ratio in ratios if ratio is not None)
         cells = [f"{ratio:.2f}" if ratio else "–" for ratio in ratios]

@@ -35,7 +35,7 @@ class Work:
 class Tool:
     """A converter. `environment` is None for this project's own command.
 
-    `toolchain` is the one that this takes, `only` the networks that it is measured with (none: all).
+    `toolchain` is the one that this takes, `only` the networks that it is for (none: all).
     """
 
     name: str

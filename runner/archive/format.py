@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from runner.host.text import TOOLCHAIN
 from runner.packages.lockfile import parse_release
 
 BLOCK = 512
@@ -46,6 +47,7 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9_.+~@!=,()\[\]{}#%^ -]+(/[A-Za-z0-9_.+~@!=,(
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+ToolchainName = Annotated[str, Field(pattern=rf"^{TOOLCHAIN}$", max_length=200)]
 Digest = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}(\+sha256:[0-9a-f]{64})?)?$")]
 Kind = Literal["about", "source", "wheel", "own-wheel", "interpreter", "image", "run"]
 # The first folder of a part's name fixes its kind, so that neither can contradict the other.
@@ -151,7 +153,7 @@ class Index(_Model):
     created: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
     runner: str
     platform: str
-    toolchains: tuple[Word, ...]
+    toolchains: tuple[ToolchainName, ...]
     environments: tuple[Environment, ...]
     host_python: str
     """The Python version that its wheels for the runner itself fit; empty if there are none."""

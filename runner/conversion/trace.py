@@ -25,6 +25,7 @@ from runner.toolchains.model import Stage, Toolchain
 # At most this many of them are the worst of the check; the rest are its first.
 _WORST = 4
 _MOST_OTHERS = 20
+_UNTRACED = "no program compares its tensors"
 # So many times the reference's own rounding is not the sum of roundings in another order.
 _MOST_NOISE_FLOORS = 10
 
@@ -47,15 +48,36 @@ def trace_run(
     reports = {record.name: record.report for record in records if record.report}
     numbers = choose_samples(list(reports.values()), int(check["samples"]), samples)
     traces: list[StageTrace] = []
+    # Where nothing is traced, that is said once.
+    traceable, before = any(stage.trace for stage in chain.stages), None
     for stage in chain.stages:
         report = reports.get(stage.name)
         if report is None or report.artifact is None or report.signature is None:
             break
         if stage.trace:
             traces.append(_trace_stage(stage, report, volume, check, numbers, folder, view))
+        elif traceable and _adds_error(report, before):
+            traces.append(
+                StageTrace(
+                    stage=stage.name, artifact=stage.produces, seconds=0.0, failure=_UNTRACED
+                )
+            )
+        before = report
     return judge(
         traces, numbers, round(time.monotonic() - begin, 3), _count_noise_floors(reports.values())
     )
+
+
+def _adds_error(report: StageReport, before: StageReport | None) -> bool:
+    """Tell whether a stage's artifact is further off than what it was made from, if that is known.
+
+    Two runtimes round differently, so it is twice as far at least.
+    """
+    if report.check is None or before is None or before.check is None:
+        return True
+    pairs = zip(report.check.outputs, before.check.outputs, strict=False)
+    errors = [(own.mean_abs, earlier.mean_abs) for own, earlier in pairs]
+    return any(own is None or earlier is None or own > 2 * earlier for own, earlier in errors)
 
 
 def _count_noise_floors(reports: Iterable[StageReport]) -> float | None:

@@ -111,7 +111,8 @@ def list_dropped_options(found: Sequence[Candidate], options: Mapping[str, Any])
 
 
 def _explain_other_start(chain: Toolchain, accepts: str) -> BadInput:
-    starts = [c.accepts for c in load_toolchains() if c.title == chain.title]
+    own = chain.title.partition("+")[0]
+    starts = [c.accepts for c in load_toolchains() if c.title == own]
     titles = " or ".join(STARTS[start].title for start in starts)
     return BadInput(f"It starts from {titles}, not from {STARTS[accepts].title}.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +124,16 @@ def bundle_pieces(files: Mapping[str, tuple[str, int]]) -> Iterator[list[Piece]]
             room -= length
     if bundle:
         yield bundle
+
+
+def append_pieces(folder: Path, pieces: Sequence[Piece], contents: Sequence[bytes | None]) -> str:
+    """Append each piece to its file in a folder; return the name of the first that is not there."""
+    for piece, content in zip(pieces, contents, strict=True):
+        if content is None:
+            return piece.name
+        with open(folder / piece.name, "ab") as file:
+            file.write(content)
+    return ""
 
 
 def _read_bound() -> int:

@@ -158,7 +158,8 @@ def _make_slug(text: str) -> str:
 
 def _check_options(suite: Suite, titles: Sequence[str]) -> None:
     """Raise `BadInput` for an option that none of the toolchains has, in whatever table."""
-    chains = [c for c in load_toolchains() if c.title in titles]
+    kinds = {chain.accepts for chain in load_toolchains()}
+    chains = [load_toolchain(title, kind) for title in titles for kind in kinds]
     for options in (suite.file.defaults, *suite.file.model, *suite.variants.values()):
         for name, value in _list_stage_options(options).items():
             if value not in ("", None) and not any(c.find_takers(name) for c in chains):

@@ -32,7 +32,7 @@ from runner.suite.cluster import (
     find_dashboard,
     open_client,
 )
-from runner.suite.files import PIECE, Piece, SharedStore, bundle_pieces, read_piece
+from runner.suite.files import PIECE, Piece, SharedStore, append_pieces, bundle_pieces, read_piece
 from runner.suite.latency import measure_latency, merge_latency
 from runner.suite.plan import Conversion, SuitePlan
 from runner.suite.request import File, Request, Setting, describe_code
@@ -513,11 +513,9 @@ class _Dispatcher:
         from runner.suite.worker import give_pieces
 
         given = self._client.run(give_pieces, pieces, workers=[worker])[worker]
-        for piece, data in zip(pieces, given, strict=True):
-            if data is None:
-                raise ValueError(f"{worker} has not got {piece.name} any more")
-            with open(draft / piece.name, "ab") as file:
-                file.write(data)
+        lost = append_pieces(draft, pieces, given)
+        if lost:
+            raise ValueError(f"{worker} has not got {lost} any more")
 
     def _supply(self, state: _State, missing: Any) -> None:
         self._send(missing.address, missing.hashes)

@@ -42,8 +42,9 @@ from runner.toolchains.load import load_image
 # The topic of Dask's events on which workers say what they are doing.
 TOPIC = "runner-suite"
 _HANDLER = "runner_read_piece"
-# What a conversion's files may have in all, to be carried by the task: the scheduler keeps it.
-MOST_CARRIED = 128 << 10
+# What a conversion's files may have in all, to be carried by the task: the scheduler keeps that of
+# all conversions which wait.
+MOST_CARRIED = 64 << 10
 
 
 class MissingFiles(Exception):

@@ -94,8 +94,9 @@ def hash_toolchain(
     """
     stages = [*chain.stages, *(stage for stage in chain.quantizers if stage.name in quantizers)]
     modules = [module for stage in stages for module in (stage.module, stage.trace) if module]
-    files = [chain.file, chain.target_file] if chain.target_stage else [chain.file]
-    definitions = {f"{path.parent.name}/{path.name}": hash_file(path) for path in files}
+    definitions = {f"toolchains/{chain.file.name}": hash_file(chain.file)}
+    if chain.target_stage:
+        definitions[f"targets/{chain.target_file.name}"] = hash_file(chain.target_file)
     return {**hash_code(modules, root), **definitions}
 
 

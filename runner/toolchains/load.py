@@ -147,7 +147,7 @@ def load_toolchain(name: str = "", accepts: str = "", root: Path = ROOT) -> Tool
 
 def aim(name: str, target: str) -> str:
     """Return the name of a toolchain for a target, of its own if there is none: `NAME+TARGET`."""
-    return f"{name}+{target}" if target else name
+    return f"{name}+{target}" if target and not name.endswith(f"+{target}") else name
 
 
 def _find_toolchain(name: str, accepts: str, root: Path) -> Toolchain:

@@ -28,6 +28,7 @@ class _Group:
     """
 
     source: int
+    parts: Sequence[int]
     convolutions: Sequence[int]
     end: int
 
@@ -63,17 +64,16 @@ class _Graph:
         for group in groups:
             self._replace(group)
             gone.update(group.convolutions)
-        kept = [op for place, op in enumerate(self.operators) if place not in gone]
-        read = {int(t) for op in kept for t in op.inputs} | set(map(int, self.graph.outputs))
-        ends = {id(self.operators[group.end]) for group in groups}
-        sources = {group.source for group in groups}
+        kept = {place: op for place, op in enumerate(self.operators) if place not in gone}
+        read = {int(t) for op in kept.values() for t in op.inputs} | set(
+            map(int, self.graph.outputs)
+        )
+        parts = {place for group in groups for place in group.parts}
         self.graph.operators = [
             op
-            for op in kept
-            # The parts of a tensor that is convolved whole now.
-            if id(op) in ends
-            or not sources.intersection(map(int, op.inputs))
-            or any(int(t) in read for t in op.outputs)
+            for place, op in kept.items()
+            # What made the parts of a tensor that is convolved whole now.
+            if place not in parts or any(int(t) in read for t in op.outputs)
         ]
         return len(groups)
 
@@ -92,8 +92,11 @@ class _Graph:
         alone = all(self.reads[int(t)] == 1 for t in end.inputs)
         if not alone or not self._are_alike(convolutions, end):
             return None
-        source = self._find_source([int(op.inputs[0]) for op in convolutions])
-        return None if source is None else _Group(source, places, place)
+        inputs = [int(op.inputs[0]) for op in convolutions]
+        source = self._find_source(inputs)
+        if source is None:
+            return None
+        return _Group(source, [self.makers[part] for part in inputs], places, place)
 
     def _are_alike(self, convolutions: Sequence[Any], end: Any) -> bool:
         """Tell whether these are float convolutions that differ by their constants alone."""
@@ -116,6 +119,8 @@ class _Graph:
         filters, bias = self._constant(known[1]), None
         if filters is None or any(tensors[i].type != 0 for i in (known[0], known[1])):
             return None  # 0 is FLOAT32
+        if filters.shape[_CHANNELS] != self._shape(known[0])[_CHANNELS]:
+            return None  # it has groups itself, and others than the whole would have
         has_bias = len(known) > 2 and known[2] >= 0
         if has_bias:
             bias = self._constant(known[2])
@@ -158,6 +163,9 @@ class _Graph:
         source, part = self._shape(int(op.inputs[0])), self._shape(int(op.outputs[0]))
         if len(source) != 4 or source[:_CHANNELS] != part[:_CHANNELS]:
             return -1
+        signature = self.graph.tensors[int(op.inputs[0])].shapeSignature
+        if signature is not None and any(int(size) < 0 for size in signature):
+            return -1  # the sizes here do not tell whether it cuts an open axis
         if self._is(op, "STRIDED_SLICE"):
             steps = self._constant(int(op.inputs[3]))
             if steps is None or any(step != 1 for step in steps):
@@ -166,12 +174,14 @@ class _Graph:
                 return -1
             if op.builtinOptions.shrinkAxisMask:
                 return -1
-            if op.builtinOptions.beginMask >> _CHANNELS & 1:
-                return 0
         elif not self._is(op, "SLICE"):
             return -1
         begin = self._constant(int(op.inputs[1]))
-        return -1 if begin is None else int(begin[_CHANNELS]) % source[_CHANNELS]
+        if begin is None or begin.size != len(source):
+            return -1
+        if self._is(op, "STRIDED_SLICE") and op.builtinOptions.beginMask >> _CHANNELS & 1:
+            return 0
+        return int(begin[_CHANNELS]) % source[_CHANNELS]
 
     def _replace(self, group: _Group) -> None:
         """Make one convolution of a group, in the place of its concatenation."""
@@ -209,7 +219,7 @@ class _Graph:
         if code.version >= _VERSION:
             return index
         for number, known in enumerate(self.model.operatorCodes):
-            if known.builtinCode == code.builtinCode and known.version == _VERSION:
+            if known.version == _VERSION and self._number(known) == self._number(code):
                 return number
         grouped = self.schema.OperatorCodeT()
         grouped.builtinCode, grouped.version = code.builtinCode, _VERSION
@@ -218,10 +228,13 @@ class _Graph:
         return len(self.model.operatorCodes) - 1
 
     def _is(self, op: Any, kind: str) -> bool:
-        code = self.model.operatorCodes[op.opcodeIndex]
-        # Files of before 2020 hold the number in the older field alone.
-        number = max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
+        number = self._number(self.model.operatorCodes[op.opcodeIndex])
         return number == getattr(self.schema.BuiltinOperator, kind)
+
+    @staticmethod
+    def _number(code: Any) -> int:
+        """Return an operator's number; files of before 2020 hold it in the older field alone."""
+        return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
 
     def _shape(self, index: int) -> Sequence[int]:
         shape = self.graph.tensors[index].shape
@@ -231,7 +244,7 @@ class _Graph:
         """Return a constant's value; None for any other tensor."""
         tensor = self.graph.tensors[index]
         data = self.model.buffers[tensor.buffer].data
-        if data is None or tensor.type not in _TYPES or not len(data):
+        if data is None or tensor.type not in _TYPES or not len(data) or tensor.sparsity:
             return None
         return np.frombuffer(bytes(data), _TYPES[tensor.type]).reshape(self._shape(index))
 

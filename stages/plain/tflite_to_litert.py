@@ -11,7 +11,7 @@ from typing import Any, List, Sequence
 
 from stages.frameworks.tflite_file import drop_unread, pack_model
 from stages.frameworks.tflite_runtime import Runtime, check, find_indices
-from stages.kit.contract import Job, Signature, Stage, Tensor, run_as_program
+from stages.kit.contract import Job, Signature, Stage, StageError, Tensor, run_as_program
 from stages.plain.grouped_convolutions import join_groups
 
 
@@ -22,6 +22,7 @@ def convert(job: Job) -> Signature:
     known = job.require_upstream_signature()
     content = job.input.read_bytes()
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    _refuse_flex(model)
     before = [list(map(int, side)) for side in _list_ends(model)]
     joined = join_groups(model, schema)
     if joined:
@@ -39,6 +40,18 @@ def convert(job: Job) -> Signature:
         for tensors, *ends in zip((known.inputs, known.outputs), details, before, after)
     ]
     return Signature(tuple(sides[0]), tuple(sides[1]))
+
+
+def _refuse_flex(model: Any) -> None:
+    """Raise `StageError` for a model that needs TensorFlow's own kernels."""
+    codes = [code.customCode or b"" for code in model.operatorCodes]
+    flex = sorted(code.decode(errors="replace") for code in codes if code.startswith(b"Flex"))
+    if flex:
+        raise StageError(
+            f"The model needs the Flex delegate ({', '.join(flex)}), which LiteRT's Python package "
+            "has not got.",
+            "Convert it without --target.",
+        )
 
 
 def _list_ends(model: Any) -> Sequence[Any]:

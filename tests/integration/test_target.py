@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import BAD_INPUT, PASSED, ROOT, run_cli, run_here, sha256
+from harness import (
+    BAD_INPUT,
+    PASSED,
+    ROOT,
+    STAGE_FAILED,
+    run_cli,
+    run_here,
+    sha256,
+)
 
 from runner.errors import BadInput
 from runner.toolchains.load import load_targets, load_toolchain, load_toolchains
@@ -37,7 +45,9 @@ net = nn.Sequential(Block(3, 2), Block(16, 1, 8, 2), nn.AdaptiveAvgPool2d(1), nn
 with torch.no_grad():
     for _ in range(4):
         net(torch.randn(8, 3, 16, 16))
-torch.jit.trace(net.eval(), torch.randn(1, 3, 16, 16)).save(sys.argv[1])
+torch.jit.trace(net.eval(), torch.randn(1, 3, 16, 16)).save(sys.argv[1] + "/net.pt")
+erf = torch.jit.trace(lambda x: torch.erf(x) * 2, torch.randn(1, 3, 8, 8))
+erf.save(sys.argv[1] + "/erf.pt")
 """
 INPUT = ("--input", "1x3x16x16", "--samples", "8")
 
@@ -46,7 +56,7 @@ INPUT = ("--input", "1x3x16x16", "--samples", "8")
 def grouped(tmp_path_factory: pytest.TempPathFactory, in_environment: Any) -> Path:
     """A traced net of two blocks with grouped convolutions, two in each."""
     folder = tmp_path_factory.mktemp("grouped")
-    made = in_environment("torch", "-c", NET, folder / "net.pt")
+    made = in_environment("torch", "-c", NET, folder)
     assert made.returncode == 0, made.stderr
     return folder / "net.pt"
 
@@ -136,7 +146,34 @@ def test_a_batch_stays_open(go: Go, grouped: Path) -> None:
     given = ("--model", grouped, "--input", "Nx3x16x16", "--samples", "8")
     report = read(go("open", "--target", "litert", given=given))
     assert count(report["stages"][-1])["CONV_2D"] == 8
-    assert report["stages"][-1]["report"]["signature"]["inputs"][0]["dims"]
+    made = report["stages"][-1]["report"]
+    assert made["signature"]["inputs"][0]["dims"]
+    verdicts = [at["verdict"] for at in made["check"]["sizes"]]
+    assert len(verdicts) == 2 and set(verdicts) <= {"passed", "rounding"}
+
+
+def test_a_signature_keeps_its_names(go: Go, in_environment: Any) -> None:
+    run = go("named", "--target", "litert", "--signature")
+    code = (
+        "import sys\nimport numpy as np\nfrom ai_edge_litert.interpreter import Interpreter\n"
+        "run = Interpreter(sys.argv[1]).get_signature_runner()\n"
+        "names = [*run.get_input_details()]\n"
+        "print(*names, *run(**{names[0]: np.ones((1, 3, 16, 16), np.float32)}))\n"
+    )
+    said = [in_environment("litert", "-c", code, run / name).stdout for name in (OWN, MADE)]
+    assert said[0] == said[1] and len(said[0].split()) == 2
+
+
+def test_what_needs_flex_is_refused(grouped: Path, tmp_path: Path) -> None:
+    model = grouped.with_name("erf.pt")
+    done = run_cli(
+        *("convert", "--model", model, "--input", "1x3x8x8", "--samples", "8", "--fixes", "none"),
+        *("--output", tmp_path / "run", "--target", "litert", "--engine", "process"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == STAGE_FAILED, done.stdout + done.stderr
+    assert "needs the Flex delegate (FlexErf)" in done.stdout + done.stderr
+    assert (tmp_path / "run" / OWN).is_file() and not (tmp_path / "run" / MADE).exists()
 
 
 def test_side_by_side_and_in_a_suite(go: Go, grouped: Path, tmp_path: Path) -> None:
@@ -146,7 +183,8 @@ def test_side_by_side_and_in_a_suite(go: Go, grouped: Path, tmp_path: Path) -> N
     assert [row["toolchain"] for row in rows] == ["2020-09", "2020-09+litert"]
     (tmp_path / "suite.toml").write_text(
         f'models = ["{grouped}"]\ntoolchains = ["2020-09+litert"]\n'
-        '[defaults]\nsamples = 8\ninput = ["1x3x16x16"]\n[latency]\nsessions = 0\n'
+        '[defaults]\nsamples = 8\nio_layout = "nchw"\ninput = ["1x3x16x16"]\n'
+        "[latency]\nsessions = 0\n"
     )
     command = ("suite", "run", "suite.toml", "--engine", "process", "--quiet")
     done = run_cli(*command, cwd=tmp_path)

@@ -16,7 +16,7 @@ import numpy as np
 
 Build = Callable[[Any, Any], Any]
 CASES: Dict[str, Build] = {}
-EXPECTED: Dict[str, int] = {}
+EXPECTED: Dict[str, int] = {"in_a_loop": 2}
 RANDOM = np.random.RandomState(0)
 
 
@@ -101,6 +101,23 @@ def slices(tf: Any, x: Any) -> Any:
 def given_slices(tf: Any, x: Any) -> Any:
     parts = [tf.slice(x, [0, 0, 0, 4 * i], [-1, -1, -1, 4]) for i in range(4)]
     return tf.concat([conv(tf, part) for part in parts], 3)
+
+
+@case(0)
+def fewer_slices_than_axes(tf: Any, x: Any) -> Any:
+    """The slice's constants have one entry, for the batch."""
+    return tf.concat([conv(tf, x[:1]) for _ in range(2)], 3)
+
+
+@case(0)
+def parts_that_are_grouped(tf: Any, x: Any) -> Any:
+    """A filter of four channels for parts of four and of twelve: that one has three groups."""
+    weights = [RANDOM.randn(3, 3, 4, 12).astype(np.float32) / 5 for _ in range(2)]
+    ends = [
+        tf.nn.conv2d(part, value, 1, "SAME")
+        for part, value in zip((x[:, :, :, :4], x[:, :, :, 4:]), weights)
+    ]
+    return tf.concat(ends, 3)
 
 
 @case(0)
@@ -198,6 +215,7 @@ def weights_that_are_computed(tf: Any, x: Any) -> Any:
 def make(folder: Path) -> None:
     import tensorflow as tf
 
+    (folder / "in_a_loop.tflite").write_bytes(make_loop(tf))
     for name, build in CASES.items():
         graph = tf.Graph()
         with graph.as_default(), tf.compat.v1.Session() as session:
@@ -205,6 +223,24 @@ def make(folder: Path) -> None:
             y = tf.identity(build(tf, x), "y")
             converter = tf.compat.v1.lite.TFLiteConverter.from_session(session, [x], [y])
             (folder / f"{name}.tflite").write_bytes(converter.convert())
+
+
+def make_loop(tf: Any) -> bytes:
+    """A loop with a group in its body: a model of several graphs, with a SignatureDef's names."""
+
+    @tf.function(input_signature=[tf.TensorSpec([1, 8, 8, 16], tf.float32)])
+    def run(x: Any) -> Any:
+        def body(i: Any, y: Any) -> Any:
+            return i + 1, tf.tanh(plain(tf, y))
+
+        y = tf.while_loop(
+            lambda i, y: tf.reduce_mean(y) + tf.cast(i, "float32") < 3.0, body, (0, x)
+        )
+        return plain(tf, y[1])
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([run.get_concrete_function()])
+    content: bytes = converter.convert()
+    return content
 
 
 def join(folder: Path) -> Dict[str, Any]:
@@ -226,7 +262,7 @@ def join(folder: Path) -> Dict[str, Any]:
         return found, [kind for kind in kinds if kind != "DELEGATE"]
 
     answers = {}
-    for name in CASES:
+    for name in EXPECTED:
         content = (folder / f"{name}.tflite").read_bytes()
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
         joined = join_groups(model, schema)

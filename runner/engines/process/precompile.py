@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from runner.host.paths import ROOT
-from runner.toolchains.load import load_toolchains
+from runner.toolchains.load import load_targets, load_toolchains
 from runner.toolchains.model import Image
 
 _MARK = ".compiled"
@@ -44,6 +44,7 @@ def precompile(image: Image, environment: Path) -> None:
 
 def _list_modules(image: Image) -> list[str]:
     stages = [stage for chain in load_toolchains() for stage in chain.stages]
+    stages += load_targets().values()
     return sorted({stage.module for stage in stages if stage.image == image.name})
 
 

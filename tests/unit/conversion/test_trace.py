@@ -190,6 +190,22 @@ class TestRun:
         assert isinstance(request, bytes)
         assert json.loads(request)["trace"] == {"samples": expected}
 
+    @pytest.mark.parametrize(
+        ("error", "verdict"), [(1.9e-7, "rounding"), (2.1e-7, "incomplete"), (None, "incomplete")]
+    )
+    def test_a_stage_without_a_tracer_is_cleared_only_where_it_adds_no_error(
+        self, tmp_path: Path, error: float | None, verdict: str
+    ) -> None:
+        answer = {**stage("torch")["report"], "trace": FINE.model_dump()["trace"]}
+        made, last = report(), stage("tflite", [output(mean_abs=error)])
+        last["name"] = last["report"]["stage"] = "litert"
+        made["stages"].append(last)
+        chain, volume = load_toolchain("2020-09+litert"), Volume(json.dumps(answer).encode())
+        (tmp_path / "logs").mkdir()
+        records = validated(made).stages
+        found = trace_run(chain, volume, records, {"samples": 3}, tmp_path, Observer(), 8)
+        assert found.verdict == verdict
+
     @pytest.mark.parametrize("lacking", ["artifact", "signature"])
     def test_it_ends_where_an_artifact_is_lacking(self, tmp_path: Path, lacking: str) -> None:
         answer = {**stage("torch")["report"], "trace": FINE.model_dump()["trace"]}

@@ -14,9 +14,21 @@ import pytest
 from runner.engines.docker.engine import _list_own_cores
 from runner.errors import BadInput, EnvironmentUnavailable
 from runner.host.files import hash_file
+from runner.planning.check import Check
+from runner.planning.quantization import Quantization
 from runner.suite.cluster import compute_share, compute_width
-from runner.suite.files import PIECE, FileStore, SharedStore, bundle_pieces, read_piece
+from runner.suite.files import (
+    PIECE,
+    FileStore,
+    SharedStore,
+    append_pieces,
+    bundle_pieces,
+    read_piece,
+)
 from runner.suite.jobs.job import claim_cores
+from runner.suite.request import File, Request
+from runner.suite.run import _read_small
+from runner.suite.worker import MOST_CARRIED
 
 
 def test_a_file_that_is_sent_in_pieces_appears_whole(tmp_path: Path) -> None:
@@ -133,3 +145,34 @@ def test_containers_keep_to_the_runners_cores(monkeypatch: pytest.MonkeyPatch) -
     assert _list_own_cores({"CPUSet": True, "NCPU": 2}) is None  # another machine's daemon
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     assert _list_own_cores({"CPUSet": True, "NCPU": 2}) is None
+
+
+def test_small_files_come_with_their_conversion(tmp_path: Path) -> None:
+    def request(*sizes: int) -> Request:
+        files = {}
+        for number, size in enumerate(sizes):
+            path = tmp_path / f"{number}"
+            path.write_bytes(bytes([number]) * size)
+            files[f"model/{number}"] = File(str(path), hash_file(path), size)
+        return Request("k", "t", "model/0", "", {}, Check(), Quantization(), {}, files)
+
+    carried = _read_small(request(10, MOST_CARRIED - 10))
+    assert {len(content) for content in carried.values()} == {10, MOST_CARRIED - 10}
+    assert all(hashlib.sha256(content).hexdigest() == key for key, content in carried.items())
+    assert not _read_small(request(10, MOST_CARRIED - 9))
+    gone = request(10)
+    (tmp_path / "0").unlink()
+    assert not _read_small(gone)
+
+
+def test_pieces_make_the_files_again(tmp_path: Path) -> None:
+    contents = {"a": b"x" * 10, "large": os.urandom(2 * PIECE + 5), "b": b"y" * 20}
+    (tmp_path / "made").mkdir()
+    files = {name: ("ab" * 32, len(content)) for name, content in contents.items()}
+    for bundle in bundle_pieces(files):
+        given = [contents[p.name][p.offset : p.offset + PIECE] for p in bundle]
+        assert append_pieces(tmp_path / "made", bundle, given) == ""
+        assert sum(map(len, given)) <= PIECE
+    for name, content in contents.items():
+        assert (tmp_path / "made" / name).read_bytes() == content
+    assert append_pieces(tmp_path / "made", bundle, [None] * len(bundle)) == bundle[0].name

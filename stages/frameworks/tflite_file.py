@@ -12,6 +12,19 @@ _IDENTIFIER = b"TFL3"
 _ALIGNMENT = 16
 
 
+def read_model(content: bytes, schema: Any) -> Any:
+    """Read a model as a tree of objects, by a release's generated code.
+
+    An operator that reads nothing, such as VAR_HANDLE, may have no list of inputs: it gets one.
+    """
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    for operator in (operator for graph in model.subgraphs for operator in graph.operators):
+        for side in ("inputs", "outputs"):
+            if getattr(operator, side) is None:
+                setattr(operator, side, np.empty(0, np.int32))
+    return model
+
+
 def pack_model(model: Any) -> bytes:
     """Write a model with its buffers aligned, as the format demands."""
     import flatbuffers

@@ -65,9 +65,8 @@ class _Graph:
             self._replace(group)
             gone.update(group.convolutions)
         kept = {place: op for place, op in enumerate(self.operators) if place not in gone}
-        read = {int(t) for op in kept.values() for t in op.inputs} | set(
-            map(int, self.graph.outputs)
-        )
+        read = set(map(int, self.graph.outputs))
+        read.update(int(t) for op in kept.values() for t in op.inputs)
         parts = {place for group in groups for place in group.parts}
         self.graph.operators = [
             op
@@ -116,16 +115,14 @@ class _Graph:
         """Return what is the same for all convolutions of a group; None for one that is in none."""
         tensors = self.graph.tensors
         known = [int(t) for t in op.inputs]
-        filters, bias = self._constant(known[1]), None
+        filters = self._constant(known[1])
         if filters is None or any(tensors[i].type != 0 for i in (known[0], known[1])):
             return None  # 0 is FLOAT32
         if filters.shape[_CHANNELS] != self._shape(known[0])[_CHANNELS]:
             return None  # it has groups itself, and others than the whole would have
         has_bias = len(known) > 2 and known[2] >= 0
-        if has_bias:
-            bias = self._constant(known[2])
-            if bias is None:
-                return None
+        if has_bias and self._constant(known[2]) is None:
+            return None
         options = tuple(getattr(op.builtinOptions, name) for name in _OPTIONS)
         return (*options, filters.shape, has_bias)
 

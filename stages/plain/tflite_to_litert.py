@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, List, Sequence
 
-from stages.frameworks.tflite_file import drop_unread, pack_model
+from stages.frameworks.tflite_file import drop_unread, pack_model, read_model
 from stages.frameworks.tflite_runtime import Runtime, check, find_indices
 from stages.kit.contract import Job, Signature, Stage, StageError, Tensor, run_as_program
 from stages.plain.grouped_convolutions import join_groups
@@ -21,7 +21,7 @@ def convert(job: Job) -> Signature:
 
     known = job.require_upstream_signature()
     content = job.input.read_bytes()
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    model = read_model(content, schema)
     _refuse_flex(model)
     before = [list(map(int, side)) for side in _list_ends(model)]
     joined = join_groups(model, schema)

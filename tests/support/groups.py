@@ -247,7 +247,7 @@ def join(folder: Path) -> Dict[str, Any]:
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.interpreter import Interpreter
 
-    from stages.frameworks.tflite_file import drop_unread, pack_model
+    from stages.frameworks.tflite_file import drop_unread, pack_model, read_model
     from stages.plain.grouped_convolutions import join_groups
 
     value = np.random.RandomState(1).randn(1, 8, 8, 16).astype(np.float32)
@@ -264,7 +264,7 @@ def join(folder: Path) -> Dict[str, Any]:
     answers = {}
     for name in EXPECTED:
         content = (folder / f"{name}.tflite").read_bytes()
-        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+        model = read_model(content, schema)
         joined = join_groups(model, schema)
         drop_unread(model)
         before, after = run(content), run(pack_model(model))

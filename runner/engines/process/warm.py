@@ -111,7 +111,7 @@ class WarmProcess:
         return int(said["pid"])
 
     def refuse(self) -> None:
-        """Have it ended, and no other like it started."""
+        """Have it ended; the second time, no other like it is started."""
         if _keeper is not None:
             with suppress(OSError):
                 _send(_keeper, {"do": "refuse", "key": self._key})

@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import subprocess
+from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from runner.host.process_identity import make_death_signal
 _MOST = 6
 # All stages of one process share its addresses in memory, which tells hostile ones of each other.
 _MOST_STAGES = 100
+# A cause may pass, such as a machine without memory for a moment: the second time it is believed.
+_MOST_REFUSALS = 2
 # The share of the machine's memory that is left to the stages.
 _LEAST_SHARE = 0.25
 _MOST_BYTES = 1 << 16
@@ -56,7 +59,7 @@ class Keeper:
 
     def __init__(self) -> None:
         self._kept: dict[str, _Kept] = {}
-        self._refused: set[str] = set()
+        self._refused: Counter[str] = Counter()
         self._jobs = 0
 
     def serve(self, job: int, requests: socket.socket) -> None:
@@ -90,14 +93,15 @@ class Keeper:
     def _answer(self, request: dict[str, Any], requests: socket.socket) -> None:
         key = request["key"]
         if request["do"] == "refuse":
-            self._refused.add(key)
+            self._refused[key] += 1
             self._end(key)
             return
         kept = self._kept.get(key)
         if kept and (kept.process.poll() is not None or kept.stages >= _MOST_STAGES):
             self._end(key)
             kept = None
-        if kept is None and key not in self._refused and self._make_room():
+        believed = self._refused[key] >= _MOST_REFUSALS
+        if kept is None and not believed and self._make_room():
             kept = self._kept[key] = _start(request["command"], request["cores"])
         if kept is not None:
             kept.stages += 1

@@ -39,7 +39,7 @@ ABOUT = {
     "created": "2026-01-01T00:00:00Z",
     "runner": "1",
     "platform": "x86_64-manylinux2014",
-    "toolchains": ["pytorch-tflite-2020"],
+    "toolchains": ["pytorch-tflite-2020", "pytorch-tflite-2020+litert"],
     "host_python": "",
     "interpreters": [],
 }

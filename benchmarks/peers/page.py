@@ -39,10 +39,10 @@ project's; their conversions are checked like any other.
   {runtimes}; each with 1 and 2 threads.
 - **Error**: absolute, against the outputs of torch 1.5.1 on the same {results["samples"]} inputs,
   in LiteRT.
-- **Conversion**: {runs}. CPU is what the machine's cores
-  worked meanwhile, memory the peak of the largest process. For `runner` it is the whole command with
-  `--samples 1`, so ONNX Runtime, TensorFlow and TFLite are loaded and run too; peers only
-  convert. onnx2tf starts from the ONNX file of torch 1.5.1: the export is not in its figures.
+- **Conversion**: {runs}. CPU is what the machine's
+  cores worked meanwhile, memory the peak of the largest process. For `runner` it is the whole
+  command with `--samples 1`, so ONNX Runtime, TensorFlow and TFLite are loaded and run too; peers
+  only convert. onnx2tf starts from the ONNX file of torch 1.5.1: the export is not in its figures.
 - **Input**: a file whose input is NCHW, as in PyTorch, has the transpose inside (one TRANSPOSE);
   a file with an NHWC input leaves it to the caller, and its latency is without.
 

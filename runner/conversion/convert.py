@@ -22,7 +22,7 @@ from runner.conversion.quantized.elsewhere import select_ready, try_elsewhere
 from runner.conversion.quantized.trace import add_quantized, list_traceable, trace_quantized
 from runner.conversion.settings import DEFAULT_SAMPLES, RunSettings
 from runner.conversion.stages import StageRunner
-from runner.conversion.trace import choose_samples, trace_run
+from runner.conversion.trace import choose_samples, count_samples, trace_run
 from runner.engines.base import Volume
 from runner.engines.select import Choice, prepare_engine
 from runner.errors import BadInput, EnvironmentUnavailable, RunnerError
@@ -226,7 +226,8 @@ def _diagnose(
     """Trace the float chain if its gate failed, and otherwise the quantised models alone."""
     folder, chain = plan.output, plan.toolchain
     if decide_outcome(plan, records, False)[0] == "out-of-tolerance":
-        return trace_run(chain, volume, records, plan.check, folder, view)
+        samples = count_samples([record.report for record in records if record.report])
+        return trace_run(chain, volume, records, plan.check, folder, view, samples)
     begin = time.monotonic()
     reports = [record.report for record in quantized if record.report]
     diagnosis = Diagnosis(

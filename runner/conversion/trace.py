@@ -25,6 +25,10 @@ from runner.toolchains.model import Stage, Toolchain
 # At most this many of them are the worst of the check; the rest are its first.
 _WORST = 4
 _MOST_OTHERS = 20
+# As many times the reference's own rounding count as rounding (stages/kit/statistics.py).
+_AT_ROUNDING = 2
+# The first and the worst one.
+_FEW_SAMPLES = 2
 _UNTRACED = "no program compares its tensors"
 # So many times the reference's own rounding is not the sum of roundings in another order.
 _MOST_NOISE_FLOORS = 10
@@ -85,6 +89,16 @@ def _count_noise_floors(reports: Iterable[StageReport]) -> float | None:
     checks = [report.check for report in reports if report.check]
     outputs = checks[-1].outputs if checks else []
     return max((o.times_noise_floor for o in outputs if o.times_noise_floor), default=None)
+
+
+def count_samples(reports: Sequence[StageReport]) -> int:
+    """Return how many samples to trace unasked: few where the result's error is at rounding.
+
+    Most likely no operator is wrong then, and the trace would take as long as the whole run.
+    """
+    floors = _count_noise_floors(reports)
+    at_rounding = floors is not None and floors <= _AT_ROUNDING
+    return _FEW_SAMPLES if at_rounding else DEFAULT_SAMPLES
 
 
 def choose_samples(reports: Sequence[StageReport], available: int, wanted: int) -> list[int]:

@@ -11,7 +11,7 @@ import pytest
 from sample_reports import output, report, stage, validated
 
 from runner.conversion.observer import Observer
-from runner.conversion.trace import judge, trace_run
+from runner.conversion.trace import count_samples, judge, trace_run
 from runner.engines.base import OnLine, StageExit
 from runner.engines.limits import DEFAULTS
 from runner.errors import EnvironmentUnavailable
@@ -205,6 +205,17 @@ class TestRun:
         records = validated(made).stages
         found = trace_run(chain, volume, records, {"samples": 3}, tmp_path, Observer(), 8)
         assert found.verdict == verdict
+
+    @pytest.mark.parametrize(
+        ("times", "count"), [(0.9, 2), (2.0, 2), (2.1, 8), (None, 8), (40.0, 8)]
+    )
+    def test_few_samples_are_traced_unasked_of_what_is_at_rounding(
+        self, times: float | None, count: int
+    ) -> None:
+        made, other = report(), output("other", times_noise_floor=None)
+        made["stages"][-1] = stage("tflite", [output(times_noise_floor=times), other])
+        reports = [record.report for record in validated(made).stages if record.report]
+        assert count_samples(reports) == count
 
     @pytest.mark.parametrize("lacking", ["artifact", "signature"])
     def test_it_ends_where_an_artifact_is_lacking(self, tmp_path: Path, lacking: str) -> None:

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import psutil
-
+from benchmarks.machine import count_cpu
 from runner.conversion.observer import Observer
 from runner.engines.process.engine import ProcessEngine
 from runner.engines.process.environments import locate_environment_python
@@ -104,12 +103,6 @@ def measure(arguments: Sequence[str], folder: Path) -> Cost:
             stdout=subprocess.DEVNULL,
         )
         return Cost(time.perf_counter() - begin, count_cpu() - before)
-
-
-def count_cpu() -> float:
-    """Count the seconds that this machine's cores have worked, since it started."""
-    times = psutil.cpu_times()
-    return float(times.user + times.nice + times.system + times.irq + times.softirq)
 
 
 def describe(title: str, engine: str, ahead: Sequence[Cost], alone: Sequence[Cost]) -> str:

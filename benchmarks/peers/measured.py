@@ -7,19 +7,15 @@ hands a parent's peak to its child.
 """
 
 import json
-import os
 import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where `runner` is not installed
 
-def count_cpu() -> float:
-    """Count the seconds that this machine's cores have worked since it started (proc(5), stat)."""
-    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    user, nice, system, _, _, irq, softirq = map(int, fields[:7])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+from benchmarks.machine import count_cpu
 
 
 def main() -> int:

@@ -23,9 +23,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
 from distributed import Client
 
+from benchmarks.machine import count_cpu
 from runner.conversion.observer import Observer
 from runner.engines.process.engine import ProcessEngine
 from runner.engines.process.environments import locate_environment_python
@@ -77,12 +77,6 @@ def main() -> None:
         text = describe(walls, cpus, median(starts), total, toolchains, arguments)
     (HERE / "speed.md").write_text(text)
     print(text)
-
-
-def count_cpu() -> float:
-    """Count the seconds that this machine's cores have worked, since it started."""
-    times = psutil.cpu_times()
-    return float(times.user + times.nice + times.system + times.irq + times.softirq)
 
 
 def loop(folder: Path, toolchains: list[str]) -> None:

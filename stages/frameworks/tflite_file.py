@@ -25,6 +25,11 @@ def read_model(content: bytes, schema: Any) -> Any:
     return model
 
 
+def get_builtin(code: Any) -> int:
+    """Return the number of an operator; files of before 2020 hold it in the older field alone."""
+    return max(int(code.builtinCode), int(getattr(code, "deprecatedBuiltinCode", 0)))
+
+
 def pack_model(model: Any) -> bytes:
     """Write a model with its buffers aligned, as the format demands."""
     import flatbuffers

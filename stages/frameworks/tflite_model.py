@@ -13,7 +13,7 @@ import flatbuffers
 import numpy as np
 
 from stages.frameworks.tensorflow import import_tensorflow
-from stages.frameworks.tflite_file import drop_unread
+from stages.frameworks.tflite_file import drop_unread, get_builtin
 from stages.kit.tracing import Arrays, Artifact, Piece
 
 _GATHERING = ("MEAN", "SUM", "AVERAGE_POOL_2D", "SOFTMAX", "L2_NORMALIZATION", "LOG_SOFTMAX")
@@ -42,7 +42,7 @@ class TfliteModel(Artifact):
 
     def _get_kind(self, operator: Any) -> str:
         code = self.model.operatorCodes[operator.opcodeIndex]
-        number = max(int(code.builtinCode), int(getattr(code, "deprecatedBuiltinCode", 0)))
+        number = get_builtin(code)
         names = vars(self.schema.BuiltinOperator).items()
         kind = next((name for name, value in names if value == number), str(number))
         if kind == "CUSTOM" and code.customCode:

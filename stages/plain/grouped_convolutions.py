@@ -14,6 +14,8 @@ from typing import Any, Dict, List, Optional, Sequence, Set
 
 import numpy as np
 
+from stages.frameworks.tflite_file import get_builtin
+
 _VERSION, _RUNTIME = 6, "2.9.0"
 _OPTIONS = ("padding", "strideW", "strideH", "dilationWFactor", "dilationHFactor")
 _CHANNELS = 3
@@ -216,7 +218,7 @@ class _Graph:
         if code.version >= _VERSION:
             return index
         for number, known in enumerate(self.model.operatorCodes):
-            if known.version == _VERSION and self._number(known) == self._number(code):
+            if known.version == _VERSION and get_builtin(known) == get_builtin(code):
                 return number
         grouped = self.schema.OperatorCodeT()
         grouped.builtinCode, grouped.version = code.builtinCode, _VERSION
@@ -225,13 +227,8 @@ class _Graph:
         return len(self.model.operatorCodes) - 1
 
     def _is(self, op: Any, kind: str) -> bool:
-        number = self._number(self.model.operatorCodes[op.opcodeIndex])
+        number = get_builtin(self.model.operatorCodes[op.opcodeIndex])
         return number == getattr(self.schema.BuiltinOperator, kind)
-
-    @staticmethod
-    def _number(code: Any) -> int:
-        """Return an operator's number; files of before 2020 hold it in the older field alone."""
-        return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
 
     def _shape(self, index: int) -> Sequence[int]:
         shape = self.graph.tensors[index].shape
@@ -256,12 +253,12 @@ def _raise_runtime_version(model: Any) -> None:
         if entry.name == _METADATA:
             data = model.buffers[entry.buffer].data
             text = bytes(data).rstrip(b"\0").decode("ascii", "replace")
-            if _number(text) < _number(_RUNTIME):
+            if _split_version(text) < _split_version(_RUNTIME):
                 size = max(len(data), len(_RUNTIME))
                 model.buffers[entry.buffer].data = np.frombuffer(
                     _RUNTIME.encode().ljust(size, b"\0"), np.uint8
                 )
 
 
-def _number(version: str) -> List[int]:
+def _split_version(version: str) -> List[int]:
     return [int(part) for part in version.split(".") if part.isdigit()]

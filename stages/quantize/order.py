@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List
 
-from stages.frameworks.tflite_file import pack_model
+from stages.frameworks.tflite_file import get_builtin, pack_model
 
 
 def sort_dequantized(content: bytes) -> bytes:
@@ -21,8 +21,7 @@ def sort_dequantized(content: bytes) -> bytes:
     codes = [
         i
         for i, code in enumerate(model.operatorCodes)
-        if code.builtinCode == schema.BuiltinOperator.DEQUANTIZE
-        or code.deprecatedBuiltinCode == schema.BuiltinOperator.DEQUANTIZE
+        if get_builtin(code) == schema.BuiltinOperator.DEQUANTIZE
     ]
     for graph in model.subgraphs:
         _sort(graph, codes)

@@ -13,7 +13,7 @@ from typing import Any, List, Optional, Tuple
 
 import numpy as np
 
-from stages.frameworks.tflite_file import pack_model
+from stages.frameworks.tflite_file import get_builtin, pack_model
 
 # The specification of 8-bit quantisation leaves out -128 for weights: kernels rely on it.
 _LARGEST = 127
@@ -107,7 +107,7 @@ def _list_weighted(schema: Any, model: Any) -> List[Tuple[str, Any]]:
     found = []
     for operator in model.subgraphs[0].operators:
         code = model.operatorCodes[operator.opcodeIndex]
-        kind = names.get(max(code.builtinCode, code.deprecatedBuiltinCode))
+        kind = names.get(get_builtin(code))
         if kind:
             found.append((kind, operator))
     return found

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence, Set
 
 import numpy as np
 
-from stages.frameworks.tflite_file import pack_model
+from stages.frameworks.tflite_file import get_builtin, pack_model
 from stages.frameworks.tflite_model import TfliteModel
 from stages.kit.contract import StageError
 from stages.quantize.layers.noise import INTEGER_ENDS
@@ -152,7 +152,7 @@ class _Surgery:
 
     def _kind(self, operator: Any) -> int:
         code = self.model.operatorCodes[operator.opcodeIndex]
-        return int(max(code.builtinCode, code.deprecatedBuiltinCode))
+        return get_builtin(code)
 
     def _join_ends(self) -> None:
         """Read float values where they are, rather than from integers made of them."""

@@ -7,9 +7,11 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from distributed import Client, LocalCluster, get_worker
 
 from runner.engines.docker.engine import _list_own_cores
 from runner.errors import BadInput, EnvironmentUnavailable
@@ -26,9 +28,9 @@ from runner.suite.files import (
     read_piece,
 )
 from runner.suite.jobs.job import claim_cores
-from runner.suite.request import File, Request
+from runner.suite.request import File, Request, Setting
 from runner.suite.run import _read_small
-from runner.suite.worker import MOST_CARRIED
+from runner.suite.worker import MOST_CARRIED, MissingFiles, Task, _lay_out
 
 
 def test_a_file_that_is_sent_in_pieces_appears_whole(tmp_path: Path) -> None:
@@ -163,6 +165,33 @@ def test_small_files_come_with_their_conversion(tmp_path: Path) -> None:
     gone = request(10)
     (tmp_path / "0").unlink()
     assert not _read_small(gone)
+
+
+def test_a_worker_takes_what_comes_with_a_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks nobody for it, and keeps it; what does not come is missing."""
+    monkeypatch.setenv("RUNNER_CACHE_DIR", str(tmp_path / "cache"))
+    content = b"a small model"
+    sha256 = hashlib.sha256(content).hexdigest()
+    file = File("gone", sha256, len(content))
+    made = Request("k", "t", "model/0", "", {}, Check(), Quantization(), {}, {"model/0": file})
+    task = Task(made, Setting(), "cell", "runner", "client")
+
+    def lay_out(task: Task, folder: str) -> None:
+        _lay_out(get_worker(), task, Path(folder))
+
+    with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        with pytest.raises(MissingFiles):
+            client.submit(lay_out, task, str(tmp_path / "none"), pure=False).result()
+        carried = replace(task, contents={sha256: content})
+        client.submit(lay_out, carried, str(tmp_path / "made"), pure=False).result()
+    assert (tmp_path / "made/model/0").read_bytes() == content
+    found = FileStore().find(sha256, len(content))
+    assert found is not None and found.read_bytes() == content
 
 
 def test_pieces_make_the_files_again(tmp_path: Path) -> None:

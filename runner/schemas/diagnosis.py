@@ -17,10 +17,14 @@ class _Model(BaseModel):
 
 
 class Place(_Model):
-    """Where an ONNX tensor lies in the frozen graph; `axes[i]` is the ONNX axis at position i."""
+    """Where an ONNX tensor lies in the frozen graph; `axes[i]` is the ONNX axis at position i.
+
+    `channels[i]` is the ONNX channel at place i; empty where channels lie in ONNX's order.
+    """
 
     node: str
     axes: list[Integer] = Field(max_length=16)
+    channels: list[Integer] = Field([], max_length=1 << 16)
 
 
 class TracePoint(_Model):

@@ -199,7 +199,7 @@ def _get_node(representation: Any, output: str) -> Tuple[str, Any]:
 def _locate_tensors(
     representation: Any, signature: Signature, graph_def: Any
 ) -> Dict[str, Dict[str, Any]]:
-    """Return the node and the order of axes of each ONNX tensor that the graph holds.
+    """Return the node and the order of axes and channels of each ONNX tensor that the graph holds.
 
     This is how a trace knows that two tensors are the same.
     """
@@ -207,6 +207,7 @@ def _locate_tensors(
     outputs = {tensor.name: tensor.node for tensor in signature.outputs}
     places: Dict[str, Dict[str, Any]] = {}
     values = getattr(representation, "values", None)
+    channels = getattr(representation, "channels", {})
     if values is None:  # converted by onnx-tf alone: every tensor has ONNX's order of axes
         found = [
             (name, tensor, None)
@@ -220,6 +221,8 @@ def _locate_tensors(
         if node.partition(":")[0] in kept and tensor.op.type not in ("Const", "Placeholder"):
             axes = list(order) if order is not None and name not in outputs else []
             places[name] = {"node": node, "axes": axes}
+            if name in channels:
+                places[name]["channels"] = channels[name]
             if len(places) == _MOST_PLACES:
                 break
     return places

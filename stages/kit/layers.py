@@ -32,7 +32,8 @@ def read_layers(volume: Path) -> Dict[str, str]:
 def read_places(volume: Path) -> Dict[str, Dict[str, Any]]:
     """Return the `node` and the `axes` of each ONNX tensor in the frozen graph; {} if unreported.
 
-    `axes[i]` is the ONNX axis at position i there.
+    `axes[i]` is the ONNX axis at position i there; where channels lie in another order, `channels`
+    has the ONNX channel at each place.
     """
     for report in read_earlier_reports(volume):
         if report.get("tensors"):

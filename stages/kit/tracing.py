@@ -43,16 +43,20 @@ _MOST_POINTS = 4000
 class Pair:
     """A tensor of the artifact and its counterpart.
 
-    `axes[i]` is the counterpart's axis at position i of the artifact's tensor; None if unchanged.
+    `axes[i]` is the counterpart's axis at position i of the artifact's tensor, `channels[i]` its
+    channel (of axis 1) that is the artifact's channel i; None if unchanged.
     """
 
     name: str
     reference: str
     axes: Optional[Tuple[int, ...]] = None
+    channels: Optional[Tuple[int, ...]] = None
 
     def turned(self, array: np.ndarray) -> np.ndarray:
-        """Return the reference's array in the artifact's order of axes."""
+        """Return the reference's array in the artifact's order of axes and channels."""
         array = np.asarray(array)  # a row of a vector is a numpy scalar
+        if self.channels is not None:
+            array = array.take(self.channels, 1)
         if self.axes is None or array.ndim != len(self.axes):
             return array
         return np.ascontiguousarray(array.transpose(self.axes))

@@ -73,7 +73,8 @@ def _list_pairs(job: Job, signature: Signature, present: Sequence[str]) -> List[
         places[tensor.name] = {"node": tensor.node, "axes": list(tensor.axes)}
     taken: Dict[str, Pair] = {}
     for name, place in places.items():
-        taken.setdefault(place["node"], Pair(place["node"], name, tuple(place["axes"]) or None))
+        axes, channels = (tuple(place.get(key, ())) or None for key in ("axes", "channels"))
+        taken.setdefault(place["node"], Pair(place["node"], name, axes, channels))
     known = set(present)
     return [pair for pair in taken.values() if pair.name in known]
 

@@ -43,6 +43,8 @@ class Outcome:
     # At which other magnitudes it ran, and what came of them that is not explained by rounding.
     magnitudes: frozenset[float] = frozenset()
     stressed: tuple[str, ...] = ()
+    # Of the stage onnx-tf, those that changed something.
+    fixes: frozenset[str] = frozenset()
 
     @property
     def good(self) -> bool:
@@ -86,6 +88,7 @@ def outcome(volume: Path) -> Outcome:
         report["operators"],
         frozenset(stress["magnitude"] for stress in report["check"]["stress"]),
         tuple(text for text in stressed if text),
+        frozenset(json.loads((volume / "reports" / "onnx-tf.json").read_text())["fixes"]),
     )
 
 
@@ -135,6 +138,25 @@ def test_every_net_is_right_at_other_magnitudes(with_fixes: dict[str, Outcome]) 
     # Loops whose length depends on values are unrolled as often as the usual inputs need.
     stressed = {net: found.stressed for net, found in with_fixes.items() if found.stressed}
     assert set(stressed) <= {"scripted_values"}, stressed
+
+
+def test_shuffles_move_no_data_where_weights_can_follow(with_fixes: dict[str, Outcome]) -> None:
+    """Those between convolutions, however they are written; those that others read stay."""
+    folded = {
+        net: "channel-shuffle" in found.fixes
+        for net, found in with_fixes.items()
+        if net.startswith("shuffle_")
+    }
+    named = re.findall(r'^    "(\w+)": \(', (SUPPORT / "shuffles.py").read_text(), re.MULTILINE)
+    assert [f"shuffle_{name}" for name in named] == list(folded) and len(folded) > 20
+    kept = named[named.index("ends") :]
+    assert [net for net, found in folded.items() if not found] == [f"shuffle_{n}" for n in kept]
+    moved = {net: with_fixes[net].operators for net, found in folded.items() if found}
+    # The input and the outputs are turned; a vector's reshapes are of that.
+    assert {net: found["TRANSPOSE"] for net, found in moved.items() if found["TRANSPOSE"] > 2} == {
+        "shuffle_given_too": 3
+    }
+    assert not any("STRIDED_SLICE" in found or "GATHER" in found for found in moved.values())
 
 
 def test_each_fix_has_a_net_that_needs_it() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
+import shuffles
 import sweeps
 import torch
 import torch.nn as nn
@@ -1542,6 +1543,9 @@ for _name, (_sweep, _) in sweeps.make_sweeps().items():
     FUNCTIONS[_name] = lambda m, x, sweep=_sweep: sweep(x)
     net(_name, lambda name=_name: Fn(name), (1, 4, 6))  # type: ignore[misc]
 
+for _name, (_function, _modules, _shape) in {**shuffles.FOLDED, **shuffles.KEPT}.items():
+    fn(f"shuffle_{_name}", _shape, modules=_modules)(_function)
+
 
 NEEDS: Dict[str, str] = {
     "index_next": "narrow-integers",
@@ -1589,6 +1593,7 @@ NEEDS: Dict[str, str] = {
     "norm_group": "normalization",
     "gru": "recurrent",
     "pixel_shuffle": "depth-to-space",
+    "shuffle_by_chunks": "channel-shuffle",
     "gather_index": "selection",
     "op_assigned": "selection",
     "op_scatter_number": "selection",

@@ -18,7 +18,8 @@ from stages.fixes.onnx_tf import prune
 from stages.fixes.onnx_tf.emitter import Emitter
 from stages.fixes.onnx_tf.handlers import register_all
 from stages.fixes.onnx_tf.layout import Order, Value, channels_last, plain
-from stages.fixes.onnx_tf.rewrites import Graph, rewrite
+from stages.fixes.onnx_tf.onnx_graph import Graph
+from stages.fixes.onnx_tf.rewrites import rewrite
 from stages.kit.contract import Tensor
 
 register_all()
@@ -51,9 +52,11 @@ class Representation:
         axes: Dict[str, Order],
         directly: bool,
         values: Dict[str, Value],
+        channels: Dict[str, List[int]],
     ) -> None:
         self.graph = graph
         self.values = values
+        self.channels = channels
         self.inputs = inputs
         self.outputs = outputs
         self.tensor_dict = tensors
@@ -169,6 +172,7 @@ def _emit_graph(
             result = TensorflowRep(graph, inputs, source.outputs, {**tensors, **known})
             result.axes = axes
             result.values = emitter.values
+            result.channels = source.channels
             return result
         for name, tensor in outputs.items():
             # Each output gets an operator of its own, even for an input or an interior tensor;
@@ -186,6 +190,7 @@ def _emit_graph(
         axes,
         "layout" in fixes,
         emitter.values,
+        source.channels,
     )
 
 

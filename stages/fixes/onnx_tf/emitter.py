@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from stages.fixes.onnx_tf.folding import fold
 from stages.fixes.onnx_tf.layout import Order, Value, channels_last, narrow, plain, transpose
-from stages.fixes.onnx_tf.rewrites import Graph
+from stages.fixes.onnx_tf.onnx_graph import Graph
 from stages.kit.contract import StageError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
-from stages.fixes.onnx_tf.rewrites import Graph, list_all_inputs
+from stages.fixes.onnx_tf.onnx_graph import Graph, list_all_inputs
 
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 

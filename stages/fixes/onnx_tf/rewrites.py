@@ -5,65 +5,21 @@ from __future__ import annotations
 import copy
 import traceback
 from collections import Counter
-from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
+from typing import Dict, List, Optional, Set, Tuple
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
+from stages.fixes.onnx_tf.channel_order import fold_shuffles
 from stages.fixes.onnx_tf.folding import fold, read_constant
 from stages.fixes.onnx_tf.layout import Value
-
-
-class Graph:
-    """The nodes in order and constants by name of a GraphProto, which itself stays unchanged."""
-
-    def __init__(self, proto: onnx.GraphProto) -> None:
-        self.consts: Dict[str, np.ndarray] = {
-            # A copy, as to_array may return a view of the message.
-            tensor.name: np.array(numpy_helper.to_array(tensor))
-            for tensor in proto.initializer
-        }
-        self.inputs = [value for value in proto.input if value.name not in self.consts]
-        self.outputs = [value.name for value in proto.output]
-        self.output_types = {v.name: v.type.tensor_type.elem_type for v in proto.output}
-        self.nodes: List[onnx.NodeProto] = []
-        for node in proto.node:
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
-            self.nodes.append(copy)
-
-    def uses(self) -> Counter:
-        """Count the consumers of each tensor; being an output of the graph counts as one."""
-        names = Counter(name for node in self.nodes for name in list_all_inputs(node))
-        names.update(self.outputs)
-        return names
-
-    def map_producers(self) -> Dict[str, onnx.NodeProto]:
-        return {name: node for node in self.nodes for name in node.output}
-
-    def remove(self, nodes: Iterable[onnx.NodeProto]) -> None:
-        gone = {id(node) for node in nodes}
-        self.nodes = [node for node in self.nodes if id(node) not in gone]
-
-    def make_fresh_name(self, name: str) -> str:
-        while name in self.consts:
-            name += "_"
-        return name
-
-
-def list_all_inputs(node: onnx.NodeProto) -> List[str]:
-    """Return the tensors that a node reads, including those that its subgraphs read."""
-    names = list(node.input)
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            names += [name for inner in attribute.g.node for name in list_all_inputs(inner)]
-            names += [value.name for value in attribute.g.output]
-    return names
-
-
-def read_attributes(node: onnx.NodeProto) -> Dict[str, Any]:
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+from stages.fixes.onnx_tf.onnx_graph import (
+    Graph,
+    decode_attributes,
+    list_all_inputs,
+    read_attributes,
+)
 
 
 def rewrite(graph: Graph, fixes: Set[str]) -> Tuple[Set[str], List[str]]:
@@ -74,12 +30,13 @@ def rewrite(graph: Graph, fixes: Set[str]) -> Tuple[Set[str], List[str]]:
         if fix not in fixes:
             continue
         nodes, consts = copy.deepcopy(graph.nodes), dict(graph.consts)
+        channels = dict(graph.channels)
         try:
             if function(graph):
                 used.add(fix)
         except Exception as error:  # a defect of ours must not cost the conversion
             traceback.print_exc()
-            graph.nodes, graph.consts = nodes, consts
+            graph.nodes, graph.consts, graph.channels = nodes, consts, channels
             notes.append(
                 f"The fix '{fix}' failed, and was left out in part: {type(error).__name__}: "
                 f"{str(error)[:200]}"
@@ -91,6 +48,12 @@ def _lift_constants(graph: Graph) -> None:
     lifted = [node for node in graph.nodes if node.op_type == "Constant"]
     for node in lifted:
         graph.consts[node.output[0]] = read_constant(read_attributes(node))
+    # An open batch is converted at fixed sizes, which its shapes are computed from.
+    for node in graph.nodes:
+        shape = graph.get_input_shape(node.input[0]) if node.op_type == "Shape" else None
+        if shape is not None and node.output[0] not in graph.outputs:
+            graph.consts[node.output[0]] = np.array(shape, np.int64)
+            lifted.append(node)
     graph.remove(lifted)
     computed = []
     for node in graph.nodes:
@@ -98,18 +61,11 @@ def _lift_constants(graph: Graph) -> None:
         if not known or len(node.output) != 1 or node.output[0] in graph.outputs:
             continue
         values = [Value.from_const(graph.consts[name]) if name else None for name in node.input]
-        result = fold(node.op_type, _decode_attributes(node), values, 11)
+        result = fold(node.op_type, decode_attributes(node), values, 11)
         if result is not None and result[0].const is not None:
             graph.consts[node.output[0]] = result[0].const
             computed.append(node)
     graph.remove(computed)
-
-
-def _decode_attributes(node: onnx.NodeProto) -> Dict[str, Any]:
-    return {
-        name: value.decode() if isinstance(value, bytes) else value
-        for name, value in read_attributes(node).items()
-    }
 
 
 def _drop_identities(graph: Graph) -> None:
@@ -376,4 +332,5 @@ _REWRITES = (
     ("convolution", _add_to_bias),
     ("depth-to-space", _merge_pixel_shuffles),
     ("matmul", _add_bias_to_matmul),
+    ("channel-shuffle", fold_shuffles),
 )

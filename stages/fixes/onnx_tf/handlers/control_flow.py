@@ -10,7 +10,7 @@ import tensorflow as tf
 from stages.fixes.onnx_tf.emitter import Decline, Emitter, Inputs, Node, handles
 from stages.fixes.onnx_tf.handlers.elementwise import broadcast
 from stages.fixes.onnx_tf.layout import Value, reshape
-from stages.fixes.onnx_tf.rewrites import Graph
+from stages.fixes.onnx_tf.onnx_graph import Graph
 
 _MOST_ITERATIONS = 256
 

@@ -1,0 +1,79 @@
+"""An ONNX graph as the rewrites change it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Dict, Iterable, List, Optional
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+
+class Graph:
+    """The nodes in order and constants by name of a GraphProto, which itself stays unchanged."""
+
+    def __init__(self, proto: onnx.GraphProto) -> None:
+        self.consts: Dict[str, np.ndarray] = {
+            # A copy, as to_array may return a view of the message.
+            tensor.name: np.array(numpy_helper.to_array(tensor))
+            for tensor in proto.initializer
+        }
+        self.inputs = [value for value in proto.input if value.name not in self.consts]
+        self.outputs = [value.name for value in proto.output]
+        self.output_types = {v.name: v.type.tensor_type.elem_type for v in proto.output}
+        self.nodes: List[onnx.NodeProto] = []
+        for node in proto.node:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            self.nodes.append(copy)
+        # The ONNX channel at each place of the tensors whose channels lie in another order.
+        self.channels: Dict[str, List[int]] = {}
+
+    def uses(self) -> Counter:
+        """Count the consumers of each tensor; being an output of the graph counts as one."""
+        names = Counter(name for node in self.nodes for name in list_all_inputs(node))
+        names.update(self.outputs)
+        return names
+
+    def map_producers(self) -> Dict[str, onnx.NodeProto]:
+        return {name: node for node in self.nodes for name in node.output}
+
+    def get_input_shape(self, name: str) -> Optional[List[int]]:
+        """Return the shape of an input of the graph; None if it is none, or has unknown sizes."""
+        for value in self.inputs:
+            kind = value.type.tensor_type
+            sizes = [dim.dim_value for dim in kind.shape.dim]
+            if value.name == name and kind.HasField("shape") and all(size > 0 for size in sizes):
+                return sizes
+        return None
+
+    def remove(self, nodes: Iterable[onnx.NodeProto]) -> None:
+        gone = {id(node) for node in nodes}
+        self.nodes = [node for node in self.nodes if id(node) not in gone]
+
+    def make_fresh_name(self, name: str) -> str:
+        while name in self.consts:
+            name += "_"
+        return name
+
+
+def list_all_inputs(node: onnx.NodeProto) -> List[str]:
+    """Return the tensors that a node reads, including those that its subgraphs read."""
+    names = list(node.input)
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            names += [name for inner in attribute.g.node for name in list_all_inputs(inner)]
+            names += [value.name for value in attribute.g.output]
+    return names
+
+
+def read_attributes(node: onnx.NodeProto) -> Dict[str, Any]:
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def decode_attributes(node: onnx.NodeProto) -> Dict[str, Any]:
+    return {
+        name: value.decode() if isinstance(value, bytes) else value
+        for name, value in read_attributes(node).items()
+    }

@@ -33,6 +33,7 @@ CODE = SUPPORT / "diagnosed.py"
 INPUTS = {
     "planted": ("1x4x12x14",),
     "residual": ("1x4x12x14",),
+    "shuffled": ("1x4x12x14",),
     "large": ("1x4x12x14",),
     "attention": ("1x7x16",),
     "recurrent": ("1x6x8",),
@@ -216,6 +217,7 @@ def test_a_fault_in_the_chain_of_the_tools_alone(made: Made, plant: Any, fault: 
 
 CLEAN = [
     ("residual", ()),
+    ("shuffled", ()),
     ("large", ()),
     ("attention", ()),
     ("recurrent", ("--faithful",)),
@@ -245,6 +247,17 @@ def test_nothing_is_named_on_a_clean_run(made: Made, name: str, options: tuple[s
         assert max(point["ratio"] for point in points) < 0.5
     assert "No operator is wrong" in run.stdout
     assert leftovers(run.folder) == []
+
+
+def test_channels_in_another_order_are_compared_with_their_own(made: Made) -> None:
+    run = made("shuffled", "--tolerance", "1e-12", "--strict")
+    report = run.stage("onnx-tf")["report"]
+    assert "channel-shuffle" in report["fixes"]
+    reordered = [name for name, place in report["tensors"].items() if place["channels"]]
+    traced = {
+        point["reference"] for point in run.report["diagnosis"]["stages"][1]["trace"]["points"]
+    }
+    assert len(reordered) > 5 and set(reordered) <= traced
 
 
 def test_outputs_in_the_tens(made: Made) -> None:

@@ -52,6 +52,24 @@ class Fixed(nn.Module):
         return self.fc(self.conv(x).view(1, 144))
 
 
+class Shuffled(nn.Module):
+    """Channels of two branches in turn, with the sizes that a trace bakes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.left = nn.Conv2d(8, 8, 1)
+        self.right = nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        x = torch.cat([self.left(x), self.right(x)], 1)
+        n, c, h, w = x.shape
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        return self.last(x.chunk(2, 1)[1])
+
+
 def baked(share=False):
     return Baked(share).eval()
 '''
@@ -64,6 +82,7 @@ import open_nets
 torch.manual_seed(0)
 torch.save(open_nets.baked().state_dict(), folder + "/baked.pt")
 torch.save(open_nets.Fixed().state_dict(), folder + "/fixed.pt")
+torch.save(open_nets.Shuffled().state_dict(), folder + "/shuffled.pt")
 """
 # Runs a model by its SignatureDef, at several batch sizes, each against one image at a time.
 BY_NAME = """
@@ -93,7 +112,8 @@ def nets(tmp_path_factory: pytest.TempPathFactory, in_environment: RunIn) -> Pat
 
 
 def convert(nets: Path, folder: Path, *arguments: str, model: str = "--model=baked.pt") -> Run:
-    given = () if "--from" in model else ("--arch", "open_nets.py:baked", "--trust-model")
+    own = "--from" in model or "--arch" in arguments
+    given = () if own else ("--arch", "open_nets.py:baked", "--trust-model")
     done = run_cli(
         *("convert", model, *given, "--samples", "16", "--output", folder, *arguments), cwd=nets
     )
@@ -124,6 +144,18 @@ def test_what_a_trace_bakes_follows_the_batch(baked: Run) -> None:
     assert any("at other sizes: at 2:" in note for note in baked.report["notes"])
     operators = baked.stage("tflite")["report"]["operators"]
     assert not any(name.startswith("Flex") for name in operators)
+
+
+def test_shuffles_are_folded_for_any_batch(nets: Path, tmp_path: Path) -> None:
+    arch = ("--arch", "open_nets.py:Shuffled", "--trust-model")
+    run = convert(
+        *(nets, tmp_path / "run", *arch, "--input", "Nx3x8x8", "--engine", "process"),
+        model="--model=shuffled.pt",
+    )
+    assert run.code == PASSED, run.stdout + run.stderr
+    assert "channel-shuffle" in run.stage("onnx-tf")["report"]["fixes"]
+    sizes = run.stage("tflite")["report"]["check"]["sizes"]
+    assert [(at["size"], at["verdict"]) for at in sizes] == [(2, "passed"), (7, "passed")]
 
 
 def test_litert_runs_it_by_name_at_any_size(baked: Run) -> None:

@@ -11,6 +11,7 @@ from torchvision.ops import RoIAlign
 SHAPES = {
     "planted": ((1, 4, 12, 14),),
     "residual": ((1, 4, 12, 14),),
+    "shuffled": ((1, 4, 12, 14),),
     "large": ((1, 4, 12, 14),),
     "attention": ((1, 7, 16),),
     "recurrent": ((1, 6, 8),),
@@ -38,6 +39,29 @@ class Inverted(nn.Module):
 
     def forward(self, x):
         return x + self.conv(x)
+
+
+class Shuffled(nn.Module):
+    """ShuffleNetV2's unit, three times."""
+
+    def __init__(self, width):
+        super().__init__()
+        half = width // 2
+        self.first = unit(4, width)
+        self.units = nn.ModuleList(
+            nn.Sequential(unit(half, half, 1), unit(half, half, groups=half), unit(half, half, 1))
+            for _ in range(3)
+        )
+        self.last = nn.Conv2d(width, 5, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        for block in self.units:
+            left, right = x.chunk(2, 1)
+            x = torch.cat([left, block(right)], 1)
+            n, c, h, w = x.shape
+            x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        return self.last(x)
 
 
 class Fork(nn.Module):
@@ -158,6 +182,7 @@ def make(name):
         "refused": Refused,
         "planted": Planted,
         "residual": Residual,
+        "shuffled": lambda: Shuffled(16),
         "large": lambda: Residual(16, 60.0),
         "attention": Attention,
         "recurrent": Recurrent,

@@ -43,6 +43,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the stages' output.")]
 Engine = Annotated[str, typer.Option(help=f"{', '.join(ENGINES)}.")]
+Target = Annotated[
+    str, typer.Option(help="What is to run the model: litert, for the operators of today's LiteRT.")
+]
 Arch = Annotated[
     str, typer.Option(help="What builds a PyTorch model: FILE.py:CALLABLE or MODULE:CALLABLE.")
 ]

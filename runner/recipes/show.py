@@ -15,7 +15,7 @@ from runner.host.paths import ROOT
 from runner.packages.lockfile import Pin, parse_lock
 from runner.recipes.knowledge import load_knowledge
 from runner.toolchains.code import list_code
-from runner.toolchains.load import load_image, load_toolchains
+from runner.toolchains.load import aim, load_image, load_toolchain, load_toolchains
 from runner.toolchains.model import Image, Reads, Stage, Toolchain
 
 # What builds packages, and is no tool itself.
@@ -23,14 +23,18 @@ _BUILD_TOOLS = {"setuptools", "wheel"}
 
 
 def find_toolchains(name: str) -> list[Toolchain]:
-    """Find the toolchains of a name, or of a short name. Raises `BadInput` if there is none."""
+    """Find the toolchains of a name, or of a short name; `NAME+TARGET` is for another target.
+
+    Raises `BadInput` if there is none.
+    """
     chains = load_toolchains()
+    name, _, target = name.partition("+")
     found = [chain for chain in chains if name == chain.short]
     found = found or [chain for chain in chains if name == chain.name]
     if not found:
         known = ", ".join(dict.fromkeys(chain.title for chain in chains))
         raise BadInput(f"There is no toolchain '{name}'.", f"Known toolchains: {known}.")
-    return found
+    return [load_toolchain(aim(chain.name, target)) for chain in found]
 
 
 def describe_toolchains(built: Mapping[str, str]) -> list[dict[str, str]]:

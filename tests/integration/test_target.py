@@ -193,6 +193,31 @@ def test_side_by_side_and_in_a_suite(go: Go, grouped: Path, tmp_path: Path) -> N
     assert sha256(made) == sha256(run / "2020-09+litert" / MADE)
 
 
+def test_bisecting_for_a_target(go: Go, grouped: Path, tmp_path: Path) -> None:
+    """Each toolchain of the span makes its model for it, with one operator for a group."""
+    span = ("--from", "2020-09", "--to", "2021-05", "--what", "operators", "--target", "litert")
+    done = run_cli(
+        *("bisect", grouped, *INPUT, *span, "--output", "found", "--engine", "process", "--json"),
+        cwd=tmp_path,
+    )
+    found = json.loads(done.stdout)
+    assert [step["toolchain"] for step in found["steps"]] == ["2020-09+litert", "2021-05+litert"]
+    assert all(step["record"]["outcome"] == "passed" for step in found["steps"]), done.stdout
+    assert len(list((tmp_path / "found").rglob(MADE))) == 2
+
+
+def test_a_toolchain_is_shown_for_its_target(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shown = run_here(capfd, "toolchain", "show", "2020-09+litert", "--json", cwd=tmp_path)
+    chains = json.loads(shown.stdout)
+    assert {chain["stages"][-1]["stage"] for chain in chains} == {"litert"} and len(chains) == 3
+    none = run_here(capfd, "toolchain", "show", "2020-09+tf9", cwd=tmp_path)
+    assert none.returncode == BAD_INPUT and "no target 'tf9'" in none.stderr
+    mixed = ("bisect", "net.pt", "--package", "torch", "--target", "litert")
+    assert run_here(capfd, *mixed, cwd=tmp_path).returncode == BAD_INPUT
+
+
 def test_what_is_no_target_is_refused(
     grouped: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

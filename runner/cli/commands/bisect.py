@@ -19,6 +19,7 @@ from runner.cli.options import (
     Quiet,
     Samples,
     Seed,
+    Target,
     Tolerance,
     TrustModel,
     make_console,
@@ -68,6 +69,7 @@ def bisect(
         Optional[Path],
         typer.Option(help="The folder of the runs, kept (default: runs/bisect-MODEL)."),
     ] = None,
+    target: Target = "",
     input: Inputs = None,
     arch: Arch = "",
     arch_args: ArchArgs = "",
@@ -101,6 +103,8 @@ def bisect(
             "--package.",
             "Without it, toolchains are tried: --from 2020-09 --to 2026.",
         )
+    if package and target:
+        raise UsageError("--target goes with toolchains, not with --package.")
     given: dict[str, Any] = {
         "input": input or [],
         "arch": arch,
@@ -128,7 +132,7 @@ def bisect(
         with ReleaseView(console) as view:
             found = bisect_releases(model, span, folder, PackageIndexes(), options, way, view)
     else:
-        chains = list_dated(model, first, last)
+        chains = list_dated(model, first, last, target)
         orders = Orders(Connection(workers=workers), setting, latency=latency)
         with SuiteView(console) as view:
             found = bisect_model(model, chains, folder, options, orders, whats=whats, watcher=view)

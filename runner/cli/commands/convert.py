@@ -27,6 +27,7 @@ from runner.cli.options import (
     Samples,
     Seed,
     Strict,
+    Target,
     Timeout,
     Tolerance,
     TrustModel,
@@ -144,10 +145,7 @@ def convert(
             "comma-separated, or 'all' run side by side."
         ),
     ] = None,
-    target: Annotated[
-        str,
-        typer.Option(help="What is to run the model: litert, for the operators of today's LiteRT."),
-    ] = "",
+    target: Target = "",
     jobs: Annotated[
         int, typer.Option(help="Toolchains at a time (default: one for 2 cores and 4 GiB).")
     ] = 0,

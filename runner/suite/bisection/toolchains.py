@@ -21,7 +21,7 @@ from runner.suite.results import Record, ResultSet
 from runner.suite.run import Orders, Watcher, run_suite
 from runner.suite.settings import LatencyTable, Options, Suite, SuiteFile
 from runner.suite.wording import RANKS
-from runner.toolchains.load import load_toolchain, load_toolchains
+from runner.toolchains.load import aim, load_toolchain, load_toolchains
 from runner.toolchains.model import Toolchain
 
 # What is looked for unless more is asked for: it fails, it drifts, it slows down.
@@ -120,8 +120,10 @@ class Bisection:
         }
 
 
-def list_dated(path: Path, first: str = "", last: str = "") -> list[Toolchain]:
+def list_dated(path: Path, first: str = "", last: str = "", target: str = "") -> list[Toolchain]:
     """List the toolchains that start from such a file by date, from the first to the last named.
+
+    Each is for its own target if none is given.
 
     Raises `BadInput` for a name that is none of them, and where fewer than two are left.
     """
@@ -138,7 +140,7 @@ def list_dated(path: Path, first: str = "", last: str = "") -> list[Toolchain]:
     chains = chains[places[0] : places[1] + 1]
     if len(chains) < 2:
         raise BadInput("There is nothing between these two.", f"In order of date: {titles}.")
-    return chains
+    return [load_toolchain(aim(chain.name, target)) for chain in chains]
 
 
 def bisect_model(

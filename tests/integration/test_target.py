@@ -142,6 +142,19 @@ def test_quantised_models_are_those_without(go: Go) -> None:
         assert sha256(run / f"model.{mode}.tflite") == sha256(plain / f"model.{mode}.tflite")
 
 
+def test_what_is_joined_can_be_quantised(go: Go, tmp_path: Path) -> None:
+    run = go("litert", "--target", "litert")
+    modes = ("float16", "dynamic", "int8", "int16x8")
+    done = run_cli(
+        *("quantize", run / MADE, "--to", ",".join(modes), "--calibrate-on-noise"),
+        *("--engine", "process", "--samples", "8", "--output", tmp_path / "made"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == PASSED, done.stdout + done.stderr
+    made = {record["name"]: record for record in read(tmp_path / "made")["quantized"]}
+    assert {mode: count(made[mode])["CONV_2D"] for mode in modes} == dict.fromkeys(modes, 8)
+
+
 def test_a_batch_stays_open(go: Go, grouped: Path) -> None:
     given = ("--model", grouped, "--input", "Nx3x16x16", "--samples", "8")
     report = read(go("open", "--target", "litert", given=given))

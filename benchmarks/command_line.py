@@ -17,21 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+
+from benchmarks.machine import Cost
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE.parent / "examples" / "mbv2.pt"
 ENGINES = ("process", "docker")
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of wall time, and of processor time (children included, containers not)."""
-
-    wall: float
-    cpu: float
 
 
 def main() -> None:

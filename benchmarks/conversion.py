@@ -17,11 +17,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.machine import count_cpu
+from benchmarks.machine import Cost, count_cpu
 from runner.conversion.observer import Observer
 from runner.engines.process.engine import ProcessEngine
 from runner.engines.process.environments import locate_environment_python
@@ -46,14 +45,6 @@ torch.manual_seed(0)
 net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
 torch.jit.save(torch.jit.trace(net.eval(), torch.rand(1, 3, 16, 16)), sys.argv[1])
 """
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of wall time, and of the processors' time."""
-
-    wall: float
-    cpu: float
 
 
 def main() -> None:

@@ -1,9 +1,18 @@
-"""What this machine has worked, for benchmarks that count the processors' time."""
+"""What commands cost, and what this machine has worked, for the benchmarks."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of wall time, and of the processors' time, of which the page says whose."""
+
+    wall: float
+    cpu: float
 
 
 def count_cpu() -> float:

@@ -30,6 +30,16 @@ def get_builtin(code: Any) -> int:
     return max(int(code.builtinCode), int(getattr(code, "deprecatedBuiltinCode", 0)))
 
 
+def number_code(model: Any, code: Any) -> int:
+    """Return the number of an operator code in a model, which gets it if it has none like it."""
+    keys = ("builtinCode", "deprecatedBuiltinCode", "customCode", "version")
+    for number, known in enumerate(model.operatorCodes):
+        if all(getattr(known, key) == getattr(code, key) for key in keys):
+            return number
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
 def pack_model(model: Any) -> bytes:
     """Write a model with its buffers aligned, as the format demands."""
     import flatbuffers

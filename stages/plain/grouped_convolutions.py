@@ -8,13 +8,14 @@ convolution: version 6 of the operator, since the runtime of 2.9.0
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Set
 
 import numpy as np
 
-from stages.frameworks.tflite_file import get_builtin
+from stages.frameworks.tflite_file import get_builtin, number_code
 
 _VERSION, _RUNTIME = 6, "2.9.0"
 _OPTIONS = ("padding", "strideW", "strideH", "dilationWFactor", "dilationHFactor")
@@ -214,17 +215,9 @@ class _Graph:
 
     def _number_code(self, index: int) -> int:
         """Return the number of CONV_2D's operator code in the version that takes groups."""
-        code = self.model.operatorCodes[index]
-        if code.version >= _VERSION:
-            return index
-        for number, known in enumerate(self.model.operatorCodes):
-            if known.version == _VERSION and get_builtin(known) == get_builtin(code):
-                return number
-        grouped = self.schema.OperatorCodeT()
-        grouped.builtinCode, grouped.version = code.builtinCode, _VERSION
-        grouped.deprecatedBuiltinCode = code.deprecatedBuiltinCode
-        self.model.operatorCodes.append(grouped)
-        return len(self.model.operatorCodes) - 1
+        code = copy.copy(self.model.operatorCodes[index])
+        code.version = max(code.version, _VERSION)
+        return number_code(self.model, code)
 
     def _is(self, op: Any, kind: str) -> bool:
         number = get_builtin(self.model.operatorCodes[op.opcodeIndex])

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence, Set
 
 import numpy as np
 
-from stages.frameworks.tflite_file import get_builtin, pack_model
+from stages.frameworks.tflite_file import get_builtin, number_code, pack_model
 from stages.frameworks.tflite_model import TfliteModel
 from stages.kit.contract import StageError
 from stages.quantize.layers.noise import INTEGER_ENDS
@@ -81,7 +81,7 @@ class _Surgery:
         added.inputs = np.array([self._take(int(t)) for t in operator.inputs], np.int32)
         added.outputs = np.array([self._add_tensor(int(t)) for t in operator.outputs], np.int32)
         code = self.source.model.operatorCodes[operator.opcodeIndex]
-        added.opcodeIndex = self._find_code(code)
+        added.opcodeIndex = number_code(self.model, code)
         self.operators.append(added)
         for t, place in zip(operator.outputs, added.outputs):
             self.in_float[int(t)] = int(place)
@@ -137,18 +137,8 @@ class _Surgery:
         integers = self.graph.tensors[target if kind == "QUANTIZE" else source].type
         wide = integers == self.schema.TensorType.INT16
         code.version = {"QUANTIZE": (1, 2), "DEQUANTIZE": (2, 3)}[kind][wide]
-        operator.opcodeIndex = self._find_code(code)
+        operator.opcodeIndex = number_code(self.model, code)
         self.operators.append(operator)
-
-    def _find_code(self, code: Any) -> int:
-        for index, other in enumerate(self.model.operatorCodes):
-            if all(
-                getattr(other, key) == getattr(code, key)
-                for key in ("builtinCode", "deprecatedBuiltinCode", "customCode", "version")
-            ):
-                return index
-        self.model.operatorCodes.append(code)
-        return len(self.model.operatorCodes) - 1
 
     def _kind(self, operator: Any) -> int:
         code = self.model.operatorCodes[operator.opcodeIndex]

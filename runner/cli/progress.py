@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -23,30 +23,25 @@ from runner.host.text import make_printable
 from runner.schemas.report import Report, StageRecord
 from runner.toolchains.model import Stage
 
-
-def make_live(console: Console, render: Callable[[], RenderableType]) -> Live:
-    """Make the part of a terminal that changes, and that is gone in the end."""
-    return Live(
-        console=console,
-        get_renderable=render,
-        refresh_per_second=8,
-        transient=True,
-        auto_refresh=console.is_terminal,
-    )
+View = TypeVar("View", bound="LiveView")
 
 
-class ConsoleView(Observer):
-    """An observer that shows a run live on a terminal, and as plain lines elsewhere."""
+class LiveView:
+    """The part of a terminal that changes while this is open, and that is gone in the end."""
 
-    def __init__(self, console: Console, verbose: bool = False) -> None:
-        self._console = console
-        self._verbose = verbose
-        self._setup: Progress | None = None
-        self._rows: list[Row] = []
-        self._live = make_live(console, self._render)
+    def __init__(self, console: Console) -> None:
+        """Be called last by a view's own: what it shows is asked for at once."""
+        self.console = console
+        self._live = Live(
+            console=console,
+            get_renderable=self._render,
+            refresh_per_second=8,
+            transient=True,
+            auto_refresh=console.is_terminal,
+        )
 
-    def __enter__(self) -> ConsoleView:
-        if self._console.is_terminal:
+    def __enter__(self: View) -> View:
+        if self.console.is_terminal:
             self._live.start()
         return self
 
@@ -58,8 +53,22 @@ class ConsoleView(Observer):
     ) -> None:
         self._live.stop()
 
+    def _render(self) -> RenderableType:
+        """Return what is shown now."""
+        raise NotImplementedError
+
+
+class ConsoleView(LiveView, Observer):
+    """An observer that shows a run live on a terminal, and as plain lines elsewhere."""
+
+    def __init__(self, console: Console, verbose: bool = False) -> None:
+        self._verbose = verbose
+        self._setup: Progress | None = None
+        self._rows: list[Row] = []
+        super().__init__(console)
+
     def say(self, text: str) -> None:
-        self._console.print(escape(text), highlight=False, soft_wrap=True)
+        self.console.print(escape(text), highlight=False, soft_wrap=True)
 
     def task(self, title: str) -> Callable[[str, float | None], None]:
         if self._setup is None:
@@ -69,11 +78,11 @@ class ConsoleView(Observer):
                 BarColumn(),
                 TimeElapsedColumn(),
                 TextColumn("[dim]{task.fields[text]}"),
-                console=self._console,
+                console=self.console,
             )
         setup = self._setup
         identity = setup.add_task(title, total=None, text="")
-        plain = not self._console.is_terminal
+        plain = not self.console.is_terminal
         if plain:
             self.say(f"Setting up: {title}")
 
@@ -89,7 +98,7 @@ class ConsoleView(Observer):
     def stage_started(self, stage: Stage) -> None:
         self._setup = None
         self._rows.append(Row(stage))
-        if not self._console.is_terminal:
+        if not self.console.is_terminal:
             self.say(f"{stage.name}: {stage.title} ...")
 
     def stage_progress(self, stage: Stage, data: str) -> None:
@@ -101,20 +110,20 @@ class ConsoleView(Observer):
     def stage_line(self, stage: Stage, line: str) -> None:
         if self._verbose:
             text = Text(f"{stage.name} | {make_printable(line)}", style="dim")
-            self._console.print(text, highlight=False)
+            self.console.print(text, highlight=False)
 
     def stage_finished(self, record: StageRecord) -> None:
         self._rows[-1].record = record
-        if not self._console.is_terminal:
+        if not self.console.is_terminal:
             self.say(f"{record.name}: {record.status} after {record.seconds:.1f} s")
 
     def finished(self, report: Report, folder: Path) -> None:
         from runner.cli.diagnosis import render_diagnosis
 
         self._live.stop()
-        self._console.print(render_summary(report, folder))
+        self.console.print(render_summary(report, folder))
         if report.diagnosis is not None:
-            self._console.print(render_diagnosis(report.diagnosis))
+            self.console.print(render_diagnosis(report.diagnosis))
 
     def _render(self) -> RenderableType:
         parts: list[RenderableType] = [self._setup] if self._setup is not None else []

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.cli.console import Console
-from runner.cli.progress import Row, make_live
+from runner.cli.progress import LiveView, Row
 from runner.cli.summary import explain_failure
 from runner.conversion.observer import Observer
 from runner.host.files import format_bytes, format_relative_path
@@ -37,29 +36,16 @@ _WIDE = 100
 _NAME_WIDTH, _CELL_WIDTH = 14, 10
 
 
-class SideBySideView:
+class SideBySideView(LiveView):
     """What is shown while several toolchains run; `observe` makes what watches one of them.
 
     On a terminal each has its last stage in a table that changes; elsewhere there are only lines.
     """
 
     def __init__(self, console: Console, verbose: bool = False) -> None:
-        self.console, self.verbose = console, verbose
+        self.verbose = verbose
         self.rows: dict[str, Row] = {}
-        self._live = make_live(console, self._render)
-
-    def __enter__(self) -> SideBySideView:
-        if self.console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.stop()
+        super().__init__(console)
 
     def observe(self, name: str = "") -> Observer:
         return _RunView(self, f"{name}: " if name else "")

@@ -6,7 +6,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.cli.console import Console
-from runner.cli.progress import make_live
+from runner.cli.progress import LiveView
 from runner.host.text import make_printable
 from runner.report.html import figures
 from runner.report.wording import COLOURS
@@ -25,32 +24,18 @@ from runner.suite.wording import OUTCOMES
 _MOST_RUNNING = 16
 
 
-class SuiteView(Watcher):
+class SuiteView(LiveView, Watcher):
     """A watcher that shows a suite live on a terminal, and as plain lines elsewhere."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
         self._total = 0
         self._done: Counter[str] = Counter()
         self._running: dict[str, tuple[str, str, float]] = {}
         self._seconds: list[float] = []
-        self._live = make_live(console, self._render)
-
-    def __enter__(self) -> SuiteView:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.stop()
+        super().__init__(console)
 
     def say(self, text: str) -> None:
-        self._console.print(Text(make_printable(text)), soft_wrap=True)
+        self.console.print(Text(make_printable(text)), soft_wrap=True)
 
     def planned(self, total: int, there: Sequence[Record]) -> None:
         self._total = total
@@ -79,7 +64,7 @@ class SuiteView(Watcher):
         if record.reason and record.outcome != "passed":
             line.append(make_printable(f": {record.reason[:160]}"), "dim")
         line.append(f"  {record.seconds:.1f} s", "dim")
-        self._console.print(line, soft_wrap=True)
+        self.console.print(line, soft_wrap=True)
 
     def _render(self) -> RenderableType:
         table = Table.grid(padding=(0, 2, 0, 0))

@@ -30,7 +30,7 @@ class LiveView:
     """The part of a terminal that changes while this is open, and that is gone in the end."""
 
     def __init__(self, console: Console) -> None:
-        """Be called last by a view's own: what it shows is asked for at once."""
+        """Show nothing yet. A view calls this last: Live asks at once what is to be shown."""
         self.console = console
         self._live = Live(
             console=console,

@@ -132,9 +132,6 @@ def _emit_graph(
         for info in source.inputs:
             kind = info.type.tensor_type
             shape = [d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim]
-            if "static-batch" in fixes and shape and shape[0] is None and None not in shape[1:]:
-                shape[0] = 1
-                emitter.used.add("static-batch")
             order = plain(len(shape))
             is_image = (
                 "layout" in fixes and len(shape) >= 4 and prune.feeds_images(source, info.name)

@@ -40,8 +40,6 @@ _UNARY = (
 _BINARY = ("Add", "Div", "Max", "Min", "Mul", "PRelu", "Sub")
 _COPYING = ("Concat", "Gather", "Slice", "Split", "Transpose")
 _OPSET = 11
-# The batch size that stands for an unknown one.
-_TRIAL_BATCH = 2
 
 Shapes = Dict[str, List[Optional[int]]]
 # A source of a region and one of its channels.
@@ -331,10 +329,10 @@ def _list_sizes(region: Region, shapes: Shapes) -> Optional[Dict[str, List[int]]
     """Return the shape of each source; None if one has no channels, or an unknown size."""
     found = {}
     for name in region.sources:
-        shape = list(shapes.get(name, []))
-        if len(shape) < 3 or None in shape[1:]:
+        known = [size for size in shapes.get(name, []) if size is not None]
+        if len(known) < 3 or len(known) < len(shapes[name]):
             return None
-        found[name] = [shape[0] or _TRIAL_BATCH, *(size or 1 for size in shape[1:])]
+        found[name] = known
     return found
 
 
@@ -364,7 +362,7 @@ def _trace(
         ]
         try:
             results = fold(node.op_type, attributes, inputs, _OPSET)
-        except (IndexError, ValueError):  # it is written for another batch size
+        except (IndexError, ValueError):  # it holds for no shape but its author's
             return None
         if results is None:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from typing import Any, Dict, Iterable, List, Optional
 
@@ -19,14 +20,12 @@ class Graph:
             tensor.name: np.array(numpy_helper.to_array(tensor))
             for tensor in proto.initializer
         }
-        self.inputs = [value for value in proto.input if value.name not in self.consts]
+        self.inputs = [
+            copy.deepcopy(value) for value in proto.input if value.name not in self.consts
+        ]
         self.outputs = [value.name for value in proto.output]
         self.output_types = {v.name: v.type.tensor_type.elem_type for v in proto.output}
-        self.nodes: List[onnx.NodeProto] = []
-        for node in proto.node:
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
-            self.nodes.append(copy)
+        self.nodes = [copy.deepcopy(node) for node in proto.node]
         # The ONNX channel at each place of the tensors whose channels lie in another order.
         self.channels: Dict[str, List[int]] = {}
 

@@ -15,7 +15,7 @@ from runner.host.paths import ROOT
 from runner.packages.lockfile import Pin, parse_lock
 from runner.recipes.knowledge import load_knowledge
 from runner.toolchains.code import list_code
-from runner.toolchains.load import aim, load_image, load_toolchain, load_toolchains
+from runner.toolchains.load import load_image, load_toolchain, load_toolchains
 from runner.toolchains.model import Image, Reads, Stage, Toolchain
 
 # What builds packages, and is no tool itself.
@@ -28,13 +28,13 @@ def find_toolchains(name: str) -> list[Toolchain]:
     Raises `BadInput` if there is none.
     """
     chains = load_toolchains()
-    name, _, target = name.partition("+")
+    name, plus, target = name.partition("+")
     found = [chain for chain in chains if name == chain.short]
     found = found or [chain for chain in chains if name == chain.name]
     if not found:
         known = ", ".join(dict.fromkeys(chain.title for chain in chains))
         raise BadInput(f"There is no toolchain '{name}'.", f"Known toolchains: {known}.")
-    return [load_toolchain(aim(chain.name, target)) for chain in found]
+    return [load_toolchain(f"{chain.name}{plus}{target}") for chain in found]
 
 
 def describe_toolchains(built: Mapping[str, str]) -> list[dict[str, str]]:

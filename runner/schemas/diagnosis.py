@@ -24,7 +24,7 @@ class Place(_Model):
 
     node: str
     axes: list[Integer] = Field(max_length=16)
-    channels: list[Integer] = Field([], max_length=1 << 16)
+    channels: list[Integer] = Field([], max_length=1 << 20)
 
 
 class TracePoint(_Model):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import ROOT
+from harness import PASSED, ROOT, run_cli
 
 SUPPORT = ROOT / "tests" / "support"
 # float16's own rounding is in today's outputs.
@@ -162,6 +162,39 @@ def test_open_sizes_are_set_before_a_file_is_rewritten(newer: Any) -> None:
 
 def test_a_chain_is_run_once_to_learn_its_types(newer: Any) -> None:
     assert newer["run"] <= 60
+
+
+@pytest.fixture(scope="module")
+def shuffled(tmp_path_factory: pytest.TempPathFactory, in_environment: Any) -> Path:
+    folder = tmp_path_factory.mktemp("shuffled")
+    made = in_environment("torch", SUPPORT / "shuffled_files.py", folder)
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "folded", "options"),
+    [
+        ("names_taken", True, ()),
+        ("equal_parts", True, ()),
+        ("opset_9", True, ()),
+        ("first_two", False, ("--input", "x=Nx4x6x6", "--fixes=-open-graph")),
+        ("batch_of_channels", False, ("--input", "x=1x4x6x6")),
+    ],
+)
+def test_shuffles_of_files_made_elsewhere(
+    shuffled: Path, tmp_path: Path, name: str, folded: bool, options: tuple[str, ...]
+) -> None:
+    done = run_cli(
+        *("convert", "--from-onnx", shuffled / f"{name}.onnx", "--samples", "8", *options),
+        *("--engine", "process", "--output", "run"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == PASSED, done.stdout + done.stderr
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert not any("failed" in note for note in report["notes"]), report["notes"]
+    stage = next(record for record in report["stages"] if record["name"] == "onnx-tf")
+    assert ("channel-shuffle" in stage["report"]["fixes"]) == folded
 
 
 def test_random_graphs(tmp_path: Path, in_environment: Any) -> None:

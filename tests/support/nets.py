@@ -1543,8 +1543,9 @@ for _name, (_sweep, _) in sweeps.make_sweeps().items():
     FUNCTIONS[_name] = lambda m, x, sweep=_sweep: sweep(x)
     net(_name, lambda name=_name: Fn(name), (1, 4, 6))  # type: ignore[misc]
 
-for _name, (_function, _modules, _shape) in {**shuffles.FOLDED, **shuffles.KEPT}.items():
-    fn(f"shuffle_{_name}", _shape, modules=_modules)(_function)
+for _prefix, _nets in (("shuffle", shuffles.FOLDED), ("shuffle_kept", shuffles.KEPT)):
+    for _name, (_function, _modules, _shape) in _nets.items():
+        fn(f"{_prefix}_{_name}", _shape, modules=_modules)(_function)
 
 
 NEEDS: Dict[str, str] = {

@@ -87,12 +87,15 @@ class Bisection:
 
     @property
     def last_good(self) -> Step | None:
-        """Return the last toolchain before the first bad one that was as good as the good one."""
+        """Return the last toolchain before the first bad one that was as good as the good one.
+
+        One that failed is not, though what is looked at may be something else.
+        """
         before: list[Step] = []
         for step in self.steps:
             if step.bad:
                 break
-            if not step.skipped and (step is self.good or before):
+            if RANKS[step.record.outcome] == 0 and (step is self.good or before):
                 before.append(step)
         return before[-1] if before else None
 

@@ -18,7 +18,7 @@ from stages.fixes.onnx_tf import prune
 from stages.fixes.onnx_tf.emitter import Emitter
 from stages.fixes.onnx_tf.handlers import register_all
 from stages.fixes.onnx_tf.layout import Order, Value, channels_last, plain
-from stages.fixes.onnx_tf.onnx_graph import Graph
+from stages.fixes.onnx_tf.onnx_graph import Graph, read_opset
 from stages.fixes.onnx_tf.rewrites import rewrite
 from stages.kit.contract import Tensor
 
@@ -92,7 +92,7 @@ def convert_with_fixes(
     Raises `StageError`, naming the layer, if one cannot be converted.
     """
     fixes = set(fixes)
-    source = Graph(model.graph)
+    source = Graph(model.graph, read_opset(model.opset_import))
     used, notes = rewrite(source, fixes)
 
     def convert(integer: tf.DType) -> Tuple[Any, Emitter]:

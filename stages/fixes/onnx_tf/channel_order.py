@@ -13,7 +13,8 @@ move data. What a region does is found by running it on indices, so that any spe
 from __future__ import annotations
 
 from collections import Counter
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+from itertools import groupby
+from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 import onnx
@@ -31,6 +32,7 @@ from stages.fixes.onnx_tf.onnx_graph import (
 _MOVING = (
     "Concat", "Flatten", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
 )  # fmt: skip
+_COPYING = ("Concat", "Gather", "Slice", "Split", "Transpose")
 # Operators that work on each channel alone and have no constants per channel.
 _UNARY = (
     "Abs", "AveragePool", "Clip", "Elu", "Erf", "Exp", "GlobalAveragePool", "GlobalMaxPool",
@@ -38,16 +40,23 @@ _UNARY = (
     "Tanh",
 )  # fmt: skip
 _BINARY = ("Add", "Div", "Max", "Min", "Mul", "PRelu", "Sub")
-_COPYING = ("Concat", "Gather", "Slice", "Split", "Transpose")
-_OPSET = 11
+# A region that reads more elements costs more time and memory here than it is worth.
+_MOST_INDICES = 1 << 24
+# An output of more pieces than this a source is put together from channels that lie apart, since
+# their order is not free; moving them together costs more than the shuffle does.
+_MOST_PIECES = 2
 
 Shapes = Dict[str, List[Optional[int]]]
+Sizes = Dict[str, List[int]]
 # A source of a region and one of its channels.
 Channel = Tuple[str, int]
 
 
 class Region(NamedTuple):
-    """Connected nodes that only move data, what they read, and what others read of them."""
+    """Connected nodes that only move data, what they read, and what is read of them elsewhere.
+
+    An output of the graph is read elsewhere too.
+    """
 
     nodes: List[onnx.NodeProto]
     sources: List[str]
@@ -55,27 +64,39 @@ class Region(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """The channels of a source from `start` to `stop`, as they are stored."""
+    """The channels of a source from `start` to `stop`, as they are stored, and who reads them.
+
+    `readers` are the numbers of outputs of the region.
+    """
 
     source: str
     start: int
     stop: int
+    readers: Tuple[int, ...]
 
 
 class Plan(NamedTuple):
-    """What takes a region's place: the order of each tensor's channels, each output's pieces."""
+    """What takes a region's place: the order of each tensor's channels, the pieces of each source.
+
+    An order has ONNX's channel at each place.
+    """
 
     orders: Dict[str, List[int]]
     pieces: Dict[str, List[Piece]]
 
 
 def fold_shuffles(graph: Graph) -> bool:
-    """Replace each region that shuffles channels by fewer copies; tell whether any was replaced."""
+    """Replace each region that shuffles channels by one that copies fewer elements.
+
+    Return whether any was replaced.
+    """
+    if not any(node.op_type in ("Conv", "ConvTranspose") for node in graph.nodes):
+        return False
     moving = [node for node in graph.nodes if _only_moves(graph, node)]
     regions = [
         region
         for region in _list_regions(graph, moving)
-        if any(_may_shuffle(node) for node in region.nodes)
+        if region.outputs and any(_may_reorder(node) for node in region.nodes)
     ]
     if not regions:
         return False
@@ -85,7 +106,8 @@ def fold_shuffles(graph: Graph) -> bool:
     for region in regions:
         plan = _plan(graph, region, shapes, classes)
         if plan is not None:
-            _apply(graph, region, plan, classes)
+            classes.store(plan.orders)
+            _replace(graph, region, plan)
             found = True
     return found
 
@@ -104,9 +126,14 @@ def _list_data(node: onnx.NodeProto) -> List[str]:
     return list(node.input) if node.op_type == "Concat" else list(node.input[:1])
 
 
-def _may_shuffle(node: onnx.NodeProto) -> bool:
-    has_steps = node.op_type == "Slice" and len(node.input) > 4
-    return node.op_type in ("Transpose", "Gather") or has_steps
+def _may_reorder(node: onnx.NodeProto) -> bool:
+    """Tell whether a moving node may change an order; a Slice does by its steps, the fifth input.
+
+    Reshapes do with one of these alone.
+    """
+    return node.op_type in ("Transpose", "Gather") or (
+        node.op_type == "Slice" and len(node.input) > 4
+    )
 
 
 class _Sets:
@@ -117,11 +144,15 @@ class _Sets:
 
     def find(self, name: str) -> str:
         """Return the name that stands for a name's set."""
-        while self._parents.get(name, name) != name:
-            name = self._parents[name]
-        return name
+        root = name
+        while self._parents.get(root, root) != root:
+            root = self._parents[root]
+        while name != root:  # the next search is a short one
+            self._parents[name], name = root, self._parents[name]
+        return root
 
     def tie(self, names: Sequence[str]) -> None:
+        """Make one set of those that these names are in."""
         for name in names:
             self._parents[self.find(name)] = self.find(names[0])
 
@@ -134,21 +165,21 @@ def _list_regions(graph: Graph, moving: Sequence[onnx.NodeProto]) -> List[Region
     for node in moving:
         members.setdefault(sets.find(node.output[0]), []).append(node)
     inside = {id(node) for node in moving}
-    read_outside = set(graph.outputs)
+    read_elsewhere = set(graph.outputs)
     for node in graph.nodes:
         if id(node) not in inside:
-            read_outside.update(list_all_inputs(node))
+            read_elsewhere.update(list_all_inputs(node))
     regions = []
     for nodes in members.values():
-        made = [name for node in nodes for name in node.output]
+        made = dict.fromkeys(name for node in nodes for name in node.output)
         read = dict.fromkeys(name for node in nodes for name in _list_data(node))
         sources = [name for name in read if name not in made]
-        regions.append(Region(nodes, sources, [name for name in made if name in read_outside]))
+        regions.append(Region(nodes, sources, [name for name in made if name in read_elsewhere]))
     return regions
 
 
 def _infer_shapes(graph: Graph) -> Shapes:
-    """Return the shapes that ONNX infers; it is not given the weights' values."""
+    """Return the shapes that ONNX infers, of which it needs no weights; {} if it fails."""
     inputs = [
         *graph.inputs,
         *(
@@ -159,19 +190,26 @@ def _infer_shapes(graph: Graph) -> Shapes:
             for name, array in graph.consts.items()
         ),
     ]
-    small = [
+    # Shapes, indices, sizes and scales are vectors.
+    vectors = [
         numpy_helper.from_array(array, name)
         for name, array in graph.consts.items()
-        if array.dtype.kind != "f"
+        if array.ndim < 2
     ]
-    proto = helper.make_graph(graph.nodes, "graph", inputs, [], small)
-    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", _OPSET)])
-    inferred = shape_inference.infer_shapes(model).graph
-    return {
-        value.name: [d.dim_value or None for d in value.type.tensor_type.shape.dim]
-        for value in (*inferred.value_info, *inferred.input)
-        if value.type.tensor_type.HasField("shape")
-    }
+    proto = helper.make_graph(graph.nodes, "graph", inputs, [], vectors)
+    # onnx 1.7 infers nothing of a Split before set 11; for Pad and a few others it wants their own.
+    for opset in dict.fromkeys((max(graph.opset, 11), graph.opset)):
+        model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", opset)])
+        try:
+            inferred = shape_inference.infer_shapes(model).graph
+        except RuntimeError:  # of operators that it takes for wrong, though they may convert
+            continue
+        return {
+            value.name: [d.dim_value or None for d in value.type.tensor_type.shape.dim]
+            for value in (*inferred.value_info, *inferred.input)
+            if value.type.tensor_type.HasField("shape")
+        }
+    return {}
 
 
 class _Classes:
@@ -181,9 +219,9 @@ class _Classes:
         self._graph = graph
         self._shapes = shapes
         self._sets = _Sets()
-        self._nodes: List[onnx.NodeProto] = []
         inside = {id(node) for node in moving}
         fixed = [*graph.outputs, *(value.name for value in graph.inputs)]
+        followers = []
         for node in graph.nodes:
             if id(node) in inside:
                 continue
@@ -191,14 +229,19 @@ class _Classes:
             if tied is None:
                 fixed += [*list_all_inputs(node), *node.output]
             else:
-                self._nodes.append(node)
+                followers.append(node)
                 self._sets.tie(tied)
-        self._fixed = {self._sets.find(name) for name in fixed}
-        self._made = Counter(self._sets.find(name) for node in moving for name in node.output)
-        self._read: Dict[str, Set[str]] = {}
+        self._fixed = {self.find(name) for name in fixed}
+        self._made = Counter(self.find(name) for node in moving for name in node.output)
+        self._moved: Dict[str, Set[str]] = {}
         for node in moving:
             for name in _list_data(node):
-                self._read.setdefault(self._sets.find(name), set()).add(name)
+                self._moved.setdefault(self.find(name), set()).add(name)
+        # The nodes that can follow the order of a class that they read or write.
+        self._followers: Dict[str, List[onnx.NodeProto]] = {}
+        for node in followers:
+            for root in dict.fromkeys(self.find(name) for name in (*node.input, *node.output)):
+                self._followers.setdefault(root, []).append(node)
 
     def find(self, name: str) -> str:
         """Return the name that stands for a tensor's class."""
@@ -210,13 +253,13 @@ class _Classes:
         return (
             root not in self._fixed
             and not self._made[root]
-            and self._read[root] <= set(region.sources)
+            and self._moved[root] <= set(region.sources)
         )
 
     def takes_any(self, output: str) -> bool:
         """Tell whether convolutions alone read the class of a region's output."""
         root = self.find(output)
-        return root not in self._fixed and self._made[root] == 1 and root not in self._read
+        return root not in self._fixed and self._made[root] == 1 and root not in self._moved
 
     def _list_tied(self, node: onnx.NodeProto) -> Optional[List[str]]:
         """Return the tensors that a node ties together; None if it needs ONNX's own order."""
@@ -246,42 +289,54 @@ class _Classes:
         tied = [node.output[0]]
         for name in node.input:
             const = self._graph.consts.get(name)
-            shape = self._shapes.get(name) if const is None else [1] * (len(out) - const.ndim)
             if const is not None:
-                shape = [*shape, *const.shape]
+                shape: Optional[Sequence[Optional[int]]] = (
+                    *(1,) * (len(out) - const.ndim),
+                    *const.shape,
+                )
+            else:
+                shape = self._shapes.get(name)
             if shape is None or len(shape) != len(out) or shape[1] not in (1, out[1]):
                 return None
             if const is None and shape[1] == out[1]:
                 tied.append(name)
         return tied
 
-    def permute(self, name: str, order: Sequence[int]) -> None:
-        """Let the channels of a tensor's class lie in this order, by the weights around them."""
-        root, graph = self.find(name), self._graph
-        for node in self._nodes:
-            reads = any(self.find(read) == root for read in node.input)
+    def store(self, orders: Dict[str, List[int]]) -> None:
+        """Let the channels of these tensors' classes lie in these orders, by their weights."""
+        done: Set[str] = set()
+        for name, order in orders.items():
+            root = self.find(name)
+            if root not in done and order != sorted(order):
+                done.add(root)
+                self._graph.channels[name] = order
+                self._permute(root, order)
+
+    def _permute(self, root: str, order: List[int]) -> None:
+        graph = self._graph
+        for node in self._followers.get(root, ()):
+            reads = any(self.find(name) == root for name in node.input)
             writes = self.find(node.output[0]) == root
             for index in range(len(node.input)):
                 for axis in self._list_channel_axes(node, index, reads, writes):
-                    fresh = graph.make_fresh_name(f"{node.output[0]}_ordered_{index}")
-                    graph.consts[fresh] = graph.consts[node.input[index]].take(order, axis)
-                    node.input[index] = fresh
+                    array = graph.consts[node.input[index]].take(order, axis)
+                    node.input[index] = graph.make_fresh_name(f"{node.output[0]}_ordered_{index}")
+                    graph.consts[node.input[index]] = array
             if writes:
-                graph.channels[node.output[0]] = list(order)
+                graph.channels[node.output[0]] = order
 
     def _list_channel_axes(
         self, node: onnx.NodeProto, index: int, reads: bool, writes: bool
     ) -> List[int]:
         """Return the axes of a node's constant that are the channels that it reads or writes."""
         array = self._graph.consts.get(node.input[index])
-        if array is None or not (reads or writes):
+        if array is None:
             return []
         if node.op_type in ("Conv", "ConvTranspose"):
-            into, out = (1, 0) if node.op_type == "Conv" else (0, 1)
             if index == 2 or read_attributes(node).get("group", 1) > 1:
-                into, out = 1, 0
-                reads = False
-            return [into] * reads + [out] * writes
+                return [0] if writes else []
+            into, out = (1, 0) if node.op_type == "Conv" else (0, 1)
+            return [*([into] if reads else []), *([out] if writes else [])]
         if node.op_type == "BatchNormalization":
             return [0]
         if node.op_type not in _BINARY:
@@ -295,49 +350,57 @@ def _plan(graph: Graph, region: Region, shapes: Shapes, classes: _Classes) -> Op
     if not all(classes.takes_any(name) for name in region.outputs):
         return None
     sizes = _list_sizes(region, shapes)
-    traced = _trace(graph, region, sizes) if sizes is not None else None
-    if sizes is None or traced is None:
+    if sizes is None:
+        return None
+    traced = _trace(graph, region, sizes)
+    if traced is None:
         return None
     channels, moved = traced
-    readers: Dict[Channel, List[int]] = {}
+    readers: Dict[str, List[List[int]]] = {
+        source: [[] for _ in range(sizes[source][1])] for source in region.sources
+    }
+    of_class: Dict[Channel, List[int]] = {}
     for number, output in enumerate(region.outputs):
         if len(set(channels[output])) < len(channels[output]):
             return None
         for source, channel in channels[output]:
-            readers.setdefault((classes.find(source), channel), []).append(number)
+            readers[source][channel].append(number)
+            of_class.setdefault((classes.find(source), channel), []).append(number)
     orders: Dict[str, List[int]] = {}
-    for source in region.sources:
-        order = list(range(sizes[source][1]))
+    pieces: Dict[str, List[Piece]] = {}
+    for source, read in readers.items():
+        orders[source] = list(range(len(read)))
         if classes.is_free(source, region):
             # By who reads them; what nothing reads comes last.
-            last = [len(region.outputs)]
-            order.sort(key=lambda channel: readers.get((classes.find(source), channel), last))
-        orders[source] = order
-    pieces = _cut(region, channels, orders)
-    if any(len(parts) > 2 * len(region.sources) for parts in pieces.values()):
-        return None  # the order of a source is fixed, and what is read of it lies apart
-    for output, parts in pieces.items():
+            root, last = classes.find(source), [len(region.outputs)]
+            orders[source].sort(key=lambda channel: of_class.get((root, channel), last))
+        pieces[source] = _cut(source, [tuple(read[channel]) for channel in orders[source]])
+    taken = _group_by_output(region, pieces)
+    if any(len(parts) > _MOST_PIECES * len(region.sources) for parts in taken.values()):
+        return None
+    if _count_moved(taken, sizes) >= moved:
+        return None
+    for output, parts in taken.items():
         index = {channel: number for number, channel in enumerate(channels[output])}
         stored = [(p.source, c) for p in parts for c in orders[p.source][p.start : p.stop]]
         orders[output] = [index[channel] for channel in stored]
-    if _count_moved(pieces, sizes) >= moved:
-        return None
     return Plan(orders, pieces)
 
 
-def _list_sizes(region: Region, shapes: Shapes) -> Optional[Dict[str, List[int]]]:
-    """Return the shape of each source; None if one has no channels, or an unknown size."""
-    found = {}
+def _list_sizes(region: Region, shapes: Shapes) -> Optional[Sizes]:
+    """Return the shape of each source; None if one has no channels, or is unknown or too large."""
+    found: Sizes = {}
     for name in region.sources:
-        known = [size for size in shapes.get(name, []) if size is not None]
+        known = [size for size in shapes.get(name, ()) if size is not None]
         if len(known) < 3 or len(known) < len(shapes[name]):
             return None
         found[name] = known
-    return found
+    total = sum(int(np.prod(size)) for size in found.values())
+    return found if total <= _MOST_INDICES else None
 
 
 def _trace(
-    graph: Graph, region: Region, sizes: Dict[str, List[int]]
+    graph: Graph, region: Region, sizes: Sizes
 ) -> Optional[Tuple[Dict[str, List[Channel]], int]]:
     """Return the channels that each output has, and how many elements the region copies.
 
@@ -346,22 +409,25 @@ def _trace(
     values: Dict[str, Value] = {}
     planes: Dict[int, Tuple[Channel, np.ndarray]] = {}
     start = 0
-    for source in region.sources:
-        indices = start + np.arange(int(np.prod(sizes[source]))).reshape(sizes[source])
-        start += indices.size
+    for source, size in sizes.items():
+        count = int(np.prod(size))
+        indices = np.arange(start, start + count, dtype=np.int32).reshape(size)
+        start += count
         values[source] = Value.from_const(indices)
         for channel, plane in enumerate(np.moveaxis(indices, 1, 0)):
             planes[int(plane.flat[0])] = ((source, channel), plane)
     moved = 0
     for node in region.nodes:
-        attributes = decode_attributes(node)
-        if node.op_type == "Split" and "split" not in attributes:
-            return None
         inputs = [
             values[name] if name in values else _read_const(graph, name) for name in node.input
         ]
+        attributes = decode_attributes(node)
+        if node.op_type == "Split" and "split" not in attributes:
+            assert inputs[0] is not None
+            length = inputs[0].shape[attributes.get("axis", 0)] or 0
+            attributes["split"] = [length // len(node.output)] * len(node.output)
         try:
-            results = fold(node.op_type, attributes, inputs, _OPSET)
+            results = fold(node.op_type, attributes, inputs, limit=start)
         except (IndexError, ValueError):  # it holds for no shape but its author's
             return None
         if results is None:
@@ -387,87 +453,64 @@ def _read_const(graph: Graph, name: str) -> Optional[Value]:
     return Value.from_const(graph.consts[name]) if name else None
 
 
-def _cut(
-    region: Region, channels: Dict[str, List[Channel]], orders: Dict[str, List[int]]
-) -> Dict[str, List[Piece]]:
-    """Cut the sources into the pieces that outputs take whole; list those of each output."""
-    places = {
-        (source, channel): place
-        for source in region.sources
-        for place, channel in enumerate(orders[source])
-    }
-    taken: Dict[str, Dict[str, Set[int]]] = {}
-    cuts: Dict[str, Set[int]] = {source: {0, len(orders[source])} for source in region.sources}
-    for output in region.outputs:
-        taken[output] = {}
-        for source, channel in channels[output]:
-            taken[output].setdefault(source, set()).add(places[source, channel])
-        for source, own in taken[output].items():
-            cuts[source] |= {place for place in own if place - 1 not in own}
-            cuts[source] |= {place + 1 for place in own if place + 1 not in own}
-    return {
-        output: [
-            Piece(source, start, stop)
-            for source, own in sources.items()
-            for start, stop in _list_spans(cuts[source])
-            if start in own
-        ]
-        for output, sources in taken.items()
-    }
+def _cut(source: str, readers: Sequence[Tuple[int, ...]]) -> List[Piece]:
+    """Cut a source where those that read its channels, as they are stored, change."""
+    pieces = []
+    start = 0
+    for who, places in groupby(readers):
+        stop = start + len(list(places))
+        pieces.append(Piece(source, start, stop, who))
+        start = stop
+    return pieces
 
 
-def _list_spans(cuts: Iterable[int]) -> List[Tuple[int, int]]:
-    places = sorted(cuts)
-    return list(zip(places, places[1:]))
-
-
-def _count_moved(pieces: Dict[str, List[Piece]], sizes: Dict[str, List[int]]) -> int:
-    """Count the elements that splits into the pieces and their concatenations copy."""
-    moved = 0
+def _group_by_output(region: Region, pieces: Dict[str, List[Piece]]) -> Dict[str, List[Piece]]:
+    """Return the pieces that each output of a region takes."""
+    taken: Dict[str, List[Piece]] = {output: [] for output in region.outputs}
     for parts in pieces.values():
         for part in parts:
+            for number in part.readers:
+                taken[region.outputs[number]].append(part)
+    return taken
+
+
+def _count_moved(taken: Dict[str, List[Piece]], sizes: Sizes) -> int:
+    """Count the elements that splits into the pieces and their concatenations copy."""
+    moved = 0
+    for parts in taken.values():
+        for part in parts:
             size = sizes[part.source]
-            copied = (part.stop - part.start < size[1]) + (len(parts) > 1)
-            moved += copied * (part.stop - part.start) * int(np.prod(size)) // size[1]
+            copies = (part.stop - part.start < size[1]) + (len(parts) > 1)
+            moved += copies * (part.stop - part.start) * int(np.prod(size)) // size[1]
     return moved
 
 
-def _apply(graph: Graph, region: Region, plan: Plan, classes: _Classes) -> None:
-    """Put the plan's splits and concatenations where the region's nodes are."""
-    permuted: Set[str] = set()
-    for name in (*region.sources, *region.outputs):
-        order, root = plan.orders[name], classes.find(name)
-        if root not in permuted and order != sorted(order):
-            classes.permute(name, order)
-            graph.channels[name] = order
-            permuted.add(root)
-    cuts: Dict[str, Set[int]] = {name: {0, len(plan.orders[name])} for name in region.sources}
-    for parts in plan.pieces.values():
-        for part in parts:
-            cuts[part.source] |= {part.start, part.stop}
+def _replace(graph: Graph, region: Region, plan: Plan) -> None:
+    """Put splits and concatenations where a region's nodes were."""
+    names = {
+        part: part.source
+        if len(parts) == 1
+        else graph.make_fresh_name(f"{part.source}_channels_{part.start}")
+        for parts in plan.pieces.values()
+        for part in parts
+    }
+    taken = _group_by_output(region, plan.pieces)
+    waiting = {source: parts for source, parts in plan.pieces.items() if len(parts) > 1}
     gone = {id(node) for node in region.nodes}
-    waiting = dict.fromkeys(region.sources)
     nodes: List[onnx.NodeProto] = []
     for node in graph.nodes:
         if id(node) not in gone:
             nodes.append(node)
             continue
-        for source in [name for name in waiting if name in _list_data(node)]:
-            del waiting[source]
-            spans = _list_spans(cuts[source])
-            if len(spans) > 1:
-                names = [_name_piece(Piece(source, *span), cuts) for span in spans]
-                sizes = [stop - start for start, stop in spans]
+        for source in _list_data(node):
+            parts = waiting.pop(source, [])
+            if parts:
+                pieces, sizes = [names[p] for p in parts], [p.stop - p.start for p in parts]
                 nodes.append(
-                    helper.make_node("Split", [source], names, node.name, axis=1, split=sizes)
+                    helper.make_node("Split", [source], pieces, node.name, axis=1, split=sizes)
                 )
         for output in node.output:
-            if output in plan.pieces:
-                names = [_name_piece(part, cuts) for part in plan.pieces[output]]
-                nodes.append(helper.make_node("Concat", names, [output], node.name, axis=1))
+            if output in taken:
+                pieces = [names[part] for part in taken[output]]
+                nodes.append(helper.make_node("Concat", pieces, [output], node.name, axis=1))
     graph.nodes = nodes
-
-
-def _name_piece(piece: Piece, cuts: Dict[str, Set[int]]) -> str:
-    whole = len(cuts[piece.source]) == 2
-    return piece.source if whole else f"{piece.source}_channels_{piece.start}_{piece.stop}"

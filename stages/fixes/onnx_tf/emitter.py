@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from stages.fixes.onnx_tf.folding import fold
 from stages.fixes.onnx_tf.layout import Order, Value, channels_last, narrow, plain, transpose
-from stages.fixes.onnx_tf.onnx_graph import Graph
+from stages.fixes.onnx_tf.onnx_graph import Graph, read_opset
 from stages.kit.contract import StageError
 
 
@@ -67,7 +67,7 @@ class Emitter:
     def __init__(self, backend: Any, opsets: Any, fixes: Iterable[str]) -> None:
         self.backend = backend
         self.opsets = opsets
-        self.opset = max((o.version for o in opsets if o.domain in ("", "ai.onnx")), default=11)
+        self.opset = read_opset(opsets)
         self.fixes = set(fixes)
         self.used: Set[str] = set()
         # The type of integers, but for what a graph takes and gives.
@@ -117,7 +117,7 @@ class Emitter:
     def _emit(self, node: Node, inputs: Inputs, scope: str) -> Sequence[Value]:
         if "constants" in self.fixes:
             try:
-                folded = fold(node.op_type, node.attrs, inputs, self.opset)
+                folded = fold(node.op_type, node.attrs, inputs)
             except Exception as error:  # a defect of ours must not cost the conversion
                 folded = None
                 self._note_defect("constants", node, error)

@@ -176,9 +176,9 @@ def _scatter_nd(x: np.ndarray, indices: np.ndarray, updates: np.ndarray) -> np.n
 
 
 def fold(
-    op_type: str, attrs: Attrs, inputs: Sequence[Optional[Value]], opset: int
+    op_type: str, attrs: Attrs, inputs: Sequence[Optional[Value]], limit: int = _LIMIT
 ) -> Optional[List[Value]]:
-    """Return a node's outputs as constants, or None if they are not known."""
+    """Return a node's outputs as constants; None if they are not known, or of so many elements."""
     if op_type == "Constant":
         return [Value.from_const(read_constant(attrs))]
     if op_type == "Shape" and inputs[0] is not None and inputs[0].is_static:
@@ -201,7 +201,7 @@ def fold(
     with np.errstate(all="ignore"):
         result = np.asarray(compute(attrs, *operands))
     largest = max(array.size for array in arrays if array is not None)
-    if result.size > _LIMIT and result.size > largest:
+    if result.size > limit and result.size > largest:
         return None
     first = arrays[0]
     if result.dtype == np.float64 and first is not None and first.dtype == np.float32:

@@ -11,10 +11,16 @@ import onnx
 from onnx import helper, numpy_helper
 
 
+def read_opset(opsets: Iterable[Any]) -> int:
+    """Return the version of ONNX's own operators among a model's operator sets; 11 if unsaid."""
+    return max((o.version for o in opsets if o.domain in ("", "ai.onnx")), default=11)
+
+
 class Graph:
     """The nodes in order and constants by name of a GraphProto, which itself stays unchanged."""
 
-    def __init__(self, proto: onnx.GraphProto) -> None:
+    def __init__(self, proto: onnx.GraphProto, opset: int = 11) -> None:
+        self.opset = opset
         self.consts: Dict[str, np.ndarray] = {
             # A copy, as to_array may return a view of the message.
             tensor.name: np.array(numpy_helper.to_array(tensor))
@@ -28,6 +34,9 @@ class Graph:
         self.nodes = [copy.deepcopy(node) for node in proto.node]
         # The ONNX channel at each place of the tensors whose channels lie in another order.
         self.channels: Dict[str, List[int]] = {}
+        self._taken = {*self.consts, *(value.name for value in self.inputs)}
+        for node in self.nodes:
+            self._taken.update((*list_all_inputs(node), *node.output))
 
     def uses(self) -> Counter:
         """Count the consumers of each tensor; being an output of the graph counts as one."""
@@ -40,20 +49,21 @@ class Graph:
 
     def get_input_shape(self, name: str) -> Optional[List[int]]:
         """Return the shape of an input of the graph; None if it is none, or has unknown sizes."""
-        for value in self.inputs:
-            kind = value.type.tensor_type
-            sizes = [dim.dim_value for dim in kind.shape.dim]
-            if value.name == name and kind.HasField("shape") and all(size > 0 for size in sizes):
-                return sizes
-        return None
+        kinds = [value.type.tensor_type for value in self.inputs if value.name == name]
+        if not kinds or not kinds[0].HasField("shape"):
+            return None
+        sizes = [dim.dim_value for dim in kinds[0].shape.dim]
+        return sizes if all(size > 0 for size in sizes) else None
 
     def remove(self, nodes: Iterable[onnx.NodeProto]) -> None:
         gone = {id(node) for node in nodes}
         self.nodes = [node for node in self.nodes if id(node) not in gone]
 
     def make_fresh_name(self, name: str) -> str:
-        while name in self.consts:
+        """Return a name that no tensor has or had, and take it."""
+        while name in self._taken:
             name += "_"
+        self._taken.add(name)
         return name
 
 

@@ -60,7 +60,8 @@ def _lift_constants(graph: Graph) -> None:
     lifted = [node for node in graph.nodes if node.op_type == "Constant"]
     for node in lifted:
         graph.consts[node.output[0]] = read_constant(read_attributes(node))
-    # An open batch is converted at fixed sizes, which its shapes are computed from.
+    # Of an open batch, the shapes that reshapes take are computed from the input's: known ones make
+    # constants of them, which the rewrites below look for.
     for node in graph.nodes:
         shape = graph.get_input_shape(node.input[0]) if node.op_type == "Shape" else None
         if shape is not None and node.output[0] not in graph.outputs:
@@ -73,7 +74,7 @@ def _lift_constants(graph: Graph) -> None:
         if not known or len(node.output) != 1 or node.output[0] in graph.outputs:
             continue
         values = [Value.from_const(graph.consts[name]) if name else None for name in node.input]
-        result = fold(node.op_type, decode_attributes(node), values, 11)
+        result = fold(node.op_type, decode_attributes(node), values)
         if result is not None and result[0].const is not None:
             graph.consts[node.output[0]] = result[0].const
             computed.append(node)
@@ -268,7 +269,7 @@ def _merge_pixel_shuffles(graph: Graph) -> bool:
         if plain and all(n in graph.consts for n in conv.input[1:]):
             mode = "DCR"
             # Its channels are not in ONNX's order now, so it needs a name of its own.
-            name = conv.output[0] = f"{name}_dcr"
+            name = conv.output[0] = graph.make_fresh_name(f"{name}_dcr")
             for i in range(1, len(conv.input)):
                 array = graph.consts[conv.input[i]]
                 split = array.reshape(-1, block * block, *array.shape[1:])

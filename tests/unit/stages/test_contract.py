@@ -107,7 +107,8 @@ def test_a_stage_that_waits_for_its_turn_has_done_its_imports(volume: Path) -> N
     # The wait is in none of its times.
     started = datetime.fromisoformat(report["started"]).timestamp()
     assert int(turn) <= started and 0 < report["phases"]["ahead"] < 1.5 > report["seconds"]
-    assert not (volume / ".start").exists()
+    # Whoever writes it may not be done with it: Docker sets its owner once it is there.
+    assert (volume / ".start").exists()
 
 
 def test_a_stage_that_nobody_reads_waits_no_longer(volume: Path) -> None:

@@ -93,7 +93,11 @@ def convert_with_fixes(
     """
     fixes = set(fixes)
     source = Graph(model.graph, read_opset(model.opset_import))
+    # First: rewrites and emission go by shapes.
+    has_fixed_batch = "static-batch" in fixes and source.fix_batch()
     used, notes = rewrite(source, fixes)
+    if has_fixed_batch:
+        used.add("static-batch")
 
     def convert(integer: tf.DType) -> Tuple[Any, Emitter]:
         emitter = Emitter(TensorflowBackend, model.opset_import, fixes)

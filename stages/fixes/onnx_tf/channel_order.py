@@ -76,13 +76,15 @@ class Piece(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What takes a region's place: the order of each tensor's channels, the pieces of each source.
+    """What takes a region's place: the order of each tensor's channels, and the pieces.
 
-    An order has ONNX's channel at each place.
+    An order has ONNX's channel at each place. `pieces` are what each source is cut into, `taken`
+    those that each output is put together from.
     """
 
     orders: Dict[str, List[int]]
     pieces: Dict[str, List[Piece]]
+    taken: Dict[str, List[Piece]]
 
 
 def fold_shuffles(graph: Graph) -> bool:
@@ -107,7 +109,7 @@ def fold_shuffles(graph: Graph) -> bool:
         plan = _plan(graph, region, shapes, classes)
         if plan is not None:
             classes.store(plan.orders)
-            _replace(graph, region, plan)
+            _replace(graph, region.nodes, plan)
             found = True
     return found
 
@@ -289,13 +291,9 @@ class _Classes:
         tied = [node.output[0]]
         for name in node.input:
             const = self._graph.consts.get(name)
+            shape = self._shapes.get(name)
             if const is not None:
-                shape: Optional[Sequence[Optional[int]]] = (
-                    *(1,) * (len(out) - const.ndim),
-                    *const.shape,
-                )
-            else:
-                shape = self._shapes.get(name)
+                shape = [*[1] * (len(out) - const.ndim), *const.shape]
             if shape is None or len(shape) != len(out) or shape[1] not in (1, out[1]):
                 return None
             if const is None and shape[1] == out[1]:
@@ -309,6 +307,7 @@ class _Classes:
             root = self.find(name)
             if root not in done and order != sorted(order):
                 done.add(root)
+                # A region writes its own outputs; _permute notes what other nodes write.
                 self._graph.channels[name] = order
                 self._permute(root, order)
 
@@ -384,17 +383,17 @@ def _plan(graph: Graph, region: Region, shapes: Shapes, classes: _Classes) -> Op
         index = {channel: number for number, channel in enumerate(channels[output])}
         stored = [(p.source, c) for p in parts for c in orders[p.source][p.start : p.stop]]
         orders[output] = [index[channel] for channel in stored]
-    return Plan(orders, pieces)
+    return Plan(orders, pieces, taken)
 
 
 def _list_sizes(region: Region, shapes: Shapes) -> Optional[Sizes]:
     """Return the shape of each source; None if one has no channels, or is unknown or too large."""
     found: Sizes = {}
     for name in region.sources:
-        known = [size for size in shapes.get(name, ()) if size is not None]
-        if len(known) < 3 or len(known) < len(shapes[name]):
+        shape = shapes.get(name, ())
+        found[name] = [size for size in shape if size is not None]
+        if len(shape) < 3 or len(found[name]) < len(shape):
             return None
-        found[name] = known
     total = sum(int(np.prod(size)) for size in found.values())
     return found if total <= _MOST_INDICES else None
 
@@ -485,7 +484,7 @@ def _count_moved(taken: Dict[str, List[Piece]], sizes: Sizes) -> int:
     return moved
 
 
-def _replace(graph: Graph, region: Region, plan: Plan) -> None:
+def _replace(graph: Graph, moving: Sequence[onnx.NodeProto], plan: Plan) -> None:
     """Put splits and concatenations where a region's nodes were."""
     names = {
         part: part.source
@@ -494,9 +493,8 @@ def _replace(graph: Graph, region: Region, plan: Plan) -> None:
         for parts in plan.pieces.values()
         for part in parts
     }
-    taken = _group_by_output(region, plan.pieces)
     waiting = {source: parts for source, parts in plan.pieces.items() if len(parts) > 1}
-    gone = {id(node) for node in region.nodes}
+    gone = {id(node) for node in moving}
     nodes: List[onnx.NodeProto] = []
     for node in graph.nodes:
         if id(node) not in gone:
@@ -510,7 +508,7 @@ def _replace(graph: Graph, region: Region, plan: Plan) -> None:
                     helper.make_node("Split", [source], pieces, node.name, axis=1, split=sizes)
                 )
         for output in node.output:
-            if output in taken:
-                pieces = [names[part] for part in taken[output]]
+            if output in plan.taken:
+                pieces = [names[part] for part in plan.taken[output]]
                 nodes.append(helper.make_node("Concat", pieces, [output], node.name, axis=1))
     graph.nodes = nodes

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from stages.fixes.onnx_tf.folding import fold
 from stages.fixes.onnx_tf.layout import Order, Value, channels_last, narrow, plain, transpose
-from stages.fixes.onnx_tf.onnx_graph import Graph, read_opset
+from stages.fixes.onnx_tf.onnx_graph import Graph, decode_attributes, read_opset
 from stages.kit.contract import StageError
 
 
@@ -29,16 +29,7 @@ class Node:
         self.name = proto.name or (proto.output[0] if proto.output else proto.op_type)
         self.inputs = list(proto.input)
         self.outputs = list(proto.output)
-        self.attrs: Dict[str, Any] = {}
-        for attribute in proto.attribute:
-            value = onnx.helper.get_attribute_value(attribute)
-            if isinstance(value, bytes):
-                value = value.decode()
-            elif attribute.type == onnx.AttributeProto.STRINGS:
-                value = [item.decode() for item in value]
-            elif attribute.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS):
-                value = list(value)
-            self.attrs[attribute.name] = value
+        self.attrs = decode_attributes(proto)
 
     def get(self, name: str, default: Any = None) -> Any:
         return self.attrs.get(name, default)

@@ -47,6 +47,20 @@ class Graph:
     def map_producers(self) -> Dict[str, onnx.NodeProto]:
         return {name: node for node in self.nodes for name in node.output}
 
+    def fix_batch(self) -> bool:
+        """Let an unknown batch size be one, where it is all that is unknown of an input's shape.
+
+        Return whether there was one.
+        """
+        found = False
+        for value in self.inputs:
+            dims = value.type.tensor_type.shape.dim
+            known = [dim.dim_value > 0 for dim in dims]
+            if known and not known[0] and all(known[1:]):
+                dims[0].dim_value = 1
+                found = True
+        return found
+
     def get_input_shape(self, name: str) -> Optional[List[int]]:
         """Return the shape of an input of the graph; None if it is none, or has unknown sizes."""
         kinds = [value.type.tensor_type for value in self.inputs if value.name == name]
@@ -82,7 +96,11 @@ def read_attributes(node: onnx.NodeProto) -> Dict[str, Any]:
 
 
 def decode_attributes(node: onnx.NodeProto) -> Dict[str, Any]:
-    return {
-        name: value.decode() if isinstance(value, bytes) else value
-        for name, value in read_attributes(node).items()
-    }
+    """Return a node's attributes by name, texts as str."""
+    return {name: _decode(value) for name, value in read_attributes(node).items()}
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    return value.decode() if isinstance(value, bytes) else value

@@ -44,18 +44,6 @@ def rewrite(graph: Graph, fixes: Set[str]) -> Tuple[Set[str], List[str]]:
     return used, notes
 
 
-def _fix_batch(graph: Graph) -> bool:
-    """Let an unknown batch size be one, where it is all that is unknown of an input's shape."""
-    found = False
-    for value in graph.inputs:
-        dims = value.type.tensor_type.shape.dim
-        known = [dim.dim_value > 0 for dim in dims]
-        if known and not known[0] and all(known[1:]):
-            dims[0].dim_value = 1
-            found = True
-    return found
-
-
 def _lift_constants(graph: Graph) -> None:
     lifted = [node for node in graph.nodes if node.op_type == "Constant"]
     for node in lifted:
@@ -338,7 +326,6 @@ def _add_bias_to_matmul(graph: Graph) -> bool:
 
 
 _REWRITES = (
-    ("static-batch", _fix_batch),
     ("constants", _lift_constants),
     ("constants", _drop_identities),
     ("batchnorm", _fold_batchnorm),
